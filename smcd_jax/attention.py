@@ -1,0 +1,81 @@
+"""Scaled dot-product attention behind one function: plain XLA, or cuDNN's fused kernel where shapes and dtype allow it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+logger = logging.getLogger(__name__)
+
+Implementation = Literal["xla", "cudnn"]
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one attention layer, computed once where their source does not change over the steps."""
+
+    keys: Float[Array, "b l heads width"]
+    values: Float[Array, "b l heads width"]
+
+    def append(self, other: KeysValues) -> KeysValues:
+        """Both sets of tokens, this one first."""
+        return KeysValues(*(jnp.concatenate(pair, axis=1) for pair in zip(self, other, strict=True)))
+
+
+def attend(
+    queries: Float[Array, "b q heads width"],
+    context: KeysValues,
+    *,
+    mask: Bool[Array, "#b #q k"] | None = None,
+    implementation: Implementation = "xla",
+    precision: str | None = None,
+) -> Float[Array, "b q heads width"]:
+    """softmax(q k^T / sqrt(width)) v with the softmax in float32.
+
+    The context may have a leading axis that divides the queries' (one text for all frames of a clip): frames then join the
+    query axis, so keys and values are never repeated.
+
+    Args:
+        queries: one query per token and head.
+        context: keys and values; leading axis b, or a divisor of it.
+        mask: True where a query may attend to a key; every query needs at least one. An axis of length 1 stands for all.
+        implementation: "cudnn" asks for the fused kernel and falls back to XLA, logged once, where it cannot take the shapes.
+        precision: of the two matrix products, as in `jax.lax.Precision`.
+    """
+    folded = queries.reshape(context.keys.shape[0], -1, *queries.shape[2:])
+    if implementation == "cudnn" and _cudnn_takes(folded, context.keys):
+        heads_mask = None if mask is None else mask[:, None]
+        out = jax.nn.dot_product_attention(folded, *context, mask=heads_mask, implementation="cudnn")
+    else:
+        out = _attend_xla(folded, context, mask=mask, precision=precision)
+    return out.reshape(queries.shape)
+
+
+def _attend_xla(
+    queries: Float[Array, "b q heads width"],
+    context: KeysValues,
+    *,
+    mask: Bool[Array, "#b #q k"] | None,
+    precision: str | None,
+) -> Float[Array, "b q heads width"]:
+    scale = jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
+    logits = jnp.einsum(
+        "bqhd,bkhd->bhqk", queries * scale, context.keys, precision=precision, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(context.values.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, context.values, precision=precision)
+
+
+def _cudnn_takes(queries: jax.Array, keys: jax.Array) -> bool:
+    """Whether the fused kernel takes these shapes and gains by it: half precision, head width up to 128, long sequences."""
+    width = queries.shape[-1]
+    takes = queries.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
+    gains = keys.shape[1] >= 128  # below, the whole score matrix is small and XLA fuses it (8 frames, 16 or 77 tokens)
+    if gains and not takes:
+        logger.warning("attention of %s %s is not for cuDNN; XLA computes it", queries.dtype, queries.shape)
+    return takes and gains

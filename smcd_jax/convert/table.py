@@ -1,0 +1,73 @@
+"""Rows of the conversion tables: a PyTorch name, our path, and how the array is laid out; read in both directions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a PyTorch array becomes ours: trailing axes of length 1 go, then axes are permuted. Views only, no copies."""
+
+    permutation: tuple[int, ...] | None = None
+    trailing_ones: int = 0
+
+    def to_flax(self, array: np.ndarray) -> np.ndarray:
+        """Our view of a PyTorch array; ValueError where the trailing axes are not of length 1."""
+        if self.trailing_ones:
+            array = array.squeeze(tuple(range(array.ndim - self.trailing_ones, array.ndim)))
+        return array if self.permutation is None else array.transpose(self.permutation)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `to_flax`."""
+        if self.permutation is not None:
+            array = array.transpose(np.argsort(self.permutation))
+        return array.reshape(array.shape + (1,) * self.trailing_ones)
+
+    def torch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The PyTorch shape of an array of ours."""
+        return self.to_torch(np.broadcast_to(np.zeros(()), shape)).shape
+
+
+KEEP = Layout()
+LINEAR = Layout((1, 0))  # [out, in] -> [in, out]
+CONV = Layout((2, 3, 1, 0))  # [out, in, h, w] -> [h, w, in, out]
+POINTWISE_1D = Layout((1, 0), trailing_ones=1)  # Conv1d of width 1 -> linear
+POINTWISE_2D = Layout((1, 0), trailing_ones=2)  # Conv2d 1x1 -> linear
+TEMPORAL = Layout((2, 3, 1, 0), trailing_ones=1)  # Conv3d [out, in, 3, 1, 1] -> [3, 1, in, out]
+
+
+class Row(NamedTuple):
+    """One array: its PyTorch name, its path in our tree ("encoder_0/conv/kernel") and its layout."""
+
+    torch: str
+    path: str
+    layout: Layout
+
+
+Rows = Iterable[Row]
+
+
+def array(torch: str, path: str, layout: Layout = KEEP) -> list[Row]:
+    """A parameter of its own."""
+    return [Row(torch, path, layout)]
+
+
+def weighted(torch: str, path: str, layout: Layout, *, bias: bool = True) -> list[Row]:
+    """A linear or convolutional layer: weight and, unless told otherwise, bias."""
+    rows = [Row(f"{torch}.weight", f"{path}/kernel", layout)]
+    return rows + [Row(f"{torch}.bias", f"{path}/bias", KEEP)] * bias
+
+
+def norm(torch: str, path: str) -> list[Row]:
+    """A GroupNorm or LayerNorm."""
+    return [Row(f"{torch}.weight", f"{path}/scale", KEEP), Row(f"{torch}.bias", f"{path}/bias", KEEP)]
+
+
+def under(torch: str, path: str, rows: Rows) -> list[Row]:
+    """The same rows with a prefix on both sides."""
+    return [Row(f"{torch}.{row.torch}", f"{path}/{row.path}", row.layout) for row in rows]

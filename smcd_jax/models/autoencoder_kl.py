@@ -1,0 +1,157 @@
+"""The KL autoencoder of Stable Diffusion (Rombach et al. 2022): pictures to latents of 1/8 size and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from smcd_jax.attention import KeysValues, attend
+from smcd_jax.models.config import AutoencoderConfig
+from smcd_jax.models.layers import ComputePolicy, Upsample, conv, dense, group_norm
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian over latents, unscaled."""
+
+    mean: Float[Array, "b h w c"]
+    log_variance: Float[Array, "b h w c"]  # clipped to -30..20
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
+        """One draw."""
+        return self.with_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype))
+
+    def with_noise(self, noise: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """The draw that this standard normal noise stands for."""
+        return self.mean + jnp.exp(0.5 * self.log_variance) * noise
+
+
+class VAEResidualBlock(nn.Module):
+    """GroupNorm (eps 1e-6), SiLU, conv, twice, added to the input."""
+
+    channels: int
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """A 1x1 convolution fits the input where the width changes."""
+        h = conv(self.channels, self.policy, name="conv_0")(nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_0")(x)))
+        h = conv(self.channels, self.policy, name="conv_1")(nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_1")(h)))
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, self.policy, name="skip")(x)
+        return x + h
+
+
+class PixelAttention(nn.Module):
+    """Self-attention among pixels with one head, added to the input."""
+
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Used at the lowest resolution only."""
+        b, h, w, c = x.shape
+        normed = group_norm(self.policy, epsilon=1e-6, name="norm")(x).reshape(b, h * w, c)
+        query, key, value = (
+            dense(c, self.policy, name=name)(normed)[:, :, None, :] for name in ("query", "key", "value")
+        )
+        mixed = attend(query, KeysValues(key, value), implementation="xla", precision=self.policy.precision)
+        return x + dense(c, self.policy, name="out")(mixed[:, :, 0]).reshape(b, h, w, c)
+
+
+class MiddleStage(nn.Module):
+    """Residual block, attention, residual block."""
+
+    channels: int
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Shape stays."""
+        x = VAEResidualBlock(self.channels, self.policy, name="residual_0")(x)
+        x = PixelAttention(self.policy, name="attention")(x)
+        return VAEResidualBlock(self.channels, self.policy, name="residual_1")(x)
+
+
+class Encoder(nn.Module):
+    """Pictures to the posterior's moments."""
+
+    config: AutoencoderConfig
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, picture: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """Downsampling pads one row and column at the bottom and right only, as in the published network."""
+        config, policy = self.config, self.policy
+        x = conv(config.width, policy, name="conv_in")(picture)
+        for level, multiplier in enumerate(config.multipliers):
+            for index in range(config.residual_blocks):
+                x = VAEResidualBlock(config.width * multiplier, policy, name=f"down_{level}_residual_{index}")(x)
+            if level < len(config.multipliers) - 1:
+                padding = ((0, 1), (0, 1))
+                x = conv(x.shape[-1], policy, stride=2, padding=padding, name=f"down_{level}_downsample")(x)
+        x = MiddleStage(x.shape[-1], policy, name="middle")(x)
+        x = nn.silu(group_norm(policy, epsilon=1e-6, name="norm_out")(x))
+        return conv(2 * config.latent_channels, policy, name="conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """Latents to pictures."""
+
+    config: AutoencoderConfig
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """Levels are numbered from the highest resolution, as in the published weights."""
+        config, policy = self.config, self.policy
+        x = conv(config.width * config.multipliers[-1], policy, name="conv_in")(latents)
+        x = MiddleStage(x.shape[-1], policy, name="middle")(x)
+        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+            for index in range(config.residual_blocks + 1):
+                x = VAEResidualBlock(config.width * multiplier, policy, name=f"up_{level}_residual_{index}")(x)
+            if level > 0:
+                x = Upsample(x.shape[-1], policy, name=f"up_{level}_upsample")(x)
+        x = nn.silu(group_norm(policy, epsilon=1e-6, name="norm_out")(x))
+        return conv(config.picture_channels, policy, name="conv_out")(x)
+
+
+class AutoencoderKL(nn.Module):
+    """Encoder, decoder and the 1x1 convolutions between them and the latent space."""
+
+    config: AutoencoderConfig
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """The 1x1 convolutions are linear layers here."""
+        self.encoder = Encoder(self.config, self.policy)
+        self.decoder = Decoder(self.config, self.policy)
+        self.quant = dense(2 * self.config.latent_channels, self.policy)
+        self.post_quant = dense(self.config.latent_channels, self.policy)
+
+    def touch(self) -> Float[Array, "1 h w c"]:
+        """Uses every parameter once."""
+        side = self.config.downscale
+        picture = jnp.zeros((1, side, side, self.config.picture_channels))
+        return self.decode_unscaled(self.posterior(picture).mean)
+
+    def posterior(self, picture: Float[Array, "b h w c"]) -> Posterior:
+        """Unscaled posterior of pictures in -1..1."""
+        moments = self.quant(self.encoder(picture)).astype(jnp.float32)
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
+
+    def encode(self, picture: Float[Array, "b h w c"], noise: Float[Array, "b hh ww d"]) -> Float[Array, "b hh ww d"]:
+        """Scaled latents, the posterior sampled with this noise (the reference samples; it does not take the mean)."""
+        return self.posterior(picture).with_noise(noise) * self.config.scaling_factor
+
+    def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """Pictures in about -1..1 from scaled latents."""
+        return self.decode_unscaled(latents / self.config.scaling_factor)
+
+    def decode_unscaled(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """Pictures in about -1..1 from unscaled latents."""
+        return self.decoder(self.post_quant(latents)).astype(jnp.float32)

@@ -1,0 +1,159 @@
+"""The two towers of OpenCLIP (ViT-H/14): text for prompts and labels, vision for evaluation."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from smcd_jax.attention import KeysValues, attend
+from smcd_jax.models.config import TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.models.layers import ComputePolicy, dense, gelu, layer_norm
+
+END_OF_TEXT = 49407
+
+
+class CLIPAttention(nn.Module):
+    """Self-attention with one fused projection to queries, keys and values, all with bias."""
+
+    heads: int
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"], visible: Bool[Array, "1 l l"] | None) -> Float[Array, "b l d"]:
+        """``visible`` says which token may attend to which (causal in the text tower)."""
+        b, length, width = x.shape
+        fused = dense(3 * width, self.policy, name="query_key_value")(x).reshape(b, length, 3, self.heads, -1)
+        query, key, value = (fused[:, :, index] for index in range(3))
+        mixed = attend(
+            query,
+            KeysValues(key, value),
+            mask=visible,
+            implementation=self.policy.attention,
+            precision=self.policy.precision,
+        )
+        return dense(width, self.policy, name="out")(mixed.reshape(b, length, width))
+
+
+class CLIPBlock(nn.Module):
+    """x += attention(LN x); x += MLP(LN x) with four times the width and exact GELU."""
+
+    heads: int
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"], visible: Bool[Array, "1 l l"] | None = None) -> Float[Array, "b l d"]:
+        """Tokens in, tokens out."""
+        width = x.shape[-1]
+        x = x + CLIPAttention(self.heads, self.policy, name="attention")(
+            layer_norm(self.policy, name="norm_attention")(x), visible
+        )
+        h = dense(4 * width, self.policy, name="dense_in")(layer_norm(self.policy, name="norm_mlp")(x))
+        return x + dense(width, self.policy, name="dense_out")(gelu(h))
+
+
+class TextEncoder(nn.Module):
+    """The text tower. Conditioning reads it before its last layer, through the final norm ("penultimate")."""
+
+    config: TextEncoderConfig
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """``text_projection`` and ``logit_scale`` belong to the joint space with pictures; conditioning does not use them."""
+        config, policy = self.config, self.policy
+        normal = nn.initializers.normal
+        self.token_embedding = self.param(
+            "token_embedding", normal(0.02), (config.vocabulary, config.width), policy.params
+        )
+        self.position_embedding = self.param(
+            "position_embedding", normal(0.01), (config.length, config.width), policy.params
+        )
+        self.block = [CLIPBlock(config.heads, policy) for _ in range(config.layers)]
+        self.norm_final = layer_norm(policy)
+        shape = (config.width, config.embed_width)
+        self.text_projection = self.param("text_projection", normal(config.width**-0.5), shape, policy.params)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6593), (), policy.params)
+
+    def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        """What the UNet attends to: all layers but the last ``skip_last``, then the final norm, in float32."""
+        return self._hidden(ids, self.config.layers - self.config.skip_last)
+
+    def last_layer(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
+        """All layers, then the final norm."""
+        return self._hidden(ids, self.config.layers)
+
+    def label_embedding(self, ids: Int[Array, "b l"]) -> Float[Array, "b d"]:
+        """`__call__` at the first end-of-text token: how the position net reads an object's label."""
+        end = jnp.argmax(ids == END_OF_TEXT, axis=-1)
+        return jnp.take_along_axis(self(ids), end[:, None, None], axis=1)[:, 0]
+
+    def pooled(self, ids: Int[Array, "b l"]) -> Float[Array, "b e"]:
+        """The text in the joint text-image space, not normalised."""
+        end = jnp.argmax(ids == END_OF_TEXT, axis=-1)
+        last = jnp.take_along_axis(self.last_layer(ids), end[:, None, None], axis=1)[:, 0]
+        return last @ self.text_projection.astype(jnp.float32)
+
+    def touch(self) -> Float[Array, "1 e"]:
+        """Uses every parameter once."""
+        return self.pooled(jnp.zeros((1, self.config.length), jnp.int32))
+
+    def _hidden(self, ids: Int[Array, "b l"], layers: int) -> Float[Array, "b l d"]:
+        x = self.token_embedding.astype(self.policy.compute)[ids]
+        x = x + self.position_embedding.astype(self.policy.compute)
+        visible = jnp.tril(jnp.ones((1, ids.shape[1], ids.shape[1]), bool))
+        for block in self.block[:layers]:
+            x = block(x, visible)
+        return self.norm_final(x)
+
+
+class VisionEncoder(nn.Module):
+    """The vision tower."""
+
+    config: VisionEncoderConfig
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """A patch embedding without bias, one class token, norms before and after the layers."""
+        config, policy = self.config, self.policy
+        scale = nn.initializers.normal(config.width**-0.5)
+        patch, tokens = config.patch, (config.picture_size // config.patch) ** 2 + 1
+        self.patch_embedding = nn.Conv(
+            config.width,
+            (patch, patch),
+            strides=(patch, patch),
+            padding="VALID",
+            use_bias=False,
+            dtype=policy.compute,
+            param_dtype=policy.params,
+            precision=policy.precision,
+        )
+        self.class_embedding = self.param("class_embedding", scale, (config.width,), policy.params)
+        self.position_embedding = self.param("position_embedding", scale, (tokens, config.width), policy.params)
+        self.norm_in = layer_norm(policy)
+        self.block = [CLIPBlock(config.heads, policy) for _ in range(config.layers)]
+        self.norm_out = layer_norm(policy)
+        self.projection = self.param("projection", scale, (config.width, config.embed_width), policy.params)
+
+    def __call__(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
+        """Pictures, normalised with CLIP's mean and deviation, in the joint text-image space; not normalised."""
+        return self._tokens(picture)[:, 0] @ self.projection.astype(jnp.float32)
+
+    def patch_tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
+        """One token per patch after the last norm, without the class token and the projection."""
+        return self._tokens(picture)[:, 1:]
+
+    def touch(self) -> Float[Array, "1 e"]:
+        """Uses every parameter once."""
+        side = self.config.picture_size
+        return self(jnp.zeros((1, side, side, 3)))
+
+    def _tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
+        compute = self.policy.compute
+        patches = self.patch_embedding(picture)
+        patches = patches.reshape(picture.shape[0], -1, self.config.width)
+        first = jnp.broadcast_to(self.class_embedding.astype(compute), (picture.shape[0], 1, self.config.width))
+        x = jnp.concatenate([first, patches], axis=1) + self.position_embedding.astype(compute)
+        x = self.norm_in(x).astype(compute)
+        for block in self.block:
+            x = block(x)
+        return self.norm_out(x)

@@ -1,0 +1,76 @@
+"""The ControlNet branch (Zhang et al. 2023): a copy of the UNet's encoder that reads the first frame, ending in zero convolutions."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from smcd_jax.models.config import ControlNetConfig
+from smcd_jax.models.layers import ComputePolicy, TimeEmbedding, conv, dense
+from smcd_jax.models.transformers import BlockConditions
+from smcd_jax.models.unet3d import make_block
+from smcd_jax.models.unet_blocks import DownBlock, StemBlock, UNetBlock, encoder_plan
+
+
+class ControlNet(nn.Module):
+    """Features for the UNet's skips, one per encoder block."""
+
+    config: ControlNetConfig
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """The encoder is numbered as in the UNet; there is no middle block."""
+        config, plan = self.config.unet, encoder_plan(self.config.unet)
+        self.time_embedding = TimeEmbedding(config.width, self.policy)
+        self.hint_conv = conv(config.width, self.policy)
+        self.encoder = [make_block(entry, config, self.policy) for entry in plan]
+        self.zero_conv = [dense(entry.channels, self.policy, zero=True) for entry in plan]
+
+    def conditions(self, text: Float[Array, "b l d"]) -> dict[str, BlockConditions]:
+        """Keys and values of the text for every block with attention."""
+        return {
+            f"encoder_{index}": block.spatial.conditions(text, None, object_mask=None, image_tokens=None)
+            for index, block in enumerate(self.encoder)
+            if isinstance(block, UNetBlock) and block.plan.attention
+        }
+
+    def __call__(
+        self,
+        latents: Float[Array, "b f h w c"],
+        hint: Float[Array, "b h w c"],
+        timesteps: Float[Array, " b"],
+        conditions: dict[str, BlockConditions],
+        *,
+        temporal: bool = True,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "b f _ _ _"], ...]:
+        """Features in the order of the encoder.
+
+        Args:
+            latents: noisy latents (of the video alone, 4 channels).
+            hint: the first frame's latent; it joins, the same for all frames, behind the first block.
+            timesteps: diffusion time, one per example.
+            conditions: what `conditions` returned.
+            temporal: False leaves out every temporal layer.
+            deterministic: False turns dropout on.
+        """
+        time = self.time_embedding(timesteps)
+        x, features = latents.astype(self.policy.compute), []
+        for index, (block, zero_conv) in enumerate(zip(self.encoder, self.zero_conv, strict=True)):
+            if isinstance(block, StemBlock):
+                x = block(x, temporal=temporal) + self.hint_conv(hint)[:, None]
+            elif isinstance(block, DownBlock):
+                x = block(x)
+            else:
+                given = conditions.get(f"encoder_{index}")
+                x = block(x, time, given, temporal=temporal, deterministic=deterministic)
+            features.append(zero_conv(x))
+        return tuple(features)
+
+    def touch(self) -> tuple[Float[Array, "b f _ _ _"], ...]:
+        """Uses every parameter once."""
+        config = self.config.unet
+        side = 2 ** (len(config.multipliers) - 1)
+        video = jnp.zeros((1, 1, side, side, config.latent_channels))
+        return self(video, video[:, 0], jnp.zeros((1,)), self.conditions(jnp.zeros((1, 1, config.text_width))))

@@ -1,0 +1,51 @@
+"""Image tokens from the first frame's latent: four stages of plain residual convolutions, no norms (after T2I-Adapter)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from smcd_jax.models.config import ImageEncoderConfig
+from smcd_jax.models.layers import ComputePolicy, Downsample, conv
+
+
+class EncoderBlock(nn.Module):
+    """(Stride-2 convolution,) 3x3 in; then 3x3, ReLU, 3x3, added."""
+
+    channels: int
+    downsample: bool
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
+        """The stride-2 convolution keeps the incoming width."""
+        if self.downsample:
+            x = Downsample(x.shape[-1], self.policy, name="downsample")(x)
+        x = conv(self.channels, self.policy, name="conv_in")(x)
+        h = nn.relu(conv(self.channels, self.policy, name="conv_0")(x))
+        return x + conv(self.channels, self.policy, name="conv_1")(h)
+
+
+class ImageEncoder(nn.Module):
+    """Tokens for the image gates; the same for every frame of a clip."""
+
+    config: ImageEncoderConfig
+    policy: ComputePolicy
+
+    @nn.compact
+    def __call__(self, latent: Float[Array, "b h w c"]) -> Float[Array, "b m d"]:
+        """A 32 x 32 latent gives 16 tokens at the published size, row by row."""
+        config = self.config
+        x = conv(config.stages[0], self.policy, name="conv_in")(latent)
+        for stage, channels in enumerate(config.stages):
+            for index in range(config.residual_blocks):
+                block = stage * config.residual_blocks + index
+                downsample = stage > 0 and index == 0
+                x = EncoderBlock(channels, downsample, self.policy, name=f"block_{block}")(x)
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+    def touch(self) -> Float[Array, "1 m d"]:
+        """Uses every parameter once."""
+        side = self.config.downscale
+        return self(jnp.zeros((1, side, side, self.config.latent_channels)))

@@ -1,0 +1,177 @@
+"""Blocks of the UNet: residual (with its temporal convolutions), and the plan of which block comes where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from smcd_jax.models.config import UNetConfig
+from smcd_jax.models.layers import ComputePolicy, Downsample, TemporalConv, Upsample, conv, dense, group_norm, on_frames
+from smcd_jax.models.transformers import BlockConditions, SpatialTransformer, TemporalTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """One entry of the published ``input_blocks`` or ``output_blocks``, by what it holds."""
+
+    kind: str  # "stem", "residual" or "downsample"
+    channels: int  # that come out
+    attention: bool = False  # spatial and temporal transformer after the residual block
+    upsample: bool = False
+
+
+def encoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
+    """The encoder's blocks in order; each one's output is a skip connection."""
+    plan = [BlockPlan("stem", config.width)]
+    scale = 1.0
+    for level, multiplier in enumerate(config.multipliers):
+        channels = config.width * multiplier
+        plan += [BlockPlan("residual", channels, scale in config.attention_scales)] * config.residual_blocks
+        if level < len(config.multipliers) - 1:
+            plan.append(BlockPlan("downsample", channels))
+            scale /= 2
+    return tuple(plan)
+
+
+def decoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
+    """The decoder's blocks in order; each takes the last skip connection not yet taken."""
+    plan = []
+    scale = 0.5 ** (len(config.multipliers) - 1)
+    for level, multiplier in reversed(list(enumerate(config.multipliers))):
+        channels, attention = config.width * multiplier, scale in config.attention_scales
+        plan += [BlockPlan("residual", channels, attention)] * config.residual_blocks
+        plan.append(BlockPlan("residual", channels, attention, upsample=level > 0))
+        scale *= 2
+    return tuple(plan)
+
+
+def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
+    """By how much each encoder block's output is smaller than the latents."""
+    factors = [1]
+    for plan in encoder_plan(config)[1:]:
+        factors.append(factors[-1] * (2 if plan.kind == "downsample" else 1))
+    return tuple(factors)
+
+
+class TemporalConvBlock(nn.Module):
+    """Four times GroupNorm, SiLU, (dropout,) convolution along frames, added to the input; the last starts at zero."""
+
+    channels: int
+    policy: ComputePolicy
+    dropout: float = 0.1  # fixed in the reference, whatever the rest of the network has
+
+    @nn.compact
+    def __call__(self, video: Float[Array, "b f h w c"], *, deterministic: bool = True) -> Float[Array, "b f h w c"]:
+        """Norm statistics run over the whole clip."""
+        x = video
+        for index in range(4):
+            x = nn.silu(group_norm(self.policy, epsilon=1e-5, name=f"norm_{index}")(x))
+            if index > 0:
+                x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+            x = TemporalConv(self.channels, self.policy, zero=index == 3, name=f"conv_{index}")(x)
+        return video + x
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + skip; then the temporal convolutions."""
+
+    channels: int
+    policy: ComputePolicy
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self,
+        video: Float[Array, "b f h w c"],
+        time: Float[Array, "b e"],
+        *,
+        temporal: bool = True,
+        deterministic: bool = True,
+    ) -> Float[Array, "b f h w d"]:
+        """Norm statistics run over one frame here, over the clip in the temporal part (left out for still images)."""
+        batch, frames = video.shape[:2]
+        x = video.reshape(-1, *video.shape[2:])
+        h = nn.silu(group_norm(self.policy, epsilon=1e-5, name="norm_in")(x))
+        h = conv(self.channels, self.policy, name="conv_in")(h)
+        shift = dense(self.channels, self.policy, name="time")(nn.silu(time))
+        h = h + shift.repeat(frames, axis=0)[:, None, None, :]
+        h = nn.silu(group_norm(self.policy, epsilon=1e-5, name="norm_out")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = conv(self.channels, self.policy, zero=True, name="conv_out")(h)
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, self.policy, name="skip")(x)
+        x = (x + h).reshape(batch, frames, *h.shape[1:])
+        if temporal:
+            x = TemporalConvBlock(self.channels, self.policy, name="temporal_conv")(x, deterministic=deterministic)
+        return x
+
+
+class StemBlock(nn.Module):
+    """The first block: a convolution on every frame and a temporal transformer of its own inner width."""
+
+    config: UNetConfig
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """The convolution's input channels follow from what it is given."""
+        self.conv = conv(self.config.width, self.policy)
+        self.temporal = TemporalTransformer(
+            self.config.width, self.config.stem_heads, self.config.head_width, self.policy
+        )
+
+    def __call__(self, video: Float[Array, "b f h w c"], *, temporal: bool = True) -> Float[Array, "b f h w d"]:
+        """Without ``temporal`` the transformer is left out (still images)."""
+        video = on_frames(self.conv, video)
+        return self.temporal(video) if temporal else video
+
+
+class UNetBlock(nn.Module):
+    """Residual block, then, where planned, spatial transformer, temporal transformer and upsampling."""
+
+    config: UNetConfig
+    plan: BlockPlan
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """Parts as planned."""
+        channels = self.plan.channels
+        self.residual = ResidualBlock(channels, self.policy, self.config.dropout)
+        if self.plan.attention:
+            self.spatial = SpatialTransformer(self.config, channels, self.policy)
+            heads = channels // self.config.head_width
+            self.temporal = TemporalTransformer(channels, heads, self.config.head_width, self.policy)
+        if self.plan.upsample:
+            self.upsample = Upsample(channels, self.policy)
+
+    def __call__(
+        self,
+        video: Float[Array, "b f h w c"],
+        time: Float[Array, "b e"],
+        conditions: BlockConditions | None,
+        *,
+        temporal: bool = True,
+        deterministic: bool = True,
+    ) -> Float[Array, "b f hh ww d"]:
+        """``conditions`` is None where the plan has no attention."""
+        video = self.residual(video, time, temporal=temporal, deterministic=deterministic)
+        if self.plan.attention:
+            video = on_frames(lambda frames: self.spatial(frames, conditions), video)
+            video = self.temporal(video) if temporal else video
+        return on_frames(self.upsample, video) if self.plan.upsample else video
+
+
+class DownBlock(nn.Module):
+    """Halves height and width of every frame."""
+
+    channels: int
+    policy: ComputePolicy
+
+    def setup(self) -> None:
+        """One convolution of stride 2."""
+        self.downsample = Downsample(self.channels, self.policy)
+
+    def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f hh ww c"]:
+        """Frames fold into the batch."""
+        return on_frames(self.downsample, video)

@@ -1,0 +1,241 @@
+"""Golden cases of single modules: embeddings, blocks, transformers, position net, image encoder, autoencoder, CLIP towers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcd_jax.convert import component_tables as components
+from smcd_jax.convert import unet_table
+from smcd_jax.convert.table import CONV, POINTWISE_1D, Row, weighted
+from smcd_jax.models.config import (
+    AutoencoderConfig,
+    ImageEncoderConfig,
+    PositionNetConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VisionEncoderConfig,
+)
+from smcd_jax.models.layers import ComputePolicy, Downsample, Upsample, sinusoid
+from smcd_jax.models.position_net import fourier_features
+from smcd_jax.models.registry import abstract_params, network
+from smcd_jax.models.transformers import SpatialTransformer, TemporalTransformer
+from smcd_jax.models.unet_blocks import ResidualBlock, TemporalConvBlock
+from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
+
+POLICY = ComputePolicy()
+GATES = {
+    None: "none",
+    "vanilla": "object",
+    "vanilla_cross_vision": "object_image",
+    "vanilla_cross_vision_parallel": "parallel",
+    "double": "double",
+    "merge": "merge",
+}
+
+
+def module_params(golden: Golden, rows: list[Row], module: nn.Module, *inputs: jax.Array, **how: object) -> dict:
+    """Parameters of a part of the network, from the file's weights."""
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **how)["params"])
+    return {"params": params_of(rows, golden.weights(), abstract, golden.file)}
+
+
+def sinusoidal_embedding(golden: Golden) -> Iterator[Comparison]:
+    """Absolute tolerance 1e-4: the reference's float32 phases are off by up to 4.5e-5 themselves."""
+    arrays = golden.arrays()
+    for name in arrays.keys():  # noqa: SIM118
+        if name.startswith("out/dim"):
+            got = sinusoid(jnp.asarray(arrays["in/t"], jnp.float32), int(name.removeprefix("out/dim")))
+            yield compare(name, got, arrays[name], 1e-4)
+
+
+def position_net(golden: Golden) -> Iterator[Comparison]:
+    """Fourier features, tokens, and tokens of absent boxes."""
+    arrays, weights = golden.arrays(), golden.weights()
+    config = PositionNetConfig(golden.config["in_dim"], golden.config["out_dim"], weights["linears.0.bias"].shape[0])
+    params = params_of(components.position_net_rows(config), weights, abstract_params(config), golden.file)
+    boxes, mask, labels = arrays["in/boxes"], arrays["in/masks"], arrays["in/positive_embeddings"]
+    run = jax.jit(network(config).apply)
+    yield compare("fourier", fourier_features(jnp.asarray(boxes)), arrays["out/fourier"])
+    yield compare("tokens", run({"params": params}, boxes, mask, labels), arrays["out/objs"])
+    zeros = [np.zeros_like(array) for array in (boxes, mask, labels)]
+    yield compare("null tokens", run({"params": params}, *zeros), arrays["out/null"])
+
+
+def image_encoder(golden: Golden) -> Iterator[Comparison]:
+    """Tokens, row by row."""
+    arrays = golden.arrays()
+    config = ImageEncoderConfig(arrays["in/x"].shape[1], tuple(golden.config["channels"]), golden.config["nums_rb"])
+    params = params_of(components.image_encoder_rows(config), golden.weights(), abstract_params(config), golden.file)
+    got = jax.jit(network(config).apply)({"params": params}, picture(arrays["in/x"]))
+    yield compare("tokens", got, arrays["out/tokens"])
+
+
+def residual_block(golden: Golden) -> Iterator[Comparison]:
+    """The block, its temporal part alone, and the block on still images."""
+    arrays, config = golden.arrays(), golden.config
+    batch, channels = config["batch"], config["out_channels"]
+    frames = arrays["in/x"].shape[0] // batch
+    # the file draws another time embedding for every frame, so frames enter as clips of one, then the temporal part as clips
+    x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
+    module = ResidualBlock(channels, POLICY)
+    rows = unet_table.residual_rows(skip=config["in_channels"] != channels)
+    params = module_params(golden, rows, module, x, time)
+    still = module.apply(params, x, time, temporal=False)
+    yield compare("still images", channels_first(still[:, 0]), arrays["out/y_image_dataset"])
+    temporal, part = TemporalConvBlock(channels, POLICY), {"params": params["params"]["temporal_conv"]}
+    clips = temporal.apply(part, still.reshape(batch, frames, *still.shape[2:]))
+    yield compare("block", channels_first(clips.reshape(-1, *clips.shape[2:])), arrays["out/y"])
+    got = temporal.apply(part, video(arrays["in/tc_x"]))
+    yield compare("temporal convolutions", channels_first(got), arrays["out/temporal_conv"])
+
+
+def downsample(golden: Golden) -> Iterator[Comparison]:
+    """Even and odd sizes."""
+    yield from _resample(golden, Downsample, "op")
+
+
+def upsample(golden: Golden) -> Iterator[Comparison]:
+    """Nearest, then convolution."""
+    yield from _resample(golden, Upsample, "conv")
+
+
+def _resample(golden: Golden, kind: type[nn.Module], name: str) -> Iterator[Comparison]:
+    arrays, weights = golden.arrays(), golden.weights()
+    module = kind(weights[f"{name}.weight"].shape[0], POLICY)
+    params = module_params(golden, weighted(name, "conv", CONV), module, picture(arrays["in/x"]))
+    for key in arrays.keys():  # noqa: SIM118
+        if key.startswith("in/x"):
+            got = module.apply(params, picture(arrays[key]))
+            yield compare(key, channels_first(got), arrays[key.replace("in/x", "out/y")])
+
+
+def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
+    """The whole transformer with and without boxes, and its gates alone."""
+    arrays, given, gate = golden.arrays(), golden.config, GATES[golden.case["gate"]]
+    optional = lambda name: jnp.asarray(arrays[name]) if name in arrays else None  # noqa: E731
+    objects, image_tokens = optional("in/grounding_context"), optional("in/visual_feat")
+    width = lambda array: 0 if array is None else array.shape[-1]  # noqa: E731
+    config = UNetConfig(
+        head_width=given["head_dim"],
+        text_width=given["context_dim"],
+        object_width=width(objects),
+        image_width=width(image_tokens),
+        gate=gate,
+    )
+    module = SpatialTransformer(config, given["channels"], POLICY)
+
+    def run(module: SpatialTransformer, x: jax.Array, objects: jax.Array | None, mask: jax.Array | None) -> jax.Array:
+        text = jnp.asarray(arrays["in/context"])
+        return module(x, module.conditions(text, objects, object_mask=mask, image_tokens=image_tokens))
+
+    def run_gates(module: SpatialTransformer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        gates = module.block.gates
+        return gates(x, gates.conditions(objects, object_mask=mask, image_tokens=image_tokens))
+
+    x, mask = picture(arrays["in/x"]), optional("in/grounding_masks")
+    params = module_params(golden, unet_table.spatial_rows(gate), module, x, objects, mask, method=run)
+    yield compare("output", channels_first(module.apply(params, x, objects, mask, method=run)), arrays["out/y"])
+    if objects is None:
+        return
+    shut = module.apply(params, x, None, None, method=run)
+    yield compare("without boxes", channels_first(shut), arrays["out/y_no_grounding"])
+    gates = module.apply(params, jnp.asarray(arrays["in/gate_x"]), mask, method=run_gates)
+    yield compare("gates alone", gates, arrays["out/gate_y"])
+    if "out/y_masks_none" in arrays:
+        unmasked = module.apply(params, x, objects, None, method=run)
+        yield compare("without masks", channels_first(unmasked), arrays["out/y_masks_none"])
+
+
+def temporal_transformer(golden: Golden) -> Iterator[Comparison]:
+    """Attention among frames."""
+    arrays, config = golden.arrays(), golden.config
+    module = TemporalTransformer(config["channels"], config["heads"], config["head_dim"], POLICY)
+    params = module_params(golden, unet_table.transformer_rows(POINTWISE_1D), module, video(arrays["in/x"]))
+    yield compare("output", channels_first(module.apply(params, video(arrays["in/x"]))), arrays["out/y"])
+
+
+def autoencoder(golden: Golden) -> Iterator[Comparison]:
+    """Posterior, sample and decoder."""
+    arrays, given = golden.arrays(), golden.config
+    config = AutoencoderConfig(
+        width=given["ch"],
+        multipliers=tuple(given["ch_mult"]),
+        residual_blocks=given["num_res_blocks"],
+        latent_channels=given["z_channels"],
+        picture_channels=given["in_channels"],
+    )
+    params = {"params": params_of(components.autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)}
+    module = network(config)
+    posterior = module.apply(params, picture(arrays["in/image"]), method="posterior")
+    yield compare("mean", channels_first(posterior.mean), arrays["out/mean"])
+    yield compare("log variance", channels_first(posterior.log_variance), arrays["out/logvar"])
+    sample = posterior.with_noise(picture(arrays["in/posterior_noise"]))
+    yield compare("sample", channels_first(sample), arrays["out/sample_with_noise"])
+    decode = lambda z: channels_first(module.apply(params, z, method="decode_unscaled"))  # noqa: E731
+    yield compare("decoded latents", decode(picture(arrays["in/z"])), arrays["out/decode"])
+    yield compare("decoded mean", decode(posterior.mean), arrays["out/recon_mode"])
+
+
+def clip_towers(golden: Golden) -> Iterator[Comparison]:
+    """The text tower and, where the file has it, the vision tower."""
+    arrays, given, weights = golden.arrays(), golden.config, golden.weights()
+    embed_width = weights["text_projection"].shape[1] if "text_projection" in weights else given["width"]
+    config = TextEncoderConfig(
+        vocabulary=given["vocab_size"],
+        length=given["context_length"],
+        width=given["width"],
+        heads=given["heads"],
+        layers=given["layers"],
+        embed_width=embed_width,
+    )
+    rows = components.text_encoder_rows(config)
+    text = {row.torch: weights[row.torch] for row in rows if row.torch in weights}
+    for row in rows:  # the smallest files leave out what conditioning does not read
+        if row.torch in ("text_projection", "logit_scale") and row.torch not in text:
+            text[row.torch] = np.zeros({"logit_scale": ()}.get(row.torch, (config.width, embed_width)), np.float32)
+    params = {"params": params_of(rows, text, abstract_params(config), golden.file)}
+    tower, ids = network(config), jnp.asarray(arrays["in/ids"])
+    yield compare("penultimate", tower.apply(params, ids), arrays["out/penultimate"])
+    if "out/last" in arrays:
+        yield compare("last layer", tower.apply(params, ids, method="last_layer"), arrays["out/last"])
+    if "out/get_token_embedding" in arrays:
+        labels = tower.apply(params, ids, method="label_embedding")
+        yield compare("label embedding", labels, arrays["out/get_token_embedding"])
+    if "out/visual_tokens" in arrays:
+        yield from _vision_tower(golden, weights, arrays)
+
+
+def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Comparison]:
+    visual = {name: array for name, array in weights.items() if name.startswith("visual.")}
+    width, _, patch, _ = visual["visual.conv1.weight"].shape
+    config = VisionEncoderConfig(
+        picture_size=arrays["in/image"].shape[-1],
+        patch=patch,
+        width=width,
+        heads=width // golden.config.get("vision_head_width", golden.config["width"] // golden.config["heads"]),
+        layers=len({name.split(".")[3] for name in visual if "resblocks" in name}),
+        embed_width=visual["visual.proj"].shape[1],
+    )
+    rows = components.vision_encoder_rows(config)
+    params = {"params": params_of(rows, visual, abstract_params(config), golden.file)}
+    got = network(config).apply(params, picture(arrays["in/image"]), method="patch_tokens")
+    yield compare("vision tokens", got, arrays["out/visual_tokens"])
+
+
+RUNNERS = {
+    "sinusoidal_embedding": sinusoidal_embedding,
+    "position_net": position_net,
+    "visual_encoder": image_encoder,
+    "resblock": residual_block,
+    "downsample": downsample,
+    "upsample": upsample,
+    "spatial_transformer": spatial_transformer,
+    "temporal_transformer": temporal_transformer,
+    "autoencoder_kl": autoencoder,
+    "clip_text": clip_towers,
+}

@@ -1,0 +1,141 @@
+"""Golden cases of whole networks: the UNet in every form, the ControlNet, and the full-size UNet with formula weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
+from smcd_jax.models.config import ControlNetConfig, UNetConfig
+from smcd_jax.models.registry import abstract_params, network
+from tests.golden.case_modules import GATES
+from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
+
+
+def unet_config(case: Mapping[str, Any], image_width: int = 1024, object_width: int = 1024) -> UNetConfig:
+    """Our config from the reference's argument names."""
+    given = case["config"]
+    return UNetConfig(
+        latent_channels=given["out_dim"] if "out_dim" in given else given["in_dim"],
+        width=given["dim"],
+        multipliers=tuple(given["dim_mult"]),
+        residual_blocks=given["num_res_blocks"],
+        attention_scales=tuple(given["attn_scales"]),
+        head_width=given["head_dim"],
+        stem_heads=given["num_heads"],
+        text_width=given["context_dim"],
+        object_width=object_width,
+        image_width=image_width,
+        gate=GATES[case.get("gate")],
+        image_latent=case.get("concat_image", False),
+        fps_embedding=case.get("fps", False),
+        control=case.get("control", False),
+    )
+
+
+def load_unet(golden: Golden, file: str, case: Mapping[str, Any]) -> tuple[UNetConfig, dict[str, Any]]:
+    """Config and parameters of a UNet file, also for cases that borrow its weights."""
+    weights = golden.weights(file)
+    gates = {name.rsplit("gate_attn.", 1)[1]: array for name, array in weights.items() if ".gate_attn." in name}
+    widths = {"object_width": gates["linear.weight"].shape[1]} if gates else {}
+    image = gates.get("v_linear.weight", gates.get("visual_linear.weight"))
+    widths |= {} if image is None else {"image_width": image.shape[1]}
+    config = unet_config(case, **widths)
+    return config, params_of(unet_rows(config), weights, abstract_params(config), file)
+
+
+def run_unet(config: UNetConfig, params: Any, latents: Any, t: Any, text: Any, **more: Any) -> np.ndarray:
+    """The UNet on golden inputs; objects, masks and image tokens arrive as ``(b f) n ...``."""
+    module = network(config)
+
+    def forward(params: Any, latents: jax.Array, t: jax.Array, text: jax.Array, given: dict, more: dict) -> jax.Array:
+        conditions = module.apply({"params": params}, text, method="conditions", **given)
+        return module.apply({"params": params}, latents, t, conditions, **more)
+
+    b, f = latents.shape[:2]
+    folded = ("objects", "object_mask", "image_tokens")
+    given = {name: jnp.asarray(more.pop(name)) for name in folded if more.get(name) is not None}
+    given = {name: array.reshape(b, f, *array.shape[1:]) for name, array in given.items()}
+    compiled = jax.jit(forward) if more.get("temporal", True) else forward
+    return channels_first(compiled(params, latents, jnp.asarray(t, jnp.float32), jnp.asarray(text), given, more))
+
+
+def unet(golden: Golden) -> Iterator[Comparison]:
+    """Every output of the file that is not of the dead object-oriented attention."""
+    arrays = golden.arrays()
+    config, params = load_unet(golden, golden.file, golden.case)
+    t, text = arrays["in/t"], arrays["in/y"]
+    latents = video(arrays["in/x"])
+    given = {
+        "objects": "in/grounding_context",
+        "object_mask": "in/grounding_masks",
+        "image_tokens": "in/visual_feat",
+    }
+    given = {name: arrays[key] for name, key in given.items() if key in arrays}
+    if config.fps_embedding:
+        fps = jnp.asarray(arrays["in/fps"], jnp.float32)
+        yield compare("eps", run_unet(config, params, latents, t, text, fps=fps), arrays["out/eps"])
+        yield compare("eps without fps", run_unet(config, params, latents, t, text), arrays["out/eps_fps_none"])
+        return
+    if config.control:
+        given["control"] = control_features(arrays, latents.shape)
+    yield compare("eps", run_unet(config, params, latents, t, text, **given), arrays["out/eps"])
+    if "out/eps_no_grounding" in arrays:
+        yield compare("eps without boxes", run_unet(config, params, latents, t, text), arrays["out/eps_no_grounding"])
+    if "out/eps_image_f1" in arrays:
+        still = {"objects": arrays["in/image_grounding_context"], "temporal": False}
+        got = run_unet(config, params, video(arrays["in/image_x"]), t, text, **still)
+        yield compare("eps of still images", got, arrays["out/eps_image_f1"])
+
+
+def control_features(arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Stored ControlNet features, in the order of the encoder."""
+    count = sum(name.startswith("in/control_feat_") for name in arrays.keys())  # noqa: SIM118
+    features = [picture(arrays[f"in/control_feat_{index}"]) for index in range(count)]
+    return tuple(feature.reshape(*shape[:2], *feature.shape[1:]) for feature in features)
+
+
+def controlnet(golden: Golden) -> Iterator[Comparison]:
+    """Every feature."""
+    arrays = golden.arrays()
+    config = ControlNetConfig(unet_config(golden.case))
+    params = {"params": params_of(controlnet_rows(config), golden.weights(), abstract_params(config), golden.file)}
+    module = network(config)
+    conditions = module.apply(params, jnp.asarray(arrays["in/y"]), method="conditions")
+    t = jnp.asarray(arrays["in/t"], jnp.float32)
+    features = module.apply(params, video(arrays["in/x"]), picture(arrays["in/hint"]), t, conditions)
+    for index, feature in enumerate(features):
+        got = channels_first(feature.reshape(-1, *feature.shape[2:]))
+        yield compare(f"feature {index}", got, arrays[f"out/feat_{index}"])
+
+
+def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
+    """The published size, weights from the portable hash of the golden README."""
+    from tests.golden.formula_weights import formula_weights
+
+    arrays, config = golden.arrays(), unet_config(golden.case)
+    abstract = abstract_params(config)
+    rows = unet_rows(config)
+    from smcd_jax.models.registry import flatten
+
+    leaves = flatten(abstract)
+    shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows}
+    params = params_of(rows, dict(formula_weights("unet.", shapes)), abstract, golden.file)
+    params = jax.tree.map(jnp.asarray, params)
+    given = {
+        "objects": arrays["in/grounding_context"],
+        "image_tokens": arrays["in/visual_feat"],
+    }
+    small = {name: array[:2] for name, array in given.items()}
+    latents = video(arrays["in/x"])
+    got = run_unet(config, params, latents[:, :2, :16, :16], arrays["in/t"], arrays["in/y"][:, :7], **small)
+    yield compare("eps, 2 frames of 16 x 16", got, arrays["out/small_eps"])
+    got = run_unet(config, params, latents, arrays["in/t"], arrays["in/y"], **given)
+    yield compare("eps, 8 frames of 32 x 32", got, arrays["out/eps"])
+
+
+RUNNERS = {"unet": unet, "controlnet": controlnet, "unet_fullsize": unet_fullsize}

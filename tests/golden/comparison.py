@@ -1,0 +1,85 @@
+"""What the golden cases share: opened files, weights by our names, and comparisons relative to the largest output."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcd_jax.convert.engine import match, to_flax
+from smcd_jax.convert.table import Row
+from smcd_jax.models.registry import flatten, unflatten
+
+MODULE_TOLERANCE = 2e-5  # of the largest output; the reference's own float32 noise is about 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One quantity of one file."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """False for NaN."""
+        return bool(self.error <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One golden file with its entry of ``cases.json``."""
+
+    folder: Path
+    file: str
+    case: Mapping[str, Any]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Sizes, by the reference's names."""
+        return self.case["config"]
+
+    def arrays(self, file: str | None = None) -> Mapping[str, np.ndarray]:
+        """The file's arrays, or another file's of the same folder."""
+        return np.load(self.folder / (file or self.file))
+
+    def weights(self, file: str | None = None, prefix: str = "w/") -> dict[str, np.ndarray]:
+        """PyTorch names to float32 arrays."""
+        arrays = self.arrays(file)
+        names = [name for name in arrays.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name.removeprefix(prefix): arrays[name].astype(np.float32) for name in names}
+
+
+def params_of(rows: Sequence[Row], tensors: Mapping[str, np.ndarray], abstract: Any, where: str) -> dict[str, Any]:
+    """Our parameter tree from golden weights; every name must fit."""
+    match(rows, tensors, flatten(abstract), where=where)
+    return unflatten({path: jnp.asarray(leaf) for path, leaf in to_flax(rows, tensors).items()})
+
+
+def compare(quantity: str, got: Any, want: np.ndarray, tolerance: float = MODULE_TOLERANCE) -> Comparison:
+    """The largest difference, as a share of the largest wanted value."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if got.shape != want.shape:
+        return Comparison(f"{quantity}: shape {got.shape}, wanted {want.shape}", np.inf, tolerance)
+    return Comparison(quantity, float(np.abs(got - want).max() / np.abs(want).max()), tolerance)
+
+
+def video(array: np.ndarray) -> jax.Array:
+    """[b, c, f, h, w] to [b, f, h, w, c]."""
+    return jnp.asarray(array.transpose(0, 2, 3, 4, 1))
+
+
+def picture(array: np.ndarray) -> jax.Array:
+    """[b, c, h, w] to [b, h, w, c]."""
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def channels_first(array: Any) -> np.ndarray:
+    """The inverse of `video` and `picture`."""
+    return np.moveaxis(np.asarray(array), -1, 1)
