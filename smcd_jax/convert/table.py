@@ -38,6 +38,7 @@ LINEAR = Layout((1, 0))  # [out, in] -> [in, out]
 CONV = Layout((2, 3, 1, 0))  # [out, in, h, w] -> [h, w, in, out]
 POINTWISE_1D = Layout((1, 0), trailing_ones=1)  # Conv1d of width 1 -> linear
 POINTWISE_2D = Layout((1, 0), trailing_ones=2)  # Conv2d 1x1 -> linear
+CONV_3D = Layout((2, 3, 4, 1, 0))  # [out, in, t, h, w] -> [t, h, w, in, out]
 TEMPORAL = Layout((2, 3, 1, 0), trailing_ones=1)  # Conv3d [out, in, 3, 1, 1] -> [3, 1, in, out]
 
 

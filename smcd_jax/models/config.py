@@ -158,11 +158,11 @@ SMCD = ModelConfig()
 
 TINY = ModelConfig(
     unet=UNetConfig(
-        width=64,
+        width=32,
         multipliers=(1, 2),
         residual_blocks=1,
         attention_scales=(1.0, 0.5),
-        head_width=32,
+        head_width=16,
         stem_heads=2,
         text_width=64,
         object_width=64,

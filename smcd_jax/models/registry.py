@@ -7,6 +7,8 @@ from typing import Any
 import flax.linen as nn
 import flax.traverse_util
 import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from smcd_jax.models.autoencoder_kl import AutoencoderKL
 from smcd_jax.models.clip import TextEncoder, VisionEncoder
@@ -45,13 +47,22 @@ def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
 
 
 def init_params(config: Any, key: jax.Array, policy: ComputePolicy | None = None) -> Params:
-    """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal."""
-    return network(config, policy).init(key, method="touch")["params"]
+    """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
+
+    Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
+    compiling all initialisers as one program would take several times as long as running them one by one.
+    """
+    module = network(config, policy)
+    traced, shapes = jax.make_jaxpr(lambda key: module.init(key, method="touch")["params"], return_shape=True)(key)
+    initialisers, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
+    leaves = jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:
     """Shapes and dtypes of the parameters, without computing any."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0), policy))
+    module = network(config, policy)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), method="touch")["params"])
 
 
 def flatten(params: Params) -> dict[str, Any]:

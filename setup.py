@@ -1,0 +1,86 @@
+"""What is installed: the packages, the `smcd` command, and which optional part needs which library."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+INIT = Path(__file__).with_name("smcd_jax") / "__init__.py"
+VERSION = re.search(r'^__version__ = "([^"]+)"$', INIT.read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+# One range for jax with and without an accelerator: jax's extras bring the plugin of just the jax that is installed.
+JAX = ">=0.10,<0.12"
+
+CORE = [
+    f"jax{JAX}",
+    "flax>=0.12,<0.13",
+    "optax>=0.2.6,<0.3",
+    "orbax-checkpoint>=0.12,<1.0",  # the v0 manager API
+    "ml_collections>=1.0,<2",
+    "absl-py>=2.1,<3",
+    "numpy>=2.0,<3",
+    "safetensors>=0.5,<1",
+    "pillow>=11,<14",
+    "imageio>=2.36,<3",
+    "imageio-ffmpeg>=0.6,<1",
+    "tqdm>=4.66,<5",
+    "jaxtyping>=0.3,<0.4",
+    # The tokeniser: transformers' engine without transformers, which takes a second to import. transformers and
+    # diffusers are what the tests compare with, so they are in `test`; sampling and training import neither.
+    "ftfy>=6.2,<7",
+    "tokenizers>=0.21,<1",
+    "regex>=2024.5.15",  # versions are dates, so there is no upper bound to name
+]
+
+CONVERT = ["torch>=2.4,<3", "safetensors>=0.5,<1"]  # torch reads .bin and .pth
+DATA = [
+    # The CPU build where there is one: tensorflow only reads data, the accelerator belongs to jax.
+    "tensorflow-cpu>=2.18,<3; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    "tensorflow>=2.18,<3; sys_platform != 'linux' or platform_machine != 'x86_64'",
+    "tensorflow-datasets>=4.9.7,<5",
+]
+
+EXTRAS = {
+    "cuda": [f"jax[cuda13]{JAX}"],  # NVIDIA driver 580 or newer
+    "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
+    "tpu": [f"jax[tpu]{JAX}"],
+    "convert": CONVERT,
+    "data": DATA,
+    # In an environment of its own: beam 2.77 wants an older pillow and protobuf than launch/constraints.txt names.
+    "beam": [*DATA, "apache-beam>=2.65,<3"],
+    "eval": ["opencv-contrib-python-headless>=4.10,<6"],
+    "test": [
+        *CONVERT,
+        *DATA,
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3,<3",
+        "hypothesis>=6.100,<7",
+        "beartype>=0.19,<0.24",
+        "diffusers>=0.35,<1",
+        "transformers>=5,<6",
+    ],
+    "dev": ["ruff>=0.12,<1", "pre-commit>=4,<5"],
+}
+
+setup(
+    name="smcd_jax",
+    version=VERSION,
+    description="Animate a still picture along tracks of labelled boxes: SMCD (ECCV 2024) in JAX and Flax",
+    license="Apache-2.0",
+    license_files=["LICENSE", "smcd_jax/assets/**/LICENSE", "smcd_jax/assets/**/NOTICE"],
+    python_requires=">=3.11",
+    packages=["configs", "data_pipeline", *find_packages(include=["smcd_jax", "smcd_jax.*", "data_pipeline.*"])],
+    package_data={"smcd_jax": ["assets/**"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,84 @@
+"""The denoising loss: what the network should have said, and how far off it was, one number an example."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.errors import SMCDError
+
+
+def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: float = 0.0) -> Float[Array, "b f h w c"]:
+    """Unit Gaussian noise of ``shape`` ``[b, f, h, w, c]`` in float32, with an optional offset.
+
+    ``noise_offset`` times one Gaussian number for each example and channel is added, the same in every frame and
+    pixel, which lets a network learn to change overall brightness (Guttenberg 2023, "Diffusion with offset noise"; 0.1
+    is usual). The unit noise itself depends on ``key`` alone.
+    """
+    noise_key, offset_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, shape, jnp.float32)
+    if not noise_offset:
+        return noise
+    one_per_channel = (shape[0], *(1,) * (len(shape) - 2), shape[-1])
+    return noise + noise_offset * jax.random.normal(offset_key, one_per_channel, jnp.float32)
+
+
+def prediction_target(
+    schedule: NoiseSchedule, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], *, t: Int[Array, " b"]
+) -> Float[Array, "b ..."]:
+    """What a perfect network puts out at ``schedule.add_noise(x0, noise, t)``: noise, x_0 or velocity, in float32."""
+    if schedule.prediction_type == "epsilon":
+        return noise.astype(jnp.float32)
+    if schedule.prediction_type == "v_prediction":
+        return schedule.velocity(x0, noise, t)
+    return x0.astype(jnp.float32)
+
+
+def min_snr_weights(schedule: NoiseSchedule, t: Int[Array, " b"], *, gamma: float) -> Float[Array, " b"]:
+    """Loss weights ``[b]`` that amount to min(SNR, gamma) on x_0 (Hang et al. 2023, arXiv 2303.09556; gamma 5 there).
+
+    An error in x_0 counts 1/SNR as much as one in eps and 1/(SNR+1) as much as one in v, hence min(SNR, gamma) for
+    "sample", min(SNR, gamma)/SNR for "epsilon", and min(SNR, gamma)/(SNR+1) for "v_prediction".
+
+    Raises:
+        SMCDError: for a gamma that is not above zero.
+    """
+    if not gamma > 0:
+        raise SMCDError(f"loss: min-SNR gamma is {gamma}, use a number above 0 (5 in the paper)")
+    snr = schedule.snr(t)
+    clipped = jnp.minimum(snr, gamma)
+    if schedule.prediction_type == "epsilon":
+        return clipped / snr
+    if schedule.prediction_type == "v_prediction":
+        return clipped / (snr + 1)
+    return clipped
+
+
+def diffusion_loss(
+    model_output: Float[Array, "b f h w c"],
+    *,
+    schedule: NoiseSchedule,
+    x0: Float[Array, "b f h w c"],
+    noise: Float[Array, "b f h w c"],
+    t: Int[Array, " b"],
+    min_snr_gamma: float | None = None,
+) -> Float[Array, " b"]:
+    """Mean squared error of each example over all its elements, in float32; its batch mean is the reference's loss.
+
+    Args:
+        model_output: the network's output at ``schedule.add_noise(x0, noise, t)``.
+        schedule: gives the target (``prediction_target``) and the SNR.
+        x0: clean latents.
+        noise: the noise added, offset included.
+        t: one timestep an example, 0..T-1.
+        min_snr_gamma: weights examples with ``min_snr_weights``; None, as in the reference, weighs all alike.
+
+    Raises:
+        SMCDError: for a gamma that is not above zero.
+    """
+    target = prediction_target(schedule, x0, noise, t=t)
+    squared_error = jnp.square(model_output.astype(jnp.float32) - target)
+    loss = jnp.mean(squared_error, axis=tuple(range(1, squared_error.ndim)))
+    return loss if min_snr_gamma is None else loss * min_snr_weights(schedule, t, gamma=min_snr_gamma)

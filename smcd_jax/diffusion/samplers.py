@@ -1,0 +1,286 @@
+"""Samplers as tables: each is a table of coefficients made on the host in float64, read by one step function.
+
+A step of each sampler here is linear in the latents and the last few x_0 predictions, so one compiled loop serves all
+of them, at any number of steps. With alpha = sqrt(a) and sigma = sqrt(1-a), the step from level s to level t shared by
+all of them is
+
+    x_t = (sigma_t/sigma_s) x_s + g x_0,    g = alpha_t - alpha_s sigma_t/sigma_s        (first order)
+
+which is DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12), Euler's step in sigma/alpha (Karras et al. 2022, arXiv
+2206.00364), and the first order of DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095) and UniPC (Zhao et al. 2023, arXiv
+2302.04867) alike.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from smcd_jax.diffusion.prediction import x0_coefficients
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.diffusion.timesteps import Spacing, inference_timesteps
+from smcd_jax.errors import SMCDError
+
+Sampler = Literal["ddim", "euler", "dpmsolver++", "unipc"]
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+MULTISTEP_SAMPLERS = ("dpmsolver++", "unipc")
+
+# At zero terminal SNR the log-SNR gaps that the multistep formulas divide by, and Euler's sigma/alpha, are infinite;
+# like diffusers, those samplers start from the smallest float16 instead.
+SMALLEST_ALPHA_CUMPROD = 2.0**-24
+
+
+class SolverTable(NamedTuple):
+    """Coefficients of every step, float32 numpy arrays of R = T+1 rows, zeros after the last step.
+
+    The number of rows never depends on the number of steps, so neither does what is compiled.
+
+    Attributes:
+        timesteps: ``[R]``, what the network is told at each step; may be fractional (Euler with "linspace").
+        x0_from_x: ``[R]``, with the next: x_0 = x0_from_x x + x0_from_model model_output.
+        x0_from_model: ``[R]``.
+        corrector: ``[R, 5]``, corrected x from (x, previous corrected x, x_0 of this step, of the one before, of two
+            before).
+        update: ``[R, 4]``, next x from (corrected x, x_0 of this step, of the one before, of two before).
+        noise: ``[R]``, times unit noise added to the next x; zero unless DDIM has eta > 0.
+        num_steps: how many rows are in use, the trip count of the loop.
+    """
+
+    timesteps: np.ndarray
+    x0_from_x: np.ndarray
+    x0_from_model: np.ndarray
+    corrector: np.ndarray
+    update: np.ndarray
+    noise: np.ndarray
+    num_steps: int
+
+
+class SamplerState(NamedTuple):
+    """What a step hands to the next, all float32 of one shape ``[b, f, h, w, c]``.
+
+    Attributes:
+        latents: x at the coming step's timestep, the network's next input.
+        previous_latents: corrected x of the step before.
+        previous_x0: x_0 predicted one step before.
+        earlier_x0: x_0 predicted two steps before.
+    """
+
+    latents: Float[Array, "*latents"]
+    previous_latents: Float[Array, "*latents"]
+    previous_x0: Float[Array, "*latents"]
+    earlier_x0: Float[Array, "*latents"]
+
+
+class _Levels(NamedTuple):
+    """sqrt(a) and sqrt(1-a) at each step and where that step lands, float64 ``[steps]``."""
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+    next_alpha: np.ndarray
+    next_sigma: np.ndarray
+
+
+def make_solver_table(
+    schedule: NoiseSchedule,
+    *,
+    sampler: Sampler,
+    num_steps: int,
+    spacing: Spacing = "leading",
+    eta: float = 0.0,
+) -> SolverTable:
+    """The table of ``sampler`` on ``schedule``, computed in float64 on the host.
+
+    - "ddim" ends at a of timestep 0, not at 1, as the reference does: 2.9% of the noise direction stays. A step of
+      "leading" and "reference" lands T // num_steps lower; one of "trailing" and "linspace" on the next timestep of
+      the list.
+    - "euler" keeps fractional timesteps for "linspace" and interpolates sigma/alpha linearly there. Ends at zero noise.
+    - "dpmsolver++" is 2M with midpoint: second order but for the first and the last step. Ends at zero noise.
+    - "unipc" is order 2, B2(h), predicting x_0, with its corrector after every step but the last. Ends at zero noise.
+
+    The last three are diffusers' schedulers of the same name with their defaults, as are their timesteps
+    ("dpmsolver++" and "unipc" leave out the lowest point of "leading" and "linspace").
+
+    Args:
+        schedule: the noise schedule, with the network's prediction type.
+        sampler: one of the four.
+        num_steps: 1 to T. With spacing "reference" the table may hold more: see its ``num_steps``.
+        spacing: see ``timesteps.inference_timesteps``.
+        eta: 0 (deterministic) to 1 (ancestral), DDIM only (arXiv 2010.02502, eq. 16).
+
+    Raises:
+        SMCDError: for an unknown sampler or spacing, a number of steps out of range, or an eta that does not fit.
+    """
+    if sampler not in SAMPLERS:
+        raise SMCDError(f"sampling: unknown sampler {sampler!r}, use one of {', '.join(SAMPLERS)}")
+    if not 0 <= eta <= 1:
+        raise SMCDError(f"sampling: eta is {eta}, use a number from 0 to 1")
+    if eta and sampler != "ddim":
+        raise SMCDError(
+            f"sampling: eta {eta} with sampler {sampler!r}, which adds no noise: use eta 0 or sampler 'ddim'"
+        )
+
+    multistep = sampler in MULTISTEP_SAMPLERS
+    timesteps = inference_timesteps(schedule, num_steps, spacing, skip_lowest=multistep, fractional=sampler == "euler")
+    if sampler == "ddim":
+        stride = schedule.num_train_timesteps // num_steps if spacing in ("leading", "reference") else None
+        levels = _ddim_levels(schedule, timesteps, stride)
+    else:
+        levels = _levels_to_zero_noise(schedule, timesteps)
+
+    noise = eta * _ancestral_deviation(levels) if eta else np.zeros_like(timesteps)
+    update = _second_order_update(levels) if multistep else _first_order_update(levels, noise)
+    corrector = _unipc_corrector(levels) if sampler == "unipc" else _no_corrector(len(timesteps))
+    x0_from_x, x0_from_model = x0_coefficients(levels.alpha, levels.sigma, schedule.prediction_type)
+    columns = (timesteps, x0_from_x, x0_from_model, corrector, update, noise)
+    rows = schedule.num_train_timesteps + 1
+    return SolverTable(*(_padded(column, rows) for column in columns), num_steps=len(timesteps))
+
+
+def initial_state(noise: Float[Array, "b f h w c"]) -> SamplerState:
+    """The state before step 0: latents are unit Gaussian ``noise``, whatever the sampler."""
+    latents = noise.astype(jnp.float32)
+    nothing = jnp.zeros_like(latents)
+    return SamplerState(latents, previous_latents=nothing, previous_x0=nothing, earlier_x0=nothing)
+
+
+def solver_step(
+    table: SolverTable,
+    i: int | Int[Array, ""],
+    state: SamplerState,
+    model_output: Float[Array, "b f h w c"],
+    *,
+    noise: Float[Array, "b f h w c"] | None = None,
+) -> tuple[SamplerState, Float[Array, "b f h w c"]]:
+    """Step ``i`` in 0..num_steps-1, in float32: the next state, and x_0 as predicted at this step.
+
+    Pure; ``i`` may be traced, so it runs in ``lax.fori_loop`` and ``lax.while_loop`` with a traced trip count.
+
+    Args:
+        table: from ``make_solver_table``, or the same as traced arrays.
+        i: the step.
+        state: ``initial_state`` or what the step before returned.
+        model_output: the (guided) network output at ``state.latents`` and ``table.timesteps[i]``.
+        noise: unit Gaussian, fresh at each step; needed where ``eta`` is above 0, unused elsewhere.
+
+    Raises:
+        SMCDError: without ``noise`` where the table, given as numpy, asks for it. A traced table cannot be asked.
+    """
+    if noise is None and isinstance(table.noise, np.ndarray) and table.noise.any():
+        raise SMCDError("sampling: a table with eta above 0 needs fresh noise at each step, pass noise= to solver_step")
+    row = jax.tree.map(lambda column: jnp.asarray(column)[i], table._replace(num_steps=None))
+    x = state.latents
+    x0 = row.x0_from_x * x + row.x0_from_model * model_output.astype(jnp.float32)
+    x = _weighted_sum(row.corrector, (x, state.previous_latents, x0, state.previous_x0, state.earlier_x0))
+    next_x = _weighted_sum(row.update, (x, x0, state.previous_x0, state.earlier_x0))
+    if noise is not None:
+        next_x = next_x + row.noise * noise.astype(jnp.float32)
+    return SamplerState(next_x, previous_latents=x, previous_x0=x0, earlier_x0=state.previous_x0), x0
+
+
+def _weighted_sum(weights: Float[Array, " k"], terms: tuple[Float[Array, ...], ...]) -> Float[Array, ...]:
+    return sum(weights[k] * term for k, term in enumerate(terms))
+
+
+def _padded(column: np.ndarray, rows: int) -> np.ndarray:
+    padded = np.zeros((rows, *column.shape[1:]), np.float32)
+    padded[: len(column)] = column
+    return padded
+
+
+def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None) -> _Levels:
+    """Levels of whole timesteps that land ``stride`` lower, or on the next of the list, but never below timestep 0."""
+    here = timesteps.astype(np.int64)
+    landing = np.append(here[1:], 0) if stride is None else np.maximum(here - stride, 0)
+    a, next_a = schedule.alphas_cumprod[here], schedule.alphas_cumprod[landing]
+    return _Levels(np.sqrt(a), np.sqrt(1 - a), np.sqrt(next_a), np.sqrt(1 - next_a))
+
+
+def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Levels:
+    """Levels that land on the next of the list and at last on the clean sample.
+
+    Between whole timesteps sigma/alpha is interpolated linearly.
+    """
+    a = np.maximum(schedule.alphas_cumprod, SMALLEST_ALPHA_CUMPROD)
+    ratio = np.interp(timesteps, np.arange(len(a)), np.sqrt((1 - a) / a))
+    alpha = 1 / np.sqrt(1 + ratio**2)
+    sigma = ratio * alpha
+    return _Levels(alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0))
+
+
+def _ancestral_deviation(levels: _Levels) -> np.ndarray:
+    """Standard deviation of the noise that eta = 1 adds (arXiv 2010.02502, eq. 16)."""
+    a_over_next = (levels.alpha / levels.next_alpha) ** 2
+    return levels.next_sigma / levels.sigma * np.sqrt(1 - a_over_next)
+
+
+def _first_order_update(levels: _Levels, noise: np.ndarray) -> np.ndarray:
+    """Columns (x, x_0, 0, 0) of arXiv 2010.02502, eq. 12; ``noise`` is the deviation that fresh noise will bring."""
+    from_x = np.sqrt(levels.next_sigma**2 - noise**2) / levels.sigma
+    from_x0 = levels.next_alpha - levels.alpha * from_x
+    return np.stack([from_x, from_x0, np.zeros_like(from_x), np.zeros_like(from_x)], axis=1)
+
+
+def _second_order_update(levels: _Levels) -> np.ndarray:
+    """DPM-Solver++ 2M, midpoint (arXiv 2211.01095, algorithm 2).
+
+    Adds g/2 h/h_before (x_0 - x_0 before) to the first order, for gaps h in log(alpha/sigma).
+
+    UniPC's predictor of order 2 with B2(h) and its weight set to 1/2 (arXiv 2302.04867) is the same formula.
+    """
+    update = _first_order_update(levels, np.zeros_like(levels.alpha))
+    gap = _log_snr_gaps(levels)
+    for i in range(1, len(update) - 1):
+        if gap[i] == 0 or gap[i - 1] == 0:  # a timestep visited twice holds no second point to extrapolate from
+            continue
+        extrapolation = 0.5 * update[i, 1] * gap[i] / gap[i - 1]
+        update[i, 1] += extrapolation
+        update[i, 2] -= extrapolation
+    return update
+
+
+def _no_corrector(num_steps: int) -> np.ndarray:
+    return np.tile([1.0, 0.0, 0.0, 0.0, 0.0], (num_steps, 1))
+
+
+def _unipc_corrector(levels: _Levels) -> np.ndarray:
+    """Columns of UniC with B2(h) (arXiv 2302.04867): step i redoes the step that led to it, now knowing x_0 there.
+
+    Its order is that of the step it redoes: 1 for the first, 2 for the rest.
+    """
+    corrector = _no_corrector(len(levels.alpha))
+    redone = _first_order_update(levels, np.zeros_like(levels.alpha))
+    gap = _log_snr_gaps(levels)
+    for i in range(1, len(corrector)):
+        if gap[i - 1] == 0:
+            continue
+        from_x, g = redone[i - 1, :2]
+        second_order = i > 1 and gap[i - 2] != 0
+        before, here = _unic_weights(gap[i - 1], gap[i - 2]) if second_order else (0.0, 0.5)
+        corrector[i] = [0.0, from_x, g * here, g * (1 - here - before), g * before]
+    return corrector
+
+
+def _unic_weights(gap: float, gap_before: float) -> tuple[float, float]:
+    """UniC-2's weights on (x_0 two before - x_0 one before) and (x_0 here - x_0 one before).
+
+    Solves the order conditions of arXiv 2302.04867 for the nodes r = -gap_before/gap and 1, w + v = b_1
+    and r w + v = b_2; the first weight comes divided by its r, as the difference it multiplies is.
+    """
+    node = -gap_before / gap
+    b_h = math.expm1(-gap)
+    phi_2 = -b_h / gap - 1
+    phi_3 = -phi_2 / gap - 0.5
+    b_1, b_2 = phi_2 / b_h, 2 * phi_3 / b_h
+    weight = (b_2 - b_1) / (node - 1)
+    return weight / node, b_1 - weight
+
+
+def _log_snr_gaps(levels: _Levels) -> np.ndarray:
+    """Gap h in log(alpha/sigma) that each step crosses; infinite for one that lands on zero noise."""
+    half_log_snr = np.log(levels.alpha / levels.sigma)
+    return np.append(np.diff(half_log_snr), np.inf)

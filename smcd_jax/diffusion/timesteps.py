@@ -1,0 +1,72 @@
+"""Which training timesteps a sampler visits, from noise to picture."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.errors import SMCDError
+
+Spacing = Literal["leading", "trailing", "linspace", "reference"]
+SPACINGS: tuple[str, ...] = get_args(Spacing)
+
+
+def inference_timesteps(
+    schedule: NoiseSchedule,
+    num_steps: int,
+    spacing: Spacing,
+    *,
+    skip_lowest: bool = False,
+    fractional: bool = False,
+) -> np.ndarray:
+    """Timesteps in visiting order, high to low, float64 in 0..T-1.
+
+    With T training timesteps and S = ``num_steps``:
+
+    - "leading": 1 + i (T // S), i = S-1..0, clipped to T-1 (diffusers with ``steps_offset=1``). For S dividing T the
+      reference's list.
+    - "trailing": round(T - i T/S) - 1, i = 0..S-1: always starts at T-1, as zero terminal SNR needs (arXiv 2305.08891,
+      table 2).
+    - "linspace": S points from T-1 to 0, both visited, rounded to whole timesteps.
+    - "reference": clip(1 + arange(0, T, T // S), 0, T-1) reversed, with more than S entries when S does not divide T.
+
+    With one step, "leading", "linspace" and "reference" visit only timestep 0 or 1, where a network sees next to no
+    noise: use "trailing".
+
+    Args:
+        schedule: gives T.
+        num_steps: S, from 1 to T.
+        spacing: one of the four above.
+        skip_lowest: for solvers that jump to the clean sample from the second lowest point: "leading" and "linspace"
+            place S+1 points and leave the lowest out. "leading" then takes at most T-1 steps.
+        fractional: keep the fractions of "linspace".
+
+    Raises:
+        SMCDError: for an unknown spacing, or a number of steps that is not a whole number in range.
+    """
+    total = schedule.num_train_timesteps
+    if spacing not in SPACINGS:
+        raise SMCDError(f"sampling: unknown timestep spacing {spacing!r}, use one of {', '.join(SPACINGS)}")
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= total:
+        raise SMCDError(f"sampling: {num_steps!r} steps, use a whole number from 1 to {total}")
+    points = num_steps + skip_lowest
+    if spacing == "leading":
+        return _leading(total, points)[:num_steps]
+    if spacing == "trailing":
+        # arange as diffusers has it: its rounding decides the ties. It may end one entry late.
+        return np.round(np.arange(total, 0, -total / num_steps))[:num_steps] - 1
+    if spacing == "linspace":
+        line = np.linspace(0, total - 1, points)[::-1][:num_steps]
+        return line if fractional else np.round(line)
+    return np.clip(1 + np.arange(0, total, total // num_steps), 0, total - 1)[::-1].astype(np.float64)
+
+
+def _leading(total: int, points: int) -> np.ndarray:
+    stride = total // points
+    if stride == 0:
+        raise SMCDError(
+            f"sampling: 'leading' spacing takes at most {total - 1} steps with this sampler, use 'trailing'"
+        )
+    return np.minimum(1 + np.arange(points) * stride, total - 1)[::-1].astype(np.float64)

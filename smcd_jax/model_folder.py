@@ -1,0 +1,285 @@
+"""The model folder: every config, array, tokeniser file and checksum that sampling needs, in one place.
+
+    MODEL/model.json        format version, config of each component, where the weights came from
+    MODEL/params/           Orbax, one item per component
+    MODEL/tokenizer/        tokeniser files
+    MODEL/checksums.json    sha256 of every array, by "component/path/of/leaf"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.config import ModelConfig, from_dict, to_dict
+from smcd_jax.models.registry import abstract_params, flatten, unflatten
+from smcd_jax.tokenizer import Tokenizer
+
+FORMAT, VERSION = "smcd-model", 1
+SHIPPED = ("tiny",)  # models that come with the package, by name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the weights came from.
+
+    Attributes:
+        kind: "untrained", "converted" or "trained".
+        note: one line for people.
+        license: of the weights.
+        sources: one entry per input file: component, file, sha256.
+    """
+
+    kind: str
+    note: str = ""
+    license: str = "unknown"
+    sources: tuple[Mapping[str, str], ...] = ()
+
+
+class ModelFolder:
+    """A model folder opened for reading; arrays are read when asked for, one component at a time."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = resolve_model(path)
+        content = _read_json(self.path / "model.json")
+        if content.get("format") != FORMAT:
+            raise SMCDError(f"{self.path}: model.json is not of a model folder (format {content.get('format')!r})")
+        if content.get("version") != VERSION:
+            raise SMCDError(
+                f"{self.path}: format version {content.get('version')!r}; this release reads version {VERSION}. Update smcd_jax"
+            )
+        where = f"{self.path}/model.json"
+        self.config: ModelConfig = from_dict(
+            ModelConfig, {**content.get("components", {}), **content.get("sampling", {})}, where=where
+        )
+        # a component that is not named is absent, whatever the defaults say
+        absent = {name: None for name in self.config.components() if name not in content.get("components", {})}
+        self.config = dataclasses.replace(self.config, **absent)
+        origin = dict(content.get("origin", {"kind": "unknown"}))
+        self.origin = Origin(**{**origin, "sources": tuple(origin.get("sources", ()))})
+        self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
+
+    @property
+    def digest(self) -> str:
+        """One hash for all arrays, to name the model by."""
+        lines = "\n".join(f"{name} {value}" for name, value in sorted(self._checksums.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def tokenizer(self) -> Tokenizer:
+        """The folder's own tokeniser."""
+        return Tokenizer.from_folder(self.path / "tokenizer")
+
+    def leaves(self, component: str, *, verify: bool = True) -> dict[str, np.ndarray]:
+        """A component's arrays by path, as stored.
+
+        Args:
+            component: "unet", "position_net", "image_encoder", "controlnet", "autoencoder", "text_encoder", ...
+            verify: compare every array with its checksum.
+
+        Raises:
+            SMCDError: the component is absent; an array is missing, extra, of another shape, or differs from its checksum.
+        """
+        config = self.config.components().get(component)
+        if config is None:
+            raise SMCDError(f"{self.path}: the model has no {component}; it has {', '.join(self.config.components())}")
+        leaves = _restore(self.path / "params" / component)
+        _check_shapes(leaves, flatten(abstract_params(config)), where=f"{self.path}: {component}")
+        if verify:
+            self._verify(component, leaves)
+        return leaves
+
+    def params(self, component: str, *, dtype: Any = None, verify: bool = True) -> dict[str, Any]:
+        """A component's parameter tree on the default device, cast to ``dtype`` (float leaves only; gates stay float32)."""
+        leaves = self.leaves(component, verify=verify)
+        placed = {}
+        for path in list(leaves):
+            leaf = leaves.pop(path)
+            placed[path] = jax.device_put(leaf if dtype is None or leaf.ndim == 0 else leaf.astype(dtype, copy=False))
+        return unflatten(placed)
+
+    def _verify(self, component: str, leaves: Mapping[str, np.ndarray]) -> None:
+        found = checksums(component, leaves)
+        expected = {name: value for name, value in self._checksums.items() if name.split("/", 1)[0] == component}
+        wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise SMCDError(
+                f"{self.path}: {len(wrong)} arrays differ from checksums.json ({', '.join(wrong[:3])}{more}); the folder is "
+                "damaged, copy or convert it again"
+            )
+
+
+def resolve_model(path: str | os.PathLike[str]) -> Path:
+    """The folder of a model: a path, or the name of one that comes with the package ("tiny")."""
+    folder = Path(path)
+    if (folder / "model.json").is_file():
+        return folder.resolve()
+    if str(path) in SHIPPED:
+        return Path(str(resources.files("smcd_jax") / "assets" / "models" / str(path)))
+    if not folder.exists():
+        raise SMCDError(f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}")
+    raise SMCDError(f"{path} is not a model folder: it has no model.json. Make one with `smcd convert`")
+
+
+def write_model_folder(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    components: Iterable[tuple[str, Mapping[str, np.ndarray]]],
+    *,
+    origin: Origin,
+    tokenizer: Tokenizer | None = None,
+    overwrite: bool = False,
+) -> ModelFolder:
+    """Writes a model folder; it appears under its name only when whole.
+
+    Args:
+        path: where to; must not exist unless ``overwrite``.
+        config: every component it names must come.
+        components: (name, arrays by path), one at a time, so that a generator need hold only one.
+        origin: where the weights came from. A sequence in it may still grow while components are read.
+        tokenizer: the published one by default.
+        overwrite: replace an existing model folder.
+
+    Raises:
+        SMCDError: the path exists, the disk is full, or a component does not fit the config.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    with _partial_folder(path) as partial:
+        digests: dict[str, str] = {}
+        expected = config.components()
+        for name, leaves in components:
+            _check_shapes(leaves, flatten(abstract_params(expected.pop(name))), where=f"{path}: {name}")
+            with ThreadPoolExecutor(1) as pool:  # hashing and writing side by side
+                hashing = pool.submit(checksums, name, leaves)
+                _save(partial / "params" / name, leaves)
+                digests |= hashing.result()
+        if expected:
+            raise SMCDError(f"{path}: no arrays for {', '.join(expected)}")
+        (tokenizer or Tokenizer.published()).save(partial / "tokenizer")
+        description = to_dict(config)
+        parts = {name: description.pop(name) for name in config.components()}
+        sampling = {name: value for name, value in description.items() if value is not None}
+        content = {"format": FORMAT, "version": VERSION, "components": parts, "sampling": sampling}
+        content["origin"] = {**dataclasses.asdict(origin), "sources": list(origin.sources)}
+        (partial / "model.json").write_text(json.dumps(content, indent=2) + "\n")
+        (partial / "checksums.json").write_text(json.dumps(dict(sorted(digests.items())), indent=0) + "\n")
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    return ModelFolder(path)
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuses a target that would lose something: an existing path, unless it is a model folder to overwrite."""
+    if not path.exists():
+        return
+    if not overwrite:
+        raise SMCDError(f"{path} exists already; give another --output, or --overwrite to replace it")
+    if not (path / "model.json").is_file() and any(path.iterdir()):
+        raise SMCDError(f"{path} is not a model folder, so it is not overwritten; give another --output")
+
+
+def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """sha256 over dtype, shape and bytes (C order) of every array, by "component/path"."""
+
+    def digest(leaf: np.ndarray) -> str:
+        hashed = hashlib.sha256(f"{leaf.dtype.name} {leaf.shape}".encode())
+        hashed.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        return hashed.hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter lock
+        names = [f"{component}/{path}" for path in leaves]
+        return dict(zip(names, pool.map(digest, leaves.values()), strict=True))
+
+
+def _check_shapes(leaves: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
+    problems = {
+        "missing": sorted(set(expected) - set(leaves)),
+        "extra": sorted(set(leaves) - set(expected)),
+        "of another shape": sorted(
+            path for path in set(leaves) & set(expected) if tuple(leaves[path].shape) != tuple(expected[path].shape)
+        ),
+    }
+    found = [f"{len(paths)} arrays {kind} ({', '.join(paths[:12])})" for kind, paths in problems.items() if paths]
+    if found:
+        raise SMCDError(f"{where}: {'; '.join(found)}; the folder does not fit its model.json")
+
+
+@contextlib.contextmanager
+def _partial_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` that is removed unless it was renamed; a full disk becomes one line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    except OSError as error:
+        raise SMCDError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+    try:
+        partial.chmod(0o755)
+        yield partial
+    except OSError as error:
+        raise SMCDError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SMCDError(f"{path} is missing; the model folder is incomplete, copy or convert it again") from error
+    except (OSError, ValueError) as error:
+        raise SMCDError(f"{path} cannot be read ({error}); copy or convert the model folder again") from error
+    if not isinstance(content, dict):
+        raise SMCDError(f"{path} does not hold an object; copy or convert the model folder again")
+    return content
+
+
+def _save(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    checkpointer, args = _checkpointer()
+    checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten(dict(leaves))))
+
+
+def _restore(folder: Path) -> dict[str, np.ndarray]:
+    if not folder.is_dir():
+        raise SMCDError(f"{folder} is missing; the model folder is incomplete, copy or convert it again")
+    checkpointer, args = _checkpointer()
+    try:
+        tree = checkpointer.restore(folder.absolute(), args=args.PyTreeRestore())
+    except Exception as error:  # Orbax and TensorStore raise many kinds for one cause: files that are not as written
+        logger.debug("restoring %s", folder, exc_info=True)
+        reason = str(error).strip().split("\n")[0][:200]
+        raise SMCDError(f"{folder} cannot be restored ({reason}); copy or convert the model folder again") from error
+    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+
+
+def _checkpointer() -> tuple[Any, Any]:
+    """Orbax without compression (weights do not compress) and without copying host arrays before writing."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    registry = type_handlers.create_type_handler_registry(
+        (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, type_handlers.ArrayHandler()),
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        use_compression=False, save_concurrent_gb=1, restore_concurrent_gb=2, type_handler_registry=registry
+    )
+    return ocp.Checkpointer(handler), ocp.args

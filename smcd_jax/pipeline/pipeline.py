@@ -1,0 +1,418 @@
+"""SMCDPipeline: picture, prompt and tracks in, video out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from smcd_jax.diffusion.guidance import Guidance, composed_guidance
+from smcd_jax.diffusion.samplers import Sampler, SamplerState, SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.diffusion.timesteps import Spacing
+from smcd_jax.errors import SMCDError
+from smcd_jax.media import to_model_range, to_uint8
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.layers import ComputePolicy
+from smcd_jax.models.registry import network
+from smcd_jax.pipeline.conditions import ConditionInputs, SamplingConditions, encode_conditions
+from smcd_jax.pipeline.denoise import denoise
+from smcd_jax.pipeline.request import Request, make_request
+from smcd_jax.runtime import Compiled, enable_compile_cache
+
+logger = logging.getLogger(__name__)
+
+OutputType = Literal["np", "uint8", "pil", "latent"]
+StepCallback = Callable[["SMCDPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
+DENOISERS = ("unet", "controlnet", "position_net", "image_encoder")  # components the denoising loop and its conditions need
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoOutput:
+    """What a call returns.
+
+    Attributes:
+        frames: by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list of lists of
+            pictures; "latent" scaled latents [b, f, h/8, w/8, 4].
+        latents: scaled latents, whatever the output type.
+        request: the checked inputs.
+        seconds: spent in load, compile, encode, denoise and decode.
+    """
+
+    frames: Any
+    latents: np.ndarray
+    request: Request
+    seconds: dict[str, float]
+
+
+class SMCDPipeline:
+    """Animates a picture along box tracks.
+
+        pipe = SMCDPipeline.from_pretrained("tiny")
+        video = pipe("rocket.png", "a rocket lifting off", "tracks.json").frames[0]
+
+    Components are read from the model folder when first needed. With ``keep_loaded=False`` each is let go after use, so
+    that memory holds the largest one and not their sum.
+    """
+
+    def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
+        self.folder, self.config = folder, folder.config
+        self.policy = ComputePolicy.for_device(dtype)
+        self.verify, self.keep_loaded = verify, keep_loaded
+        self.schedule = NoiseSchedule(prediction_type=self.config.prediction_type)
+        self.tokenizer = folder.tokenizer()
+        self.networks = {name: network(part, self.policy) for name, part in self.config.components().items()}
+        self._params: dict[str, Any] = {}
+        self._load_seconds = 0.0
+        self._programs: dict[Any, Compiled] = {}
+        enable_compile_cache()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True
+    ) -> SMCDPipeline:
+        """Opens a model folder.
+
+        Args:
+            path: a model folder, or the name of one that comes with the package ("tiny").
+            dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
+            verify: compare every array with its checksum while reading.
+            keep_loaded: keep components in memory between uses and calls.
+
+        Raises:
+            SMCDError: no model folder there, or not one this release reads.
+        """
+        return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded)
+
+    def __call__(
+        self,
+        image: Any,
+        prompt: str | Sequence[str] | None = None,
+        tracks: Any = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        image_guidance_scale: float = 1.0,
+        box_guidance_scale: float = 1.0,
+        guidance: Guidance | None = None,
+        guidance_rescale: float = 0.0,
+        scheduler: Sampler = "ddim",
+        timestep_spacing: Spacing = "leading",
+        rescale_zero_terminal_snr: bool = False,
+        eta: float = 0.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_videos_per_prompt: int = 1,
+        seed: int | Sequence[int] = 0,
+        output_type: OutputType = "np",
+        decode_chunk_size: int = 8,
+        callback_on_step_end: StepCallback | None = None,
+        before_decode: Callable[[np.ndarray], None] | None = None,
+        progress: bool = False,
+    ) -> VideoOutput:
+        """Makes videos.
+
+        Args:
+            image: the first frame: a path, PIL picture or array, or a list of them for a batch.
+            prompt: what happens; by default the prompt of the tracks.
+            tracks: `BoxTracks`, or a path in any format `smcd_jax.tracks.load_tracks` reads, or a list of them.
+            negative_prompt: what the text-free guidance branches see instead of the null text.
+            num_inference_steps: 1 to 1000.
+            guidance_scale: of text; 1 is no guidance.
+            image_guidance_scale: of the first frame; 1 as in the paper.
+            box_guidance_scale: of the boxes; 1 as in the paper.
+            guidance: branches and weights of your own (see `smcd_jax.diffusion.guidance`), instead of the three scales.
+            guidance_rescale: 0..1, against overexposure at high scales (arXiv 2305.08891, section 3.4).
+            scheduler: "ddim" (the paper's), "euler", "dpmsolver++" or "unipc".
+            timestep_spacing: "leading" (the paper's), "trailing", "linspace" or "reference".
+            rescale_zero_terminal_snr: for models trained so; needs v or x0 prediction.
+            eta: 0 to 1, noise added back at each step of DDIM.
+            height: pixels; by default the model's.
+            width: pixels; by default the model's.
+            num_frames: by default the model's.
+            num_videos_per_prompt: videos for each example, of seeds counted up.
+            seed: of the first video, or one per video. A video depends on its own seed, not on its place in a batch.
+            output_type: "np", "uint8", "pil" or "latent".
+            decode_chunk_size: frames decoded at once; fewer need less memory.
+            callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); may return a
+                dict with other latents.
+            before_decode: called with the final latents, so that they can be kept if decoding fails.
+            progress: show bars.
+
+        Raises:
+            SMCDError: naming the argument, what is wrong with it and what to do.
+        """
+        if output_type not in ("np", "uint8", "pil", "latent"):
+            raise SMCDError(f"output_type is {output_type!r}; use np, uint8, pil or latent")
+        if decode_chunk_size < 1:
+            raise SMCDError(f"decode_chunk_size is {decode_chunk_size}; use 1 or more")
+        request = make_request(
+            self.config,
+            image=image,
+            prompt=prompt,
+            tracks=tracks,
+            negative_prompt=negative_prompt,
+            num_videos_per_prompt=num_videos_per_prompt,
+            seed=seed,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+        )
+        schedule = dataclasses.replace(self.schedule, rescale_zero_terminal_snr=rescale_zero_terminal_snr)
+        table = make_solver_table(
+            schedule, sampler=scheduler, num_steps=num_inference_steps, spacing=timestep_spacing, eta=eta
+        )
+        if guidance is None:
+            guidance = composed_guidance(
+                guidance_scale=guidance_scale,
+                image_guidance_scale=image_guidance_scale,
+                box_guidance_scale=box_guidance_scale,
+            )
+
+        clock = _Clock(self)
+        with clock.stage("encode"):
+            inputs = self.encode_inputs(request)
+        loaded = {name: self._component(name) for name in DENOISERS if name in self.networks}
+        with clock.stage("encode"):
+            conditions = self.encode_conditions(loaded, inputs, guidance)
+        with clock.stage("denoise"):
+            latents = self._denoise(
+                loaded,
+                conditions,
+                shape=(request.boxes.shape[1], *inputs.image_latent.shape[1:]),
+                seeds=request.seeds,
+                table=table,
+                guidance=guidance,
+                guidance_rescale=guidance_rescale,
+                callback=callback_on_step_end,
+                progress=progress,
+            )
+        del loaded, conditions
+        self._release(*DENOISERS)
+        if before_decode is not None:
+            before_decode(latents)
+        frames = latents
+        if output_type != "latent":
+            with clock.stage("decode"):
+                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=progress)
+            frames = _as_output(frames, output_type)
+        return VideoOutput(frames, latents, request, clock.seconds())
+
+    def encode_inputs(self, request: Request) -> ConditionInputs:
+        """Text, labels and first frames through their encoders."""
+        texts = list(dict.fromkeys((*request.prompts, *request.negative_prompts)))
+        for text in texts:
+            self._warn_if_cut(text)
+        names = request.labels
+        embedded = self._encode_text(tuple(texts))
+        labels = self._encode_labels(names)
+        where = {name: index for index, name in enumerate(names)}
+        padded = np.zeros((*request.mask.shape[::2], labels.shape[-1]), np.float32)
+        for row, tracks in zip(padded, request.tracks, strict=True):
+            row[: tracks.num_objects] = labels[[where[label] for label in tracks.labels]]
+        self._release("text_encoder")
+
+        pick = lambda wanted: jnp.asarray(embedded[[texts.index(text) for text in wanted]])  # noqa: E731
+        inputs = ConditionInputs(
+            text=pick(request.prompts),
+            null_text=pick(request.negative_prompts),
+            boxes=jnp.asarray(request.boxes),
+            mask=jnp.asarray(request.mask),
+            labels=jnp.asarray(padded),
+            image_latent=self._encode_pictures(request),
+        )
+        self._release("autoencoder")
+        return inputs
+
+    def encode_conditions(self, params: dict[str, Any], inputs: ConditionInputs, guidance: Guidance) -> SamplingConditions:
+        """Keys and values of every guidance branch (`smcd_jax.pipeline.conditions`)."""
+        networks = {name: self.networks[name] for name in params}
+        program = self._compiled(
+            ("conditions", guidance.branches),
+            lambda params, inputs: encode_conditions(networks, params, inputs, guidance.branches),
+        )
+        return program(params, inputs)
+
+    def decode(self, latents: np.ndarray, *, chunk_size: int = 8, progress: bool = False) -> np.ndarray:
+        """uint8 frames [b, f, h, w, 3] of scaled latents [b, f, h, w, 4]; the last chunk is filled up, so one program serves."""
+        params, module = self._component("autoencoder"), self.networks["autoencoder"]
+        program = self._compiled("decode", lambda params, z: module.apply({"params": params}, z, method="decode"))
+        flat = latents.reshape(-1, *latents.shape[2:]).astype(np.float32)
+        size = min(chunk_size, len(flat))
+        frames = []
+        for start in tqdm(range(0, len(flat), size), "decode", disable=not progress, unit="chunk"):
+            chunk = flat[start : start + size]
+            filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+            frames.append(to_uint8(np.asarray(program(params, filled))[: len(chunk)]))
+        self._release("autoencoder")
+        frames = np.concatenate(frames)
+        return frames.reshape(*latents.shape[:2], *frames.shape[1:])
+
+    def _denoise(
+        self,
+        params: dict[str, Any],
+        conditions: SamplingConditions,
+        *,
+        shape: tuple[int, ...],
+        seeds: Sequence[int],
+        table: SolverTable,
+        guidance: Guidance,
+        guidance_rescale: float,
+        callback: StepCallback | None,
+        progress: bool,
+    ) -> np.ndarray:
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, table.timesteps.size), shape))(keys)
+        state = initial_state(noise)
+        rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
+        weights = jnp.asarray(guidance.weights, jnp.float32)
+        networks = {name: self.networks[name] for name in params}
+
+        def steps(params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any) -> Any:
+            return denoise(
+                networks,
+                params,
+                state,
+                conditions,
+                table=rows,
+                weights=weights,
+                keys=keys,
+                start=start,
+                stop=stop,
+                guidance_rescale=guidance_rescale,
+            )
+
+        program = self._compiled(("denoise", guidance_rescale), steps)
+        run = functools.partial(self._run_steps, program, params, conditions, rows, weights, keys)
+        with tqdm(total=table.num_steps, desc="compile", disable=not progress, unit="step") as bar:
+            before = program.compile_seconds
+            program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
+            bar.set_description(f"denoise (compiled in {program.compile_seconds - before:.0f} s)")
+            bar.unpause()
+            for step in range(table.num_steps):
+                state = run(state, step, step + 1)
+                if callback is not None:
+                    state = self._call_back(callback, step, float(table.timesteps[step]), state)
+                if progress:
+                    jax.block_until_ready(state.latents)
+                bar.update()
+        latents = np.asarray(state.latents)
+        if not np.isfinite(latents).all():
+            raise SMCDError("the sample is not finite (NaN or infinity); use --dtype float32, a lower guidance scale or other weights")
+        return latents
+
+    @staticmethod
+    def _run_steps(
+        program: Compiled,
+        params: Any,
+        conditions: Any,
+        rows: Any,
+        weights: Any,
+        keys: Any,
+        state: SamplerState,
+        start: int,
+        stop: int,
+    ) -> SamplerState:
+        return program(params, state, conditions, rows, weights, keys, np.int32(start), np.int32(stop))
+
+    def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
+        changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
+        return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
+
+    def _encode_text(self, texts: tuple[str, ...]) -> np.ndarray:
+        module = self.networks["text_encoder"]
+        program = self._compiled("text", lambda params, ids: module.apply({"params": params}, ids))
+        return np.asarray(program(self._component("text_encoder"), self._ids(texts)))
+
+    def _encode_labels(self, labels: tuple[str, ...]) -> np.ndarray:
+        module = self.networks["text_encoder"]
+        program = self._compiled("label", lambda params, ids: module.apply({"params": params}, ids, method="label_embedding"))
+        return np.asarray(program(self._component("text_encoder"), self._ids(labels)))
+
+    def _ids(self, texts: Sequence[str]) -> np.ndarray:
+        ids = self.tokenizer.encode(texts, length=self.config.text_encoder.length)
+        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
+
+    def _encode_pictures(self, request: Request) -> jax.Array:
+        module = self.networks["autoencoder"]
+        pictures = to_model_range(request.pictures)
+        program = self._compiled("encode", lambda params, picture, noise: module.apply({"params": params}, picture, noise, method="encode"))
+        side = self.config.autoencoder
+        shape = (pictures.shape[1] // side.downscale, pictures.shape[2] // side.downscale, side.latent_channels)
+        noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in request.seeds])
+        return program(self._component("autoencoder"), pictures, noise)
+
+    def _warn_if_cut(self, text: str) -> None:
+        length = self.config.text_encoder.length
+        if (count := self.tokenizer.count(text)) > length:
+            logger.warning("the prompt has %d tokens; the model reads the first %d: %.60s...", count, length, text)
+
+    def _component(self, name: str) -> Any:
+        if name not in self._params:
+            start = time.perf_counter()
+            self._params[name] = self.folder.params(name, dtype=self.policy.params, verify=self.verify)
+            self._load_seconds += time.perf_counter() - start
+        return self._params[name]
+
+    def _release(self, *names: str) -> None:
+        if not self.keep_loaded:
+            for name in names:
+                self._params.pop(name, None)
+
+    def _compiled(self, key: Any, function: Callable[..., Any]) -> Compiled:
+        if key not in self._programs:
+            self._programs[key] = Compiled(function)
+        return self._programs[key]
+
+
+class _Clock:
+    """Seconds of each stage of one call, with loading and compiling taken out and shown apart."""
+
+    def __init__(self, pipeline: SMCDPipeline):
+        self._pipeline = pipeline
+        self._stages: dict[str, float] = {}
+        self._begin = self._aside()
+
+    def stage(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+    def seconds(self) -> dict[str, float]:
+        load, compiled = (after - before for after, before in zip(self._aside(), self._begin, strict=True))
+        return {"load": load, "compile": compiled, **self._stages}
+
+    def _aside(self) -> tuple[float, float]:
+        programs = self._pipeline._programs.values()
+        return self._pipeline._load_seconds, sum(program.compile_seconds for program in programs)
+
+
+class _Stage:
+    def __init__(self, clock: _Clock, name: str):
+        self._clock, self._name = clock, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter() - sum(self._clock._aside())
+
+    def __exit__(self, *_: object) -> None:
+        elapsed = time.perf_counter() - sum(self._clock._aside()) - self._start
+        self._clock._stages[self._name] = self._clock._stages.get(self._name, 0.0) + elapsed
+
+
+def _as_output(frames: np.ndarray, output_type: OutputType) -> Any:
+    if output_type == "np":
+        return frames.astype(np.float32) / 255
+    if output_type == "pil":
+        from PIL import Image
+
+        return [[Image.fromarray(frame) for frame in video] for video in frames]
+    return frames

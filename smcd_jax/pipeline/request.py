@@ -1,0 +1,141 @@
+"""What a user asks for, checked before anything is computed: pictures, prompts, tracks and options of one batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.media import read_picture, resize_picture
+from smcd_jax.models.config import ModelConfig
+from smcd_jax.tracks import BoxTracks, load_tracks
+
+NULL_TEXT = " "  # what the published model was trained to take as no text
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A checked batch of b examples.
+
+    Attributes:
+        pictures: resized (not cropped) to the size of the video.
+        prompts: one per example.
+        negative_prompts: one per example; one space where none is given.
+        tracks: one per example, with as many frames as the video.
+        boxes: xyxy in 0..1, padded to the model's number of objects.
+        mask: 1 where an object is present.
+        seeds: one per example.
+    """
+
+    pictures: UInt8[np.ndarray, "b h w 3"]
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    tracks: tuple[BoxTracks, ...]
+    boxes: Float[np.ndarray, "b f n 4"]
+    mask: Float[np.ndarray, "b f n"]
+    seeds: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every distinct label of the batch, in order of first use."""
+        return tuple(dict.fromkeys(label for tracks in self.tracks for label in tracks.labels))
+
+
+def make_request(
+    config: ModelConfig,
+    *,
+    image: Any,
+    prompt: str | Sequence[str] | None,
+    tracks: Any,
+    negative_prompt: str | Sequence[str] | None = None,
+    num_videos_per_prompt: int = 1,
+    seed: int | Sequence[int] = 0,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+) -> Request:
+    """Checks and completes what a user gave; the arguments are those of `SMCDPipeline.__call__`.
+
+    Raises:
+        SMCDError: naming the argument, what is wrong with it and what to do.
+    """
+    height, width = config.height if height is None else height, config.width if width is None else width
+    frames = config.frames if num_frames is None else num_frames
+    _check_size(config, height, width)
+    if frames < 1:
+        raise SMCDError(f"num_frames is {frames}; use 1 or more (the model was trained on {config.frames})")
+    if num_videos_per_prompt < 1:
+        raise SMCDError(f"num_videos_per_prompt is {num_videos_per_prompt}; use 1 or more")
+
+    images, all_tracks = _listed(image), _listed(tracks)
+    given = {"image": len(images), "tracks": len(all_tracks), "prompt": 1 if prompt is None else len(_listed(prompt))}
+    count = max(given.values())
+    odd = {name: number for name, number in given.items() if number not in (1, count)}
+    if odd:
+        name, number = next(iter(odd.items()))
+        raise SMCDError(f"{number} of {name} for a batch of {count}; give one for all, or {count}")
+
+    loaded = [_tracks(item, frames) for item in _repeated(all_tracks, count)]
+    prompts = [
+        _prompt(text, item.prompt, index)
+        for index, (text, item) in enumerate(zip(_repeated(_listed(prompt), count), loaded, strict=True))
+    ]
+    negatives = _repeated(_listed(negative_prompt), count, "negative_prompt")
+    pictures = [resize_picture(read_picture(item), height=height, width=width) for item in images]
+    padded = [item.pad(config.max_objects) for item in loaded]
+
+    each = lambda items: tuple(item for item in items for _ in range(num_videos_per_prompt))  # noqa: E731
+    return Request(
+        pictures=np.stack(each(_repeated(pictures, count))),
+        prompts=each(prompts),
+        negative_prompts=each(text or NULL_TEXT for text in negatives),
+        tracks=each(loaded),
+        boxes=np.stack(each(boxes for boxes, _ in padded)).astype(np.float32),
+        mask=np.stack(each(mask for _, mask in padded)).astype(np.float32),
+        seeds=_seeds(seed, count * num_videos_per_prompt),
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _repeated(items: Sequence[Any], count: int, name: str = "") -> list[Any]:
+    if len(items) not in (1, count):
+        raise SMCDError(f"{len(items)} of {name} for a batch of {count}; give one for all, or {count}")
+    return list(items) * (count // len(items))
+
+
+def _check_size(config: ModelConfig, height: int, width: int) -> None:
+    multiple = config.size_multiple
+    for name, value in (("height", height), ("width", width)):
+        if value < multiple or value % multiple:
+            nearest = max(multiple, round(value / multiple) * multiple)
+            raise SMCDError(f"{name} is {value}; it must be a multiple of {multiple} for this model, such as {nearest}")
+
+
+def _tracks(item: Any, frames: int) -> BoxTracks:
+    if item is None:
+        raise SMCDError("no tracks: give a tracks file (--tracks) or a box path (--track 'label: x1,y1,x2,y2 -> x1,y1,x2,y2')")
+    tracks = item if isinstance(item, BoxTracks) else load_tracks(item)
+    return tracks if tracks.num_frames == frames else tracks.resample(frames)
+
+
+def _prompt(given: str | None, from_tracks: str | None, index: int) -> str:
+    text = from_tracks if given is None else given
+    if text is None or not text.strip():
+        raise SMCDError(f"example {index}: no prompt; say in a few words what happens (--prompt), or put it into the tracks file")
+    return text
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    seeds = tuple(seed) if isinstance(seed, list | tuple) else tuple(seed + index for index in range(count))
+    if len(seeds) != count:
+        raise SMCDError(f"{len(seeds)} seeds for {count} videos; give one number, or one per video")
+    if any(not 0 <= value < 2**32 for value in seeds):
+        raise SMCDError(f"seed {next(value for value in seeds if not 0 <= value < 2**32)} is out of range; use 0 to {2**32 - 1}")
+    return seeds

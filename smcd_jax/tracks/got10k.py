@@ -1,0 +1,97 @@
+"""GOT-10k sequences (Huang et al. 2019): `groundtruth.txt` (x,y,w,h a frame), `absence.label`, `meta_info.ini`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.tracks.box_tracks import BoxTracks
+from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, whole_size, xywh_to_xyxy, xyxy_to_xywh
+from smcd_jax.tracks.text_files import format_number, read_ini, read_numbers, write_text
+
+BOXES, ABSENCE, META, SECTION = "groundtruth.txt", "absence.label", "meta_info.ini", "METAINFO"
+_RESOLUTION = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_PROMPT = re.compile(r"A (?P<object>.+) that is (?P<motion>.+)\. ")
+
+
+def read_got10k(path: Path) -> PixelTracks:
+    """Read a sequence folder, or its `groundtruth.txt`: one object, its boxes in pixels from 0.
+
+    The object is present where `absence.label` says 0, everywhere without that file. `meta_info.ini` gives label
+    (object_class), size (resolution) and prompt; each is None without it.
+
+    Raises:
+        SMCDError: a file is not of its form, or `absence.label` has another number of lines than `groundtruth.txt`.
+    """
+    file = path / BOXES if path.is_dir() else path
+    boxes = xywh_to_xyxy(np.array(read_numbers(file, (4,))))[:, None]
+    meta_file = file.with_name(META)
+    meta = read_ini(meta_file, SECTION) if meta_file.is_file() else {}
+    return PixelTracks(
+        boxes=boxes,
+        present=_presence(file.with_name(ABSENCE), len(boxes))[:, None],
+        labels=(meta.get("object_class") or None,),
+        size=_resolution(meta["resolution"], meta_file) if "resolution" in meta else None,
+        source=str(file),
+        prompt=got10k_prompt(meta.get("object_class"), meta.get("motion_class")),
+        notes=(f"{file}: read as GOT-10k: x,y,width,height in pixels from 0, one line a frame",),
+    )
+
+
+def got10k_prompt(object_class: str | None, motion_class: str | None) -> str | None:
+    """The caption that training uses, its blank at the end included; None where one of the two is missing."""
+    if not object_class or not motion_class:
+        return None
+    return f"A {object_class} that is {motion_class}. "
+
+
+def write_got10k(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | None) -> tuple[str, ...]:
+    """Write the three files of a sequence into the folder `path`; boxes in pixels with 4 decimals, as GOT-10k has them.
+
+    Returns:
+        What the format could not carry, in words: a prompt that is not `A {object} that is {motion}. `.
+
+    Raises:
+        SMCDError: several objects, which the format cannot hold.
+    """
+    boxes = to_pixels(tracks, image_size, "got10k")
+    width, height = whole_size(image_size, "got10k")
+    if tracks.num_objects > 1:
+        raise SMCDError(f"a GOT-10k sequence holds one object, not {tracks.num_objects}: save as smcd-tracks")
+    rows = [",".join(format_number(side) for side in box) for box in xyxy_to_xywh(boxes[:, 0])]
+    write_text(path / BOXES, "\n".join(rows) + "\n")
+    write_text(path / ABSENCE, "\n".join(str(int(not shown)) for shown in tracks.mask[:, 0]) + "\n")
+    match = _PROMPT.fullmatch(tracks.prompt or "")
+    carried = match is not None and match["object"] == tracks.labels[0]
+    meta = [f"[{SECTION}]", f"object_class: {tracks.labels[0]}"]
+    if carried:
+        meta.append(f"motion_class: {match['motion']}")
+    meta.append(f"resolution: ({width}, {height})")
+    write_text(path / META, "\n".join(meta) + "\n")
+    if tracks.prompt is None or carried:
+        return ()
+    return (
+        f"GOT-10k holds prompts of the form 'A {{object}} that is {{motion}}. ' only: {tracks.prompt!r} is left out",
+    )
+
+
+def _presence(path: Path, frames: int) -> np.ndarray:
+    if not path.is_file():
+        return np.ones(frames, bool)
+    absent = np.array(read_numbers(path, (1,)))[:, 0]
+    if len(absent) != frames:
+        raise SMCDError(f"{path}: {len(absent)} lines for {frames} boxes in {BOXES}: one line a frame")
+    for line, value in enumerate(absent, 1):
+        if value not in (0, 1):
+            raise SMCDError(f"{path}: line {line}: {value:g} is neither 0 (present) nor 1 (absent)")
+    return absent == 0
+
+
+def _resolution(text: str, path: Path) -> tuple[int, int]:
+    match = _RESOLUTION.fullmatch(text.strip())
+    if match is None:
+        raise SMCDError(f"{path}: resolution {text!r} is not of the form (1920, 1080)")
+    return int(match[1]), int(match[2])
