@@ -1,0 +1,38 @@
+"""Frames as the I3D network takes them: resized by the shorter side, cropped to the centre, in -1..1."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt8
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.i3d import PICTURE_SIDE
+
+
+def fvd_frames(frames: UInt8[Array, "*b t h w 3"]) -> Float32[Array, "*b t 224 224 3"]:
+    """Frames or whole videos of any size as input of `smcd_jax.models.i3d.I3D`.
+
+    The shorter side becomes 224 pixels and the longer one keeps the aspect, rounded up. Bilinear with half-pixel
+    centres and, although that aliases where it shrinks, not antialiased: published distances are measured so.
+
+    Raises:
+        SMCDError: not uint8, or not [..., height, width, 3].
+    """
+    if frames.dtype != jnp.uint8 or frames.ndim < 3 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise SMCDError(
+            f"FVD: frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 of [..., height, width, 3]"
+        )
+    return _resize_and_crop(jnp.asarray(frames))
+
+
+@jax.jit
+def _resize_and_crop(frames: UInt8[Array, "*b h w 3"]) -> Float32[Array, "*b 224 224 3"]:
+    *batch, height, width, channels = frames.shape
+    short = min(height, width)
+    # rounded up in whole numbers: as floats, a quotient that is whole could come out a hair above
+    height, width = (-(-side * PICTURE_SIDE // short) for side in (height, width))
+    unit = frames.astype(jnp.float32) / 255
+    resized = jax.image.resize(unit, (*batch, height, width, channels), "bilinear", antialias=False)
+    top, left = (height - PICTURE_SIDE) // 2, (width - PICTURE_SIDE) // 2
+    return resized[..., top : top + PICTURE_SIDE, left : left + PICTURE_SIDE, :] * 2 - 1
