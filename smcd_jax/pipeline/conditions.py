@@ -21,7 +21,7 @@ class ConditionInputs(NamedTuple):
         null_text: of the negative prompt, or of the null text.
         boxes: xyxy in 0..1.
         mask: 1 where an object is present.
-        labels: each object's label embedding.
+        labels: each object's label embedding, in every frame.
         image_latent: the first frame's scaled latent.
     """
 
@@ -29,7 +29,7 @@ class ConditionInputs(NamedTuple):
     null_text: Float[Array, "b l d"]
     boxes: Float[Array, "b f n 4"]
     mask: Float[Array, "b f n"]
-    labels: Float[Array, "b n e"]
+    labels: Float[Array, "b f n e"]
     image_latent: Float[Array, "b h w c"]
 
 
@@ -76,7 +76,6 @@ def encode_conditions(
         mask = over("boxes", inputs.mask, jnp.zeros_like(inputs.mask))
         boxes = jnp.concatenate([inputs.boxes] * len(branches))
         labels = jnp.concatenate([inputs.labels] * len(branches))
-        labels = jnp.broadcast_to(labels[:, None], (*boxes.shape[:3], labels.shape[-1]))
         given = {"objects": apply("position_net", boxes, mask, labels), "object_mask": mask}
     if "image_encoder" in networks:
         given["image_tokens"] = apply("image_encoder", over("image_tokens", inputs.image_latent, blank))

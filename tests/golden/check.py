@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from smcd_jax.runtime import enable_compile_cache
 from tests.golden import case_diffusion, case_i3d, case_modules, case_train, case_unet
 from tests.golden.comparison import Comparison, Golden
 
@@ -61,6 +62,7 @@ def main() -> int:
         print(f"check.py: no cases.json in {arguments.folder}; give the folder of golden files", file=sys.stderr)
         return 2
 
+    enable_compile_cache()
     checked = failed = 0
     print(f"{'file':<52} {'quantity':<34} {'max error':>10} {'tolerance':>10}  ok")
     for file, result in comparisons(arguments.folder, full=arguments.full, only=arguments.only):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.convert.engine import match, to_flax
 from smcd_jax.convert.table import Row
-from smcd_jax.models.registry import flatten, unflatten
+from smcd_jax.models.config import ImageEncoderConfig, PositionNetConfig
+from smcd_jax.models.registry import abstract_params, flatten, unflatten
 
 MODULE_TOLERANCE = 2e-5  # of the largest output; the reference's own float32 noise is about 1e-6
 
@@ -45,6 +48,10 @@ class Golden:
         """Sizes, by the reference's names."""
         return self.case["config"]
 
+    def other_case(self, file: str) -> Mapping[str, Any]:
+        """The entry of another file, for cases that borrow its weights."""
+        return json.loads((self.folder / "cases.json").read_text())[file]
+
     def arrays(self, file: str | None = None) -> Mapping[str, np.ndarray]:
         """The file's arrays, or another file's of the same folder."""
         return np.load(self.folder / (file or self.file))
@@ -60,6 +67,27 @@ def params_of(rows: Sequence[Row], tensors: Mapping[str, np.ndarray], abstract: 
     """Our parameter tree from golden weights; every name must fit."""
     match(rows, tensors, flatten(abstract), where=where)
     return unflatten({path: jnp.asarray(leaf) for path, leaf in to_flax(rows, tensors).items()})
+
+
+def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configs and parameters of position net and image encoder from their common file."""
+    given, weights = golden.other_case(file)["config"], golden.weights(file)
+    part = lambda prefix: {  # noqa: E731
+        name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)
+    }
+    tensors = {"position_net": part("position_net."), "image_encoder": part("visual_encoder.")}
+    hidden = tensors["position_net"]["linears.0.bias"].shape[0]
+    channels = tensors["image_encoder"]["conv_in.weight"].shape[1]
+    encoder = given["visual_encoder"]
+    configs = {
+        "position_net": PositionNetConfig(given["position_net"]["in_dim"], given["position_net"]["out_dim"], hidden),
+        "image_encoder": ImageEncoderConfig(channels, tuple(encoder["channels"]), encoder["nums_rb"]),
+    }
+    rows = {"position_net": position_net_rows, "image_encoder": image_encoder_rows}
+    return configs, {
+        name: params_of(rows[name](config), tensors[name], abstract_params(config), f"{file}: {name}")
+        for name, config in configs.items()
+    }
 
 
 def compare(quantity: str, got: Any, want: np.ndarray, tolerance: float = MODULE_TOLERANCE) -> Comparison:

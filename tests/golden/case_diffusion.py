@@ -1,0 +1,89 @@
+"""Golden cases of the diffusion: the noise schedule, and whole DDIM loops through the pipeline's own conditions and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcd_jax.diffusion.guidance import reference_guidance
+from smcd_jax.diffusion.samplers import initial_state, make_solver_table
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.diffusion.timesteps import inference_timesteps
+from smcd_jax.models.registry import network
+from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions
+from smcd_jax.pipeline.denoise import denoise
+from tests.golden.case_unet import load_unet
+from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
+
+LOOP_TOLERANCE = 1e-4  # fifty guided steps magnify float32 rounding; the reference's own noise is about 2e-6
+
+
+def schedule(golden: Golden) -> Iterator[Comparison]:
+    """Both tables of alpha-bar, noising, and the times of every number of steps."""
+    arrays, given = golden.arrays(), golden.config
+    ours = NoiseSchedule(given["steps"], beta_start=given["beta_start"], beta_end=given["beta_end"])
+    yield compare("alphas_cumprod, float64", ours.alphas_cumprod, arrays["f64/alphas_cumprod"], 1e-12)
+    yield compare("alphas_cumprod of training", ours.training_alphas_cumprod, arrays["train/alphas_cumprod"], 1e-7)
+    noisy = ours.add_noise(video(arrays["addn/x0"]), video(arrays["addn/noise"]), jnp.asarray(arrays["addn/t"]))
+    yield compare("noised latents", channels_first(noisy), arrays["addn/noisy"], 1e-6)
+    for name in arrays.keys():  # noqa: SIM118
+        if name.startswith("steps/"):
+            steps = int(name.rsplit("_", 1)[1])
+            yield compare(f"times of {steps} steps", inference_timesteps(ours, steps, "reference"), arrays[name], 0.0)
+
+
+def ddim(golden: Golden) -> Iterator[Comparison]:
+    """The trajectory, the x0 predicted at each step, and the conditions on the way."""
+    arrays, given = golden.arrays(), golden.config
+    config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
+    configs, params = load_aux(golden, golden.case["aux"])
+    networks = {"unet": network(config)} | {name: network(part) for name, part in configs.items()}
+    params = {"unet": unet_params} | params
+
+    guidance = reference_guidance(
+        guidance_scale=given["guidance_scale"],
+        img_free_guidance=given["img_free_guidance"],
+        ti_free_guidance=given["ti_free_guidance"],
+    )
+    noise = video(arrays["in/noise"])
+    batch, frames = noise.shape[:2]
+    clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
+    inputs = ConditionInputs(
+        text=jnp.asarray(arrays["in/y_cond"]),
+        null_text=jnp.asarray(arrays["in/y_uncond"]),
+        boxes=clips("in/boxes"),
+        mask=clips("in/masks"),
+        labels=clips("in/text_embeddings"),
+        image_latent=picture(arrays["in/first_frame_latent"]),
+    )
+    tokens = networks["image_encoder"].apply({"params": params["image_encoder"]}, inputs.image_latent)
+    yield compare("image tokens", np.repeat(tokens, frames, axis=0), arrays["in/visual_feat"])
+
+    table = make_solver_table(
+        NoiseSchedule(), sampler="ddim", num_steps=given["steps"], spacing="reference", eta=given["eta"]
+    )
+    yield compare("times", table.timesteps[: table.num_steps], arrays["out/timesteps"], 0.0)
+    encode = jax.jit(lambda params, inputs: encode_conditions(networks, params, inputs, guidance.branches))
+    conditions = encode(params, inputs)
+    rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
+    weights, keys = jnp.asarray(guidance.weights), jax.random.split(jax.random.key(0), batch)
+
+    @jax.jit  # all that differs between files comes as an argument, so that they share compiled programs
+    def step(params: dict, state: tuple, conditions: tuple, rows: tuple, weights: jax.Array, start: jax.Array) -> tuple:
+        how = {"table": rows, "weights": weights, "keys": keys}
+        return denoise(networks, params, state, conditions, start=start, stop=start + 1, **how)
+
+    state, worst_x, worst_x0 = initial_state(noise), 0.0, 0.0
+    for index in range(table.num_steps):
+        state = step(params, state, conditions, rows, weights, jnp.int32(index))
+        worst_x = max(worst_x, compare("", channels_first(state.latents), arrays["out/xt"][index]).error)
+        worst_x0 = max(worst_x0, compare("", channels_first(state.previous_x0), arrays["out/pred_x0"][index]).error)
+    yield Comparison(f"x of {table.num_steps} steps, worst", worst_x, LOOP_TOLERANCE)
+    yield Comparison(f"x0 of {table.num_steps} steps, worst", worst_x0, LOOP_TOLERANCE)
+    yield compare("final latents", channels_first(state.latents), arrays["out/final"], LOOP_TOLERANCE)
+
+
+RUNNERS = {"schedule": schedule, "ddim": ddim}

@@ -1,0 +1,96 @@
+"""Golden cases of training: the loss of one step and the gradient of every trained parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
+from smcd_jax.convert.engine import to_torch
+from smcd_jax.convert.unet_table import unet_rows
+from smcd_jax.diffusion.loss import diffusion_loss
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.models.config import AutoencoderConfig
+from smcd_jax.models.registry import flatten, network
+from tests.golden.case_unet import load_unet
+from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
+
+LOSS_TOLERANCE = 1e-5
+# A gradient may differ by 1e-3 of its own norm and 1e-6 of the global norm: gradients of scalar gates are sums that
+# nearly cancel, and one tensor's true gradient is exactly zero.
+OF_ITS_NORM, OF_GLOBAL_NORM = 1e-3, 1e-6
+PREFIXES = {"unet": "unet.", "position_net": "position_net.", "image_encoder": "visual_encoder."}
+
+
+def train_step(golden: Golden) -> Iterator[Comparison]:
+    """Stage 1 trains on still images without temporal layers; stage 2 on clips with the first frame as condition."""
+    arrays, stage = golden.arrays(), golden.config["stage"]
+    config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
+    configs, aux = load_aux(golden, golden.case["aux"])
+    configs = {"unet": config} | configs
+    params = {"unet": unet_params} | aux
+    loss = jax.jit(jax.value_and_grad(lambda params: step_loss(configs, params, arrays, golden.config)))
+    value, gradients = loss(params)
+    yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
+
+    ours: dict[str, np.ndarray] = {}
+    tables = {"unet": unet_rows, "position_net": position_net_rows, "image_encoder": image_encoder_rows}
+    for name in configs:
+        named = to_torch(tables[name](configs[name]), flatten(gradients[name]))
+        ours |= {PREFIXES[name] + torch: array for torch, array in named.items()}
+    yield worst_gradient(ours, arrays, stage)
+
+
+def step_loss(
+    configs: Mapping[str, Any], params: Mapping[str, Any], arrays: Mapping[str, np.ndarray], how: Mapping[str, Any]
+) -> jax.Array:
+    """The reference's shared step on stored latents, noise and times."""
+    noise, t = video(arrays["in/noise"]), jnp.asarray(arrays["in/t"])
+    batch, frames = noise.shape[:2]
+    clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
+    apply = lambda name, *args, **more: network(configs[name]).apply({"params": params[name]}, *args, **more)  # noqa: E731
+    schedule, kept = NoiseSchedule(), 0.0 if how["drop_all"] else 1.0
+
+    latents = picture(arrays["in/z_vae"]) * AutoencoderConfig().scaling_factor
+    latents = latents.reshape(noise.shape)
+    noisy = schedule.add_noise(latents, noise, t)
+    boxes, mask, labels = (kept * clips(f"in/{name}") for name in ("boxes", "masks", "text_embeddings"))
+    objects = apply("position_net", boxes, mask, labels)
+    image_tokens = None
+    if how["stage"] == 2:
+        still = kept * latents[:, 0]
+        image_tokens = apply("image_encoder", still)
+        noisy = jnp.concatenate([noisy, jnp.repeat(still[:, None], frames, axis=1)], axis=-1)
+    conditions = apply("unet", jnp.asarray(arrays["in/y"]), objects, image_tokens=image_tokens, method="conditions")
+    out = apply("unet", noisy, t.astype(jnp.float32), conditions, temporal=how["stage"] == 2)
+    return diffusion_loss(out, x0=latents, noise=noise, t=t, schedule=schedule).mean()
+
+
+def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: int) -> Comparison:
+    """Every stored gradient, whole or sampled; the error is a share of what is allowed."""
+    stored = {name.split("/", 1)[1]: name for name in arrays.keys() if name.startswith(("g/", "g_sample/"))}  # noqa: SIM118
+    global_norm = np.sqrt(sum(float(arrays[f"g_norm/{name}"]) ** 2 for name in stored if f"g_norm/{name}" in arrays))
+    if not global_norm:
+        global_norm = np.sqrt(sum(float(np.square(arrays[key]).sum()) for key in stored.values()))
+    shares = {}
+    for name, key in stored.items():
+        got = np.asarray(ours[name], np.float64)
+        if key.startswith("g_sample/"):
+            got = got.reshape(-1)[:: int(arrays[f"g_stride/{name}"])]
+        want = np.asarray(arrays[key], np.float64)
+        allowed = OF_ITS_NORM * np.linalg.norm(want) + OF_GLOBAL_NORM * global_norm
+        shares[name] = np.linalg.norm(got - want) / allowed
+        if f"g_norm/{name}" in arrays:
+            norm = float(arrays[f"g_norm/{name}"])
+            off = abs(np.linalg.norm(np.asarray(ours[name], np.float64)) - norm)
+            shares[name] = max(shares[name], off / (OF_ITS_NORM * norm + OF_GLOBAL_NORM * global_norm))
+    name = max(shares, key=shares.get)
+    label = f"{len(shares)} gradients / allowed"
+    return Comparison(label if shares[name] <= 1 else f"{label} ({name})", float(shares[name]), 1.0)
+
+
+RUNNERS = {"train_step": train_step}
