@@ -1,9 +1,9 @@
 """The model folder: every config, array, tokeniser file and checksum that sampling needs, in one place.
 
-    MODEL/model.json        format version, config of each component, where the weights came from
-    MODEL/params/           Orbax, one item per component
-    MODEL/tokenizer/        tokeniser files
-    MODEL/checksums.json    sha256 of every array, by "component/path/of/leaf"
+MODEL/model.json        format version, config of each component, where the weights came from
+MODEL/params/           Orbax, one item per component
+MODEL/tokenizer/        tokeniser files
+MODEL/checksums.json    sha256 of every array, by "component/path/of/leaf"
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -28,12 +27,11 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.config import ModelConfig, from_dict, to_dict
 from smcd_jax.models.registry import abstract_params, flatten, unflatten
+from smcd_jax.parameter_store import checksums, restore_leaves, save_leaves
 from smcd_jax.tokenizer import Tokenizer
 
 FORMAT, VERSION = "smcd-model", 1
 SHIPPED = ("tiny",)  # models that come with the package, by name
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Origin:
     kind: str
     note: str = ""
     license: str = "unknown"
-    sources: tuple[Mapping[str, str], ...] = ()
+    sources: tuple[dict, ...] = ()
 
 
 class ModelFolder:
@@ -66,14 +64,12 @@ class ModelFolder:
                 f"{self.path}: format version {content.get('version')!r}; this release reads version {VERSION}. Update smcd_jax"
             )
         where = f"{self.path}/model.json"
-        self.config: ModelConfig = from_dict(
-            ModelConfig, {**content.get("components", {}), **content.get("sampling", {})}, where=where
-        )
+        components, sampling = _object(content, "components", where), _object(content, "sampling", where)
+        self.config: ModelConfig = from_dict(ModelConfig, {**components, **sampling}, where=where)
         # a component that is not named is absent, whatever the defaults say
-        absent = {name: None for name in self.config.components() if name not in content.get("components", {})}
+        absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
-        origin = dict(content.get("origin", {"kind": "unknown"}))
-        self.origin = Origin(**{**origin, "sources": tuple(origin.get("sources", ()))})
+        self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, where=where)
         self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
 
     @property
@@ -99,8 +95,14 @@ class ModelFolder:
         config = self.config.components().get(component)
         if config is None:
             raise SMCDError(f"{self.path}: the model has no {component}; it has {', '.join(self.config.components())}")
-        leaves = _restore(self.path / "params" / component)
-        _check_shapes(leaves, flatten(abstract_params(config)), where=f"{self.path}: {component}")
+        try:
+            expected = flatten(abstract_params(config))
+        except Exception as error:  # numbers that fit no network fail in Flax and JAX, in as many ways as there are
+            reason = " ".join(str(error).split())[:200]
+            where = f"{self.path}/model.json"
+            raise SMCDError(f"{where} describes no possible {component} ({reason}); convert it again") from error
+        leaves = restore_leaves(self.path / "params" / component)
+        _check_shapes(leaves, expected, where=f"{self.path}: {component}")
         if verify:
             self._verify(component, leaves)
         return leaves
@@ -134,7 +136,9 @@ def resolve_model(path: str | os.PathLike[str]) -> Path:
     if str(path) in SHIPPED:
         return Path(str(resources.files("smcd_jax") / "assets" / "models" / str(path)))
     if not folder.exists():
-        raise SMCDError(f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}")
+        raise SMCDError(
+            f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}"
+        )
     raise SMCDError(f"{path} is not a model folder: it has no model.json. Make one with `smcd convert`")
 
 
@@ -169,7 +173,7 @@ def write_model_folder(
             _check_shapes(leaves, flatten(abstract_params(expected.pop(name))), where=f"{path}: {name}")
             with ThreadPoolExecutor(1) as pool:  # hashing and writing side by side
                 hashing = pool.submit(checksums, name, leaves)
-                _save(partial / "params" / name, leaves)
+                save_leaves(partial / "params" / name, leaves)
                 digests |= hashing.result()
         if expected:
             raise SMCDError(f"{path}: no arrays for {', '.join(expected)}")
@@ -195,19 +199,6 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise SMCDError(f"{path} exists already; give another --output, or --overwrite to replace it")
     if not (path / "model.json").is_file() and any(path.iterdir()):
         raise SMCDError(f"{path} is not a model folder, so it is not overwritten; give another --output")
-
-
-def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """sha256 over dtype, shape and bytes (C order) of every array, by "component/path"."""
-
-    def digest(leaf: np.ndarray) -> str:
-        hashed = hashlib.sha256(f"{leaf.dtype.name} {leaf.shape}".encode())
-        hashed.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
-        return hashed.hexdigest()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter lock
-        names = [f"{component}/{path}" for path in leaves]
-        return dict(zip(names, pool.map(digest, leaves.values()), strict=True))
 
 
 def _check_shapes(leaves: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
@@ -252,34 +243,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _save(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    checkpointer, args = _checkpointer()
-    checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten(dict(leaves))))
-
-
-def _restore(folder: Path) -> dict[str, np.ndarray]:
-    if not folder.is_dir():
-        raise SMCDError(f"{folder} is missing; the model folder is incomplete, copy or convert it again")
-    checkpointer, args = _checkpointer()
-    try:
-        tree = checkpointer.restore(folder.absolute(), args=args.PyTreeRestore())
-    except Exception as error:  # Orbax and TensorStore raise many kinds for one cause: files that are not as written
-        logger.debug("restoring %s", folder, exc_info=True)
-        reason = str(error).strip().split("\n")[0][:200]
-        raise SMCDError(f"{folder} cannot be restored ({reason}); copy or convert the model folder again") from error
-    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
-
-
-def _checkpointer() -> tuple[Any, Any]:
-    """Orbax without compression (weights do not compress) and without copying host arrays before writing."""
-    import orbax.checkpoint as ocp
-    from orbax.checkpoint import type_handlers
-
-    registry = type_handlers.create_type_handler_registry(
-        (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, type_handlers.ArrayHandler()),
-    )
-    handler = ocp.PyTreeCheckpointHandler(
-        use_compression=False, save_concurrent_gb=1, restore_concurrent_gb=2, type_handler_registry=registry
-    )
-    return ocp.Checkpointer(handler), ocp.args
+def _object(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = content.get(key, {})
+    if not isinstance(value, dict):
+        raise SMCDError(f"{where}: {key} must be an object, not {value!r}; copy or convert the model folder again")
+    return value

@@ -56,7 +56,9 @@ def autoencoder_rows(config: AutoencoderConfig) -> list[Row]:
     for side in ("encoder", "decoder"):
         rows += under(f"{side}.mid", f"{side}/middle", _middle_rows())
         rows += norm(f"{side}.norm_out", f"{side}/norm_out") + weighted(f"{side}.conv_out", f"{side}/conv_out", CONV)
-    return rows + weighted("quant_conv", "quant", POINTWISE_2D) + weighted("post_quant_conv", "post_quant", POINTWISE_2D)
+    return (
+        rows + weighted("quant_conv", "quant", POINTWISE_2D) + weighted("post_quant_conv", "post_quant", POINTWISE_2D)
+    )
 
 
 def text_encoder_rows(config: TextEncoderConfig) -> list[Row]:
@@ -64,7 +66,10 @@ def text_encoder_rows(config: TextEncoderConfig) -> list[Row]:
     rows = array("token_embedding.weight", "token_embedding") + array("positional_embedding", "position_embedding")
     for layer in range(config.layers):
         rows += under(f"transformer.resblocks.{layer}", f"block_{layer}", _clip_block_rows())
-    return rows + norm("ln_final", "norm_final") + array("text_projection", "text_projection") + array("logit_scale", "logit_scale")
+    rows += norm("ln_final", "norm_final")
+    if config.embed_width:
+        rows += array("text_projection", "text_projection") + array("logit_scale", "logit_scale")
+    return rows
 
 
 def vision_encoder_rows(config: VisionEncoderConfig) -> list[Row]:

@@ -16,7 +16,12 @@ from smcd_jax.models.registry import flatten, init_params
 
 
 def write_untrained(
-    path: str | os.PathLike[str], config: ModelConfig, *, seed: int = 0, dtype: Any = np.float32, overwrite: bool = False
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    dtype: Any = np.float32,
+    overwrite: bool = False,
 ) -> ModelFolder:
     """Writes a model folder whose weights are the networks' own initialisation.
 

@@ -38,8 +38,12 @@ class VAEResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """A 1x1 convolution fits the input where the width changes."""
-        h = conv(self.channels, self.policy, name="conv_0")(nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_0")(x)))
-        h = conv(self.channels, self.policy, name="conv_1")(nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_1")(h)))
+        h = conv(self.channels, self.policy, name="conv_0")(
+            nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_0")(x))
+        )
+        h = conv(self.channels, self.policy, name="conv_1")(
+            nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_1")(h))
+        )
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.policy, name="skip")(x)
         return x + h

@@ -70,9 +70,10 @@ class TextEncoder(nn.Module):
         )
         self.block = [CLIPBlock(config.heads, policy) for _ in range(config.layers)]
         self.norm_final = layer_norm(policy)
-        shape = (config.width, config.embed_width)
-        self.text_projection = self.param("text_projection", normal(config.width**-0.5), shape, policy.params)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6593), (), policy.params)
+        if config.embed_width:
+            shape = (config.width, config.embed_width)
+            self.text_projection = self.param("text_projection", normal(config.width**-0.5), shape, policy.params)
+            self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6593), (), policy.params)
 
     def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
         """What the UNet attends to: all layers but the last ``skip_last``, then the final norm, in float32."""
@@ -93,9 +94,10 @@ class TextEncoder(nn.Module):
         last = jnp.take_along_axis(self.last_layer(ids), end[:, None, None], axis=1)[:, 0]
         return last @ self.text_projection.astype(jnp.float32)
 
-    def touch(self) -> Float[Array, "1 e"]:
+    def touch(self) -> Float[Array, ...]:
         """Uses every parameter once."""
-        return self.pooled(jnp.zeros((1, self.config.length), jnp.int32))
+        ids = jnp.zeros((1, self.config.length), jnp.int32)
+        return self.pooled(ids) if self.config.embed_width else self.last_layer(ids)
 
     def _hidden(self, ids: Int[Array, "b l"], layers: int) -> Float[Array, "b l d"]:
         x = self.token_embedding.astype(self.policy.compute)[ids]

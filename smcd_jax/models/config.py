@@ -107,7 +107,7 @@ class TextEncoderConfig:
     width: int = 1024
     heads: int = 16
     layers: int = 24
-    embed_width: int = 1024  # of the joint text-image space
+    embed_width: int = 1024  # of the joint text-image space; 0 where the weights come without the projection to it
     skip_last: int = 1  # layers left out of the conditioning: "penultimate"
 
 
@@ -185,7 +185,11 @@ PRESETS: Mapping[str, ModelConfig] = {"smcd": SMCD, "tiny": TINY}
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain JSON values (tuples become lists)."""
     return {
-        field.name: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        field.name: to_dict(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
     }

@@ -39,7 +39,9 @@ class ComputePolicy:
         )
 
 
-def dense(features: int, policy: ComputePolicy, *, use_bias: bool = True, zero: bool = False, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int, policy: ComputePolicy, *, use_bias: bool = True, zero: bool = False, name: str | None = None
+) -> nn.Dense:
     """A linear layer; ``zero`` starts it at zero."""
     return nn.Dense(
         features,

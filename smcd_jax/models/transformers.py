@@ -128,5 +128,3 @@ class TemporalTransformer(nn.Module):
         tokens = tokens.reshape(b, h * w, f, inner).transpose(0, 2, 1, 3)
         tokens = dense(c, self.policy, zero=True, name="proj_out")(tokens)
         return video + tokens.reshape(b, f, h, w, c)
-
-

@@ -9,7 +9,15 @@ from jaxtyping import Array, Float
 from smcd_jax.models.config import UNetConfig
 from smcd_jax.models.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames
 from smcd_jax.models.transformers import BlockConditions
-from smcd_jax.models.unet_blocks import BlockPlan, DownBlock, StemBlock, UNetBlock, decoder_plan, encoder_plan, skip_downscales
+from smcd_jax.models.unet_blocks import (
+    BlockPlan,
+    DownBlock,
+    StemBlock,
+    UNetBlock,
+    decoder_plan,
+    encoder_plan,
+    skip_downscales,
+)
 
 Conditions = dict[str, BlockConditions]
 
@@ -77,7 +85,9 @@ class UNet3D(nn.Module):
         if image_tokens is not None and image_tokens.ndim == 4:
             image_tokens = fold(image_tokens)
         return {
-            name: block.spatial.conditions(text, fold(objects), object_mask=fold(object_mask), image_tokens=image_tokens)
+            name: block.spatial.conditions(
+                text, fold(objects), object_mask=fold(object_mask), image_tokens=image_tokens
+            )
             for name, block in self._attended_blocks().items()
         }
 

@@ -169,7 +169,9 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
         latent_channels=given["z_channels"],
         picture_channels=given["in_channels"],
     )
-    params = {"params": params_of(components.autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)}
+    params = {
+        "params": params_of(components.autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)
+    }
     module = network(config)
     posterior = module.apply(params, picture(arrays["in/image"]), method="posterior")
     yield compare("mean", channels_first(posterior.mean), arrays["out/mean"])

@@ -72,7 +72,9 @@ def main() -> int:
         checked += 1
         failed += not result.ok
         verdict = "ok" if result.ok else "FAILED"
-        print(f"{file:<52} {result.quantity:<34} {result.error:>10.2e} {result.tolerance:>10.2e}  {verdict}", flush=True)
+        print(
+            f"{file:<52} {result.quantity:<34} {result.error:>10.2e} {result.tolerance:>10.2e}  {verdict}", flush=True
+        )
     print(f"{checked} checked, {failed} failed")
     return int(failed > 0 or checked == 0)
 

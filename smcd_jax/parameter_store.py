@@ -1,0 +1,112 @@
+"""Arrays on disk by path: written and read through Orbax within bounded memory, with a checksum of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import flatten, unflatten
+
+WRITES_AT_ONCE = 16  # arrays; Orbax would start all of a tree, and hold a copy of each until it is on disk
+
+logger = logging.getLogger(__name__)
+
+
+def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as one Orbax item.
+
+    Args:
+        folder: to be made; the item is whole when this returns.
+        leaves: by path, "encoder_0/conv/kernel"; views of mapped files are read as they are written.
+    """
+    checkpointer, args = _checkpointer()
+    checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten(dict(leaves))))
+
+
+def restore_leaves(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of an Orbax item by path.
+
+    Raises:
+        SMCDError: the item is missing or damaged. A flipped bit is not damage to Orbax: compare `checksums`.
+    """
+    if not folder.is_dir():
+        raise SMCDError(f"{folder} is missing; the model folder is incomplete, copy or convert it again")
+    checkpointer, args = _checkpointer()
+    try:
+        with _unfinished_reads_ignored():
+            tree = checkpointer.restore(folder.absolute(), args=args.PyTreeRestore())
+    except Exception as error:  # Orbax and TensorStore raise many kinds for one cause: files that are not as written
+        logger.debug("restoring %s", folder, exc_info=True)
+        reason = str(error).strip().split("\n")[0][:200]
+        raise SMCDError(f"{folder} cannot be restored ({reason}); copy or convert the model folder again") from error
+    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+
+
+def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """sha256 over dtype, shape and bytes (C order) of every array, by "component/path"."""
+
+    def digest(leaf: np.ndarray) -> str:
+        hashed = hashlib.sha256(f"{leaf.dtype.name} {leaf.shape}".encode())
+        hashed.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        return hashed.hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter lock
+        names = [f"{component}/{path}" for path in leaves]
+        return dict(zip(names, pool.map(digest, leaves.values()), strict=True))
+
+
+@contextlib.contextmanager
+def _unfinished_reads_ignored() -> Iterator[None]:
+    """Silences what is said of the other arrays when one has failed: up to hundreds of tracebacks from other threads.
+
+    Orbax stops at the first array that cannot be read and closes its event loop, to which TensorStore still reports the
+    rest, in part after the error has passed here; so after an error the silence lasts.
+    """
+    before, log = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Task exception was never retrieved")
+
+    sys.unraisablehook = hook
+    log.addFilter(wanted)
+    yield
+    sys.unraisablehook = before
+    log.removeFilter(wanted)
+
+
+def _checkpointer() -> tuple[Any, Any]:
+    """Orbax without compression (weights do not compress) and without copying host arrays before writing."""
+    import jax
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import type_handlers
+
+    class ThrottledNumpyHandler(type_handlers.NumpyHandler):
+        """Writes a few arrays at a time."""
+
+        _turns: asyncio.Semaphore | None = None
+
+        async def _open_and_write(self, *args: Any) -> None:
+            self._turns = self._turns or asyncio.Semaphore(WRITES_AT_ONCE)
+            async with self._turns:
+                await super()._open_and_write(*args)
+
+    registry = type_handlers.create_type_handler_registry(
+        (np.ndarray, ThrottledNumpyHandler(deepcopy_host_arrays=False)), (jax.Array, type_handlers.ArrayHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    return ocp.Checkpointer(handler), ocp.args
