@@ -18,7 +18,7 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import flatten, unflatten
 
-WRITES_AT_ONCE = 16  # arrays; Orbax would start all of a tree, and hold a copy of each until it is on disk
+AT_ONCE = 16  # arrays; Orbax would read or write all of a tree together, and hold a second copy of each meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +96,21 @@ def _checkpointer() -> tuple[Any, Any]:
     from orbax.checkpoint import type_handlers
 
     class ThrottledNumpyHandler(type_handlers.NumpyHandler):
-        """Writes a few arrays at a time."""
+        """Reads and writes a few arrays at a time."""
 
         _turns: asyncio.Semaphore | None = None
 
         async def _open_and_write(self, *args: Any) -> None:
-            self._turns = self._turns or asyncio.Semaphore(WRITES_AT_ONCE)
+            self._turns = self._turns or asyncio.Semaphore(AT_ONCE)
             async with self._turns:
                 await super()._open_and_write(*args)
+
+        async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
+            arrays = []
+            for start in range(0, len(infos), AT_ONCE):
+                group = slice(start, start + AT_ONCE)
+                arrays += await super().deserialize(infos[group], args and args[group])
+            return arrays
 
     registry = type_handlers.create_type_handler_registry(
         (np.ndarray, ThrottledNumpyHandler(deepcopy_host_arrays=False)), (jax.Array, type_handlers.ArrayHandler())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +38,9 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        logger.warning("no compile cache: %s cannot be made (%s); set SMCD_CACHE_DIR to a folder you may write", folder, error)
+        logger.warning(
+            "no compile cache: %s cannot be made (%s); set SMCD_CACHE_DIR to a folder you may write", folder, error
+        )
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -41,26 +48,62 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
 
 
 class Compiled:
-    """A jitted function that is compiled ahead of its first call for each set of shapes, so that the time shows apart."""
+    """A jitted function, compiled ahead of its first call for each set of shapes, so that the time shows apart."""
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(
+        self, function: Callable[..., Any], around: Callable[[], AbstractContextManager] = contextlib.nullcontext
+    ):
+        """``around`` makes what each compilation runs in, such as a stage of progress."""
         self._jitted = jax.jit(function)
+        self._around = around
         self._programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
 
     def program(self, *args: Any) -> Any:
-        """The compiled program for arguments of these shapes (arrays or `jax.ShapeDtypeStruct`)."""
+        """The compiled program for arguments of these shapes (arrays or `jax.ShapeDtypeStruct`).
+
+        Raises:
+            SMCDError: on a CPU, if it would take more memory than there is.
+        """
         leaves, tree = jax.tree.flatten(args)
         key = (tree, tuple(jax.typeof(leaf) for leaf in leaves))
         if key not in self._programs:
             start = time.perf_counter()
-            self._programs[key] = self._jitted.lower(*args).compile()
+            with self._around():
+                self._programs[key] = self._jitted.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - start
+            _refuse_beyond_memory(self._programs[key])
         return self._programs[key]
 
     def __call__(self, *args: Any) -> Any:
         """Runs the program for these shapes."""
         return self.program(*args)(*args)
+
+
+def host_memory_bytes() -> tuple[int, int] | None:
+    """(available, total) bytes of main memory and swap, or None where the system does not say (it is not Linux)."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    kibibytes = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    if not {"MemAvailable", "MemTotal"} <= kibibytes.keys():
+        return None
+    available = kibibytes["MemAvailable"] + kibibytes.get("SwapFree", 0)
+    return 1024 * available, 1024 * (kibibytes["MemTotal"] + kibibytes.get("SwapTotal", 0))
+
+
+def _refuse_beyond_memory(program: Any) -> None:
+    """An accelerator says when its memory runs out; on a CPU the system kills the process without a word."""
+    sizes, memory = program.memory_analysis(), host_memory_bytes()
+    if jax.default_backend() != "cpu" or sizes is None or memory is None:
+        return
+    needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+    if needed > memory[0]:
+        raise SMCDError(
+            f"this needs {needed / 1e9:.1f} GB of memory, and {memory[0] / 1e9:.1f} GB are available; make fewer or "
+            "smaller frames (for decoding, a smaller decode_chunk_size)"
+        )
 
 
 def device_summary() -> dict[str, Any]:

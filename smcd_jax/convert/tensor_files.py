@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
     error: Exception | None = None
     for mmap in (True, False):  # files of torch before 1.6 cannot be mapped
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            with warnings.catch_warnings():  # torch warns of pickle protocols that it then reads or refuses anyway
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             break
         except pickle.UnpicklingError as failure:
             if "Weights only load failed" in str(failure) and "GLOBAL" in str(failure):

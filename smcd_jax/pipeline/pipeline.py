@@ -13,7 +13,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from smcd_jax.diffusion.guidance import Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import Sampler, SamplerState, SolverTable, initial_state, make_solver_table
@@ -26,6 +25,7 @@ from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import network
 from smcd_jax.pipeline.conditions import ConditionInputs, SamplingConditions, encode_conditions
 from smcd_jax.pipeline.denoise import denoise
+from smcd_jax.pipeline.progress import Bars, Progress
 from smcd_jax.pipeline.request import Request, make_request
 from smcd_jax.runtime import Compiled, enable_compile_cache
 
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["SMCDPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
-DENOISERS = ("unet", "controlnet", "position_net", "image_encoder")  # components the denoising loop and its conditions need
+DENOISERS = ("unet", "controlnet")  # what the denoising loop runs
+CONDITIONERS = ("position_net", "image_encoder")  # what its conditions need besides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class VideoOutput:
     """What a call returns.
 
     Attributes:
-        frames: by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list of lists of
-            pictures; "latent" scaled latents [b, f, h/8, w/8, 4].
+        frames: by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list of lists
+            of pictures; "latent" scaled latents [b, f, h/8, w/8, 4].
         latents: scaled latents, whatever the output type.
         request: the checked inputs.
         seconds: spent in load, compile, encode, denoise and decode.
@@ -65,6 +66,7 @@ class SMCDPipeline:
     """
 
     def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
+        _check_complete(folder)
         self.folder, self.config = folder, folder.config
         self.policy = ComputePolicy.for_device(dtype)
         self.verify, self.keep_loaded = verify, keep_loaded
@@ -74,6 +76,7 @@ class SMCDPipeline:
         self._params: dict[str, Any] = {}
         self._load_seconds = 0.0
         self._programs: dict[Any, Compiled] = {}
+        self._progress = Progress()
         enable_compile_cache()
 
     @classmethod
@@ -119,7 +122,7 @@ class SMCDPipeline:
         decode_chunk_size: int = 8,
         callback_on_step_end: StepCallback | None = None,
         before_decode: Callable[[np.ndarray], None] | None = None,
-        progress: bool = False,
+        progress: bool | Progress = False,
     ) -> VideoOutput:
         """Makes videos.
 
@@ -148,7 +151,7 @@ class SMCDPipeline:
             callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); may return a
                 dict with other latents.
             before_decode: called with the final latents, so that they can be kept if decoding fails.
-            progress: show bars.
+            progress: True shows bars; or a `smcd_jax.pipeline.progress.Progress` of your own.
 
         Raises:
             SMCDError: naming the argument, what is wrong with it and what to do.
@@ -157,6 +160,9 @@ class SMCDPipeline:
             raise SMCDError(f"output_type is {output_type!r}; use np, uint8, pil or latent")
         if decode_chunk_size < 1:
             raise SMCDError(f"decode_chunk_size is {decode_chunk_size}; use 1 or more")
+        if not 0 <= guidance_rescale <= 1:
+            raise SMCDError(f"guidance_rescale is {guidance_rescale}; use a number from 0 to 1")
+        self._progress = _progress(progress)
         request = make_request(
             self.config,
             image=image,
@@ -180,12 +186,14 @@ class SMCDPipeline:
                 box_guidance_scale=box_guidance_scale,
             )
 
-        clock = _Clock(self)
+        clock = Clock(self)
         with clock.stage("encode"):
             inputs = self.encode_inputs(request)
-        loaded = {name: self._component(name) for name in DENOISERS if name in self.networks}
+        loaded = {name: self._component(name) for name in (*DENOISERS, *CONDITIONERS) if name in self.networks}
         with clock.stage("encode"):
             conditions = self.encode_conditions(loaded, inputs, guidance)
+        loaded = {name: params for name, params in loaded.items() if name in DENOISERS}
+        self._release(*CONDITIONERS)
         with clock.stage("denoise"):
             latents = self._denoise(
                 loaded,
@@ -196,7 +204,6 @@ class SMCDPipeline:
                 guidance=guidance,
                 guidance_rescale=guidance_rescale,
                 callback=callback_on_step_end,
-                progress=progress,
             )
         del loaded, conditions
         self._release(*DENOISERS)
@@ -205,7 +212,7 @@ class SMCDPipeline:
         frames = latents
         if output_type != "latent":
             with clock.stage("decode"):
-                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=progress)
+                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=self._progress)
             frames = _as_output(frames, output_type)
         return VideoOutput(frames, latents, request, clock.seconds())
 
@@ -218,9 +225,9 @@ class SMCDPipeline:
         embedded = self._encode_text(tuple(texts))
         labels = self._encode_labels(names)
         where = {name: index for index, name in enumerate(names)}
-        padded = np.zeros((*request.mask.shape[::2], labels.shape[-1]), np.float32)
-        for row, tracks in zip(padded, request.tracks, strict=True):
-            row[: tracks.num_objects] = labels[[where[label] for label in tracks.labels]]
+        padded = np.zeros((*request.mask.shape, labels.shape[-1]), np.float32)
+        for example, tracks in zip(padded, request.tracks, strict=True):
+            example[:, : tracks.num_objects] = labels[[where[label] for label in tracks.labels]]
         self._release("text_encoder")
 
         pick = lambda wanted: jnp.asarray(embedded[[texts.index(text) for text in wanted]])  # noqa: E731
@@ -235,7 +242,9 @@ class SMCDPipeline:
         self._release("autoencoder")
         return inputs
 
-    def encode_conditions(self, params: dict[str, Any], inputs: ConditionInputs, guidance: Guidance) -> SamplingConditions:
+    def encode_conditions(
+        self, params: dict[str, Any], inputs: ConditionInputs, guidance: Guidance
+    ) -> SamplingConditions:
         """Keys and values of every guidance branch (`smcd_jax.pipeline.conditions`)."""
         networks = {name: self.networks[name] for name in params}
         program = self._compiled(
@@ -244,17 +253,29 @@ class SMCDPipeline:
         )
         return program(params, inputs)
 
-    def decode(self, latents: np.ndarray, *, chunk_size: int = 8, progress: bool = False) -> np.ndarray:
-        """uint8 frames [b, f, h, w, 3] of scaled latents [b, f, h, w, 4]; the last chunk is filled up, so one program serves."""
+    def load(self, *, progress: bool | Progress = False) -> None:
+        """Reads every component that sampling needs, so that damage shows before the first sample and not during it."""
+        self._progress = _progress(progress)
+        for name in self.networks:
+            if name in (*DENOISERS, *CONDITIONERS, "autoencoder", "text_encoder"):
+                self._component(name)
+
+    def decode(self, latents: np.ndarray, *, chunk_size: int = 8, progress: bool | Progress = False) -> np.ndarray:
+        """uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, 4]; one program serves all chunks."""
+        self._progress = _progress(progress)
         params, module = self._component("autoencoder"), self.networks["autoencoder"]
         program = self._compiled("decode", lambda params, z: module.apply({"params": params}, z, method="decode"))
         flat = latents.reshape(-1, *latents.shape[2:]).astype(np.float32)
         size = min(chunk_size, len(flat))
+        program.program(params, flat[:size])
+        starts = range(0, len(flat), size)
         frames = []
-        for start in tqdm(range(0, len(flat), size), "decode", disable=not progress, unit="chunk"):
-            chunk = flat[start : start + size]
-            filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-            frames.append(to_uint8(np.asarray(program(params, filled))[: len(chunk)]))
+        with self._progress.stage("decode", len(starts), "chunk") as advance:
+            for start in starts:
+                chunk = flat[start : start + size]
+                filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+                frames.append(to_uint8(np.asarray(program(params, filled))[: len(chunk)]))
+                advance()
         self._release("autoencoder")
         frames = np.concatenate(frames)
         return frames.reshape(*latents.shape[:2], *frames.shape[1:])
@@ -270,7 +291,6 @@ class SMCDPipeline:
         guidance: Guidance,
         guidance_rescale: float,
         callback: StepCallback | None,
-        progress: bool,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, table.timesteps.size), shape))(keys)
@@ -279,7 +299,9 @@ class SMCDPipeline:
         weights = jnp.asarray(guidance.weights, jnp.float32)
         networks = {name: self.networks[name] for name in params}
 
-        def steps(params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any) -> Any:
+        def steps(
+            params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any
+        ) -> Any:
             return denoise(
                 networks,
                 params,
@@ -295,21 +317,21 @@ class SMCDPipeline:
 
         program = self._compiled(("denoise", guidance_rescale), steps)
         run = functools.partial(self._run_steps, program, params, conditions, rows, weights, keys)
-        with tqdm(total=table.num_steps, desc="compile", disable=not progress, unit="step") as bar:
-            before = program.compile_seconds
-            program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
-            bar.set_description(f"denoise (compiled in {program.compile_seconds - before:.0f} s)")
-            bar.unpause()
+        program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
+        with self._progress.stage("denoise", table.num_steps, "step") as advance:
             for step in range(table.num_steps):
                 state = run(state, step, step + 1)
                 if callback is not None:
                     state = self._call_back(callback, step, float(table.timesteps[step]), state)
-                if progress:
+                if self._progress.live:
                     jax.block_until_ready(state.latents)
-                bar.update()
+                advance()
+            jax.block_until_ready(state.latents)
         latents = np.asarray(state.latents)
         if not np.isfinite(latents).all():
-            raise SMCDError("the sample is not finite (NaN or infinity); use --dtype float32, a lower guidance scale or other weights")
+            raise SMCDError(
+                "the sample is not finite (NaN or infinity); use --dtype float32, lower guidance scales, other weights"
+            )
         return latents
 
     @staticmethod
@@ -333,21 +355,27 @@ class SMCDPipeline:
     def _encode_text(self, texts: tuple[str, ...]) -> np.ndarray:
         module = self.networks["text_encoder"]
         program = self._compiled("text", lambda params, ids: module.apply({"params": params}, ids))
-        return np.asarray(program(self._component("text_encoder"), self._ids(texts)))
+        return np.asarray(program(self._component("text_encoder"), self._ids(texts)))[: len(texts)]
 
     def _encode_labels(self, labels: tuple[str, ...]) -> np.ndarray:
         module = self.networks["text_encoder"]
-        program = self._compiled("label", lambda params, ids: module.apply({"params": params}, ids, method="label_embedding"))
-        return np.asarray(program(self._component("text_encoder"), self._ids(labels)))
+        program = self._compiled(
+            "label", lambda params, ids: module.apply({"params": params}, ids, method="label_embedding")
+        )
+        return np.asarray(program(self._component("text_encoder"), self._ids(labels)))[: len(labels)]
 
     def _ids(self, texts: Sequence[str]) -> np.ndarray:
-        ids = self.tokenizer.encode(texts, length=self.config.text_encoder.length)
+        """Token ids, with empty texts added up to a power of two: few programs serve any number of texts."""
+        filled = [*texts, *[""] * (2 ** (len(texts) - 1).bit_length() - len(texts))]
+        ids = self.tokenizer.encode(filled, length=self.config.text_encoder.length)
         return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
 
     def _encode_pictures(self, request: Request) -> jax.Array:
         module = self.networks["autoencoder"]
         pictures = to_model_range(request.pictures)
-        program = self._compiled("encode", lambda params, picture, noise: module.apply({"params": params}, picture, noise, method="encode"))
+        program = self._compiled(
+            "encode", lambda params, picture, noise: module.apply({"params": params}, picture, noise, method="encode")
+        )
         side = self.config.autoencoder
         shape = (pictures.shape[1] // side.downscale, pictures.shape[2] // side.downscale, side.latent_channels)
         noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in request.seeds])
@@ -361,7 +389,8 @@ class SMCDPipeline:
     def _component(self, name: str) -> Any:
         if name not in self._params:
             start = time.perf_counter()
-            self._params[name] = self.folder.params(name, dtype=self.policy.params, verify=self.verify)
+            with self._progress.stage(f"load {name}"):
+                self._params[name] = self.folder.params(name, dtype=self.policy.params, verify=self.verify)
             self._load_seconds += time.perf_counter() - start
         return self._params[name]
 
@@ -372,11 +401,12 @@ class SMCDPipeline:
 
     def _compiled(self, key: Any, function: Callable[..., Any]) -> Compiled:
         if key not in self._programs:
-            self._programs[key] = Compiled(function)
+            name = key if isinstance(key, str) else key[0]
+            self._programs[key] = Compiled(function, around=lambda: self._progress.stage(f"compile {name}"))
         return self._programs[key]
 
 
-class _Clock:
+class Clock:
     """Seconds of each stage of one call, with loading and compiling taken out and shown apart."""
 
     def __init__(self, pipeline: SMCDPipeline):
@@ -385,9 +415,11 @@ class _Clock:
         self._begin = self._aside()
 
     def stage(self, name: str) -> _Stage:
+        """Counts the time of a ``with`` block towards that stage."""
         return _Stage(self, name)
 
     def seconds(self) -> dict[str, float]:
+        """Seconds of each stage so far, and of load and compile."""
         load, compiled = (after - before for after, before in zip(self._aside(), self._begin, strict=True))
         return {"load": load, "compile": compiled, **self._stages}
 
@@ -397,7 +429,7 @@ class _Clock:
 
 
 class _Stage:
-    def __init__(self, clock: _Clock, name: str):
+    def __init__(self, clock: Clock, name: str):
         self._clock, self._name = clock, name
 
     def __enter__(self) -> None:
@@ -406,6 +438,25 @@ class _Stage:
     def __exit__(self, *_: object) -> None:
         elapsed = time.perf_counter() - sum(self._clock._aside()) - self._start
         self._clock._stages[self._name] = self._clock._stages.get(self._name, 0.0) + elapsed
+
+
+def _check_complete(folder: ModelFolder) -> None:
+    """A network that is there must find the networks whose output it takes: without them it would sample nonsense."""
+    config = folder.config
+    needed = {"unet": True, "autoencoder": True, "text_encoder": True}
+    if config.unet is not None:
+        needed["position_net"] = config.unet.uses_objects
+        needed["image_encoder"] = config.unet.uses_image_tokens
+        needed["controlnet"] = config.unet.control
+    absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
+    if absent:
+        raise SMCDError(f"{folder.path}: the model has no {' and no '.join(absent)}; convert or copy it again")
+
+
+def _progress(progress: bool | Progress) -> Progress:
+    if isinstance(progress, Progress):
+        return progress
+    return Bars() if progress else Progress()
 
 
 def _as_output(frames: np.ndarray, output_type: OutputType) -> Any:

@@ -79,13 +79,17 @@ def make_request(
         name, number = next(iter(odd.items()))
         raise SMCDError(f"{number} of {name} for a batch of {count}; give one for all, or {count}")
 
-    loaded = [_tracks(item, frames) for item in _repeated(all_tracks, count)]
+    read = [read_picture(item) for item in images]
+    pictures = [resize_picture(picture, height=height, width=width) for picture in read]
+    sizes = [picture.shape[1::-1] for picture in _repeated(read, count)]
+    loaded = [
+        _tracks(item, frames, image_size=size) for item, size in zip(_repeated(all_tracks, count), sizes, strict=True)
+    ]
     prompts = [
-        _prompt(text, item.prompt, index)
+        _prompt(text, item.prompt, where=f"example {index}: " if count > 1 else "")
         for index, (text, item) in enumerate(zip(_repeated(_listed(prompt), count), loaded, strict=True))
     ]
     negatives = _repeated(_listed(negative_prompt), count, "negative_prompt")
-    pictures = [resize_picture(read_picture(item), height=height, width=width) for item in images]
     padded = [item.pad(config.max_objects) for item in loaded]
 
     each = lambda items: tuple(item for item in items for _ in range(num_videos_per_prompt))  # noqa: E731
@@ -118,17 +122,22 @@ def _check_size(config: ModelConfig, height: int, width: int) -> None:
             raise SMCDError(f"{name} is {value}; it must be a multiple of {multiple} for this model, such as {nearest}")
 
 
-def _tracks(item: Any, frames: int) -> BoxTracks:
+def _tracks(item: Any, frames: int, *, image_size: tuple[int, int]) -> BoxTracks:
     if item is None:
-        raise SMCDError("no tracks: give a tracks file (--tracks) or a box path (--track 'label: x1,y1,x2,y2 -> x1,y1,x2,y2')")
-    tracks = item if isinstance(item, BoxTracks) else load_tracks(item)
-    return tracks if tracks.num_frames == frames else tracks.resample(frames)
+        raise SMCDError(
+            "no tracks: give a tracks file (--tracks), or boxes (--track 'label: x1,y1,x2,y2 -> x1,y1,x2,y2')"
+        )
+    if isinstance(item, BoxTracks):
+        return item.resample(frames)
+    return load_tracks(item, image_size=image_size, frames=frames)
 
 
-def _prompt(given: str | None, from_tracks: str | None, index: int) -> str:
+def _prompt(given: str | None, from_tracks: str | None, *, where: str) -> str:
     text = from_tracks if given is None else given
-    if text is None or not text.strip():
-        raise SMCDError(f"example {index}: no prompt; say in a few words what happens (--prompt), or put it into the tracks file")
+    if text is None:
+        raise SMCDError(f"{where}no prompt: say in a few words what happens (--prompt), or put it into the tracks file")
+    if not text.strip():
+        raise SMCDError(f"{where}the prompt is empty: say in a few words what happens (--prompt)")
     return text
 
 
@@ -136,6 +145,7 @@ def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
     seeds = tuple(seed) if isinstance(seed, list | tuple) else tuple(seed + index for index in range(count))
     if len(seeds) != count:
         raise SMCDError(f"{len(seeds)} seeds for {count} videos; give one number, or one per video")
-    if any(not 0 <= value < 2**32 for value in seeds):
-        raise SMCDError(f"seed {next(value for value in seeds if not 0 <= value < 2**32)} is out of range; use 0 to {2**32 - 1}")
+    for value in seeds:
+        if not 0 <= value < 2**32:
+            raise SMCDError(f"seed {value} is out of range; use 0 to {2**32 - 1}")
     return seeds

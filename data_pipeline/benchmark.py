@@ -1,0 +1,259 @@
+"""Owns the measurement of the input pipeline: clips a second, and a core, beside a plain loop over the raw frames.
+
+All is measured in one run, on clips made for it in the layout of GOT-10k, with frames of 1280 x 720. The plain loop
+works as the reference's data set does: in the main process Pillow opens each frame of a window, decodes it and resizes
+it. The pipeline reads what was prepared from the same frames, once:
+
+- "decoded": records whose frames were stored at the training size, which is where most of the gain comes from;
+- "decoded, short side": records of `smcd prepare --short_side`, which keep the aspect and so are resized each time;
+- "decoded, as they came": records with the frames of the raw data;
+- "cached": a feature cache of the published model's shapes. Its numbers are random, which takes as long to read.
+
+Clips a core are clips for each second of processor time of all threads of the process together, so they do not depend
+on how many cores the machine has or has free. The paths are measured in turn, and the rounds of each are added up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+import time
+from collections.abc import Callable, Generator, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipeline.batches import Batches
+from data_pipeline.examples import ExampleSize, ExampleSource
+from data_pipeline.feature_cache import FeatureCache
+from data_pipeline.feature_source import FeatureSource
+from data_pipeline.features import FeatureEncoders, write_features
+from data_pipeline.frames import encode_jpeg
+from data_pipeline.order import OrderState
+from data_pipeline.prepare import prepare
+from data_pipeline.records import RecordFolder
+from data_pipeline.sources import VideoSource
+from smcd_jax.media import read_picture, resize_picture
+from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
+
+PLAIN = "plain loop"
+DECODED, SHORT_SIDE, AS_THEY_CAME = "decoded", "decoded, short side", "decoded, as they came"
+CACHED = "cached"
+# Deliveries before a measurement, so that threads run, files are open and no batch is in store: one made before the
+# measurement must not count in it.
+_WARM_UP = 6
+_SETTLING = 0.3  # seconds after it, in which threads end
+_LATENT_SCALE, _LATENT_CHANNELS, _TEXT_WIDTH = 8, 4, 1024  # of the published model
+_IDENTITY = {"random numbers": "0"}
+
+
+@dataclasses.dataclass(frozen=True)
+class InputBenchmark:
+    """What is measured.
+
+    Attributes:
+        size: of the examples.
+        batch: examples of a batch.
+        threads: of the pipeline; None for one a core.
+        clips: in the data set made for it.
+        length: frames of each clip.
+        raw_width: pixels of the raw frames.
+        raw_height: pixels of the raw frames.
+        rounds: how often each path is measured, in turn.
+        seconds: of each measurement.
+    """
+
+    size: ExampleSize = dataclasses.field(default_factory=ExampleSize)
+    batch: int = 16
+    threads: int | None = None
+    clips: int = 16
+    length: int = 24
+    raw_width: int = 1280
+    raw_height: int = 720
+    rounds: int = 4
+    seconds: float = 2.0
+
+
+@dataclasses.dataclass
+class PathSpeed:
+    """Sums over the measurements of one path.
+
+    Attributes:
+        name: of the path.
+        clips: that were delivered.
+        seconds: that passed.
+        core_seconds: of processor time of this process, all threads together.
+    """
+
+    name: str
+    clips: int = 0
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+
+    @property
+    def clips_per_second(self) -> float:
+        """As the clock says."""
+        return self.clips / self.seconds
+
+    @property
+    def clips_per_core_second(self) -> float:
+        """For each second that one core worked."""
+        return self.clips / self.core_seconds
+
+
+def measure_input(
+    settings: InputBenchmark, folder: Path, *, say: Callable[[str], None] = lambda line: None
+) -> list[PathSpeed]:
+    """Makes the data in an empty folder, and measures every path.
+
+    Args:
+        settings: what is measured.
+        folder: takes about 150 MB at the defaults.
+        say: is told what is going on.
+
+    Returns:
+        The plain loop first.
+    """
+    say(f"making {settings.clips} clips of {settings.length} frames, {settings.raw_width} x {settings.raw_height}")
+    raw = folder / "raw"
+    write_raw_clips(settings, raw)
+    sources = _prepared_sources(settings, raw, folder)
+    paths: dict[str, Callable[[int], Generator[int]]] = {PLAIN: lambda number: _plain_loop(settings, raw)}
+    for name, source in sources.items():
+        batches = Batches([source], settings.batch, threads=settings.threads)
+        paths[name] = functools.partial(_clip_counts, batches)
+    speeds = [PathSpeed(name) for name in paths]
+    for number in range(settings.rounds):
+        for speed in speeds:
+            say(f"round {number + 1} of {settings.rounds}: {speed.name}")
+            with contextlib.closing(paths[speed.name](number)) as deliver:
+                _measure(speed, deliver, settings.seconds)
+            time.sleep(_SETTLING)
+    return speeds
+
+
+def write_raw_clips(settings: InputBenchmark, folder: Path) -> None:
+    """Clips in the layout of GOT-10k: a window that moves over an enlarged picture, with grain as a camera's."""
+    split = folder / "train"
+    with resources.as_file(resources.files("smcd_jax") / "assets" / "examples" / "rocket" / "img.png") as path:
+        picture = Image.open(path).convert("RGB")
+    width, height = settings.raw_width, settings.raw_height
+    large = np.asarray(picture.resize((width * 5 // 4, height * 5 // 4), Image.Resampling.BICUBIC)).astype(np.int16)
+    grain = np.rint(np.random.default_rng(0).normal(0, 3, (height * 2, width, 3))).astype(np.int16)
+    names = [f"GOT-10k_Train_{number + 1:06d}" for number in range(settings.clips)]
+    for number, name in enumerate(names):
+        clip = split / name
+        clip.mkdir(parents=True)
+        for frame in range(settings.length):
+            x, y = (number * 7 + frame * 3) % (width // 4), (number * 5 + frame * 2) % (height // 4)
+            noise = grain[(frame * 29) % height :][:height]
+            pixels = np.clip(large[y : y + height, x : x + width] + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(clip / f"{frame + 1:08d}.jpg", quality=90)
+        _write_labels(clip, settings.length, width=width, height=height)
+    (split / "list.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def table(speeds: Sequence[PathSpeed]) -> list[str]:
+    """The result as lines of text."""
+    plain = speeds[0].clips_per_core_second
+    lines = [f"{'path':<28}{'clips/s':>10}{'cores busy':>12}{'clips/s a core':>16}{'x plain':>9}"]
+    for speed in speeds:
+        busy, core = speed.core_seconds / speed.seconds, speed.clips_per_core_second
+        lines.append(f"{speed.name:<28}{speed.clips_per_second:>10.1f}{busy:>12.2f}{core:>16.1f}{core / plain:>9.1f}")
+    return lines
+
+
+def _store_at_training_size(raw: Path, small: Path, size: ExampleSize) -> None:
+    """The same clips with frames as `--short_side` encodes them, but of the training size."""
+    shutil.copytree(raw, small)
+    for clip in (small / "train").iterdir():
+        files = list(clip.glob("*.jpg"))
+        for file in files:
+            file.write_bytes(encode_jpeg(resize_picture(read_picture(file), height=size.height, width=size.width)))
+        if files:
+            _write_labels(clip, len(files), width=size.width, height=size.height)
+
+
+def _write_labels(clip: Path, frames: int, *, width: int, height: int) -> None:
+    lefts = [width * (10 + frame % 50) / 100 for frame in range(frames)]
+    lines = [f"{left:.1f},{height / 4},{width / 3:.1f},{height / 3:.1f}" for left in lefts]
+    meta = f"[METAINFO]\nobject_class: rocket\nmotion_class: moving ({clip.name})\nresolution: ({width}, {height})\n"
+    (clip / "groundtruth.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (clip / "absence.label").write_text("0\n" * frames, encoding="utf-8")
+    (clip / "meta_info.ini").write_text(meta, encoding="utf-8")
+
+
+def _prepared_sources(settings: InputBenchmark, raw: Path, folder: Path) -> dict[str, ExampleSource]:
+    size, tokenizer = settings.size, Tokenizer.published()
+    small = folder / "raw-at-training-size"
+    _store_at_training_size(raw, small, size)
+    records = {}
+    for name, source, short_side in (
+        (DECODED, small, None),
+        (SHORT_SIDE, raw, min(size.height, size.width)),
+        (AS_THEY_CAME, raw, None),
+    ):
+        output = folder / f"records {name}"
+        prepare("got10k", source, output, short_side=short_side)
+        records[name] = RecordFolder(output, "train")
+    cache = folder / "features"
+    write_features(records[DECODED], cache, random_encoders(size), progress=False)
+    sources: dict[str, ExampleSource] = {
+        name: VideoSource(part, size, tokenizer=tokenizer) for name, part in records.items()
+    }
+    return sources | {CACHED: FeatureSource(FeatureCache(cache, encoders=_IDENTITY), size)}
+
+
+def random_encoders(size: ExampleSize) -> FeatureEncoders:
+    """Encoders of the published model's shapes that give random numbers."""
+    generator = np.random.default_rng(0)
+    latent = (2, size.height // _LATENT_SCALE, size.width // _LATENT_SCALE, _LATENT_CHANNELS)
+    return FeatureEncoders(
+        identity=_IDENTITY,
+        precision="float32",
+        height=size.height,
+        width=size.width,
+        scaling_factor=1.0,
+        frame_batch=32,
+        text_batch=32,
+        moments=lambda frames: generator.standard_normal((len(frames), *latent), np.float32),
+        texts=lambda texts: generator.standard_normal((len(texts), CONTEXT_LENGTH, _TEXT_WIDTH), np.float32),
+        labels=lambda texts: generator.standard_normal((len(texts), _TEXT_WIDTH), np.float32),
+    )
+
+
+def _plain_loop(settings: InputBenchmark, raw: Path) -> Generator[int]:
+    """As the reference reads clips, one after the other; yields the number delivered each time."""
+    size, generator = settings.size, np.random.default_rng(0)
+    clips = [sorted(clip.glob("*.jpg")) for clip in sorted((raw / "train").iterdir()) if clip.is_dir()]
+    while True:
+        files = clips[generator.integers(len(clips))]
+        start = generator.integers(len(files) - size.frames + 1)
+        frames = []
+        for file in files[start : start + size.frames]:
+            with Image.open(file) as image:
+                small = image.convert("RGB").resize((size.width, size.height), Image.Resampling.BILINEAR)
+            frames.append(np.asarray(small))
+        np.stack(frames)
+        yield 1
+
+
+def _clip_counts(batches: Batches, number: int) -> Generator[int]:
+    with contextlib.closing(batches.iterate(OrderState(seed=number))) as delivered:
+        for batch in delivered:
+            yield len(batch.clip_ids)
+
+
+def _measure(speed: PathSpeed, deliver: Generator[int], seconds: float) -> None:
+    for _ in range(_WARM_UP):
+        next(deliver)
+    began, worked, clips = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        clips += next(deliver)
+    speed.clips += clips
+    speed.seconds += time.perf_counter() - began
+    speed.core_seconds += time.process_time() - worked

@@ -1,0 +1,99 @@
+"""The data sets as builders of TensorFlow Datasets, for programs that load data by `tfds.load`.
+
+Importing this module registers them. The raw data are TFDS's manual folder:
+
+    import tensorflow_datasets as tfds
+    import data_pipeline.builders.tfds_builders
+    config = tfds.download.DownloadConfig(manual_dir="/data/GOT-10k")
+    tfds.load("got10k", split="train", download_and_prepare_kwargs={"download_config": config})
+
+The examples are those of `smcd prepare`, in an order of TFDS's own and without the index by which training finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data_pipeline.builders import Source, make_source
+from data_pipeline.schema import SCHEMA_VERSION, BadClip, clip_to_example, features
+from smcd_jax.errors import SMCDError
+
+MAX_BAD_SHARE = 0.01
+
+
+class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder over the source of its own name.
+
+    Args:
+        options: further arguments of the source.
+        max_bad_share: share of a split's clips that may be bad before that is an error.
+        **arguments: of every TFDS builder: `data_dir`, `version` and so on.
+    """
+
+    # Where TFDS looks for checksums of downloads, of which there are none; its own way of finding out needs the package
+    # importlib_resources, which it does not bring (4.9.10).
+    code_path = None
+    VERSION = tfds.core.Version(f"{SCHEMA_VERSION}.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Give the folder of the raw data as manual_dir; docs/data_sets.md says how to get it."
+    )
+
+    def __init__(
+        self, *, options: Mapping[str, Any] | None = None, max_bad_share: float = MAX_BAD_SHARE, **arguments: Any
+    ):
+        self._options, self._max_bad_share = dict(options or {}), max_bad_share
+        super().__init__(**arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=features(), description=type(self).__doc__)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[tuple[str, Any]]]:
+        source = self._source(dl_manager)
+        source.validate()
+        return {split: self._generate_examples(source, split) for split in source.splits if source.clip_ids(split)}
+
+    def _source(self, dl_manager: tfds.download.DownloadManager) -> Source:
+        return make_source(self.name, dl_manager.manual_dir, **self._options)
+
+    def _generate_examples(self, source: Source, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        clip_ids, bad = source.clip_ids(split), 0
+        for index, clip_id in enumerate(clip_ids):
+            try:
+                clip = source.clip(split, index)
+            except BadClip as error:
+                bad += 1
+                if bad > self._max_bad_share * len(clip_ids):
+                    raise SMCDError(
+                        f"{bad} of {len(clip_ids)} clips of {split} are bad, more than the share of "
+                        f"{self._max_bad_share:g} that may be; the last: {error.reason}"
+                    ) from error
+                continue
+            yield clip_id, clip_to_example(clip)
+
+
+class Got10k(_SourceBuilder):
+    """GOT-10k: videos of one moving object, a box in every frame."""
+
+
+class YoutubeVis(_SourceBuilder):
+    """YouTube-VIS 2021: videos of several objects; a hold-out carved from the training part."""
+
+
+class Grounding(_SourceBuilder):
+    """Grounded still images in GLIGEN's TSV files."""
+
+
+class TracksFolder(_SourceBuilder):
+    """A user's own videos with tracks of boxes."""
+
+
+class Sprites(_SourceBuilder):
+    """A procedural world of named sprites that move over varied backgrounds."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = None
+
+    def _source(self, dl_manager: tfds.download.DownloadManager) -> Source:
+        return make_source(self.name, None, **self._options)

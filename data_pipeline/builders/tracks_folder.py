@@ -1,0 +1,160 @@
+"""A user's own videos with tracks of boxes in any format of `smcd_jax.tracks`.
+
+```
+FOLDER/NAME/                     one folder a clip, with
+            tracks.json          the tracks (or groundtruth.txt, gt/gt.txt, bbox.txt, instances.json)
+            *.mp4                a video, or frames: pictures in the folder itself, or in frames/, img1/ or JPEGImages/
+            caption.txt          what is to be seen, unless the tracks bring a prompt
+            label.txt            name of the objects, unless the tracks name them
+FOLDER/NAME.mp4, FOLDER/NAME.json    or a video with its tracks beside it
+```
+
+Where `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, clips are looked for in those and each is a split; else all
+are of the split `train`. A clip's id is its name. Frames are those of the tracks, one for one: nothing is stretched.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from data_pipeline.builders import RawReport
+from data_pipeline.builders.raw_clip import CLIPPED, RECODED, bad_clip_if_wrong, frame_size
+from data_pipeline.frames import UNREADABLE, Frame, encode_jpeg, read_frame
+from data_pipeline.schema import BadClip, Clip
+from smcd_jax.errors import SMCDError
+from smcd_jax.media import read_video
+from smcd_jax.media.pictures import PICTURE_SUFFIXES
+from smcd_jax.tracks import BoxTracks, load_tracks
+from smcd_jax.tracks.text_files import read_text
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".m4v")
+FRAME_FOLDERS = ("frames", "img1", "JPEGImages")
+SPLITS = ("train", "val", "test")
+FROM_VIDEO = "frames of a video stored as jpeg"
+ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
+# The reference's own picture of a scene: the first frame of a video to be made, not a frame of one.
+_NOT_A_FRAME = "img.png"
+
+
+class TracksFolder:
+    """Clips of a user's folder; clip ids are the names of the folders and videos."""
+
+    name = "tracks_folder"
+    splits: tuple[str, ...] = ("train",)
+
+    def __init__(self, folder: Path):
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise SMCDError(
+                f"{folder}: no such folder: it must hold a folder, or a video and its tracks, for each clip"
+            )
+        parts = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
+        self._folders = parts or {"train": folder}
+        self.splits = tuple(self._folders)
+        self._entries = {split: _entries(part) for split, part in self._folders.items()}
+
+    def clip_ids(self, split: str) -> tuple[str, ...]:
+        """Names of the clips, sorted."""
+        return tuple(self._entries[split])
+
+    def clip(self, split: str, index: int) -> Clip:
+        """See `Source`."""
+        name = self.clip_ids(split)[index]
+        path = self._entries[split][name]
+        frames, notes = _frames(path)
+        width, height = frame_size(name, frames)
+        tracks = _tracks(path, (width, height))
+        if tracks.num_frames != len(frames):
+            raise BadClip(
+                f"{path}: tracks of {tracks.num_frames} frames for {len(frames)} pictures", kind="frames do not match"
+            )
+        notes += [CLIPPED] * any("clipped to the picture" in note for note in tracks.notes)
+        notes += [ANOTHER_ASPECT] * any("another aspect" in note for note in tracks.notes)
+        return Clip(
+            clip_id=name,
+            caption=_caption(path, tracks),
+            width=width,
+            height=height,
+            frames=tuple(frame.data for frame in frames),
+            boxes=tracks.boxes,
+            mask=tracks.mask,
+            labels=tracks.labels,
+            notes=tuple(notes),
+        )
+
+    def validate(self) -> RawReport:
+        """See `Source`."""
+        if not any(self._entries.values()):
+            where = ", ".join(str(part) for part in self._folders.values())
+            raise SMCDError(f"{where}: no clip: expected a folder, or a video and its tracks, for each")
+        return RawReport({split: len(entries) for split, entries in self._entries.items()})
+
+
+def _entries(folder: Path) -> dict[str, Path]:
+    entries: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not (path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES):
+            continue
+        name = path.name if path.is_dir() else path.stem
+        if name in entries:
+            raise SMCDError(f"{folder}: {entries[name].name} and {path.name} make two clips of one name: rename one")
+        entries[name] = path
+    return dict(sorted(entries.items()))
+
+
+def _frames(path: Path) -> tuple[list[Frame], list[str]]:
+    if path.is_file():
+        return _video_frames(path)
+    videos = [entry for entry in _files(path) if entry.suffix.lower() in VIDEO_SUFFIXES]
+    folders = [folder for folder in (path, *(path / name for name in FRAME_FOLDERS)) if _pictures(folder)]
+    if len(videos) + len(folders) != 1:
+        found = ", ".join(entry.name for entry in (*videos, *folders)) or "neither"
+        raise BadClip(f"{path}: expected one video or one folder of frames, found {found}", kind="no video")
+    if videos:
+        return _video_frames(videos[0])
+    frames = [read_frame(file) for file in _pictures(folders[0])]
+    return frames, [RECODED] * any(frame.recoded for frame in frames)
+
+
+def _video_frames(path: Path) -> tuple[list[Frame], list[str]]:
+    with bad_clip_if_wrong(UNREADABLE):
+        video, _ = read_video(path)
+    size = (video.shape[2], video.shape[1])
+    return [Frame(encode_jpeg(picture), size, recoded=True) for picture in video], [FROM_VIDEO]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    suffixes = set(PICTURE_SUFFIXES) - set(VIDEO_SUFFIXES)
+    files = [entry for entry in _files(folder) if entry.suffix.lower() in suffixes and entry.name != _NOT_A_FRAME]
+    return sorted(files, key=lambda entry: ([int(digits) for digits in re.findall(r"\d+", entry.name)], entry.name))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+
+
+def _tracks(path: Path, size: tuple[int, int]) -> BoxTracks:
+    label = _text_beside(path, "label.txt")
+    with bad_clip_if_wrong("bad tracks"):
+        if path.is_dir():
+            return load_tracks(path, image_size=size, label=label)
+        return load_tracks(path.with_suffix(".json"), image_size=size, label=label)
+
+
+def _caption(path: Path, tracks: BoxTracks) -> str:
+    caption = tracks.prompt or _text_beside(path, "caption.txt") or _text_beside(path, "prompt.txt")
+    if not caption:
+        raise BadClip(
+            f"{path}: no caption: put a prompt into tracks.json, or a caption.txt beside it", kind="no caption"
+        )
+    return caption
+
+
+def _text_beside(path: Path, name: str) -> str | None:
+    """`NAME/caption.txt` of a folder, `NAME.caption.txt` of a video; None where there is no such file."""
+    file = path / name if path.is_dir() else path.with_suffix(f".{name}")
+    with bad_clip_if_wrong(f"bad {name}"):
+        return read_text(file).strip() or None if file.is_file() else None

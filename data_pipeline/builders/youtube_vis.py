@@ -1,0 +1,122 @@
+"""YouTube-VIS 2021 (Yang, Fan and Xu 2019, arXiv:1905.04804): videos of several objects, boxes or null a frame.
+
+```
+FOLDER/
+  caption.json              one object: name of a video -> its caption
+  train/instances.json      videos, annotations (one object through its video: `bboxes` x,y,w,h or null), categories
+  train/JPEGImages/VIDEO/00000.jpg ...
+```
+
+The validation and test parts have no annotations, so videos to evaluate on are taken from the training part: those
+whose name falls below `HOLD_OUT` by its hash. Which they are depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.builders import RawReport
+from data_pipeline.builders.raw_clip import make_clip
+from data_pipeline.frames import MISSING, read_frame
+from data_pipeline.schema import BadClip, Clip
+from smcd_jax.errors import SMCDError
+from smcd_jax.tracks import PixelTracks, YouTubeVIS, read_youtube_vis
+from smcd_jax.tracks.text_files import read_json
+
+CAPTIONS, INSTANCES, PICTURES = "caption.json", "instances.json", "JPEGImages"
+# The share of videos held out, and what is hashed with their names. Changing either changes what was trained on.
+HOLD_OUT = 0.05
+SALT = "smcd youtube-vis 2021"
+
+
+@dataclass(frozen=True)
+class _Video:
+    """What a clip is made from; `fault` is set instead where the annotations cannot be used."""
+
+    name: str
+    file_names: tuple[str, ...] = ()
+    tracks: PixelTracks | None = None
+    fault: str | None = None
+
+
+class YouTubeVIS2021:
+    """Clips of YouTube-VIS 2021; clip ids are the names of the videos."""
+
+    name = "youtube_vis"
+    splits = ("train", "holdout")
+
+    def __init__(self, folder: Path):
+        self._pictures = Path(folder) / "train" / PICTURES
+        annotations = Path(folder) / "train" / INSTANCES
+        captions = Path(folder) / CAPTIONS
+        for path, hint in (
+            (annotations, "the annotations of the training part"),
+            (captions, "a caption for each video by its name, which YouTube-VIS does not bring"),
+        ):
+            if not path.is_file():
+                raise SMCDError(f"{path}: no such file: expected {hint}")
+        self._captions: dict[str, Any] = read_json(captions)
+        if not isinstance(self._captions, dict):
+            raise SMCDError(f"{captions}: must be one JSON object of video names and captions")
+        parsed = read_youtube_vis(annotations)
+        self._videos: dict[str, tuple[_Video, ...]] = {}
+        self._notes = _unannotated(parsed)
+        videos = sorted((_video(parsed, identity) for identity in parsed.annotated), key=lambda video: video.name)
+        names = [video.name for video in videos]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise SMCDError(f"{annotations}: two videos are named {twice!r}: each needs its own name")
+        for split in self.splits:
+            self._videos[split] = tuple(video for video in videos if held_out(video.name) == (split == "holdout"))
+
+    def clip_ids(self, split: str) -> tuple[str, ...]:
+        """Names of the annotated videos of the split, sorted."""
+        return tuple(video.name for video in self._videos[split])
+
+    def clip(self, split: str, index: int) -> Clip:
+        """See `Source`."""
+        video = self._videos[split][index]
+        if video.fault is not None:
+            raise BadClip(video.fault, kind=f"bad entry in {INSTANCES}")
+        caption = self._captions.get(video.name)
+        if caption is None:
+            raise BadClip(f"{video.name}: no caption in {CAPTIONS}", kind="no caption")
+        if not isinstance(caption, str):
+            raise BadClip(f"{video.name}: its caption in {CAPTIONS} is {caption!r:.60}", kind="wrong JSON type")
+        files = [self._pictures / name for name in video.file_names]
+        if len(files) != len(video.tracks.boxes):
+            raise BadClip(f"{video.name}: {INSTANCES} names {len(files)} frames", kind=MISSING)
+        return make_clip(video.name, caption, [read_frame(file) for file in files], tracks=video.tracks)
+
+    def validate(self) -> RawReport:
+        """See `Source`."""
+        if not self._pictures.is_dir():
+            raise SMCDError(f"{self._pictures}: no such folder: expected one folder of frames for each video")
+        if not any(self._videos.values()):
+            raise SMCDError(f"{self._pictures.parent / INSTANCES}: no video has an annotation: is this the train part?")
+        return RawReport({split: len(videos) for split, videos in self._videos.items()}, self._notes)
+
+
+def held_out(name: str) -> bool:
+    """Whether a video is kept for evaluation: decided by its name alone, 5 % of all names."""
+    first = hashlib.sha256(f"{SALT}:{name}".encode()).digest()[:8]
+    return int.from_bytes(first, "big") < HOLD_OUT * 2**64
+
+
+def _video(parsed: YouTubeVIS, identity: int) -> _Video:
+    name = parsed.names[identity]
+    try:
+        video = parsed.video(identity)
+    except SMCDError as error:
+        return _Video(name, fault=str(error))
+    if not all(isinstance(file, str) for file in video.file_names):
+        return _Video(name, fault=f"video {identity}: file_names must be texts")
+    return _Video(name, video.file_names, video.tracks)
+
+
+def _unannotated(parsed: YouTubeVIS) -> tuple[str, ...]:
+    count = len(parsed.names) - len(parsed.annotated)
+    return (f"{count} videos have no annotation and are left out",) if count else ()

@@ -1,0 +1,60 @@
+"""Owns the identity of a model's encoders: one hash each, by which a feature cache knows what made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smcd_jax.errors import SMCDError
+
+ENCODERS = ("autoencoder", "text_encoder")
+
+
+def encoder_identity(model: Path) -> dict[str, str]:
+    """sha256 of the autoencoder, the text encoder and the tokeniser of a model folder.
+
+    An encoder's hash covers its config and the checksums of its arrays, both as the folder states them; a UNet trained
+    further does not change it. Nothing but three small files is read.
+
+    Raises:
+        SMCDError: not a model folder, or one without these encoders.
+    """
+    described, checksums = _read_json(model / "model.json"), _read_json(model / "checksums.json")
+    identity = {}
+    for name in ENCODERS:
+        config = described.get("components", {}).get(name)
+        arrays = {key: value for key, value in checksums.items() if key.split("/", 1)[0] == name}
+        if config is None or not arrays:
+            raise SMCDError(f"{model}: the model has no {name}; features are made by a model that has")
+        content = json.dumps({"config": config, "arrays": arrays}, sort_keys=True)
+        identity[name] = hashlib.sha256(content.encode()).hexdigest()
+    identity["tokenizer"] = hashlib.sha256(_read(model / "tokenizer" / "tokenizer.json")).hexdigest()
+    return identity
+
+
+def different_encoder(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """The first encoder whose hashes differ, with the beginnings of both, for a message; None if all agree."""
+    for name in sorted({*ours, *theirs}):
+        if ours.get(name) != theirs.get(name):
+            return f"{name} {ours.get(name, 'none')[:12]}, not {theirs.get(name, 'none')[:12]}"
+    return None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SMCDError(f"{path}: cannot be read ({error.strerror}); give a whole model folder") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path))
+    except ValueError as error:
+        raise SMCDError(f"{path}: is not JSON ({error}); copy or convert the model folder again") from error
+    if not isinstance(content, dict):
+        raise SMCDError(f"{path}: holds no object; copy or convert the model folder again")
+    return content

@@ -1,0 +1,257 @@
+"""Owns the feature cache on disk: its format, and reading any window of it by position. The writer is `features`.
+
+A cache belongs to one split of prepared records and to the encoders that made it:
+
+```
+FOLDER/
+  feature_cache.json  what the cache holds and what made it; `complete` is false until all parts are there
+  null_text.npy       float16 [l, d], the embedding of the null text (one space), for dropped captions
+  part-00000.npz      index of the part's clips (NumPy, no pickles)
+  part-00000.data     little-endian float16: posterior moments of F frames [F, 2, h, w, c], then T texts [T, l, d]
+```
+
+Moments are the posterior's mean and log-variance, both of unscaled latents. An index holds, for the C clips of its part
+in the order of the records:
+
+| array           | type, shape     | value                                                                            |
+|-----------------|-----------------|----------------------------------------------------------------------------------|
+| `clip_ids`      | uint8           | the ids as UTF-8, one a line                                                     |
+| `frames`        | int32 [C]       | frames of the clip                                                               |
+| `usable`        | bool [F]        | whether the frame could be decoded; its moments are zeros if not                 |
+| `moments_crc32` | uint32 [F]      | of each frame's moments                                                          |
+| `text`          | int32 [C]       | which of the texts is the caption's; -1 if the record could not be read          |
+| `texts_crc32`   | uint32 [T]      | of each text                                                                     |
+| `objects`       | int32 [C]       | objects of the clip, N                                                           |
+| `label`         | int32 [sum N]   | which of the label embeddings is each object's                                   |
+| `labels`        | float16 [L, d]  | label embeddings                                                                 |
+| `boxes`, `mask` | float32 [M, 4], | of every frame and object, frame by frame; as in the record                      |
+|                 | bool [M]        |                                                                                  |
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float16, Float32
+
+from data_pipeline.encoder_identity import different_encoder
+from data_pipeline.schema import BadClip
+from smcd_jax.errors import SMCDError
+from smcd_jax.tracks.text_files import read_json
+
+FORMAT, VERSION = "smcd-features", 1
+MANIFEST, NULL_TEXT = "feature_cache.json", "null_text.npy"
+HALF = np.dtype("<f2")
+INDEX_DTYPES = {
+    "frames": np.int32,
+    "usable": np.bool_,
+    "moments_crc32": np.uint32,
+    "text": np.int32,
+    "texts_crc32": np.uint32,
+    "objects": np.int32,
+    "label": np.int32,
+    "labels": HALF,
+    "boxes": np.float32,
+    "mask": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class CachedWindow:
+    """What the cache holds of a window besides its moments.
+
+    Attributes:
+        boxes: xyxy in 0..1.
+        mask: True where the object is present.
+        labels: an embedding for each object.
+    """
+
+    boxes: Float32[np.ndarray, "f n 4"]
+    mask: Bool[np.ndarray, "f n"]
+    labels: Float16[np.ndarray, "n d"]
+
+
+class FeatureCache:
+    """A whole cache, opened for reading. May be shared by threads.
+
+    Attributes:
+        folder: where it is.
+        manifest: the content of `feature_cache.json`.
+        clip_ids: by position, the same as in the records.
+        num_frames: by position.
+        null_text: float16 [l, d], what a dropped caption is replaced by.
+    """
+
+    def __init__(self, folder: str | Path, *, encoders: Mapping[str, str]):
+        """Opens a cache.
+
+        Args:
+            folder: of the cache.
+            encoders: those of the model that is to use it (`encoder_identity`).
+
+        Raises:
+            SMCDError: no cache there, a half-written or damaged one, one of another format version, or made by other
+                encoders.
+        """
+        self.folder = Path(folder)
+        self.manifest = read_features_manifest(self.folder)
+        different = different_encoder(self.manifest["encoders"], encoders)
+        if different:
+            raise SMCDError(
+                f"{self.folder}: this feature cache was made by other encoders ({different}): make one for this model "
+                "with smcd prepare --features MODEL, in another folder"
+            )
+        if not self.manifest["complete"]:
+            raise SMCDError(
+                f"{self.folder}: this feature cache is half-written: run the same smcd prepare --features MODEL again, "
+                "it goes on from there"
+            )
+        self._parts = [FeaturePart(self.folder, number, self.manifest) for number in range(self.manifest["parts"])]
+        self.clip_ids = tuple(clip_id for part in self._parts for clip_id in part.clip_ids)
+        self.num_frames = np.concatenate([part.index["frames"] for part in self._parts]).astype(np.int64)
+        self.null_text = _read_null_text(self.folder)
+        self._ends = np.cumsum([len(part.clip_ids) for part in self._parts])
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def read(
+        self, position: int, start: int, *, moments: Float16[np.ndarray, "f 2 h w c"], text: Float16[np.ndarray, "l d"]
+    ) -> CachedWindow:
+        """Reads a window, its moments and text in place.
+
+        Args:
+            position: of the clip.
+            start: first frame.
+            moments: C-contiguous; its length says how many frames, all of which the clip must have.
+            text: C-contiguous; becomes the caption's embedding.
+
+        Raises:
+            BadClip: the features differ from their checksum, or a frame or the record could not be read when they were
+                made.
+        """
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        part = self._parts[number]
+        return part.read(position - int(self._ends[number]) + len(part.clip_ids), start, moments=moments, text=text)
+
+
+class FeaturePart:
+    """One part of a cache."""
+
+    def __init__(self, folder: Path, number: int, manifest: Mapping[str, Any]):
+        """Opens a part.
+
+        Raises:
+            SMCDError: a file is missing or damaged, or they do not fit each other.
+        """
+        self._path = data_path(folder, number)
+        self.index, self.clip_ids = _read_index(index_path(folder, number))
+        frames, objects = self.index["frames"].astype(np.int64), self.index["objects"].astype(np.int64)
+        self._first_frame = np.concatenate([[0], np.cumsum(frames)])
+        self._first_object = np.concatenate([[0], np.cumsum(objects)])
+        self._first_box = np.concatenate([[0], np.cumsum(frames * objects)])
+        self._frame_bytes = int(np.prod(manifest["moments"])) * HALF.itemsize
+        self._text_bytes = int(np.prod(manifest["text"])) * HALF.itemsize
+        size = int(self._first_frame[-1]) * self._frame_bytes + len(self.index["texts_crc32"]) * self._text_bytes
+        found = self._path.stat().st_size if self._path.is_file() else 0
+        if found != size:
+            raise SMCDError(
+                f"{self._path}: {found} bytes, {size} were written: remove the feature cache and make it again"
+            )
+        self._file: int | None = None
+        self._lock = threading.Lock()
+
+    def read(self, clip: int, start: int, *, moments: np.ndarray, text: np.ndarray) -> CachedWindow:
+        """As `FeatureCache.read`, by the clip's number in the part."""
+        index, count = self.index, len(moments)
+        first = int(self._first_frame[clip]) + start
+        if index["text"][clip] < 0 or not index["usable"][first : first + count].all():
+            raise BadClip(f"{self.clip_ids[clip]}: could not be read when its features were made", kind="no features")
+        self._read(moments, first * self._frame_bytes)
+        texts = int(self._first_frame[-1]) * self._frame_bytes
+        self._read(text, texts + int(index["text"][clip]) * self._text_bytes)
+        wanted = [*index["moments_crc32"][first : first + count], index["texts_crc32"][index["text"][clip]]]
+        if [zlib.crc32(array) for array in (*moments, text)] != wanted:
+            raise BadClip(f"{self._path}: features of {self.clip_ids[clip]} differ from their checksum", kind="damaged")
+        return self._annotations(clip, start, count)
+
+    def _annotations(self, clip: int, start: int, count: int) -> CachedWindow:
+        objects = int(self.index["objects"][clip])
+        first = int(self._first_box[clip]) + start * objects
+        boxes = slice(first, first + count * objects)
+        labels = self.index["label"][self._first_object[clip] : self._first_object[clip + 1]]
+        return CachedWindow(
+            boxes=self.index["boxes"][boxes].reshape(count, objects, 4),
+            mask=self.index["mask"][boxes].reshape(count, objects),
+            labels=self.index["labels"][labels],
+        )
+
+    def _read(self, array: np.ndarray, offset: int) -> None:
+        with self._lock:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDONLY)
+        if os.preadv(self._file, [array], offset) != array.nbytes:
+            raise BadClip(f"{self._path}: ends early", kind="damaged")
+
+    def __del__(self):
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)
+
+
+def read_features_manifest(folder: Path) -> dict[str, Any]:
+    """The content of `feature_cache.json`.
+
+    Raises:
+        SMCDError: there is none, or it is of another format or version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SMCDError(f"{folder}: no feature cache here (no {MANIFEST}): smcd prepare --features MODEL makes one")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise SMCDError(f"{path}: not of the format {FORMAT}: make the feature cache again")
+    if content.get("version") != VERSION:
+        raise SMCDError(
+            f"{path}: version {content.get('version')!r}, this program reads {VERSION}: make the feature cache again"
+        )
+    return content
+
+
+def index_path(folder: Path, number: int) -> Path:
+    """The file of a part's index."""
+    return folder / f"part-{number:05d}.npz"
+
+
+def data_path(folder: Path, number: int) -> Path:
+    """The file of a part's features."""
+    return folder / f"part-{number:05d}.data"
+
+
+def _read_null_text(folder: Path) -> Float16[np.ndarray, "l d"]:
+    path = folder / NULL_TEXT
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SMCDError(f"{path}: missing or damaged ({error}): remove the feature cache and make it again") from error
+
+
+def _read_index(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    try:
+        # NumPy leaves a damaged archive open that it has opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in INDEX_DTYPES}
+            text = archive["clip_ids"].tobytes().decode("utf-8")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise SMCDError(f"{path}: missing or damaged ({error}): remove the feature cache and make it again") from error
+    clip_ids = text.split("\n") if text else []
+    if len(clip_ids) != len(arrays["frames"]):
+        raise SMCDError(f"{path}: its arrays do not fit each other: remove the feature cache and make it again")
+    return arrays, clip_ids

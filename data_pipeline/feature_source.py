@@ -1,0 +1,76 @@
+"""Owns the cached path: examples of a feature cache, with latents drawn from the posterior, and texts as embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
+from data_pipeline.feature_cache import FeatureCache
+from data_pipeline.order import fold
+from data_pipeline.windows import window_frames
+from smcd_jax.errors import SMCDError
+
+_NOISE = 21  # what a number drawn for an example is used for
+
+
+class FeatureSource:
+    """Fills `latents` (scaled), `text`, `boxes`, `mask` and `labels` (see `data_pipeline.examples.ExampleSource`).
+
+    Over the same data, seed and settings its clips and windows are those of `sources.VideoSource`.
+    """
+
+    def __init__(self, cache: FeatureCache, size: ExampleSize):
+        """Wraps a cache.
+
+        Raises:
+            SMCDError: the cache was made of frames of another size.
+        """
+        made = cache.manifest
+        if (made["height"], made["width"]) != (size.height, size.width):
+            raise SMCDError(
+                f"{cache.folder}: this feature cache is of frames of {made['width']} x {made['height']} pixels, not of "
+                f"{size.width} x {size.height}: make one of that size, or train at the size it has"
+            )
+        records = made["records"]
+        self.name, self.size = f"{records['name']} ({records['split']})", size
+        self.clip_ids, self.num_frames = cache.clip_ids, cache.num_frames
+        self._cache = cache
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """As `ExampleSource.specs`; `finish` makes `latents` of `moments` and `noise`, and float32 of float16."""
+        size, made = self.size, self._cache.manifest
+        pair = tuple(made["moments"])
+        return {
+            "moments": ArraySpec((size.frames, *pair), np.float16),
+            "noise": ArraySpec((size.frames, *pair[1:]), np.float32),
+            "text": ArraySpec(tuple(made["text"]), np.float16),
+            "boxes": ArraySpec((size.frames, size.objects, 4), np.float32),
+            "mask": ArraySpec((size.frames, size.objects), np.float32),
+            "labels": ArraySpec((size.objects, made["label"]), np.float16),
+        }
+
+    def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
+        """As `ExampleSource.fill`."""
+        count = min(self.size.frames, int(self.num_frames[clip]) - start)
+        window = self._cache.read(clip, start, moments=row["moments"][:count], text=row["text"])
+        row["moments"][count:] = row["moments"][count - 1]
+        # A generator of the example's own; of NumPy's this one draws normal numbers fastest.
+        generator = np.random.Generator(np.random.SFC64(int(fold(key, _NOISE))))
+        generator.standard_normal(out=row["noise"], dtype=np.float32)
+        held = window_frames(0, self.size.frames, count)
+        chosen, dropped = fill_boxes(row, window.boxes[held], window.mask[held])
+        row["labels"][: len(chosen)] = window.labels[chosen]
+        return dropped
+
+    def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Draws from the posterior, and makes float32 of float16: TensorFlow does so twice as fast as NumPy."""
+        import tensorflow as tf
+
+        tensors = dict(tensors)
+        moments = tf.cast(tensors.pop("moments"), tf.float32)
+        latents = moments[:, :, 0] + tf.exp(0.5 * moments[:, :, 1]) * tensors.pop("noise")
+        tensors["latents"] = latents * self._cache.manifest["scaling_factor"]
+        return tensors | {name: tf.cast(tensors[name], tf.float32) for name in ("text", "labels")}

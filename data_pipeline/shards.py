@@ -1,0 +1,158 @@
+"""Writing one shard of records: whole or not at all, the same bytes whoever writes it and however often it is begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.builders import Source
+from data_pipeline.frames import shrink
+from data_pipeline.records import PER_FRAME, PER_RECORD, WORK
+from data_pipeline.schema import BadClip, Clip, serialize
+from data_pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
+from smcd_jax.errors import SMCDError
+from smcd_jax.media import write_json
+
+# A protocol buffer ends at 2 GiB; captions and boxes need little of it.
+MAX_CLIP_BYTES = 1900 << 20
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A slice of a split's clips, and the file it becomes.
+
+    Attributes:
+        folder: of the records.
+        file: name of the shard.
+        split: of the source.
+        start: index of the first clip.
+        stop: index after the last.
+        short_side: pixels that the shorter side of frames may have; None keeps them.
+    """
+
+    folder: Path
+    file: str
+    split: str
+    start: int
+    stop: int
+    short_side: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The shard."""
+        return self.folder / self.file
+
+    @property
+    def side_path(self) -> Path:
+        """What is in the shard, for the index and the report."""
+        return self.folder / WORK / f"{self.file}.json"
+
+
+def finished_shard(task: ShardTask) -> dict[str, Any] | None:
+    """What is in the shard if it is there and whole, else None."""
+    if not task.path.is_file() or not task.side_path.is_file():
+        return None
+    try:
+        side = json.loads(task.side_path.read_text(encoding="utf-8"))
+    except ValueError:  # a disk that lost what was written: the shard is written again
+        return None
+    return side if task.path.stat().st_size == side["bytes"] else None
+
+
+def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """Write the shard, unless it is there already; `advance` is called after each clip.
+
+    Returns:
+        As JSON values: `file`, `bytes`, `sha256`; `clip_ids` and what the index has of each record and, in a list for
+        each record, of each frame; `boxes` in all, `skipped` (index in the split, kind, reason) and `notes` with their
+        counts.
+
+    Raises:
+        SMCDError: the disk cannot be written.
+    """
+    finished = finished_shard(task)
+    if finished is not None:
+        return finished
+    lists = ("clip_ids", *PER_RECORD, *PER_FRAME, "skipped")
+    side: dict[str, Any] = {"file": task.file, "bytes": 0, "boxes": 0, **{key: [] for key in lists}}
+    notes: Counter[str] = Counter()
+    temporary = task.side_path.with_name(f"{task.file}.{os.getpid()}.part")
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as file:
+            for index in range(task.start, task.stop):
+                try:
+                    clip = _clip(source, task, index)
+                    record = frame_record(_add(side, clip))
+                    notes.update(clip.notes)
+                    digest.update(record)
+                    file.write(record)
+                except BadClip as error:
+                    side["skipped"].append({"index": index, "kind": error.kind, "reason": error.reason})
+                advance()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.filename is not None and str(error.filename) != str(temporary):
+            raise
+        raise SMCDError(
+            f"cannot write {temporary}: {error.strerror}: free some space there, then run it again"
+        ) from error
+    side |= {"notes": dict(sorted(notes.items())), "sha256": digest.hexdigest()}
+    # The side file first: a shard under its own name then always has one.
+    write_json(task.side_path, side)
+    os.replace(temporary, task.path)
+    return side
+
+
+def _clip(source: Source, task: ShardTask, index: int) -> Clip:
+    clip = source.clip(task.split, index)
+    return clip if task.short_side is None else shrink(clip, task.short_side)
+
+
+def _add(side: dict[str, Any], clip: Clip) -> bytes:
+    """The bytes of the clip's record, entered into `side` with the place they will have in the shard."""
+    size = sum(map(len, clip.frames))
+    if size > MAX_CLIP_BYTES:
+        raise BadClip(
+            f"{clip.clip_id}: {clip.num_frames} frames of {size >> 20} MiB in all, more than the "
+            f"{MAX_CLIP_BYTES >> 20} MiB of a record: cut the clip, or give a --short_side",
+            kind="too long",
+        )
+    head, frames = serialize(clip)
+    record = head + frames
+    offset = side["bytes"] + HEADER_BYTES
+    side["bytes"] = offset + len(record) + FOOTER_BYTES
+    entry = {
+        "clip_ids": clip.clip_id,
+        "offset": offset,
+        "length": len(record),
+        "head_length": len(head),
+        "head_crc32": zlib.crc32(head),
+        "frames": clip.num_frames,
+        "objects": clip.num_objects,
+        "frame_offset": _frame_offsets(record, clip, offset=offset, start=len(head)),
+        "frame_length": [len(frame) for frame in clip.frames],
+        "frame_crc32": [zlib.crc32(frame) for frame in clip.frames],
+    }
+    for key, value in entry.items():
+        side[key].append(value)
+    side["boxes"] += int(clip.mask.sum())
+    return record
+
+
+def _frame_offsets(record: bytes, clip: Clip, *, offset: int, start: int) -> list[int]:
+    """Where each frame begins in the shard: they follow each other in the record, a few bytes between them."""
+    offsets = []
+    for frame in clip.frames:
+        start = record.index(frame, start)
+        offsets.append(offset + start)
+        start += len(frame)
+    return offsets

@@ -1,0 +1,87 @@
+"""Owns the decoded path: examples of prepared records with pictures as pixels and texts as token ids."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
+from data_pipeline.records import RecordFolder
+from data_pipeline.transforms import crop_boxes, decode_frame, random_crop
+from data_pipeline.windows import window_frames
+from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
+
+_TEXTS_KEPT = 65536  # token ids of so many texts are remembered, 20 MB
+
+
+class VideoSource:
+    """Fills `video`, `token_ids`, `boxes`, `mask` and `label_ids` (see `data_pipeline.examples.ExampleSource`)."""
+
+    def __init__(
+        self,
+        records: RecordFolder,
+        size: ExampleSize,
+        *,
+        tokenizer: Tokenizer,
+        token_length: int = CONTEXT_LENGTH,
+        crop_keep: float = 1.0,
+    ):
+        """Wraps records.
+
+        Args:
+            records: of one data set.
+            size: of an example.
+            tokenizer: of the model that is trained.
+            token_length: ids in a row.
+            crop_keep: the least share of a picture's area that a random crop keeps; 1 for no crop. Stage 1 of the
+                paper uses 0.9.
+
+        Raises:
+            SMCDError: ``crop_keep`` is out of range.
+        """
+        random_crop(np.uint64(0), crop_keep)
+        self.name, self.size = f"{records.name} ({records.split})", size
+        self.clip_ids, self.num_frames = records.clip_ids, records.index["frames"].astype(np.int64)
+        self._records, self._crop_keep = records, crop_keep
+        self._token_length = token_length
+        self._tokens = functools.lru_cache(_TEXTS_KEPT)(
+            lambda text: tokenizer.encode([text], length=token_length)[0]  # a method would keep every source alive
+        )
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """As `ExampleSource.specs`."""
+        size, tokens = self.size, self._token_length
+        return {
+            "video": ArraySpec((size.frames, size.height, size.width, 3), np.uint8),
+            "token_ids": ArraySpec((tokens,), np.int32),
+            "boxes": ArraySpec((size.frames, size.objects, 4), np.float32),
+            "mask": ArraySpec((size.frames, size.objects), np.float32),
+            "label_ids": ArraySpec((size.objects, tokens), np.int32),
+        }
+
+    def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
+        """As `ExampleSource.fill`."""
+        stored = int(self.num_frames[clip])
+        count = min(self.size.frames, stored - start)
+        window = self._records.window(clip, start, count)
+        crop = random_crop(key, self._crop_keep)
+        for index, frame in enumerate(window.frames):
+            where = f"{self.name}: clip {window.clip_id}, frame {start + index}"
+            row["video"][index] = decode_frame(
+                frame, height=self.size.height, width=self.size.width, crop=crop, where=where
+            )
+        row["video"][count:] = row["video"][count - 1]
+        held = window_frames(0, self.size.frames, count)
+        boxes, mask = crop_boxes(window.boxes[held], window.mask[held], crop)
+        chosen, dropped = fill_boxes(row, boxes, mask)
+        row["token_ids"][:] = self._tokens(window.caption)
+        for place, index in enumerate(chosen):
+            row["label_ids"][place] = self._tokens(window.labels[index])
+        return dropped
+
+    def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Nothing remains to be done."""
+        return tensors

@@ -1,0 +1,111 @@
+"""Owns pictures of scenes: sprites laid over the background, and the boxes and mask of what can be seen of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from data_pipeline.sprites.atlas import Patch
+from data_pipeline.sprites.scene import Scene
+from smcd_jax.errors import SMCDError
+
+# A pixel belongs to the visible part of a sprite from this opacity on, of 255.
+SEEN = 32
+
+
+class Rendering(NamedTuple):
+    """A clip as arrays.
+
+    Attributes:
+        video: uint8 `[T, H, W, 3]`.
+        boxes: float32 `[T, N, 4]`, xyxy in 0..1 of the picture; zeros where masked out.
+        mask: bool `[T, N]`, True where the object is seen.
+        labels: one per object.
+        caption: names every label.
+    """
+
+    video: UInt8[np.ndarray, "t h w 3"]
+    boxes: Float32[np.ndarray, "t n 4"]
+    mask: Bool[np.ndarray, "t n"]
+    labels: tuple[str, ...]
+    caption: str
+
+
+def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Rendering:
+    """The whole scene in all frames, or in those of the given numbers, with the boxes of what can be seen.
+
+    The box of an object is that of its whole sprite cut to the picture; where the border cuts the sprite, each side is
+    moved in to the part that remains. Other sprites in front do not change it, as in tracking data sets. The mask is 0
+    where less than `scene.min_visible` of the sprite, by opacity, is in the picture and not under other sprites.
+
+    Raises:
+        SMCDError: a frame number outside of 0 .. T - 1.
+    """
+    height, width = scene.background.shape[:2]
+    count = len(scene.objects)
+    frames = range(scene.num_frames) if frames is None else frames
+    if not all(0 <= frame < scene.num_frames for frame in frames):
+        raise SMCDError(f"sprite world: frames {list(frames)} asked for, a clip has 0 to {scene.num_frames - 1}")
+    video = np.repeat(scene.background[None], len(frames), axis=0)
+    boxes = np.zeros((len(frames), count, 4), np.float32)
+    mask = np.zeros((len(frames), count), bool)
+    size = np.array([width, height, width, height], np.float64)
+    for row, (frame, picture) in enumerate(zip(frames, video, strict=True)):
+        patches = [scene.patch(item, frame) for item in range(count)]
+        for patch in patches:
+            if patch is not None:
+                paint(picture, patch)
+        seen = _opacity_seen(patches, height, width)
+        for item, (patch, of) in enumerate(zip(patches, scene.objects, strict=True)):
+            box = of.boxes[frame]
+            whole = of.sprite.opacity * (box[2] - box[0]) * (box[3] - box[1])
+            if patch is not None and seen[item] >= scene.min_visible * whole:
+                mask[row, item] = True
+                boxes[row, item] = visible_box(box, patch, width=width, height=height) / size
+    return Rendering(video, boxes, mask, scene.labels, scene.caption)
+
+
+def paint(picture: UInt8[np.ndarray, "h w 3"], patch: Patch) -> None:
+    """Lay a patch over the picture, in place; exact rounding of background * (1 - opacity) + colour."""
+    region = picture[patch.region]
+    shown = region * (255 - patch.pixels[..., 3:]).astype(np.uint16) + 128
+    region[...] = patch.pixels[..., :3] + ((shown + (shown >> 8)) >> 8)
+
+
+def visible_box(box: np.ndarray, patch: Patch, *, width: int, height: int) -> np.ndarray:
+    """The box of a sprite cut to the picture, x1, y1, x2, y2 in pixels: tight also where the border cuts the sprite."""
+    size = np.array([width, height, width, height])
+    cut = np.clip(box, 0, size)
+    if (cut == box).all():
+        return cut
+    seen = patch.pixels[..., 3] >= SEEN
+    columns, rows = np.flatnonzero(seen.any(axis=0)), np.flatnonzero(seen.any(axis=1))
+    if len(columns) == 0:
+        return cut
+    low = np.array([patch.left + columns[0], patch.top + rows[0]])
+    high = np.array([patch.left + columns[-1], patch.top + rows[-1]]) + 1
+    return np.concatenate([np.maximum(cut[:2], low), np.minimum(cut[2:], high)])
+
+
+def _opacity_seen(patches: list[Patch | None], height: int, width: int) -> list[float]:
+    """Opacity of each patch that reaches the eye through the later ones, summed over pixels."""
+    if len(patches) == 1:
+        return [_opacity(patches[0]).sum() if patches[0] is not None else 0.0]
+    seen = [0.0] * len(patches)
+    clear = np.ones((height, width), np.float32)
+    for item in reversed(range(len(patches))):
+        patch = patches[item]
+        if patch is None:
+            continue
+        opacity = _opacity(patch)
+        region = clear[patch.region]
+        seen[item] = float((opacity * region).sum())
+        region *= 1 - opacity
+    return seen
+
+
+def _opacity(patch: Patch) -> Float32[np.ndarray, "h w"]:
+    return patch.pixels[..., 3] * np.float32(1 / 255)

@@ -1,0 +1,161 @@
+"""The run of a clip: sampled, kept, decoded and written; and what an interrupted run has left, finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from smcd_jax.cli import console
+from smcd_jax.cli.clip import Clip
+from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
+from smcd_jax.cli.clip_options import check_fps
+from smcd_jax.errors import SMCDError
+from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.pipeline.pipeline import Clock
+from smcd_jax.pipeline.progress import Progress
+from smcd_jax.runtime import device_summary
+from smcd_jax.tracks import parse_track_file
+
+_SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
+_SMALLER = (
+    "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
+    "or --dtype bfloat16"
+)
+
+
+def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict[str, float]:
+    """Samples, decodes and writes a clip.
+
+    Returns:
+        Seconds for load, compile, encode, denoise and decode.
+
+    Raises:
+        SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
+    """
+    names = ("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr")
+    names += ("eta", "height", "width", "num_frames", "num_videos_per_prompt", "seed", "decode_chunk_size")
+    with _memory_in_words():
+        sample = pipeline(
+            clip.picture,
+            clip.description["prompt"],
+            clip.tracks,
+            negative_prompt=clip.description["negative_prompt"],
+            guidance=clip.guidance,
+            output_type="latent",
+            progress=progress,
+            **{name: clip.options[name] for name in names},
+        )
+    description = {**clip.description, **device_summary(), "seconds": sample.seconds, "formats": clip.files.formats}
+    clip.files.keep(sample.latents, description)
+    return _finish(pipeline, clip.files, sample.latents, description, progress=progress)
+
+
+def finish_clip(pipeline: SMCDPipeline, files: ClipFiles, *, changes: Mapping[str, Any], progress: Progress) -> dict:
+    """Decodes and writes what an interrupted run has kept, with other options of decoding if ``changes`` has any.
+
+    Returns:
+        Seconds as `make_clip`, those of the interrupted run included.
+
+    Raises:
+        SMCDError: the kept sample is damaged or of another model, or as `make_clip`.
+    """
+    latents, description = read_kept(files.latents)
+    if description["model_hash"] != pipeline.folder.digest:
+        raise SMCDError(f"{files.latents} was made by another model than {pipeline.folder.path}; give its --model")
+    description["options"] |= changes
+    return _finish(pipeline, files, latents, description, progress=progress)
+
+
+def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict[str, Any]]:
+    """The files and the description of the sample kept at ``path``; formats are added to those first asked for.
+
+    Raises:
+        SMCDError: not a kept sample.
+    """
+    latents, description = read_kept(path)
+    try:
+        wanted = dict.fromkeys((*description["formats"], *formats))
+        check_fps(description["options"]["fps"], tuple(wanted))
+        parse_track_file(json.dumps(description["tracks"]))
+    except KeyError as error:
+        raise SMCDError(f"{path} does not hold all that is needed to finish it ({error}); make it anew") from error
+    return files_of_kept(path, tuple(wanted), len(latents)), description
+
+
+def is_described(clip: Clip) -> bool:
+    """Whether NAME.json is there for every video and says that it was made of the same input and options."""
+    return all(
+        _same(clip.description, _json(clip.files.description(index)), first_seed=clip.description["seed"] + index)
+        for index in range(clip.files.count)
+    )
+
+
+def is_kept(clip: Clip) -> bool:
+    """Whether a sample of the same input and options waits to be decoded."""
+    if not clip.files.latents.exists():
+        return False
+    return _same(clip.description, read_kept(clip.files.latents)[1], first_seed=clip.description["seed"])
+
+
+def _finish(
+    pipeline: SMCDPipeline,
+    files: ClipFiles,
+    latents: Float[np.ndarray, "b f h w c"],
+    description: Mapping[str, Any],
+    *,
+    progress: Progress,
+) -> dict[str, float]:
+    clock, options = Clock(pipeline), description["options"]
+    try:
+        with clock.stage("decode"), _memory_in_words():
+            videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
+        before, now = description["seconds"], clock.seconds()
+        seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
+        said = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
+        descriptions = [{**said, "seed": description["seed"] + index} for index in range(files.count)]
+        tracks = parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
+        files.write(videos, tracks, descriptions, fps=options["fps"])
+    except SMCDError as error:
+        raise SMCDError(f"{error}; the sample is kept, {_how_to_finish(files)}") from error
+    except BaseException:
+        console.note(f"the sample is kept, {_how_to_finish(files)}")
+        raise
+    files.latents.unlink(missing_ok=True)
+    return seconds
+
+
+def _how_to_finish(files: ClipFiles) -> str:
+    return f"finish it with: smcd animate --decode_latents {files.latents}"
+
+
+@contextlib.contextmanager
+def _memory_in_words() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise SMCDError(f"the memory of this machine does not suffice; {_SMALLER}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise SMCDError(f"the memory of the device does not suffice; {_SMALLER}") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # absent, or somebody else's: not a clip of ours
+
+
+def _same(wanted: Mapping[str, Any], found: Any, *, first_seed: int) -> bool:
+    if not isinstance(found, dict):
+        return False
+    wanted = json.loads(json.dumps({**wanted, "seed": first_seed}))
+    return all(found.get(name) == wanted[name] for name in _SAME)

@@ -1,0 +1,83 @@
+"""What `smcd` says on a terminal: errors, notes and results; the chatter of libraries only when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+_LIBRARIES = ("absl", "etils", "flax", "jax", "orbax", "PIL", "tensorstore")
+
+
+def error(message: str) -> None:
+    """One line on stderr: what was wrong."""
+    _write(f"smcd: error: {message}")
+
+
+def note(message: str) -> None:
+    """One line on stderr: what a user should know about this run."""
+    _write(f"smcd: note: {message}")
+
+
+def progress_line(message: str) -> None:
+    """One line on stderr: what is being done."""
+    _write(f"smcd: {message}")
+
+
+def result(message: str) -> None:
+    """A line on stdout: what a user asked for."""
+    print(message, flush=True)
+
+
+@contextlib.contextmanager
+def libraries_quiet(verbose: bool) -> Iterator[None]:
+    """Within the block our own warnings are notes, and those of libraries are silent unless ``verbose``."""
+    ours, root = logging.getLogger("smcd_jax"), logging.getLogger()
+    loggers = [ours, root, *map(logging.getLogger, _LIBRARIES)]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    with warnings.catch_warnings():
+        if verbose:
+            _log_everything(root)
+        else:
+            _log_notes(ours, root)
+        try:
+            yield
+        finally:
+            for logger, level, propagate, handlers in before:
+                logger.setLevel(level)
+                logger.propagate = propagate
+                logger.handlers[:] = handlers
+
+
+def _log_everything(root: logging.Logger) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    warnings.simplefilter("default")
+
+
+def _log_notes(ours: logging.Logger, root: logging.Logger) -> None:
+    # XLA writes to the terminal by itself and reads this when it is loaded; 3 leaves what ends the process.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.simplefilter("ignore")
+    root.addHandler(logging.NullHandler())  # without any handler Python prints warnings itself
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ours.handlers[:] = [_NoteHandler(logging.WARNING)]
+    ours.propagate = False
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+def _write(line: str) -> None:
+    # Not print: a bar may stand on the last line of the terminal.
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,64 @@
+"""Shows what a folder of records holds, and draws clips with their boxes, labels and captions on one sheet.
+
+Some uses:
+  smcd inspect records/got10k
+  smcd inspect records/got10k --split val --clip GOT-10k_Val_000007 --output one.png
+  smcd inspect records/got10k --check
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from smcd_jax.cli.console import note, result
+from smcd_jax.errors import SMCDError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `smcd inspect`."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of records, as smcd prepare wrote it")
+    parser.add_argument("--split", help="default: the first of the folder")
+    parser.add_argument("--clips", type=int, metavar="N", default=6, help="clips on the sheet; default: 6")
+    parser.add_argument("--clip", action="append", metavar="ID", help="this clip instead; may be repeated")
+    parser.add_argument("--frames", type=int, metavar="N", default=8, help="frames of each clip; default: 8")
+    parser.add_argument("--height", type=int, metavar="PIXELS", default=160, help="of a frame; default: 160")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the sheet; default: NAME-SPLIT.png")
+    parser.add_argument("--check", action="store_true", help="read every record and compare every file instead")
+    parser.add_argument(
+        "--max_bad_share", type=float, metavar="F", default=0.0, help="share of records that may be bad; default: 0"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the folder holds, then draw or check."""
+    from data_pipeline.inspect import check_records, sheet, spread_positions, write_sheet
+    from data_pipeline.records import REPORT, RecordFolder, read_manifest
+    from data_pipeline.report import Report
+    from smcd_jax.tracks.text_files import read_json
+
+    for flag in ("clips", "frames", "height"):
+        if getattr(args, flag) < 1:
+            raise SMCDError(f"--{flag} {getattr(args, flag)}: it must be at least 1")
+    splits = read_manifest(args.folder)["splits"]
+    report = Report.from_json(read_json(args.folder / REPORT))
+    for line in (*report.raw_notes, *report.lines()):
+        result(line)
+    for split in [args.split] if args.split else list(splits) if args.check else list(splits)[:1]:
+        records = RecordFolder(args.folder, split, max_bad_share=args.max_bad_share)
+        if records.lost:
+            note(f"{args.folder}: {records.lost} records of {split} are lost with truncated files")
+        if args.check:
+            bad = check_records(records, max_bad_share=args.max_bad_share)
+            if not bad:
+                records.verify()
+            result(f"{records.name} {split}: {len(records)} records read, {bad.total()} damaged")
+            continue
+        positions = [records.position(clip) for clip in args.clip or ()] or spread_positions(records, args.clips)
+        picture, faults = sheet(records, positions, frames=args.frames, height=args.height)
+        for fault in faults:
+            note(fault)
+        path = args.output or Path(f"{records.name}-{split}.png")
+        write_sheet(picture, path)
+        result(f"{path}: {len(positions) - len(faults)} clips of {records.name} {split}")
+    return 0

@@ -1,0 +1,70 @@
+"""The argument parser of every command: errors in one line, unknown flags answered with the nearest known one."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from smcd_jax.errors import SMCDError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
+
+    It knows --debug and --verbose, so that they are understood before and after the command alike. Flags are not
+    abbreviated: an abbreviation that works today would break with the next flag.
+    """
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(allow_abbrev=False, add_help=False, **options)
+        self.add_argument("-h", "--help", action="help", help="show this help and exit")
+        self.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error too"
+        )
+        self.add_argument(
+            "--verbose", action="store_true", default=argparse.SUPPRESS, help="show warnings and logs of the libraries"
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but an unknown flag is an error by itself, before anything is found missing."""
+        if self._subparsers is None:
+            self._refuse_unknown_flags(args)
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; what is left over is an error that names it."""
+        parsed, left = self.parse_known_args(args, namespace)
+        if left:
+            self.error(f"what is {left[0]!r} for? Put quotes around values with blanks")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Raises SMCDError."""
+        raise SMCDError(f"{message} (see {self.prog} --help)")
+
+    def _refuse_unknown_flags(self, args: Iterable[str]) -> None:
+        for argument in args:
+            name = argument.split("=", 1)[0]
+            if argument == "--":
+                return
+            if name.startswith("--") and " " not in argument and name not in self._option_string_actions:
+                self.error(f"unknown flag {name}{did_you_mean(name, self._option_string_actions)}")
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the known word nearest to the given one, or nothing where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(given.replace("-", "_"), [word.replace("-", "_") for word in known], 1, 0.7)
+    if not near:
+        return ""
+    return f"; did you mean {next(word for word in known if word.replace('-', '_') == near[0])}?"
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help in which flags stand in one column wide enough for the usual name."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, max_help_position=34, **options)

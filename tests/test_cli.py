@@ -1,0 +1,225 @@
+"""The command line around its commands: dispatch, help without JAX, exit statuses, one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import smcd_jax
+from smcd_jax import cli
+from smcd_jax.cli import clip_files, clip_options
+from smcd_jax.cli.animate import FORMATS
+from smcd_jax.cli.parser import CommandParser, did_you_mean
+from smcd_jax.diffusion.samplers import SAMPLERS
+from smcd_jax.diffusion.timesteps import SPACINGS
+from smcd_jax.errors import SMCDError
+from smcd_jax.tracks import FORMATS as TRACK_FORMATS
+
+OURS = ("animate", "tracks", "doctor")
+HELP = [
+    ["--help"],
+    *([name, "--help"] for name in OURS),
+    ["tracks", "validate", "--help"],
+    ["tracks", "draw", "--help"],
+]
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Makes `smcd probe` a command that does what the test says."""
+
+    def make(act):
+        module = types.ModuleType("smcd_jax.cli.probe")
+        module.add_arguments = lambda parser: None
+        module.run = lambda args: act()
+        monkeypatch.setitem(sys.modules, "smcd_jax.cli.probe", module)
+        monkeypatch.setitem(cli.COMMANDS, "probe", "a probe")
+
+    return make
+
+
+def raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_help_imports_neither_jax_nor_flax(arguments):
+    code = (
+        "import sys; from smcd_jax.cli import main; status = main(sys.argv[1:]);"
+        "print(sorted({'jax', 'flax', 'orbax', 'PIL', 'imageio'} & set(sys.modules)), file=sys.stderr);"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert done.stdout.startswith("usage: smcd")
+
+
+def test_help_answers_within_two_seconds():
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "smcd_jax", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    # It takes a quarter of a second; the best of three, for the machine may be busy with other things.
+    assert min(seconds() for _ in range(3)) < 2
+
+
+def test_help_names_every_command_and_smcd_alone_shows_it(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in cli.COMMANDS)
+    assert cli.main([]) == 2
+    assert capsys.readouterr().out == shown
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"smcd_jax {smcd_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["animte"], "unknown command 'animte'; did you mean animate?"),
+        (["animate", "--imgae", "x"], "unknown flag --imgae; did you mean --image?"),
+        (
+            ["animate", "--num-inference-steps=3"],
+            "unknown flag --num-inference-steps; did you mean --num_inference_steps?",
+        ),
+        (["animate", "--image", "x", "stray"], "what is 'stray' for?"),
+        (
+            ["tracks", "draw", "--colums", "3"],
+            "unknown flag --colums; did you mean --columns?",
+        ),  # before what is missing
+        (["animate", "--imag", "x"], "unknown flag --imag; did you mean --image?"),  # no abbreviations
+        (["animate", "--prompt"], "argument --prompt: expected one argument"),
+        (["--nonsense"], "unknown flag --nonsense (see smcd --help)"),
+    ],
+)
+def test_a_wrong_word_is_named_with_the_nearest_right_one(arguments, words, capsys):
+    assert cli.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"smcd: error: {words}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (SMCDError("the box\n is empty"), 2, "smcd: error: the box is empty\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "smcd: error: /x/y: permission denied\n"),
+        (KeyboardInterrupt(), 130, "smcd: interrupted\n"),
+        (
+            KeyError("k"),
+            1,
+            "smcd: error: this is a fault of the program, not of your input (KeyError: 'k'); run it again",
+        ),
+    ],
+)
+def test_every_failure_is_one_line_and_a_status(error, status, line, command, capsys):
+    command(raising(error))
+    assert cli.main(["probe"]) == status
+    shown = capsys.readouterr().err
+    assert shown.startswith(line)
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "probe"], ["probe", "--debug"]])
+def test_debug_shows_the_traceback_before_the_line(arguments, command, capsys):
+    command(raising(SMCDError("too many boxes")))
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):")
+    assert shown.endswith("\nsmcd: error: too many boxes\n")
+
+
+CHATTER = """
+import logging, sys, types, warnings
+from smcd_jax import cli
+
+def chatter(args):
+    warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+    logging.getLogger("jax._src.xla_bridge").warning("no GPU")
+    logging.getLogger("somebody").warning("hello")
+    logging.getLogger("smcd_jax.media").warning("its colours are taken as sRGB")
+
+probe = types.ModuleType("probe")
+probe.add_arguments, probe.run = lambda parser: None, chatter
+sys.modules["smcd_jax.cli.probe"], cli.COMMANDS["probe"] = probe, "a probe"
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_libraries_are_silent_and_our_warnings_are_notes_unless_verbose():
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", CHATTER, "probe", *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stderr
+
+    assert said() == "smcd: note: its colours are taken as sRGB\n"
+    everything = said("--verbose")
+    assert "DeprecationWarning: deprecated" in everything
+    for line in ("jax._src.xla_bridge: no GPU", "somebody: hello", "smcd_jax.media: its colours are taken as sRGB"):
+        assert f"WARNING {line}\n" in everything
+
+
+def test_logging_is_as_it_was_after_a_command(command):
+    command(lambda: None)
+    before = [
+        (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in ("", "jax", "smcd_jax")
+    ]
+    cli.main(["probe"])
+    cli.main(["probe", "--verbose"])
+    after = [
+        (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in ("", "jax", "smcd_jax")
+    ]
+    assert after == before
+
+
+def test_a_closed_pipe_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "smcd_jax", "animate", "--help"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+def test_the_package_offers_its_main_names_without_importing_jax():
+    code = "import sys, smcd_jax; print('jax' in sys.modules, 'numpy' in sys.modules, dir(smcd_jax))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("False False")
+    assert all(name in done.stdout for name in smcd_jax.__all__)
+    assert smcd_jax.SMCDPipeline.__name__ == "SMCDPipeline"
+    assert smcd_jax.BoxTracks.__name__ == "BoxTracks"
+    assert smcd_jax.load_tracks.__name__ == "load_tracks"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = smcd_jax.nothing
+
+
+def test_choices_are_those_of_the_modules_that_use_them():
+    assert clip_options.SCHEDULERS == SAMPLERS
+    assert clip_options.SPACINGS == SPACINGS
+    assert clip_options.TRACK_FORMATS == TRACK_FORMATS
+    assert clip_files.FORMATS == FORMATS
+
+
+def test_a_value_may_look_like_a_flag_if_it_has_blanks():
+    parser = CommandParser(prog="smcd probe")
+    parser.add_argument("--prompt")
+    assert parser.parse_args(["--prompt", "--a dash, and more"]).prompt == "--a dash, and more"
+
+
+def test_nothing_is_suggested_where_nothing_is_near():
+    assert did_you_mean("--zzz", ["--image", "--seed"]) == ""

@@ -1,0 +1,86 @@
+"""`smcd doctor`: a table of what is here, and a status that says whether something needed is broken."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import jax
+import pytest
+
+from smcd_jax.cli import doctor, main
+from smcd_jax.cli.machine import in_words
+
+
+@pytest.fixture(autouse=True)
+def compile_cache(tmp_path, monkeypatch) -> Path:
+    """A cache of this test alone: JAX keeps the first that it is told of."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def table(shown: str) -> dict[str, tuple[str, str]]:
+    rows = [line.split("  ", 1) for line in shown.splitlines()]
+    return {subject: tuple(rest.strip().split(maxsplit=1)) for subject, rest in rows}
+
+
+def test_all_is_well_here(compile_cache, capsys):
+    assert main(["doctor"]) == 0
+    found = table(capsys.readouterr().out)
+    subjects = {
+        "smcd_jax",
+        "jax",
+        "flax",
+        "device 0",
+        "compile cache",
+        "ffmpeg",
+        "video encoding",
+        "model tiny",
+        "free disk",
+    }
+    assert subjects <= found.keys()
+    assert {found[subject][0] for subject in ("jax", "compile cache", "video encoding", "model tiny")} == {"ok"}
+    assert found["jax"][1] == jax.__version__
+    assert found["compile cache"][1].startswith(f"0 programs, 0 B in {compile_cache / 'xla'}")
+    assert found["video encoding"][1] == "2 frames of h264, yuv420p"
+    assert "untrained: random weights" in found["model tiny"][1]
+    assert found["extra test"][0] == "ok"  # pytest is running
+
+
+def test_an_extra_that_is_missing_is_no_fault_and_told_how_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(doctor.EXTRAS, "eval", ("no_such_module", "evaluation"))
+    assert main(["doctor"]) == 0
+    assert table(capsys.readouterr().out)["extra eval"] == ("-", "for evaluation: pip install 'smcd_jax[eval]'")
+
+
+def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path / "file"))
+    assert main(["doctor"]) == 0
+    assert table(capsys.readouterr().out)["compile cache"][0] == "warning"
+
+
+def test_a_broken_ffmpeg_and_a_damaged_model_are_found_and_the_rest_is_still_shown(tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+    shutil.copytree(resources.files("smcd_jax") / "assets" / "models" / "tiny", tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "params" / "position_net")
+    assert main(["doctor", "--model", str(tmp_path / "m")]) == 1
+    found = table(capsys.readouterr().out)
+    assert found["video"][0] == "BROKEN"
+    assert found["model tiny"][0] == "ok"
+    assert found[f"model {tmp_path / 'm'}"][0] == "BROKEN"
+    assert "position_net is missing" in found[f"model {tmp_path / 'm'}"][1]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(7, "7 B"), (1500, "1.5 kB"), (2_510_000_000, "2.5 GB"), (4e14, "400 TB")]
+)
+def test_bytes_in_words(count, words):
+    assert in_words(count) == words

@@ -1,0 +1,321 @@
+"""Whole conversions at tiny size: there and back bit for bit, diffusers' layout, and files that must be refused."""
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smcd_jax.convert import diffusers_table
+from smcd_jax.convert.engine import match, to_flax
+from smcd_jax.convert.tensor_files import open_tensors
+from smcd_jax.convert.to_model_folder import convert_to_model_folder
+from smcd_jax.convert.to_torch import convert_to_torch
+from smcd_jax.convert.unet_table import unet_rows
+from smcd_jax.convert.untrained import write_untrained
+from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.config import PRESETS, AutoencoderConfig, ControlNetConfig, TextEncoderConfig
+from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The tiny model in the published layout, as PyTorch would have saved it."""
+    folder = tmp_path_factory.mktemp("published")
+    convert_to_torch("tiny", folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(published, tmp_path):
+    folder = tmp_path / "published"
+    shutil.copytree(published, folder)
+    return folder
+
+
+def convert(folder, output, **how):
+    return convert_to_model_folder(output, smcd=folder, modelscope=folder, **how)
+
+
+def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, tmp_path):
+    convert(published, tmp_path / "model")
+    convert_to_torch(tmp_path / "model", tmp_path / "back")
+    for file in published.iterdir():
+        if file.suffix == ".json":
+            continue
+        want, got = open_tensors(file), open_tensors(tmp_path / "back" / file.name)
+        assert want.keys() == got.keys()
+        for name in want:
+            np.testing.assert_array_equal(want[name].numpy(), got[name].numpy(), strict=True)
+
+
+def test_float32_values_survive_bit_for_bit(tmp_path):
+    """Random bits of every kind, also NaN payloads and denormals, go through a table unchanged."""
+    config = ModelFolder("tiny").config.unet
+    rng, leaves = np.random.default_rng(0), flatten(abstract_params(config))
+    rows = unet_rows(config)
+    shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows}
+    tensors = {n: rng.integers(0, 2**32, shape, np.uint32).view(np.float32) for n, shape in shapes.items()}
+    there = to_flax(rows, tensors)
+    back = {row.torch: row.layout.to_torch(np.array(there[row.path])) for row in rows}
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name].view(np.uint32), tensor.view(np.uint32))
+
+
+def test_converted_folder_has_the_arrays_of_the_one_it_came_from(published, tmp_path):
+    folder, summary = convert(published, tmp_path / "model")
+    assert folder.digest == ModelFolder("tiny").digest
+    assert folder.config == ModelFolder("tiny").config
+    assert folder.origin.kind == "converted"
+    assert {part.name for part in summary} == set(folder.config.components())
+    assert all(len(source["sha256"]) == 64 for source in folder.origin.sources)
+
+
+def test_safetensors_give_the_same_model(published, tmp_path):
+    convert_to_torch("tiny", tmp_path / "safe", format="safetensors")
+    folder, _ = convert(tmp_path / "safe", tmp_path / "model")
+    assert folder.digest == ModelFolder("tiny").digest
+
+
+def test_cast_once_gates_stay_float32(published, tmp_path):
+    folder, _ = convert(published, tmp_path / "model", dtype=np.float16)
+    leaves = folder.leaves("unet")
+    assert {leaf.dtype.name for leaf in leaves.values() if leaf.ndim} == {"float16"}
+    assert {leaf.dtype.name for leaf in leaves.values() if not leaf.ndim} == {"float32"}
+
+
+def test_second_file_may_hold_a_controlnet(tmp_path):
+    """Its names tell it from an image encoder."""
+    tiny = PRESETS["tiny"]
+    unet = dataclasses.replace(tiny.unet, gate="object", image_latent=False, control=True, image_width=1024)
+    branch = ControlNetConfig(dataclasses.replace(unet, gate="none", control=False, object_width=1024))
+    config = dataclasses.replace(tiny, unet=unet, image_encoder=None, controlnet=branch)
+    made = write_untrained(tmp_path / "made", config)
+    convert_to_torch(tmp_path / "made", tmp_path / "torch")
+    (tmp_path / "torch" / "configuration.json").unlink()
+    folder, _ = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_width)
+    assert folder.config.image_encoder is None
+    assert folder.config.unet == unet
+    assert folder.leaves("controlnet").keys() == made.leaves("controlnet").keys()
+
+
+class RunsCode:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_pickle_that_would_run_code_is_refused_and_does_not_run(damaged, tmp_path):
+    marker = tmp_path / "ran"
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+        save({"weight": RunsCode(marker)}, damaged / "pytorch_model.bin")
+        with pytest.raises(SMCDError, match="pytorch_model.bin"):
+            convert(damaged, tmp_path / "model")
+        assert not marker.exists()
+        assert not (tmp_path / "model").exists()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def drop_tensor(path):
+    tensors = torch.load(path, weights_only=True)
+    del tensors["out.2.bias"]
+    torch.save(tensors, path)
+
+
+def other_variant(path):
+    tensors = torch.load(path, weights_only=True)
+    torch.save({name: tensor for name, tensor in tensors.items() if "cross_norm1" not in name}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "truncated"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"not a model at all"), "not a PyTorch file|refused"),
+        (lambda path: path.unlink(), "pytorch_model.bin"),
+        (drop_tensor, "missing.*out.2.bias"),
+        (other_variant, "another variant"),
+        (lambda path: torch.save([1, 2], path), "holds list"),
+        (lambda path: torch.save({"step": 3}, path), "no tensors"),
+    ],
+)
+def test_bad_file_is_one_line_and_leaves_nothing(damaged, tmp_path, damage, message):
+    damage(damaged / "pytorch_model.bin")
+    with pytest.raises(SMCDError, match=message) as error:
+        convert(damaged, tmp_path / "model")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_existing_output_is_kept_unless_asked(published, tmp_path):
+    convert(published, tmp_path / "model")
+    with pytest.raises(SMCDError, match="exists already"):
+        convert(published, tmp_path / "model")
+    convert(published, tmp_path / "model", overwrite=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    with pytest.raises(SMCDError, match="not a model folder"):
+        convert(published, tmp_path / "precious", overwrite=True)
+
+
+def test_damaged_model_folder_is_refused_by_name(published, tmp_path):
+    folder, _ = convert(published, tmp_path / "model")
+    data = max((tmp_path / "model" / "params" / "unet").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(SMCDError, match="checksums.json|cannot be restored"):
+        folder.leaves("unet")
+
+
+def shapes_of(module):
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def randomised(module):
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        spread = 0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5
+        parameter.data = torch.randn(parameter.shape, generator=generator) * spread + (parameter.ndim == 1) * 0.5
+    return module.eval()
+
+
+def loaded(rows, config, tensors):
+    match(rows, tensors, flatten(abstract_params(config)), where="diffusers")
+    return {"params": unflatten({path: jnp.asarray(leaf) for path, leaf in to_flax(rows, tensors).items()})}
+
+
+def test_unet_computes_what_diffusers_computes():
+    diffusers = pytest.importorskip("diffusers")
+    described = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 2,
+        "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        "cross_attention_dim": 24,
+        "attention_head_dim": 16,
+    }
+    theirs = randomised(diffusers.UNet3DConditionModel(**described))
+    config = diffusers_table.unet_config(described, where="here")
+    params = loaded(diffusers_table.unet_rows(config), config, shapes_of(theirs))
+    rng = np.random.default_rng(1)
+    video = rng.standard_normal((2, 3, 8, 8, 4)).astype(np.float32)
+    text, t = rng.standard_normal((2, 5, 24)).astype(np.float32), np.array([10, 800])
+    with torch.no_grad():
+        want = theirs(torch.from_numpy(video.transpose(0, 4, 1, 2, 3)), torch.from_numpy(t), torch.from_numpy(text)).sample
+    module = network(config)
+    conditions = module.apply(params, text, method="conditions")
+    got = jax.jit(module.apply)(params, video, t.astype(np.float32), conditions)
+    error = np.abs(np.moveaxis(np.asarray(got), -1, 1) - want.numpy()).max() / np.abs(want.numpy()).max()
+    assert error < 2e-5  # float32 rounding through some sixty layers
+
+
+def test_autoencoder_computes_what_diffusers_computes():
+    diffusers = pytest.importorskip("diffusers")
+    described = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    theirs = randomised(diffusers.AutoencoderKL(**described))
+    config = diffusers_table.autoencoder_config(described)
+    assert config == AutoencoderConfig(width=32, multipliers=(1, 2), residual_blocks=1)
+    params = loaded(diffusers_table.autoencoder_rows(config), config, shapes_of(theirs))
+    picture = np.random.default_rng(2).standard_normal((1, 16, 16, 3)).astype(np.float32)
+    with torch.no_grad():
+        encoded = theirs.encode(torch.from_numpy(picture.transpose(0, 3, 1, 2))).latent_dist.mean
+        want = theirs.decode(encoded).sample
+    module = network(config)
+    mean = module.apply(params, picture, method="posterior").mean
+    got = module.apply(params, mean, method="decode_unscaled")
+    np.testing.assert_allclose(np.moveaxis(np.asarray(mean), -1, 1), encoded.numpy(), atol=2e-5 * float(encoded.abs().max()))
+    np.testing.assert_allclose(np.moveaxis(np.asarray(got), -1, 1), want.numpy(), atol=2e-5 * float(want.abs().max()))
+
+
+def test_old_attention_names_of_the_autoencoder_are_todays():
+    old = {"decoder.mid_block.attentions.0.query.weight": 1, "decoder.mid_block.attentions.0.proj_attn.bias": 2, "x": 3}
+    assert diffusers_table.autoencoder_tensors(old) == {
+        "decoder.mid_block.attentions.0.to_q.weight": 1,
+        "decoder.mid_block.attentions.0.to_out.0.bias": 2,
+        "x": 3,
+    }
+
+
+@pytest.fixture(scope="module")
+def diffusers_folder(tmp_path_factory):
+    """A tiny ModelScope text-to-video as diffusers saves it."""
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("diffusers")
+    unet = diffusers.UNet3DConditionModel(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=64,
+        attention_head_dim=16,
+    )
+    unet.save_pretrained(folder / "unet")
+    diffusers.AutoencoderKL(
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")
+    described = transformers.CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        hidden_act="gelu",
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    theirs = randomised(transformers.CLIPTextModel(described))
+    theirs.save_pretrained(folder / "text_encoder")
+    return folder, theirs
+
+
+def test_diffusers_layout_converts_whole_and_its_text_tower_agrees(diffusers_folder, tmp_path):
+    folder, theirs = diffusers_folder
+    model, summary = convert_to_model_folder(tmp_path / "model", modelscope=folder)
+    assert [part.name for part in summary] == ["unet", "autoencoder", "text_encoder"]
+    assert model.config.text_encoder == TextEncoderConfig(width=64, heads=4, layers=2, embed_width=0, skip_last=0)
+    assert model.config.position_net is None
+    ids = model.tokenizer().encode(["a dog", "a very small cat"])
+    with torch.no_grad():
+        want = theirs(torch.from_numpy(ids.astype(np.int64))).last_hidden_state.numpy()
+    params = {"params": model.params("text_encoder")}
+    got = network(model.config.text_encoder).apply(params, jnp.asarray(ids))
+    np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max())
+
+
+def test_unet_of_another_class_is_named_before_anything_is_written(diffusers_folder, tmp_path):
+    folder, _ = diffusers_folder
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folder, wrong)
+    config = json.loads((wrong / "unet" / "config.json").read_text())
+    (wrong / "unet" / "config.json").write_text(json.dumps(config | {"_class_name": "UNet2DConditionModel"}))
+    with pytest.raises(SMCDError, match="UNet2DConditionModel"):
+        convert_to_model_folder(tmp_path / "model", modelscope=wrong)
+    assert not (tmp_path / "model").exists()
