@@ -9,5 +9,5 @@ make_venv
 install_package core
 cd "$ROOT"
 example=smcd_jax/assets/examples/rocket
-"$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo "$@"
+"$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo --overwrite "$@"
 echo "The video is $ROOT/outputs/demo.mp4"

@@ -285,7 +285,7 @@ def test_each_label_keeps_its_own_embedding(pipeline):
     embedded = {}
     for labels in (("dog", "red car", "tree"), ("tree", "dog", "red car")):
         request = make_request(pipeline.config, image=PICTURE, prompt="x", tracks=BoxTracks(boxes, mask, labels))
-        embedded[labels] = np.asarray(pipeline.encode_inputs(request).labels)[0]
+        embedded[labels] = np.asarray(pipeline.encode_inputs(request).labels)[0, 0]  # of the first frame
     first, second = embedded.values()
     np.testing.assert_array_equal(first[[2, 0, 1]], second[:3])
     assert np.abs(first[0] - first[1]).max() > 0.1

@@ -17,6 +17,10 @@ COMMANDS = {
     "animate": "turn a picture, a prompt and box tracks into a video",
     "tracks": "check, convert and draw tracks of boxes",
     "convert": "PyTorch weights to a model folder and back",
+    "prepare": "raw data sets to training records, and records to cached features",
+    "inspect": "draw a sheet of the clips in a folder of records",
+    "prepare": "raw data sets to records for training",
+    "inspect": "show what a folder of records holds",
     "bench": "measure speed and memory on this machine",
     "doctor": "show what is installed here and whether it works",
 }

@@ -1,0 +1,26 @@
+"""`smcd bench`: what this machine does in a second, one benchmark a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+BENCHMARKS = {
+    "sample": ("bench_sample", "time and memory of making videos"),
+    "input": ("bench_input", "clips a second from records and from the feature cache, beside a plain loop"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The benchmarks and their flags."""
+    actions = parser.add_subparsers(title="benchmarks", metavar=" | ".join(BENCHMARKS), dest="benchmark", required=True)
+    for name, (module, text) in BENCHMARKS.items():
+        benchmark = importlib.import_module(f"smcd_jax.cli.{module}")
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.set_defaults(act=benchmark.run)
+        benchmark.add_arguments(action)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Runs the benchmark."""
+    return args.act(args)

@@ -1,0 +1,71 @@
+"""`smcd bench sample`: compile time, seconds per step and clip, arithmetic rate and memory of sampling."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smcd_jax.cli import console
+
+if TYPE_CHECKING:
+    from smcd_jax.pipeline.benchmark import SamplingMeasures
+
+_EPILOG = """\
+The weights are random: speed does not depend on them. TFLOP are those of the matrix products and convolutions of the
+denoising network, counted from its shapes; the device's own rate is that of a large matrix product of the same dtype,
+measured in the same run, so that shares can be compared between machines and between noisy and quiet ones.
+
+examples:
+  smcd bench sample --preset tiny
+  smcd bench sample --preset smcd --dtype bfloat16 --batch 16 --num_inference_steps 50 --output bench.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `smcd bench sample`."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--preset", choices=("tiny", "smcd"), default="tiny", help="size of the model (default: tiny)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos at once (default: 1)")
+    parser.add_argument("--num_inference_steps", type=int, default=50, metavar="N", help="of a clip (default: 50)")
+    parser.add_argument("--guidance_scale", type=float, default=7.5, metavar="S", help="1 is one branch (default: 7.5)")
+    parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="steps that are measured (default: 3)")
+    parser.add_argument("--no_decode", action="store_true", help="leave the autoencoder out")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures, prints a table, and writes the JSON."""
+    from smcd_jax.media import write_json
+    from smcd_jax.pipeline.benchmark import measure_sampling
+
+    measures = measure_sampling(
+        args.preset,
+        dtype=args.dtype,
+        batch=args.batch,
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
+        steps_timed=args.steps_timed,
+        decode=not args.no_decode,
+        say=console.progress_line,
+    )
+    console.result(table(measures))
+    if args.output is not None:
+        write_json(args.output, measures.as_dict())
+
+
+def table(measures: SamplingMeasures) -> str:
+    """The figures with their units, a line each."""
+    lines = {
+        "model": f"{measures.preset}, {measures.dtype}, batch {measures.batch}, {measures.branches} guidance branches",
+        "device": f"{measures.device['device']} ({measures.device['platform']})",
+        "compile": f"{measures.compile_seconds:.1f} s",
+        "a denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, median {measures.median_step_seconds:.4g} s)",
+        "a clip, denoising": f"{measures.clip_seconds:.4g} s at {measures.num_inference_steps} steps",
+        "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP a step, {measures.tflop_per_second:.4g} TFLOP/s",
+        "matrix product": f"{measures.matmul_tflop_per_second:.4g} TFLOP/s on this device in this run",
+        "share of it": f"{measures.share_of_matmul:.1%}",
+        "decoding": "left out" if measures.decode_seconds is None else f"{measures.decode_seconds:.4g} s a clip",
+        "peak memory": f"{measures.peak_memory_bytes / 1e9:.2f} GB",
+    }
+    return "\n".join(f"{name:<20}{value}" for name, value in lines.items())

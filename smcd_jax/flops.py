@@ -1,0 +1,59 @@
+"""Arithmetic counted from a traced function: the matrix products and convolutions, 2 operations per multiply-add."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> int:
+    """Operations of one call.
+
+    Elementwise work and softmax are not counted, as is usual; a loop counts as often as its trip count is known, a
+    ``while`` once.
+
+    Args:
+        function: anything JAX can trace.
+        args: arrays, or `jax.ShapeDtypeStruct` in their place; nothing is computed.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            total += _dot_flops(equation)
+        elif name == "conv_general_dilated":
+            total += _conv_flops(equation)
+        else:
+            repeats = equation.params.get("length", 1) if name == "scan" else 1
+            total += repeats * sum(_count(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _dot_flops(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    return 2 * math.prod(equation.outvars[0].aval.shape) * summed
+
+
+def _conv_flops(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    out_channel_axis = equation.params["dimension_numbers"].rhs_spec[0]
+    per_output = math.prod(size for axis, size in enumerate(kernel) if axis != out_channel_axis)
+    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output

@@ -1,0 +1,58 @@
+"""Every golden case in the normal test run; ``tests/golden/check.py`` prints the same comparisons as a table."""
+
+import json
+
+import pytest
+
+from smcd_jax.runtime import enable_compile_cache
+from tests.conftest import SHARED
+from tests.golden.check import RUNNERS
+from tests.golden.check import main as check
+from tests.golden.comparison import Golden
+
+CASES = SHARED / "golden" / "cases.json"
+LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
+
+
+def cases():
+    if not CASES.is_file():
+        return [pytest.param("none", {}, marks=pytest.mark.skip(reason=f"needs the golden folder beside the project: {CASES}"))]
+    listed = json.loads(CASES.read_text())
+    return [pytest.param(file, case, id=file) for file, case in listed.items() if case["kind"] not in LEFT_OUT]
+
+
+@pytest.mark.parametrize(("file", "case"), cases())
+def test_agrees_with_the_reference(file, case):
+    enable_compile_cache()
+    results = list(RUNNERS[case["kind"]](Golden(CASES.parent, file, case)))
+    assert results
+    for result in results:
+        assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [({}, 1), ({"x.npz": {"kind": "something new", "config": {}}}, 1), (None, 2)],
+    ids=["no case", "unknown kind", "no cases.json"],
+)
+def test_nothing_checked_is_a_failure(tmp_path, monkeypatch, capsys, content, status):
+    if content is not None:
+        (tmp_path / "cases.json").write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["check.py", str(tmp_path)])
+    assert check() == status
+
+
+def test_a_wrong_number_is_found(shared, tmp_path, monkeypatch, capsys):
+    """The same file with one output changed in the fourth digit fails."""
+    import numpy as np
+
+    file = "modules/position_net.npz"
+    arrays = dict(np.load(shared / "golden" / file))
+    arrays["out/objs"] = arrays["out/objs"] * 1.001
+    (tmp_path / "modules").mkdir()
+    np.savez(tmp_path / file, **arrays)
+    cases = json.loads(CASES.read_text())
+    (tmp_path / "cases.json").write_text(json.dumps({file: cases[file]}))
+    monkeypatch.setattr("sys.argv", ["check.py", str(tmp_path)])
+    assert check() == 1
+    assert "3 checked, 1 failed" in capsys.readouterr().out
