@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import logging
 import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 # Substitutes tried for one damaged clip; that all are damaged by chance takes a share far above any allowed.
 _ATTEMPTS = 16
+_PLACE = ("sources", "clips", "starts")  # arrays beside those of the source: where each row is from
 _AHEAD = 2  # batches that wait, ready, on the host
+
+# Streams nobody has closed. The threads of tf.data that fill batches run Python: while the interpreter ends they would
+# wait for it, and it for them, for ever.
+_open_streams: weakref.WeakSet[Generator[HostBatch]] = weakref.WeakSet()
 
 
 class HostBatch(NamedTuple):
@@ -101,54 +109,60 @@ class Batches:
         self.counts: Counter[str] = Counter()
         self._threads = threads or len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
-        self._failure: Exception | None = None
 
     def iterate(self, state: OrderState) -> Generator[HostBatch]:
         """Batches from a state on, without end; the first takes no longer than any other.
 
+        A stream that is still open when the program ends is closed then.
+
         Raises:
             SMCDError: more damaged clips than allowed, or a state that these data sets do not have.
         """
-        import tensorflow as tf
+        stream = self._stream(state)
+        _open_streams.add(stream)
+        return stream
 
+    def _stream(self, state: OrderState) -> Generator[HostBatch]:
         state.places(1, self.sequence.epoch_length)  # a state of other data is refused before any thread starts
-        self._failure = None
-        names = (*self._sources[0].specs(), "sources", "clips", "starts")
-        try:
-            for step, tensors in enumerate(self._dataset(state)):
-                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-                sources, clips, starts = (arrays.pop(name) for name in names[-3:])
-                after = state.advanced((step + 1) * self._global_batch, self.sequence.epoch_length)
-                yield HostBatch(arrays, self._names(sources, clips), starts, after)
-        except tf.errors.OpError:
-            if self._failure is None:
-                raise
-            raise self._failure from None
+        failures: dict[int, Exception] = {}
+        for step, tensors in enumerate(self._dataset(state, failures)):
+            if step in failures:
+                raise failures[step]
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            sources, clips, starts = (arrays.pop(name) for name in _PLACE)
+            after = state.advanced((step + 1) * self._global_batch, self.sequence.epoch_length)
+            yield HostBatch(arrays, self._names(sources, clips), starts, after)
 
     def load(self, examples: Examples) -> dict[str, np.ndarray]:
         """The arrays of some examples before `ExampleSource.finish`, and "sources", "clips" and "starts" as loaded."""
-        count = len(examples.clips)
-        arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in self._sources[0].specs().items()}
-        loaded = [
-            self._fill({name: array[row] for name, array in arrays.items()}, examples.row(row)) for row in range(count)
-        ]
-        for name in ("sources", "clips", "starts"):
-            arrays[name] = np.array([int(getattr(example, name)[0]) for example in loaded], np.int64)
+        arrays = self._empty(len(examples.clips))
+        names = self._sources[0].specs()
+        for row in range(len(examples.clips)):
+            loaded = self._fill({name: arrays[name][row] for name in names}, examples.row(row))
+            for name in _PLACE:
+                arrays[name][row] = getattr(loaded, name)[0]
         return arrays
 
-    def _dataset(self, state: OrderState) -> Any:
+    def _empty(self, count: int) -> dict[str, np.ndarray]:
+        arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in self._sources[0].specs().items()}
+        return arrays | {name: np.zeros(count, np.int64) for name in _PLACE}
+
+    def _dataset(self, state: OrderState, failures: dict[int, Exception]) -> Any:
+        """A `tf.data.Dataset` of batches; of a step that failed the arrays are zeros, and `failures` has the error."""
         import tensorflow as tf
 
         specs = self._sources[0].specs()
         rows = len(self._rows)
         shapes = {name: (rows, *spec.shape) for name, spec in specs.items()}
         dtypes = {name: spec.dtype for name, spec in specs.items()}
-        for name in ("sources", "clips", "starts"):
+        for name in _PLACE:
             shapes[name], dtypes[name] = (rows,), np.int64
         names = tuple(shapes)
 
         def load(step: Any) -> dict[str, Any]:
-            loaded = tf.numpy_function(functools.partial(self._load_step, state, names), [step], list(dtypes.values()))
+            loaded = tf.numpy_function(
+                functools.partial(self._load_step, state, failures), [step], [dtypes[name] for name in names]
+            )
             tensors = dict(zip(names, loaded, strict=True))
             for name, tensor in tensors.items():
                 tensor.set_shape(shapes[name])
@@ -163,14 +177,16 @@ class Batches:
         batches = steps.map(load, num_parallel_calls=self._threads, deterministic=True)
         return batches.prefetch(_AHEAD).with_options(options)
 
-    def _load_step(self, state: OrderState, names: Sequence[str], step: np.ndarray) -> list[np.ndarray]:
+    def _load_step(self, state: OrderState, failures: dict[int, Exception], step: np.ndarray) -> list[np.ndarray]:
         first = int(step) * self._global_batch
+        examples = self.sequence.at(state, range(first + self._rows.start, first + self._rows.stop))
         try:
-            arrays = self.load(self.sequence.at(state, range(first + self._rows.start, first + self._rows.stop)))
+            arrays = self.load(examples)
         except Exception as error:
-            self._failure = self._failure or error  # TensorFlow passes on its text only
-            raise
-        return [arrays[name] for name in names]
+            # Not raised here: TensorFlow would pass on its text only, and write a traceback on the terminal.
+            failures[int(step)] = error
+            arrays = self._empty(len(examples.clips))
+        return list(arrays.values())
 
     def _fill(self, row: dict[str, np.ndarray], example: Examples) -> Examples:
         """Fills a row with an example or, where its clip is damaged, with its substitute; returns what it holds."""
@@ -214,6 +230,13 @@ def host_rows(global_batch: int, *, host: int, hosts: int) -> range:
         raise SMCDError(f"a global batch of {global_batch} does not divide by {hosts} hosts: choose a multiple")
     share = global_batch // hosts
     return range(host * share, (host + 1) * share)
+
+
+@atexit.register
+def _close_streams() -> None:
+    for stream in list(_open_streams):
+        with contextlib.suppress(ValueError):  # a daemon thread is within it
+            stream.close()
 
 
 def _check_mixable(sources: Sequence[ExampleSource]) -> None:

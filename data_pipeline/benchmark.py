@@ -2,9 +2,9 @@
 
 All is measured in one run, on clips made for it in the layout of GOT-10k, with frames of 1280 x 720. The plain loop
 works as the reference's data set does: in the main process Pillow opens each frame of a window, decodes it and resizes
-it. The pipeline reads what was prepared from the same frames, once:
+it. The pipeline reads what `prepare` made of the same frames, once:
 
-- "decoded": records whose frames were stored at the training size, which is where most of the gain comes from;
+- "decoded": records of `smcd prepare --frame_size`, with frames of the training size: most of the gain comes from that;
 - "decoded, short side": records of `smcd prepare --short_side`, which keep the aspect and so are resized each time;
 - "decoded, as they came": records with the frames of the raw data;
 - "cached": a feature cache of the published model's shapes. Its numbers are random, which takes as long to read.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from importlib import resources
@@ -32,12 +31,10 @@ from data_pipeline.examples import ExampleSize, ExampleSource
 from data_pipeline.feature_cache import FeatureCache
 from data_pipeline.feature_source import FeatureSource
 from data_pipeline.features import FeatureEncoders, write_features
-from data_pipeline.frames import encode_jpeg
 from data_pipeline.order import OrderState
 from data_pipeline.prepare import prepare
 from data_pipeline.records import RecordFolder
 from data_pipeline.sources import VideoSource
-from smcd_jax.media import read_picture, resize_picture
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 PLAIN = "plain loop"
@@ -167,17 +164,6 @@ def table(speeds: Sequence[PathSpeed]) -> list[str]:
     return lines
 
 
-def _store_at_training_size(raw: Path, small: Path, size: ExampleSize) -> None:
-    """The same clips with frames as `--short_side` encodes them, but of the training size."""
-    shutil.copytree(raw, small)
-    for clip in (small / "train").iterdir():
-        files = list(clip.glob("*.jpg"))
-        for file in files:
-            file.write_bytes(encode_jpeg(resize_picture(read_picture(file), height=size.height, width=size.width)))
-        if files:
-            _write_labels(clip, len(files), width=size.width, height=size.height)
-
-
 def _write_labels(clip: Path, frames: int, *, width: int, height: int) -> None:
     lefts = [width * (10 + frame % 50) / 100 for frame in range(frames)]
     lines = [f"{left:.1f},{height / 4},{width / 3:.1f},{height / 3:.1f}" for left in lefts]
@@ -189,16 +175,14 @@ def _write_labels(clip: Path, frames: int, *, width: int, height: int) -> None:
 
 def _prepared_sources(settings: InputBenchmark, raw: Path, folder: Path) -> dict[str, ExampleSource]:
     size, tokenizer = settings.size, Tokenizer.published()
-    small = folder / "raw-at-training-size"
-    _store_at_training_size(raw, small, size)
     records = {}
-    for name, source, short_side in (
-        (DECODED, small, None),
-        (SHORT_SIDE, raw, min(size.height, size.width)),
-        (AS_THEY_CAME, raw, None),
+    for name, stored in (
+        (DECODED, {"frame_size": (size.width, size.height)}),
+        (SHORT_SIDE, {"short_side": min(size.height, size.width)}),
+        (AS_THEY_CAME, {}),
     ):
         output = folder / f"records {name}"
-        prepare("got10k", source, output, short_side=short_side)
+        prepare("got10k", raw, output, **stored)
         records[name] = RecordFolder(output, "train")
     cache = folder / "features"
     write_features(records[DECODED], cache, random_encoders(size), progress=False)

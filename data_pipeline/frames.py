@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_pipeline.schema import JPEG_START, PNG_START, BadClip, Clip
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import read_picture
+from smcd_jax.media import read_picture, resize_picture
 from smcd_jax.media.pictures import decoding, open_image
 
 UNREADABLE, MISSING = "unreadable frame", "missing frame"
@@ -102,17 +102,57 @@ def encode_jpeg(picture: np.ndarray | Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def shrink(clip: Clip, short_side: int) -> Clip:
-    """The clip with frames whose shorter side is `short_side` pixels, jpeg of quality 95; unchanged if it is no longer.
+@dataclasses.dataclass(frozen=True)
+class StoredFrames:
+    """In what size frames are stored; at most one of the two is given, and with neither they stay as they are.
 
-    The aspect is kept to the nearest pixel, so boxes in 0..1 stay as they are.
+    A frame that has the size already keeps its bytes; any other is stored as jpeg of quality 95. Boxes are in 0..1 of
+    the picture, so they stay as they are.
+
+    Attributes:
+        short_side: pixels that the shorter side may have; larger frames are shrunk, their aspect kept to the nearest
+            pixel.
+        size: width and height that every frame gets, enlarged where it is smaller, not cropped: as
+            `smcd_jax.media.resize_picture`.
     """
-    short = min(clip.width, clip.height)
-    if short <= short_side:
-        return clip
-    width, height = (max(1, round(side * short_side / short)) for side in (clip.width, clip.height))
-    frames = tuple(_shrunk(frame, clip.clip_id, size=(width, height)) for frame in clip.frames)
-    return dataclasses.replace(clip, width=width, height=height, frames=frames)
+
+    short_side: int | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def jpeg_quality(self) -> int | None:
+        """Of frames that are encoded anew; None where none is."""
+        return None if self.short_side is None and self.size is None else JPEG_QUALITY
+
+    def apply(self, clip: Clip) -> Clip:
+        """The clip with frames as they are to be stored.
+
+        Raises:
+            BadClip: a frame is damaged.
+        """
+        size = self._size_of(clip)
+        if size == (clip.width, clip.height):
+            return clip
+        resize = _shrunk if self.size is None else _resized
+        frames = tuple(resize(frame, clip.clip_id, size=size) for frame in clip.frames)
+        return dataclasses.replace(clip, width=size[0], height=size[1], frames=frames)
+
+    def _size_of(self, clip: Clip) -> tuple[int, int]:
+        if self.size is not None:
+            return self.size
+        short = min(clip.width, clip.height)
+        if self.short_side is None or short <= self.short_side:
+            return clip.width, clip.height
+        width, height = (max(1, round(side * self.short_side / short)) for side in (clip.width, clip.height))
+        return width, height
+
+
+def _resized(frame: bytes, name: str, *, size: tuple[int, int]) -> bytes:
+    try:
+        picture = decode_frame(frame)
+    except BadClip as error:
+        raise BadClip(f"{name}: {error.reason}", kind=error.kind) from error
+    return encode_jpeg(resize_picture(picture, width=size[0], height=size[1]))
 
 
 def _shrunk(frame: bytes, name: str, *, size: tuple[int, int]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.builders import SOURCES, RawReport, Source, make_source
-from data_pipeline.frames import shrink
+from data_pipeline.frames import StoredFrames
 from data_pipeline.records import (
     FORMAT,
     INDEX_ARRAYS,
@@ -55,6 +55,7 @@ def prepare(
     max_bad_share: float = MAX_BAD_SHARE,
     clips_per_shard: int | None = None,
     short_side: int | None = None,
+    frame_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
     runner: str | None = None,
     beam_options: Sequence[str] = (),
@@ -62,8 +63,8 @@ def prepare(
 ) -> Report:
     """Write the records of a data set. Begun before, it goes on from there; done before, it only reports.
 
-    The bytes depend on the raw data and on `splits`, `clips_per_shard`, `short_side` and `options`; not on `workers`,
-    `runner` or interruptions.
+    The bytes depend on the raw data and on `splits`, `clips_per_shard`, `short_side`, `frame_size` and `options`; not
+    on `workers`, `runner` or interruptions.
 
     Args:
         name: of the data set, one of `builders.SOURCES`.
@@ -74,6 +75,8 @@ def prepare(
         max_bad_share: share of all clips that may be skipped before that is an error.
         clips_per_shard: None for shards of about 256 MB, and at least 16 of them.
         short_side: frames are shrunk to so many pixels on the shorter side (jpeg of quality 95); None keeps the files.
+        frame_size: width and height that every frame is resized to, not cropped (jpeg of quality 95); not together with
+            `short_side`.
         options: further arguments of the source.
         runner: name of an Apache Beam runner that does the work instead of processes here.
         beam_options: arguments of Beam's pipeline, such as `--direct_num_workers=2`.
@@ -88,11 +91,12 @@ def prepare(
     raw = source.validate()
     on_raw(raw)
     chosen = _chosen_splits(source, splits)
-    wanted = _plan(source, chosen, clips_per_shard=clips_per_shard, short_side=short_side, options=options or {})
+    stored = _stored_frames(short_side, frame_size)
+    wanted = _plan(source, chosen, clips_per_shard=clips_per_shard, stored=stored, options=options or {})
     with _work_folder(output):
-        plan = _agreed_plan(source, wanted, output)
+        plan = _agreed_plan(source, wanted, output, stored)
         if not (output / RECORDS).is_file():
-            tasks = {split: _tasks(source.name, split, plan, output) for split in chosen}
+            tasks = {split: _tasks(split, plan, output, stored) for split in chosen}
             _write_shards(
                 source,
                 [task for split in chosen for task in tasks[split]],
@@ -128,18 +132,27 @@ def _chosen_splits(source: Source, splits: Sequence[str] | None) -> tuple[str, .
     return tuple(dict.fromkeys(splits or source.splits))
 
 
+def _stored_frames(short_side: int | None, frame_size: tuple[int, int] | None) -> StoredFrames:
+    if short_side is not None and frame_size is not None:
+        raise SMCDError("--short_side and --frame_size exclude each other: give one of them")
+    if short_side is not None and short_side < 1:
+        raise SMCDError(f"--short_side {short_side}: it must be at least 1")
+    if frame_size is not None and min(frame_size) < 1:
+        raise SMCDError(f"--frame_size {frame_size[0]}x{frame_size[1]}: both must be at least 1")
+    return StoredFrames(short_side, None if frame_size is None else tuple(frame_size))
+
+
 def _plan(
     source: Source,
     splits: Sequence[str],
     *,
     clips_per_shard: int | None,
-    short_side: int | None,
+    stored: StoredFrames,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What decides the bytes of the records, as JSON values; `clips_per_shard` may be None still."""
-    for what, number in (("clips_per_shard", clips_per_shard), ("short_side", short_side)):
-        if number is not None and number < 1:
-            raise SMCDError(f"--{what} {number}: it must be at least 1")
+    if clips_per_shard is not None and clips_per_shard < 1:
+        raise SMCDError(f"--clips_per_shard {clips_per_shard}: it must be at least 1")
     contents = {}
     for split in splits:
         ids = source.clip_ids(split)
@@ -150,7 +163,9 @@ def _plan(
         "schema_version": SCHEMA_VERSION,
         "name": source.name,
         "options": dict(options),
-        "short_side": short_side,
+        "short_side": stored.short_side,
+        "frame_size": None if stored.size is None else list(stored.size),
+        "jpeg_quality": stored.jpeg_quality,
         "clips_per_shard": clips_per_shard,
         "splits": contents,
     }
@@ -171,12 +186,12 @@ def _work_folder(output: Path) -> Iterator[None]:
         yield
 
 
-def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path) -> dict[str, Any]:
+def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path, stored: StoredFrames) -> dict[str, Any]:
     """The plan that the folder was begun with, which must be the wanted one; a new folder is given the wanted one."""
     path = output / WORK / _PLAN
     done = output / RECORDS
     if not done.is_file() and not path.is_file():
-        size = wanted["clips_per_shard"] or _suitable_size(source, wanted)
+        size = wanted["clips_per_shard"] or _suitable_size(source, wanted, stored)
         write_json(path, {**wanted, "clips_per_shard": size})
         return {**wanted, "clips_per_shard": size}
     begun = read_json(done)["plan"] if done.is_file() else read_json(path)
@@ -190,22 +205,20 @@ def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path) -> dict[s
     return begun
 
 
-def _suitable_size(source: Source, plan: dict[str, Any]) -> int:
+def _suitable_size(source: Source, plan: dict[str, Any], stored: StoredFrames) -> int:
     """Clips in a shard, judged by a few of them: the same for the same raw data."""
     split = max(plan["splits"], key=lambda name: plan["splits"][name]["clips"])
     clips = plan["splits"][split]["clips"]
     sizes = []
     for index in sorted({clips * sample // _SAMPLES for sample in range(_SAMPLES)}):
         with contextlib.suppress(BadClip):  # it will be counted when its turn comes
-            clip = source.clip(split, index)
-            clip = clip if plan["short_side"] is None else shrink(clip, plan["short_side"])
-            sizes.append(sum(map(len, serialize(clip))))
+            sizes.append(sum(map(len, serialize(stored.apply(source.clip(split, index))))))
     for_size = TARGET_SHARD_BYTES * len(sizes) // sum(sizes) if sizes else clips
     return max(1, min(for_size, -(-clips // SMALLEST_NUMBER_OF_SHARDS)))
 
 
-def _tasks(name: str, split: str, plan: dict[str, Any], output: Path) -> list[ShardTask]:
-    clips, size = plan["splits"][split]["clips"], plan["clips_per_shard"]
+def _tasks(split: str, plan: dict[str, Any], output: Path, stored: StoredFrames) -> list[ShardTask]:
+    name, clips, size = plan["name"], plan["splits"][split]["clips"], plan["clips_per_shard"]
     shards = -(-clips // size)
     return [
         ShardTask(
@@ -214,7 +227,7 @@ def _tasks(name: str, split: str, plan: dict[str, Any], output: Path) -> list[Sh
             split=split,
             start=number * size,
             stop=min((number + 1) * size, clips),
-            short_side=plan["short_side"],
+            stored=stored,
         )
         for number in range(shards)
     ]

@@ -8,12 +8,12 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.builders import Source
-from data_pipeline.frames import shrink
+from data_pipeline.frames import StoredFrames
 from data_pipeline.records import PER_FRAME, PER_RECORD, WORK
 from data_pipeline.schema import BadClip, Clip, serialize
 from data_pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
@@ -34,7 +34,7 @@ class ShardTask:
         split: of the source.
         start: index of the first clip.
         stop: index after the last.
-        short_side: pixels that the shorter side of frames may have; None keeps them.
+        stored: the size in which frames are stored.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class ShardTask:
     split: str
     start: int
     stop: int
-    short_side: int | None = None
+    stored: StoredFrames = field(default_factory=StoredFrames)
 
     @property
     def path(self) -> Path:
@@ -113,8 +113,7 @@ def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = la
 
 
 def _clip(source: Source, task: ShardTask, index: int) -> Clip:
-    clip = source.clip(task.split, index)
-    return clip if task.short_side is None else shrink(clip, task.short_side)
+    return task.stored.apply(source.clip(task.split, index))
 
 
 def _add(side: dict[str, Any], clip: Clip) -> bytes:
@@ -123,7 +122,7 @@ def _add(side: dict[str, Any], clip: Clip) -> bytes:
     if size > MAX_CLIP_BYTES:
         raise BadClip(
             f"{clip.clip_id}: {clip.num_frames} frames of {size >> 20} MiB in all, more than the "
-            f"{MAX_CLIP_BYTES >> 20} MiB of a record: cut the clip, or give a --short_side",
+            f"{MAX_CLIP_BYTES >> 20} MiB of a record: cut the clip, or give a --short_side or --frame_size",
             kind="too long",
         )
     head, frames = serialize(clip)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention behind one function: plain XLA, or cuDNN's fused kernel where shapes and dtype allow it."""
+"""Scaled dot-product attention behind one function: plain XLA, or cuDNN's fused kernel where it takes the inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 logger = logging.getLogger(__name__)
 
-Implementation = Literal["xla", "cudnn"]
+Implementation = Literal["xla", "cudnn", "mapped"]
+MAPPED_SCORES = 2**18  # a head, from which mapping pays: 1 MB of float32, half a usual L2 cache
 
 
 class KeysValues(NamedTuple):
@@ -35,20 +36,22 @@ def attend(
 ) -> Float[Array, "b q heads width"]:
     """softmax(q k^T / sqrt(width)) v with the softmax in float32.
 
-    The context may have a leading axis that divides the queries' (one text for all frames of a clip): frames then join the
-    query axis, so keys and values are never repeated.
+    The context may have a leading axis that divides the queries' (one text for all frames of a clip): frames then join
+    the query axis, so keys and values are never repeated.
 
     Args:
         queries: one query per token and head.
         context: keys and values; leading axis b, or a divisor of it.
-        mask: True where a query may attend to a key; every query needs at least one. An axis of length 1 stands for all.
-        implementation: "cudnn" asks for the fused kernel and falls back to XLA, logged once, where it cannot take the shapes.
+        mask: True where a query may attend to a key; every query needs at least one. Axes of length 1 stand for all.
+        implementation: "cudnn" asks for the fused kernel; what that cannot take, XLA computes, and the log says so.
         precision: of the two matrix products, as in `jax.lax.Precision`.
     """
     folded = queries.reshape(context.keys.shape[0], -1, *queries.shape[2:])
     if implementation == "cudnn" and _cudnn_takes(folded, context.keys):
         heads_mask = None if mask is None else mask[:, None]
         out = jax.nn.dot_product_attention(folded, *context, mask=heads_mask, implementation="cudnn")
+    elif implementation == "mapped" and mask is None and folded.shape[1] * context.keys.shape[1] >= MAPPED_SCORES:
+        out = _attend_mapped(folded, context, precision=precision)
     else:
         out = _attend_xla(folded, context, mask=mask, precision=precision)
     return out.reshape(queries.shape)
@@ -71,8 +74,27 @@ def _attend_xla(
     return jnp.einsum("bhqk,bkhd->bqhd", weights, context.values, precision=precision)
 
 
+def _attend_mapped(
+    queries: Float[Array, "b q heads width"], context: KeysValues, *, precision: str | None
+) -> Float[Array, "b q heads width"]:
+    batch, length, heads, width = queries.shape
+    by_head = lambda x: x.transpose(0, 2, 1, 3).reshape(batch * heads, -1, width)  # noqa: E731
+    scale = jnp.asarray(width**-0.5, queries.dtype)
+
+    def one_head(parts: tuple[Array, Array, Array]) -> Array:
+        query, key, value = parts
+        logits = jnp.matmul(query * scale, key.T, precision=precision, preferred_element_type=jnp.float32)
+        scores = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+        mixed = jnp.matmul(scores.astype(value.dtype), value, precision=precision, preferred_element_type=jnp.float32)
+        # dividing the few outputs instead of the many scores saves a pass over memory
+        return (mixed / scores.sum(axis=-1, keepdims=True)).astype(value.dtype)
+
+    out = jax.lax.map(one_head, (by_head(queries), *map(by_head, context)))
+    return out.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
+
+
 def _cudnn_takes(queries: jax.Array, keys: jax.Array) -> bool:
-    """Whether the fused kernel takes these shapes and gains by it: half precision, head width up to 128, long sequences."""
+    """Whether the fused kernel takes these (half precision, width up to 128) and gains by it (128 keys or more)."""
     width = queries.shape[-1]
     takes = queries.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
     gains = keys.shape[1] >= 128  # below, the whole score matrix is small and XLA fuses it (8 frames, 16 or 77 tokens)

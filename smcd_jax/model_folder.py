@@ -61,7 +61,8 @@ class ModelFolder:
             raise SMCDError(f"{self.path}: model.json is not of a model folder (format {content.get('format')!r})")
         if content.get("version") != VERSION:
             raise SMCDError(
-                f"{self.path}: format version {content.get('version')!r}; this release reads version {VERSION}. Update smcd_jax"
+                f"{self.path}: format version {content.get('version')!r}; this release reads version {VERSION}. "
+                "Update smcd_jax"
             )
         where = f"{self.path}/model.json"
         components, sampling = _object(content, "components", where), _object(content, "sampling", where)
@@ -90,7 +91,7 @@ class ModelFolder:
             verify: compare every array with its checksum.
 
         Raises:
-            SMCDError: the component is absent; an array is missing, extra, of another shape, or differs from its checksum.
+            SMCDError: the component is absent; an array is missing, extra, misshapen, or differs from its checksum.
         """
         config = self.config.components().get(component)
         if config is None:
@@ -108,7 +109,7 @@ class ModelFolder:
         return leaves
 
     def params(self, component: str, *, dtype: Any = None, verify: bool = True) -> dict[str, Any]:
-        """A component's parameter tree on the default device, cast to ``dtype`` (float leaves only; gates stay float32)."""
+        """A component's parameter tree on the default device, cast to ``dtype`` but for scalars: gates stay float32."""
         leaves = self.leaves(component, verify=verify)
         placed = {}
         for path in list(leaves):
@@ -123,8 +124,8 @@ class ModelFolder:
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise SMCDError(
-                f"{self.path}: {len(wrong)} arrays differ from checksums.json ({', '.join(wrong[:3])}{more}); the folder is "
-                "damaged, copy or convert it again"
+                f"{self.path}: {len(wrong)} arrays differ from checksums.json ({', '.join(wrong[:3])}{more}); the "
+                "folder is damaged, copy or convert it again"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import platform
@@ -104,6 +105,12 @@ def _refuse_beyond_memory(program: Any) -> None:
             f"this needs {needed / 1e9:.1f} GB of memory, and {memory[0] / 1e9:.1f} GB are available; make fewer or "
             "smaller frames (for decoding, a smaller decode_chunk_size)"
         )
+
+
+def return_free_memory() -> None:
+    """Hands freed memory back to the system; glibc keeps what reading weights and compiling have used and freed."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def device_summary() -> dict[str, Any]:

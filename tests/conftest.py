@@ -1,4 +1,4 @@
-"""Settings every test runs under: eight fake CPU devices, strict dtype promotion, and the shared folder beside the project."""
+"""Settings every test runs under: eight fake CPU devices and strict dtype promotion; and the shared folder."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers and example pictures beside the project; tests that need it skip where it is absent."""
+    """The folder of golden numbers and example pictures beside the project; its tests skip where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared folder beside the project: {SHARED}")
     return SHARED

@@ -21,13 +21,7 @@ from smcd_jax.diffusion.timesteps import SPACINGS
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import FORMATS as TRACK_FORMATS
 
-OURS = ("animate", "tracks", "doctor")
-HELP = [
-    ["--help"],
-    *([name, "--help"] for name in OURS),
-    ["tracks", "validate", "--help"],
-    ["tracks", "draw", "--help"],
-]
+HELP = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["tracks", "validate", "--help"]]
 
 
 @pytest.fixture
@@ -117,6 +111,7 @@ def test_a_wrong_word_is_named_with_the_nearest_right_one(arguments, words, caps
     [
         (SMCDError("the box\n is empty"), 2, "smcd: error: the box is empty\n"),
         (PermissionError(13, "Permission denied", "/x/y"), 2, "smcd: error: /x/y: permission denied\n"),
+        (MemoryError(), 2, "smcd: error: the memory of this machine does not suffice"),
         (KeyboardInterrupt(), 130, "smcd: interrupted\n"),
         (
             KeyError("k"),
@@ -151,6 +146,7 @@ def chatter(args):
     logging.getLogger("jax._src.xla_bridge").warning("no GPU")
     logging.getLogger("somebody").warning("hello")
     logging.getLogger("smcd_jax.media").warning("its colours are taken as sRGB")
+    logging.getLogger("data_pipeline.damage").warning("a clip is skipped")
 
 probe = types.ModuleType("probe")
 probe.add_arguments, probe.run = lambda parser: None, chatter
@@ -166,7 +162,7 @@ def test_libraries_are_silent_and_our_warnings_are_notes_unless_verbose():
         )
         return done.stderr
 
-    assert said() == "smcd: note: its colours are taken as sRGB\n"
+    assert said() == "smcd: note: its colours are taken as sRGB\nsmcd: note: a clip is skipped\n"
     everything = said("--verbose")
     assert "DeprecationWarning: deprecated" in everything
     for line in ("jax._src.xla_bridge: no GPU", "somebody: hello", "smcd_jax.media: its colours are taken as sRGB"):

@@ -13,8 +13,15 @@ from smcd_jax.convert.component_tables import (
     text_encoder_rows,
     vision_encoder_rows,
 )
-from smcd_jax.convert.detect import autoencoder_config, controlnet_config, image_encoder_config
-from smcd_jax.convert.detect import position_net_config, text_encoder_config, unet_config, vision_encoder_config
+from smcd_jax.convert.detect import (
+    autoencoder_config,
+    controlnet_config,
+    image_encoder_config,
+    position_net_config,
+    text_encoder_config,
+    unet_config,
+    vision_encoder_config,
+)
 from smcd_jax.convert.engine import match, to_flax, to_torch
 from smcd_jax.convert.i3d_table import i3d_rows, without_counters
 from smcd_jax.convert.table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
@@ -84,9 +91,8 @@ def test_every_openclip_name_is_one_leaf_of_a_tower(shared):
     vision = {name: tensor for name, tensor in tensors.items() if name.startswith("visual.")}
     text = {name: tensor for name, tensor in tensors.items() if name not in vision}
     match(text_encoder_rows(TextEncoderConfig()), text, flatten(abstract_params(TextEncoderConfig())), where="text")
-    match(
-        vision_encoder_rows(VisionEncoderConfig()), vision, flatten(abstract_params(VisionEncoderConfig())), where="vision"
-    )
+    leaves = flatten(abstract_params(VisionEncoderConfig()))
+    match(vision_encoder_rows(VisionEncoderConfig()), vision, leaves, where="vision")
     assert text_encoder_config(text, where="") == TextEncoderConfig()
     assert vision_encoder_config(vision, where="") == VisionEncoderConfig()
 
@@ -131,7 +137,7 @@ LEAVES = {"a/kernel": np.zeros((3, 2)), "b": np.zeros(4)}
         (ROWS, {"b": TENSORS["b"]}, LEAVES, r"1 missing \(a.weight\)"),
         (ROWS[1:], {"b": TENSORS["b"]}, LEAVES, r"1 unset \(a/kernel\)"),
         ([*ROWS, Row("c", "b", KEEP)], TENSORS | {"c": np.zeros(4)}, LEAVES, r"1 set twice \(b\)"),
-        (ROWS, TENSORS | {"a.weight": np.zeros((3, 2))}, LEAVES, r"wrong shape \(a.weight \(3, 2\), expected \(2, 3\)\)"),
+        (ROWS, TENSORS | {"a.weight": np.zeros((3, 2))}, LEAVES, r"shape \(a.weight \(3, 2\), expected \(2, 3\)\)"),
     ],
 )
 def test_anything_that_does_not_fit_is_listed(rows, tensors, leaves, message):

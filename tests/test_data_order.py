@@ -85,11 +85,11 @@ def test_every_key_permutes_one_to_one(size, key):
 
 
 def test_permutations_are_near_uniform():
-    """5 items, 5000 keys: each item is at each place 1000 times, with a standard deviation of 28."""
+    """5 items, 1000 keys: each item is at each place 200 times, with a standard deviation of 13."""
     counts = np.zeros((5, 5))
-    for key in range(5000):
+    for key in range(1000):
         counts[np.arange(5), permute(np.arange(5), 5, fold(key))] += 1
-    assert np.abs(counts - 1000).max() < 28 * 5
+    assert np.abs(counts - 200).max() < 13 * 5
 
 
 def test_positions_of_neighbours_are_unrelated():

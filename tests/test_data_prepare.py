@@ -29,6 +29,7 @@ from smcd_jax.cli import inspect as inspect_command
 from smcd_jax.cli import prepare as prepare_command
 from smcd_jax.cli.parser import CommandParser
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import resize_picture
 from tests.raw_data import got10k_sequence, jpeg
 
 REPOSITORY = Path(__file__).parents[1]
@@ -179,6 +180,7 @@ def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
     for changes, key in (
         ({"options": {"clips": 9}}, "options"),
         ({"short_side": 32}, "short_side"),
+        ({"frame_size": (32, 32)}, "frame_size"),
         ({"splits": ["train"]}, "splits"),
         ({"clips_per_shard": 7}, "clips_per_shard"),
     ):
@@ -273,6 +275,8 @@ def test_a_full_disk_is_one_error(tmp_path):
         ({"splits": ["test"]}, "no split 'test': the raw data have train, val"),
         ({"workers": 0}, "0 workers write nothing"),
         ({"short_side": 0}, "--short_side 0"),
+        ({"frame_size": (32, 0)}, "--frame_size 32x0"),
+        ({"short_side": 32, "frame_size": (32, 32)}, "--short_side and --frame_size exclude each other"),
         ({"clips_per_shard": -3}, "--clips_per_shard -3"),
         ({"options": {"colour": "red"}}, "data set misbehaving has no option 'colour': it takes clips, bad, deadly"),
     ],
@@ -280,8 +284,14 @@ def test_a_full_disk_is_one_error(tmp_path):
 def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path, arguments, fault):
     with pytest.raises(SMCDError, match=fault):
         prepare("misbehaving", None, tmp_path / "out", **arguments)
+
+
+def test_an_unknown_data_set_or_one_without_its_folder_is_refused_in_one_line(tmp_path):
     with pytest.raises(SMCDError, match="data set 'kinetics' is unknown: use one of got10k, youtube_vis"):
         prepare("kinetics", None, tmp_path / "out")
+    for name in ("got10k", "youtube_vis", "grounding", "tracks_folder"):
+        with pytest.raises(SMCDError, match=f"data set {name} is read from a folder: give it with --source"):
+            prepare(name, None, tmp_path / "out")
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -298,6 +308,27 @@ def test_frames_are_shrunk_to_the_short_side_and_boxes_stay(tmp_path):
     wanted = np.asarray(Image.fromarray(decode_frame(whole.frames[0])).resize((80, 60), Image.Resampling.BILINEAR))
     # jpeg of quality 95 on a smooth picture
     assert np.abs(picture.astype(int) - wanted).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(64, 64), (320, 200)], ids=["shrunk", "enlarged"])
+def test_frames_are_resized_to_exactly_the_frame_size_and_boxes_stay(tmp_path, size):
+    prepare("misbehaving", None, tmp_path / "whole")
+    prepare("misbehaving", None, tmp_path / "sized", frame_size=size, workers=2, clips_per_shard=2)
+    whole, sized = (RecordFolder(tmp_path / name, "train").clip(4) for name in ("whole", "sized"))
+    assert (sized.width, sized.height) == size
+    np.testing.assert_array_equal(sized.boxes, whole.boxes)
+    wanted = resize_picture(decode_frame(whole.frames[0]), width=size[0], height=size[1])
+    # The whole picture, squeezed and not cropped; jpeg of quality 95 on a smooth picture.
+    assert np.abs(decode_frame(sized.frames[0]).astype(int) - wanted).mean() < 2
+    described = json.loads((tmp_path / "sized" / "records.json").read_text())["plan"]
+    assert (described["frame_size"], described["jpeg_quality"]) == (list(size), 95)
+
+
+def test_frames_that_have_the_frame_size_keep_their_bytes(tmp_path):
+    prepare("misbehaving", None, tmp_path / "whole")
+    prepare("misbehaving", None, tmp_path / "sized", frame_size=(160, 120))
+    whole, sized = (RecordFolder(tmp_path / name, "train").clip(4) for name in ("whole", "sized"))
+    assert sized.frames == whole.frames
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -446,6 +477,9 @@ def test_inspect_refuses_in_one_line(tmp_path, arguments, fault):
     [
         (("--max_bad_share", 2), "a share lies in 0..1"),
         (("--option", "clips"), "an option is KEY=VALUE"),
+        (("--frame_size", "256"), "--frame_size 256: give width and height, 1 to 16384 pixels, as in 256x256"),
+        (("--frame_size", "0x256"), "--frame_size 0x256: give width and height"),
+        (("--frame_size", "64x64", "--short_side", 64), "not allowed with"),
     ],
 )
 def test_prepare_refuses_in_one_line(tmp_path, arguments, fault):

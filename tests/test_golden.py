@@ -16,7 +16,8 @@ LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_orie
 
 def cases():
     if not CASES.is_file():
-        return [pytest.param("none", {}, marks=pytest.mark.skip(reason=f"needs the golden folder beside the project: {CASES}"))]
+        skip = pytest.mark.skip(reason=f"needs the golden folder beside the project: {CASES}")
+        return [pytest.param("none", {}, marks=skip)]
     listed = json.loads(CASES.read_text())
     return [pytest.param(file, case, id=file) for file, case in listed.items() if case["kind"] not in LEFT_OUT]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,4 +76,7 @@ def make_source(name: str, folder: Path | None, **options) -> Source:
     if name not in SOURCES:
         raise SMCDError(f"data set {name!r} is unknown: use one of {', '.join(SOURCES)}")
     module, attribute = SOURCES[name].split(":")
-    return getattr(importlib.import_module(module), attribute)(folder, **options)
+    made = getattr(importlib.import_module(module), attribute)
+    if folder is None and inspect.signature(made).parameters["folder"].default is inspect.Parameter.empty:
+        raise SMCDError(f"data set {name} is read from a folder: give it with --source")
+    return made(folder, **options)

@@ -31,8 +31,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import PixelTracks, read_got10k
 from smcd_jax.tracks.text_files import read_numbers, read_text
 
-# Training videos with wrong labels that the reference leaves out. Its list has a 35th entry, "txt", which by matching
-# names as substrings keeps the file list.txt from being taken for a video; here only folders are videos.
+# The 34 training videos with wrong labels that the reference leaves out. Its list has a 35th entry, "txt", which is no
+# id: matching names as substrings, it keeps list.txt from being taken for a video; here only folders are videos.
 EXCLUDED_IDS = frozenset(
     {
         1665,

@@ -19,8 +19,6 @@ COMMANDS = {
     "convert": "PyTorch weights to a model folder and back",
     "prepare": "raw data sets to training records, and records to cached features",
     "inspect": "draw a sheet of the clips in a folder of records",
-    "prepare": "raw data sets to records for training",
-    "inspect": "show what a folder of records holds",
     "bench": "measure speed and memory on this machine",
     "doctor": "show what is installed here and whether it works",
 }
@@ -56,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the machine rather than ours: permissions, a full disk, a name too long
         where = "" if error.filename is None else f"{error.filename}: "
         _tell(f"{where}{(error.strerror or str(error)).lower()}", debug)
+        return WRONG_INPUT
+    except MemoryError:
+        _tell("the memory of this machine does not suffice; ask for less at once", debug)
         return WRONG_INPUT
     except Exception as error:
         how = "" if debug else "; run it again with --debug to see where, and report it"

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from smcd_jax.cli.console import progress_line, result
+from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise SMCDError(f"--{name} {value:g}: must be above 0")
-    width, height = _size(args.raw_size)
+    width, height = width_and_height("--raw_size", args.raw_size, "1280x720")
     settings = InputBenchmark(
         size=ExampleSize(frames=args.num_frames, height=args.height, width=args.width),
         batch=args.batch,
@@ -74,10 +75,3 @@ def _folder(where: Path | None) -> tempfile.TemporaryDirectory[str]:
     if where is not None and not where.is_dir():
         raise SMCDError(f"--folder {where}: no such folder; make it first")
     return tempfile.TemporaryDirectory(prefix="smcd-bench-", dir=where)
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() and int(part) >= 16 for part in parts):
-        raise SMCDError(f"--raw_size {text}: give width and height in pixels, 16 or more, as in 1280x720")
-    return int(parts[0]), int(parts[1])

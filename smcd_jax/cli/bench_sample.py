@@ -60,7 +60,8 @@ def table(measures: SamplingMeasures) -> str:
         "model": f"{measures.preset}, {measures.dtype}, batch {measures.batch}, {measures.branches} guidance branches",
         "device": f"{measures.device['device']} ({measures.device['platform']})",
         "compile": f"{measures.compile_seconds:.1f} s",
-        "a denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, median {measures.median_step_seconds:.4g} s)",
+        "a denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
+        f"median {measures.median_step_seconds:.4g} s)",
         "a clip, denoising": f"{measures.clip_seconds:.4g} s at {measures.num_inference_steps} steps",
         "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP a step, {measures.tflop_per_second:.4g} TFLOP/s",
         "matrix product": f"{measures.matmul_tflop_per_second:.4g} TFLOP/s on this device in this run",

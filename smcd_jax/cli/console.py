@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+_OURS = ("smcd_jax", "data_pipeline")
 _LIBRARIES = ("absl", "etils", "flax", "jax", "orbax", "PIL", "tensorstore")
 
 
@@ -37,14 +38,14 @@ def result(message: str) -> None:
 @contextlib.contextmanager
 def libraries_quiet(verbose: bool) -> Iterator[None]:
     """Within the block our own warnings are notes, and those of libraries are silent unless ``verbose``."""
-    ours, root = logging.getLogger("smcd_jax"), logging.getLogger()
-    loggers = [ours, root, *map(logging.getLogger, _LIBRARIES)]
+    root = logging.getLogger()
+    loggers = [root, *map(logging.getLogger, (*_OURS, *_LIBRARIES))]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
     with warnings.catch_warnings():
         if verbose:
             _log_everything(root)
         else:
-            _log_notes(ours, root)
+            _log_notes(root)
         try:
             yield
         finally:
@@ -62,15 +63,18 @@ def _log_everything(root: logging.Logger) -> None:
     warnings.simplefilter("default")
 
 
-def _log_notes(ours: logging.Logger, root: logging.Logger) -> None:
+def _log_notes(root: logging.Logger) -> None:
     # XLA writes to the terminal by itself and reads this when it is loaded; 3 leaves what ends the process.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow says that this is on before it reads the level; here it only moves batches and computes nothing.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.simplefilter("ignore")
     root.addHandler(logging.NullHandler())  # without any handler Python prints warnings itself
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
-    ours.handlers[:] = [_NoteHandler(logging.WARNING)]
-    ours.propagate = False
+    for ours in map(logging.getLogger, _OURS):
+        ours.handlers[:] = [_NoteHandler(logging.WARNING)]
+        ours.propagate = False
 
 
 class _NoteHandler(logging.Handler):

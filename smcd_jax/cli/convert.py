@@ -1,4 +1,4 @@
-"""`smcd convert`: PyTorch weights to a model folder, a model folder back to PyTorch, and untrained folders to try with."""
+"""`smcd convert`: PyTorch weights to a model folder, a model folder back to PyTorch, and untrained model folders."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
 
+_LARGEST_SIDE = 16384  # of a picture, in pixels: no encoder takes much more
+
 
 class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
@@ -61,6 +63,24 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     if not near:
         return ""
     return f"; did you mean {next(word for word in known if word.replace('-', '_') == near[0])}?"
+
+
+def width_and_height(flag: str, text: str, example: str) -> tuple[int, int]:
+    """`WxH` as two numbers of pixels.
+
+    Args:
+        flag: that was given, for the message.
+        text: its value.
+        example: a right one.
+
+    Raises:
+        SMCDError: anything else, or a side of 0 or of more than 16384.
+    """
+    parts = text.lower().split("x")
+    whole = len(parts) == 2 and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts)
+    if not whole or not all(1 <= int(part) <= _LARGEST_SIDE for part in parts):
+        raise SMCDError(f"{flag} {text}: give width and height, 1 to {_LARGEST_SIDE} pixels, as in {example}")
+    return int(parts[0]), int(parts[1])
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

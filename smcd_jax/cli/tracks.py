@@ -24,6 +24,8 @@ _FILES = {
     "mot": ("gt/gt.txt", "gt.txt", "seqinfo.ini", "labels.txt", "gt/labels.txt"),
 }
 
+_MOST_DRAWN_BYTES = 2 * 2**30  # of frames, before they are laid out or encoded
+
 _EPILOG = """\
 examples:
   smcd tracks validate rocket.json
@@ -140,6 +142,8 @@ def _draw(args: argparse.Namespace) -> int:
     check_fps(args.fps, (suffix[1:],))
     picture = read_picture(_picture(args))
     tracks, _, _ = _read(args, Path(args.file), image_size=picture.shape[1::-1])
+    if tracks.num_frames * picture.nbytes > _MOST_DRAWN_BYTES:
+        raise SMCDError(f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8")
     frames = np.broadcast_to(picture, (tracks.num_frames, *picture.shape))
     drawn = draw_boxes(frames, tracks.boxes, tracks.mask, tracks.labels)
     output.parent.mkdir(parents=True, exist_ok=True)

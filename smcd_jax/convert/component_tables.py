@@ -1,4 +1,4 @@
-"""Names of the smaller networks in the published weights: position net, image encoder, autoencoder, both CLIP towers."""
+"""Names of the smaller networks in the published weights: position net, image encoder, autoencoder, CLIP towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder hold which component: the published layout, and diffusers' layout of ModelScope text-to-video."""
+"""Which files of a folder hold which component: the published layout, and diffusers' of ModelScope text-to-video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of PyTorch tensors opened for reading: .bin and .pth through torch, .safetensors without it. Nothing is executed."""
+"""Files of PyTorch tensors: .bin and .pth through torch, .safetensors without it. Reading executes nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_tensors(path: Path) -> dict[str, LazyTensor]:
         path: .safetensors, or anything `torch.load` reads (then torch is needed).
 
     Raises:
-        SMCDError: missing, truncated or of another kind; a pickle that would run code is refused, and nothing in it runs.
+        SMCDError: missing, truncated or of another kind; a pickle that would run code is refused and does not run.
     """
     if not path.is_file():
         raise SMCDError(f"{path} is missing")
@@ -65,7 +65,8 @@ def _open_torch(path: Path) -> dict[str, LazyTensor]:
         import torch
     except ImportError as error:
         raise SMCDError(
-            f"{path.name} needs PyTorch to be read: pip install 'smcd_jax[convert]', or give the weights as .safetensors"
+            f"{path.name} needs PyTorch to be read: pip install 'smcd_jax[convert]', or give the weights as "
+            ".safetensors"
         ) from error
     content = _load(torch, path)
     if isinstance(content.get("state_dict"), Mapping):
@@ -92,8 +93,8 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
         except pickle.UnpicklingError as failure:
             if "Weights only load failed" in str(failure) and "GLOBAL" in str(failure):
                 raise SMCDError(
-                    f"{path} holds Python objects besides tensors, which could run code when read; refused, nothing was "
-                    "executed. Get the weights as .safetensors or as a plain state_dict"
+                    f"{path} holds Python objects besides tensors, which could run code when read; refused, nothing "
+                    "was executed. Get the weights as .safetensors or as a plain state_dict"
                 ) from failure
             error = failure
         except failures as failure:

@@ -1,0 +1,1 @@
+"""The networks; with them alone, flax.linen."""

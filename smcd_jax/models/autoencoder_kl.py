@@ -62,7 +62,8 @@ class PixelAttention(nn.Module):
         query, key, value = (
             dense(c, self.policy, name=name)(normed)[:, :, None, :] for name in ("query", "key", "value")
         )
-        mixed = attend(query, KeysValues(key, value), implementation="xla", precision=self.policy.precision)
+        how = {"implementation": self.policy.attention, "precision": self.policy.precision}
+        mixed = attend(query, KeysValues(key, value), **how)
         return x + dense(c, self.policy, name="out")(mixed[:, :, 0]).reshape(b, h, w, c)
 
 

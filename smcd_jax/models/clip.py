@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """``text_projection`` and ``logit_scale`` belong to the joint space with pictures; conditioning does not use them."""
+        """``text_projection`` and ``logit_scale`` belong to the joint space with pictures, not to conditioning."""
         config, policy = self.config, self.policy
         normal = nn.initializers.normal
         self.token_embedding = self.param(

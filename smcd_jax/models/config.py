@@ -125,7 +125,7 @@ class VisionEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything a model folder needs besides arrays: one config per component and the sampling defaults it was made for."""
+    """Everything a model folder needs besides arrays: one config per component, and its sampling defaults."""
 
     unet: UNetConfig = UNetConfig(gate="object_image", image_latent=True)
     position_net: PositionNetConfig | None = PositionNetConfig()

@@ -1,4 +1,4 @@
-"""The ControlNet branch (Zhang et al. 2023): a copy of the UNet's encoder that reads the first frame, ending in zero convolutions."""
+"""The ControlNet branch (Zhang et al. 2023): the UNet's encoder, reading the first frame, and zero convolutions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Object and image gates: tanh-gated attention by which boxes and the first frame enter a spatial block.
 
-The paper's model is ``object_image``: the object gate (MIM), then the image gate (GCA) on its result. The other forms are
-the reference's ablations. All gates start at zero, where they leave their input as it is.
+The paper's model is ``object_image``: the object gate (MIM), then the image gate (GCA) on its result. The other forms
+are the reference's ablations. All gates start at zero, where they leave their input as it is.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TokenGate(nn.Module):
 
 
 class CrossGate(nn.Module):
-    """Gated cross-attention from pixels to image tokens (GCA): tanh-gated attention, then a tanh-gated feed-forward block."""
+    """Cross-attention from pixels to image tokens (GCA), tanh-gated, then a feed-forward block, tanh-gated too."""
 
     width: int
     heads: int

@@ -1,4 +1,4 @@
-"""Image tokens from the first frame's latent: four stages of plain residual convolutions, no norms (after T2I-Adapter)."""
+"""Image tokens from the first frame's latent: stages of plain residual convolutions, no norms (after T2I-Adapter)."""
 
 from __future__ import annotations
 

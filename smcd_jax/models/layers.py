@@ -1,4 +1,4 @@
-"""What all networks are made of: the compute policy, norms, convolutions, the feed-forward block and the time embedding."""
+"""What all networks are made of: compute policy, norms, convolutions, feed-forward block and time embedding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ComputePolicy:
             params=chosen,
             compute=chosen,
             precision="highest" if chosen == jnp.float32 else None,
-            attention="cudnn" if platform in ("gpu", "cuda") else "xla",
+            attention={"gpu": "cudnn", "cuda": "cudnn", "cpu": "mapped"}.get(platform, "xla"),
         )
 
 
@@ -80,16 +80,37 @@ def conv(
     )
 
 
-def group_norm(policy: ComputePolicy, *, epsilon: float, name: str | None = None) -> nn.GroupNorm:
-    """GroupNorm over every axis but the first and the group; the result is float32."""
-    return nn.GroupNorm(
-        GROUPS, epsilon=epsilon, dtype=jnp.float32, param_dtype=policy.params, use_fast_variance=False, name=name
-    )
+class Norm(nn.Module):
+    """GroupNorm or LayerNorm in float32, whatever the dtype of input and weights; the result is float32.
+
+    Attributes:
+        policy: of the weights' dtype.
+        epsilon: added to the variance.
+        groups: of channels, with statistics over all axes but the first; 0 normalises each token over its channels.
+    """
+
+    policy: ComputePolicy
+    epsilon: float
+    groups: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *axes c"]) -> Float[Array, "b *axes c"]:
+        """Shape stays."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params)
+        plain = {"epsilon": self.epsilon, "use_scale": False, "use_bias": False, "use_fast_variance": False}
+        normalise = nn.GroupNorm(self.groups, **plain) if self.groups else nn.LayerNorm(**plain)
+        return normalise(x.astype(jnp.float32)) * scale.astype(jnp.float32) + bias.astype(jnp.float32)
 
 
-def layer_norm(policy: ComputePolicy, *, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm over channels; the result is float32."""
-    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, param_dtype=policy.params, use_fast_variance=False, name=name)
+def group_norm(policy: ComputePolicy, *, epsilon: float, name: str | None = None) -> Norm:
+    """GroupNorm over every axis but the first and the group."""
+    return Norm(policy, epsilon, GROUPS, name=name)
+
+
+def layer_norm(policy: ComputePolicy, *, name: str | None = None) -> Norm:
+    """LayerNorm over channels."""
+    return Norm(policy, 1e-5, name=name)
 
 
 def gelu(x: Array) -> Array:
@@ -135,7 +156,7 @@ class FeedForward(nn.Module):
 
 
 def sinusoid(timesteps: Float[Array, " b"], width: int) -> Float[Array, "b width"]:
-    """Sinusoidal embedding: cosines first, then sines, frequencies 10000^(-i / half); an odd width ends in a zero column."""
+    """Cosines, then sines, of frequencies 10000^(-i / half); an odd width ends in a zero column."""
     half = width // 2
     frequencies = np.power(10000.0, -np.arange(half) / half).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies
@@ -144,7 +165,7 @@ def sinusoid(timesteps: Float[Array, " b"], width: int) -> Float[Array, "b width
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoid of ``width``, Linear width -> 4 width, SiLU, Linear; used for diffusion time and for frames per second."""
+    """Sinusoid of ``width``, Linear width -> 4 width, SiLU, Linear: for diffusion time and frames per second."""
 
     width: int
     policy: ComputePolicy

@@ -14,7 +14,7 @@ from smcd_jax.models.layers import ComputePolicy, dense
 def fourier_features(
     boxes: Float[Array, "*n 4"], frequencies: int = 8, temperature: float = 100.0
 ) -> Float[Array, "*n d"]:
-    """For each frequency temperature^(k / frequencies): the sines of the 4 coordinates, then their cosines; no factor 2 pi."""
+    """Sines, then cosines of the 4 coordinates, for each frequency temperature^(k / frequencies); no factor 2 pi."""
     bands = np.power(temperature, np.arange(frequencies) / frequencies).astype(np.float32)
     angles = bands[:, None] * boxes.astype(jnp.float32)[..., None, :]
     waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-2)  # [..., frequency, sin or cos, coordinate]

@@ -27,7 +27,7 @@ from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.position_net import PositionNet
 from smcd_jax.models.unet3d import UNet3D
 
-# Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter comes into being.
+# Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter is made.
 Params = dict[str, Any]
 
 _NETWORKS: dict[type, type[nn.Module]] = {

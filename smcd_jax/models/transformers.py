@@ -1,4 +1,4 @@
-"""Spatial and temporal transformers: one block of attention, gates, cross-attention and feed-forward inside projections."""
+"""Spatial and temporal transformers: attention, gates, cross-attention and feed-forward between two projections."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class UNet3D(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Blocks are numbered as in the published weights: encoder_i is input_blocks.i, decoder_i is output_blocks.i."""
+        """Numbered as in the published weights: encoder_i is input_blocks.i, decoder_i is output_blocks.i."""
         config, policy = self.config, self.policy
         self.time_embedding = TimeEmbedding(config.width, policy)
         if config.fps_embedding:

@@ -20,7 +20,7 @@ from smcd_jax.flops import count_flops
 from smcd_jax.models.config import PRESETS, ModelConfig
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, network
-from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions
+from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
 from smcd_jax.pipeline.denoise import denoise, predict
 from smcd_jax.runtime import Compiled, device_summary, enable_compile_cache, peak_memory_bytes
 
@@ -103,9 +103,11 @@ def measure_sampling(
     params = {name: _random_params(config.components()[name], policy) for name in names}
 
     inputs = _random_inputs(config, batch)
-    encode = Compiled(lambda params, inputs: encode_conditions(networks, params, inputs, guidance.branches))
-    conditions = encode(params, inputs)
+    tokens = jax.jit(lambda params, inputs: encode_tokens(networks, params, inputs, guidance.branches))(params, inputs)
     params = {"unet": params["unet"]}
+    conditions = jax.jit(lambda params, tokens: encode_conditions({"unet": networks["unet"]}, params, tokens))(
+        params, tokens
+    )
     step, args = _step(networks, guidance, params, conditions, inputs, num_inference_steps)
     say("compiling the denoising step")
     program = Compiled(step)
@@ -114,7 +116,7 @@ def measure_sampling(
     times = _timed(lambda: program(*args), steps_timed)
     say("timing the autoencoder and a matrix product" if decode else "timing a matrix product")
     decode_seconds = _decode_seconds(config, policy) if decode else None
-    latents = jnp.zeros(inputs.image_latent.shape[:1] + (config.frames, *inputs.image_latent.shape[1:]))
+    latents = jnp.zeros((batch, config.frames, *inputs.image_latent.shape[1:]))
     flops = count_flops(
         lambda params, x, conditions: predict(
             networks, params, x, jnp.float32(0), conditions, branches=len(guidance.branches)
@@ -177,7 +179,9 @@ def _step(
     noise = jax.random.normal(jax.random.key(0), (batch, frames, *inputs.image_latent.shape[1:]))
     keys = jax.random.split(jax.random.key(0), batch)
 
-    def step(params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any) -> Any:
+    def step(
+        params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any
+    ) -> Any:
         how = {"table": rows, "weights": weights, "keys": keys, "start": start, "stop": stop}
         return denoise(networks, params, state, conditions, **how)
 

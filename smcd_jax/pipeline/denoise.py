@@ -69,7 +69,8 @@ def denoise(
     """
 
     def step(i: Array, state: SamplerState) -> SamplerState:
-        outputs = predict(networks, params, state.latents, jnp.asarray(table.timesteps)[i], conditions, branches=len(weights))
+        timestep = jnp.asarray(table.timesteps)[i]
+        outputs = predict(networks, params, state.latents, timestep, conditions, branches=len(weights))
         guided = combine(outputs, weights, guidance_rescale=guidance_rescale)
         shape = state.latents.shape[1:]
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)

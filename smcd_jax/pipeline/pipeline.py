@@ -23,11 +23,17 @@ from smcd_jax.media import to_model_range, to_uint8
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import network
-from smcd_jax.pipeline.conditions import ConditionInputs, SamplingConditions, encode_conditions
+from smcd_jax.pipeline.conditions import (
+    BranchTokens,
+    ConditionInputs,
+    SamplingConditions,
+    encode_conditions,
+    encode_tokens,
+)
 from smcd_jax.pipeline.denoise import denoise
 from smcd_jax.pipeline.progress import Bars, Progress
 from smcd_jax.pipeline.request import Request, make_request
-from smcd_jax.runtime import Compiled, enable_compile_cache
+from smcd_jax.runtime import Compiled, enable_compile_cache, return_free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -188,24 +194,22 @@ class SMCDPipeline:
 
         clock = Clock(self)
         with clock.stage("encode"):
-            inputs = self.encode_inputs(request)
-        loaded = {name: self._component(name) for name in (*DENOISERS, *CONDITIONERS) if name in self.networks}
+            tokens = self.encode_tokens(self.encode_inputs(request), guidance)
+        params = {name: self._component(name) for name in DENOISERS if name in self.networks}
         with clock.stage("encode"):
-            conditions = self.encode_conditions(loaded, inputs, guidance)
-        loaded = {name: params for name, params in loaded.items() if name in DENOISERS}
-        self._release(*CONDITIONERS)
+            conditions = self.encode_conditions(params, tokens)
         with clock.stage("denoise"):
             latents = self._denoise(
-                loaded,
+                params,
                 conditions,
-                shape=(request.boxes.shape[1], *inputs.image_latent.shape[1:]),
+                shape=(request.boxes.shape[1], *tokens.image_latent.shape[1:]),
                 seeds=request.seeds,
                 table=table,
                 guidance=guidance,
                 guidance_rescale=guidance_rescale,
                 callback=callback_on_step_end,
             )
-        del loaded, conditions
+        del params, conditions
         self._release(*DENOISERS)
         if before_decode is not None:
             before_decode(latents)
@@ -242,16 +246,23 @@ class SMCDPipeline:
         self._release("autoencoder")
         return inputs
 
-    def encode_conditions(
-        self, params: dict[str, Any], inputs: ConditionInputs, guidance: Guidance
-    ) -> SamplingConditions:
+    def encode_tokens(self, inputs: ConditionInputs, guidance: Guidance) -> BranchTokens:
+        """Box tokens and image tokens of every guidance branch; done before the UNet takes its memory."""
+        names = [name for name in CONDITIONERS if name in self.networks]
+        networks = {name: self.networks[name] for name in names}
+        program = self._compiled(
+            ("tokens", guidance.branches),
+            lambda params, inputs: encode_tokens(networks, params, inputs, guidance.branches),
+        )
+        tokens = program({name: self._component(name) for name in names}, inputs)
+        self._release(*CONDITIONERS)
+        return tokens
+
+    def encode_conditions(self, params: dict[str, Any], tokens: BranchTokens) -> SamplingConditions:
         """Keys and values of every guidance branch (`smcd_jax.pipeline.conditions`)."""
         networks = {name: self.networks[name] for name in params}
-        program = self._compiled(
-            ("conditions", guidance.branches),
-            lambda params, inputs: encode_conditions(networks, params, inputs, guidance.branches),
-        )
-        return program(params, inputs)
+        program = self._compiled("conditions", lambda params, tokens: encode_conditions(networks, params, tokens))
+        return program(params, tokens)
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage shows before the first sample and not during it."""
@@ -318,6 +329,7 @@ class SMCDPipeline:
         program = self._compiled(("denoise", guidance_rescale), steps)
         run = functools.partial(self._run_steps, program, params, conditions, rows, weights, keys)
         program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
+        self._release()  # what the compiler has used
         with self._progress.stage("denoise", table.num_steps, "step") as advance:
             for step in range(table.num_steps):
                 state = run(state, step, step + 1)
@@ -398,6 +410,7 @@ class SMCDPipeline:
         if not self.keep_loaded:
             for name in names:
                 self._params.pop(name, None)
+            return_free_memory()
 
     def _compiled(self, key: Any, function: Callable[..., Any]) -> Compiled:
         if key not in self._programs:

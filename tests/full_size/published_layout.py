@@ -1,4 +1,4 @@
-"""Files in the published layout at full size, with formula weights: 12 GB that stand for the ones that cannot be had here.
+"""Files in the published layout at full size, with formula weights: 12 GB that stand in for the published ones.
 
     python -m tests.full_size.published_layout FOLDER [KEYS]
 

@@ -1,4 +1,4 @@
-"""Golden cases of the diffusion: the noise schedule, and whole DDIM loops through the pipeline's own conditions and steps."""
+"""Golden cases of the diffusion: the noise schedule, and DDIM loops through the pipeline's conditions and steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
 from smcd_jax.models.registry import network
-from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions
+from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
 from smcd_jax.pipeline.denoise import denoise
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
@@ -66,8 +66,10 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
         NoiseSchedule(), sampler="ddim", num_steps=given["steps"], spacing="reference", eta=given["eta"]
     )
     yield compare("times", table.timesteps[: table.num_steps], arrays["out/timesteps"], 0.0)
-    encode = jax.jit(lambda params, inputs: encode_conditions(networks, params, inputs, guidance.branches))
-    conditions = encode(params, inputs)
+    encoders = {name: networks[name] for name in configs}
+    tokenise = jax.jit(lambda params, inputs: encode_tokens(encoders, params, inputs, guidance.branches))
+    encode = jax.jit(lambda params, tokens: encode_conditions({"unet": networks["unet"]}, params, tokens))
+    conditions = encode(params, tokenise(params, inputs))
     rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
     weights, keys = jnp.asarray(guidance.weights), jax.random.split(jax.random.key(0), batch)
 

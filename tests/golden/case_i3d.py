@@ -46,7 +46,7 @@ def check_i3d(
     module = I3D(I3DConfig(classes=config["num_classes"]), ComputePolicy())
     params = {"params": i3d_params(module.config)}
     both = jax.jit(lambda params, clip: (module.apply(params, clip), module.apply(params, clip, method="pooled")))
-    for length in (10, 16):
+    for length in sorted(int(name.removeprefix("in/small_")) for name in arrays if name.startswith("in/small_")):
         small = video(arrays[f"in/small_{length}"].astype(np.float32))
         clip = small.repeat(REPEAT, axis=2).repeat(REPEAT, axis=3)
         logits, pooled = both(params, clip)

@@ -1,7 +1,9 @@
-"""Golden cases of single modules: embeddings, blocks, transformers, position net, image encoder, autoencoder, CLIP towers."""
+"""Golden cases of single modules: embeddings, blocks, transformers, the smaller networks, CLIP towers."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import flax.linen as nn
@@ -80,7 +82,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
     arrays, config = golden.arrays(), golden.config
     batch, channels = config["batch"], config["out_channels"]
     frames = arrays["in/x"].shape[0] // batch
-    # the file draws another time embedding for every frame, so frames enter as clips of one, then the temporal part as clips
+    # every frame has a time embedding of its own, so frames enter as clips of one; the temporal part then sees clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
     module = ResidualBlock(channels, POLICY)
     rows = unet_table.residual_rows(skip=config["in_channels"] != channels)
@@ -219,7 +221,7 @@ def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Compa
         picture_size=arrays["in/image"].shape[-1],
         patch=patch,
         width=width,
-        heads=width // golden.config.get("vision_head_width", golden.config["width"] // golden.config["heads"]),
+        heads=width // _vision_head_width(golden),
         layers=len({name.split(".")[3] for name in visual if "resblocks" in name}),
         embed_width=visual["visual.proj"].shape[1],
     )
@@ -227,6 +229,14 @@ def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Compa
     params = {"params": params_of(rows, visual, abstract_params(config), golden.file)}
     got = network(config).apply(params, picture(arrays["in/image"]), method="patch_tokens")
     yield compare("vision tokens", got, arrays["out/visual_tokens"])
+
+
+def _vision_head_width(golden: Golden) -> int:
+    """``cases.json`` gives the text tower's heads; the vision tower's stand in the note of ``index.json``."""
+    index = golden.folder / "index.json"
+    note = json.loads(index.read_text()).get(golden.file, {}).get("note", "") if index.is_file() else ""
+    found = re.search(r"'head_width': (\d+)", note)
+    return int(found[1]) if found else golden.config["width"] // golden.config["heads"]
 
 
 RUNNERS = {

@@ -1,4 +1,4 @@
-"""Golden cases of whole networks: the UNet in every form, the ControlNet, and the full-size UNet with formula weights."""
+"""Golden cases of whole networks: the UNet in every form, the ControlNet, the full-size UNet with formula weights."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""Attention against its formula in float64, and when the fused kernel is asked."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smcd_jax.attention import KeysValues, _cudnn_takes, attend
+
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of at most 16 products of unit numbers
+
+
+def random(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def inputs(*, batch: int = 2, context: int = 2, queries: int = 5, keys: int = 7) -> tuple[jax.Array, KeysValues]:
+    drawn = random(0, batch, queries, 3, 16), random(1, context, keys, 3, 16), random(2, context, keys, 3, 16)
+    q, k, v = (jnp.asarray(array) for array in drawn)
+    return q, KeysValues(k, v)
+
+
+def in_float64(q: jax.Array, context: KeysValues, mask: np.ndarray | None = None) -> np.ndarray:
+    q, k, v = (np.asarray(array, np.float64) for array in (q, *context))
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = np.where(mask[:, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(axis=-1, keepdims=True), v)
+
+
+def test_attention_is_the_softmax_of_scaled_products_times_the_values():
+    q, context = inputs()
+    np.testing.assert_allclose(attend(q, context), in_float64(q, context), **FLOAT32)
+
+
+def test_large_scores_do_not_overflow():
+    q, context = inputs()
+    large = attend(q * 300, context)
+    assert np.isfinite(large).all()
+    # scores near 1000 carry float32 errors of 1e-4, and the softmax turns those into relative ones
+    np.testing.assert_allclose(large, in_float64(q * 300, context), rtol=2e-3, atol=2e-3)
+
+
+def test_a_context_with_a_divisor_of_the_batch_equals_the_repeated_one():
+    q, context = inputs(batch=6, context=2)
+    repeated = KeysValues(*(part.repeat(3, axis=0) for part in context))
+    np.testing.assert_allclose(attend(q, context), attend(q, repeated), **FLOAT32)
+    np.testing.assert_allclose(attend(q, context), in_float64(q, repeated), **FLOAT32)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7), (2, 1, 7), (1, 5, 7), (1, 1, 7)])
+def test_masked_keys_have_no_influence(shape):
+    q, context = inputs()
+    mask = np.random.default_rng(3).random(shape) < 0.5
+    mask[..., 0], mask[..., -2:] = True, False  # every query sees one key, and nobody the last two
+    out = attend(q, context, mask=jnp.asarray(mask))
+    np.testing.assert_allclose(out, in_float64(q, context, np.broadcast_to(mask, (2, 5, 7))), **FLOAT32)
+    elsewhere = KeysValues(*(part.at[:, -2:].add(100.0) for part in context))
+    np.testing.assert_array_equal(attend(q, elsewhere, mask=jnp.asarray(mask)), out)
+    kept = KeysValues(*(part.at[:, 0].add(1.0) for part in context))
+    assert np.abs(attend(q, kept, mask=jnp.asarray(mask)) - out).max() > 0.1
+
+
+def test_half_precision_inputs_are_summed_in_float32():
+    q, context = inputs(keys=512)
+    half = jnp.bfloat16
+    low = attend(q.astype(half), KeysValues(*(part.astype(half) for part in context)))
+    assert low.dtype == half
+    rounded = q.astype(half), KeysValues(*(part.astype(half) for part in context))
+    # bfloat16 has 8 bits: weights and result may each round by 2^-9 of the largest value
+    error = np.abs(np.asarray(low, np.float64) - in_float64(*rounded)).max()
+    assert error < 2**-8 * np.abs(np.asarray(low, np.float64)).max()
+
+
+def test_appended_tokens_come_behind():
+    _, context = inputs()
+    joined = context.append(KeysValues(context.keys[:, :2] + 1, context.values[:, :2] + 2))
+    assert joined.keys.shape == (2, 9, 3, 16)
+    np.testing.assert_array_equal(joined.keys[:, :7], context.keys)
+    np.testing.assert_array_equal(joined.values[:, 7:], context.values[:, :2] + 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "keys", "takes", "told"),
+    [
+        ("bfloat16", 64, 1024, True, False),
+        ("float16", 128, 128, True, False),
+        ("bfloat16", 64, 127, False, False),  # too few keys to gain: no choice to tell of
+        ("float32", 64, 1024, False, True),
+        ("bfloat16", 136, 1024, False, True),
+        ("bfloat16", 60, 1024, False, True),
+        ("float32", 64, 77, False, False),
+    ],
+)
+def test_the_fused_kernel_is_asked_for_long_sequences_in_half_precision(dtype, width, keys, takes, told, caplog):
+    queries = jnp.zeros((1, 8, 2, width), dtype)
+    with caplog.at_level(logging.WARNING, "smcd_jax.attention"):
+        assert _cudnn_takes(queries, jnp.zeros((1, keys, 2, width), dtype)) is takes
+    assert ("not for cuDNN" in caplog.text) is told
+
+
+def test_inputs_that_the_fused_kernel_does_not_take_go_to_xla():
+    q, context = inputs()
+    np.testing.assert_array_equal(attend(q, context, implementation="cudnn"), attend(q, context))

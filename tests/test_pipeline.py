@@ -1,0 +1,246 @@
+"""The pipeline with the model that ships: seeds, steps, programs, callbacks, outputs, and requests it refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smcd_jax.diffusion.guidance import composed_guidance
+from smcd_jax.diffusion.samplers import initial_state, make_solver_table
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.config import TINY
+from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.pipeline.request import make_request
+from smcd_jax.tracks import BoxTracks
+
+FRAMES = 4
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+# Another batch size is another program, whose sums run in another order: float32 rounding through the network and
+# steps that multiply by up to 15 (1 / sqrt(alphas_cumprod) at the noisiest step), of latents of order 1.
+OTHER_PROGRAM = {"atol": 1e-3, "rtol": 1e-3}
+
+
+def tracks(objects: int = 1, prompt: str | None = "a red kite") -> BoxTracks:
+    x = np.linspace(0.1, 0.5, FRAMES)[:, None]
+    one = np.stack([x, x, x + 0.3, x + 0.4], axis=-1)
+    return BoxTracks(one.repeat(objects, axis=1), np.ones((FRAMES, objects)), ("kite",) * objects, prompt=prompt)
+
+
+GIVEN = {"image": PICTURE, "tracks": tracks(), "num_frames": FRAMES, "num_inference_steps": 2, "output_type": "latent"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pipeline(compile_cache) -> SMCDPipeline:
+    return SMCDPipeline.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def sample(pipeline):
+    """One sample of seed 5 whose latents the other tests compare with."""
+    return pipeline(**GIVEN, seed=5)
+
+
+@pytest.fixture(scope="module")
+def pair(pipeline):
+    """Seeds 3 and 5 in one batch."""
+    return pipeline(**GIVEN, num_videos_per_prompt=2, seed=[3, 5])
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_place(pair, sample):
+    assert np.abs(pair.latents[0] - pair.latents[1]).max() > 0.1
+    np.testing.assert_allclose(pair.latents[1], sample.latents[0], **OTHER_PROGRAM)
+
+
+def test_several_videos_per_prompt_have_seeds_counted_up(pair, pipeline):
+    again = pipeline(**GIVEN, num_videos_per_prompt=2, seed=4)
+    assert again.request.seeds == (4, 5)
+    assert again.request.prompts == ("a red kite",) * 2
+    np.testing.assert_array_equal(again.latents[1], pair.latents[1])  # the same program, the same place
+
+
+def test_the_same_call_gives_the_same_latents(pipeline, sample):
+    np.testing.assert_array_equal(pipeline(**GIVEN, seed=5).latents, sample.latents)
+
+
+def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
+    """The denoising program from 0 to 3 in one call and in three, bit for bit; eta adds noise of its own."""
+    guidance = composed_guidance(guidance_scale=7.5)
+    tokens = pipeline.encode_tokens(pipeline.encode_inputs(sample.request), guidance)
+    unet = {"unet": pipeline.folder.params("unet", dtype=pipeline.policy.params)}
+    conditions = pipeline.encode_conditions(unet, tokens)
+    table = make_solver_table(NoiseSchedule(), sampler="ddim", num_steps=3, eta=1.0)
+    rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
+    keys, weights = jax.random.key(7)[None], jnp.asarray(guidance.weights, jnp.float32)
+    program = pipeline._programs["denoise", 0.0]
+
+    def run(state, start, stop):
+        return program(unet, state, conditions, rows, weights, keys, np.int32(start), np.int32(stop))
+
+    begin = initial_state(jax.random.normal(jax.random.key(1), sample.latents.shape))
+    whole, state = run(begin, 0, 3), begin
+    for step in range(3):
+        state = run(state, step, step + 1)
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    assert np.abs(whole.latents - run(begin, 0, 2).latents).max() > 1e-3
+
+
+def test_one_program_serves_every_sampler_and_number_of_steps(pipeline, sample):
+    program = pipeline._programs["denoise", 0.0]
+    before = dict(program._programs)
+    for scheduler, steps in (("euler", 3), ("dpmsolver++", 4), ("unipc", 2)):
+        pipeline(**GIVEN | {"num_inference_steps": steps, "scheduler": scheduler, "guidance_scale": 3.0}, seed=5)
+    assert program._programs == before
+
+
+class GuidanceSeenError(Exception):
+    """Stops a call once its guidance is known."""
+
+
+class UntilGuidance(SMCDPipeline):
+    def encode_tokens(self, inputs, guidance):
+        raise GuidanceSeenError(guidance)
+
+
+@pytest.mark.parametrize(("scale", "branches"), [(1.0, 1), (7.5, 2)])
+def test_a_scale_of_one_takes_one_branch(sample, scale, branches):
+    with pytest.raises(GuidanceSeenError) as seen:
+        UntilGuidance.from_pretrained("tiny")(**GIVEN, guidance_scale=scale)
+    assert len(seen.value.args[0].branches) == branches
+    assert seen.value.args[0] == composed_guidance(guidance_scale=scale)
+
+
+def test_the_callback_sees_every_step_with_its_timestep_and_latents(pipeline, sample):
+    seen = []
+    out = pipeline(**GIVEN, seed=5, callback_on_step_end=lambda *args: seen.append(args))
+    assert [(pipe, step, time) for pipe, step, time, _ in seen] == [(pipeline, 0, 501.0), (pipeline, 1, 1.0)]
+    np.testing.assert_array_equal(seen[-1][3]["latents"], out.latents)
+    np.testing.assert_array_equal(out.latents, sample.latents)
+    assert np.abs(seen[0][3]["latents"] - out.latents).max() > 1e-3
+
+
+def test_latents_that_the_callback_returns_take_the_place_of_the_steps(pipeline, sample):
+    given = np.full_like(sample.latents, 0.25)
+    last = lambda pipe, step, time, kept: {"latents": given} if step == 1 else None  # noqa: E731
+    np.testing.assert_array_equal(pipeline(**GIVEN, seed=5, callback_on_step_end=last).latents, given)
+    first = lambda pipe, step, time, kept: {"latents": kept["latents"] + 1} if step == 0 else {}  # noqa: E731
+    assert np.abs(pipeline(**GIVEN, seed=5, callback_on_step_end=first).latents - sample.latents).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def videos(pipeline, sample):
+    """The same sample in every form that holds pictures."""
+    return {kind: pipeline(**GIVEN | {"output_type": kind}, seed=5) for kind in ("np", "uint8", "pil")}
+
+
+def test_output_types_hold_the_same_frames(videos, sample):
+    exact = videos["uint8"].frames
+    assert (exact.dtype, exact.shape) == (np.uint8, (1, FRAMES, 64, 64, 3))
+    assert (videos["np"].frames.dtype, videos["np"].frames.shape) == (np.float32, exact.shape)
+    np.testing.assert_array_equal(np.round(videos["np"].frames * 255), exact)
+    assert videos["np"].frames.max() <= 1
+    assert [len(video) for video in videos["pil"].frames] == [FRAMES]
+    np.testing.assert_array_equal(np.stack([np.asarray(frame) for frame in videos["pil"].frames[0]]), exact[0])
+    assert sample.frames is sample.latents
+    assert sample.latents.shape == (1, FRAMES, 8, 8, 4)
+    for output in videos.values():
+        np.testing.assert_array_equal(output.latents, sample.latents)
+
+
+def test_chunks_of_the_decoder_change_no_frame(pipeline, sample, videos):
+    for size in (3, 8):  # 4 frames are a chunk and a third, and half of one
+        frames = pipeline.decode(sample.latents, chunk_size=size)
+        # another program may round a value that lies between two levels to the other one
+        assert np.abs(frames.astype(int) - videos["uint8"].frames).max() <= 1
+
+
+def test_final_latents_are_handed_out_before_they_are_decoded(pipeline, sample):
+    class KeptError(Exception):
+        """Stops the call where decoding would begin."""
+
+    kept = []
+
+    def keep(latents):
+        kept.append(latents)
+        raise KeptError
+
+    with pytest.raises(KeptError):
+        pipeline(**GIVEN | {"output_type": "np"}, seed=5, before_decode=keep)
+    np.testing.assert_array_equal(kept[0], sample.latents)
+
+
+def test_components_that_are_let_go_give_the_same_frames(videos):
+    frugal = SMCDPipeline.from_pretrained("tiny", keep_loaded=False)
+    frames = frugal(**GIVEN | {"output_type": "uint8"}, seed=5).frames
+    np.testing.assert_array_equal(frames, videos["uint8"].frames)
+    assert frugal._params == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"height": 60}, "height is 60; it must be a multiple of 16 for this model, such as 64"),
+        ({"width": 0}, "width is 0; it must be a multiple of 16"),
+        ({"num_frames": 0}, "num_frames is 0; use 1 or more"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt is 0; use 1 or more"),
+        ({"prompt": None, "tracks": tracks(prompt=None)}, "no prompt: say in a few words"),
+        ({"prompt": " "}, "the prompt is empty"),
+        ({"prompt": ["a", "b", ""]}, "example 2: the prompt is empty"),
+        ({"prompt": ["a", "b"], "image": [PICTURE] * 3}, "2 of prompt for a batch of 3; give one for all, or 3"),
+        ({"prompt": ["a", "b"], "negative_prompt": ["c"] * 3}, "3 of negative_prompt for a batch of 2"),
+        ({"tracks": None}, "no tracks: give a tracks file"),
+        ({"tracks": tracks(objects=5)}, "5 objects are too many: the model takes 4"),
+        ({"seed": -1}, "seed -1 is out of range; use 0 to 4294967295"),
+        ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, "seed 4294967296 is out of range"),
+        ({"seed": [1, 2]}, "2 seeds for 1 videos"),
+        ({"image": "absent.png"}, "absent.png"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line(changes, words):
+    given = {"image": PICTURE, "prompt": "a kite", "tracks": tracks(), "num_frames": FRAMES}
+    with pytest.raises(SMCDError) as refusal:
+        make_request(TINY, **given | changes)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"output_type": "gif"}, "output_type is 'gif'; use np, uint8, pil or latent"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size is 0"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5; use a number from 0 to 1"),
+        ({"scheduler": "plms"}, "unknown sampler 'plms'"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan, use a finite number"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_computed(changes, words):
+    untouched = SMCDPipeline.from_pretrained("tiny")
+    with pytest.raises(SMCDError) as refusal:
+        untouched(**GIVEN | changes)
+    assert words in str(refusal.value)
+    assert untouched._params == {}
+
+
+def test_a_request_holds_one_example_for_each_video():
+    two = dataclasses.replace(tracks(), labels=("dog",), prompt="a dog")
+    request = make_request(
+        TINY, image=PICTURE, prompt=None, tracks=[tracks(), two], num_videos_per_prompt=2, num_frames=FRAMES
+    )
+    assert request.prompts == ("a red kite", "a red kite", "a dog", "a dog")
+    assert request.negative_prompts == (" ",) * 4
+    assert request.seeds == (0, 1, 2, 3)
+    assert request.labels == ("kite", "dog")
+    assert request.pictures.shape == (4, 64, 64, 3)
+    assert request.boxes.shape == (4, FRAMES, 4, 4)
+    np.testing.assert_array_equal(request.mask[..., 0], 1)
+    np.testing.assert_array_equal(request.mask[..., 1:], 0)
