@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import flatten, unflatten
 
 AT_ONCE = 16  # arrays; Orbax would read or write all of a tree together, and hold a second copy of each meanwhile
 
@@ -31,7 +31,7 @@ def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
         leaves: by path, "encoder_0/conv/kernel"; views of mapped files are read as they are written.
     """
     checkpointer, args = _checkpointer()
-    checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten(dict(leaves))))
+    checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten_dict(dict(leaves), sep="/")))
 
 
 def restore_leaves(folder: Path) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ def restore_leaves(folder: Path) -> dict[str, np.ndarray]:
         logger.debug("restoring %s", folder, exc_info=True)
         reason = str(error).strip().split("\n")[0][:200]
         raise SMCDError(f"{folder} cannot be restored ({reason}); copy or convert the model folder again") from error
-    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -18,8 +18,8 @@ from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
 from smcd_jax.pipeline import SMCDPipeline
-from smcd_jax.pipeline.pipeline import Clock
-from smcd_jax.pipeline.progress import Progress
+from smcd_jax.pipeline.clock import Clock
+from smcd_jax.progress import Progress
 from smcd_jax.runtime import device_summary
 from smcd_jax.tracks import parse_track_file
 
@@ -112,7 +112,7 @@ def _finish(
     *,
     progress: Progress,
 ) -> dict[str, float]:
-    clock, options = Clock(pipeline), description["options"]
+    clock, options = Clock(pipeline.load_and_compile_seconds), description["options"]
     try:
         with clock.stage("decode"), _memory_in_words():
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)

@@ -30,25 +30,29 @@ def _gated(x: Array, alpha: Array, branch: Array) -> Array:
     return x + (jnp.tanh(alpha.astype(jnp.float32)) * branch.astype(jnp.float32)).astype(x.dtype)
 
 
-class TokenGate(nn.Module):
-    """Gated self-attention over pixels joined by extra tokens (GLIGEN, Li et al. 2023, eq. 3-4), read at the pixels.
-
-    x + tanh(alpha_attention) SelfAttn(LN[x, tokens]) at x, then the same with a feed-forward block and alpha_ff.
-    LayerNorm and projections act on each token alone, so keys and values of the extra tokens do not depend on x.
-    """
+class GatedBlock(nn.Module):
+    """What both kinds of gate are made of: attention and a feed-forward block, each gated by a float32 scalar."""
 
     width: int
     heads: int
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Gates are scalars in float32."""
+        """Everything is used in this order."""
         self.alpha_attention = self.param("alpha_attention", nn.initializers.zeros, (), jnp.float32)
         self.alpha_ff = self.param("alpha_ff", nn.initializers.zeros, (), jnp.float32)
         self.norm_attention = layer_norm(self.policy)
         self.attention = MultiHeadAttention(self.width, self.heads, self.policy)
         self.norm_ff = layer_norm(self.policy)
         self.ff = FeedForward(self.width, self.policy)
+
+
+class TokenGate(GatedBlock):
+    """Gated self-attention over pixels joined by extra tokens (GLIGEN, Li et al. 2023, eq. 3-4), read at the pixels.
+
+    x + tanh(alpha_attention) SelfAttn(LN[x, tokens]) at x, then the same with a feed-forward block and alpha_ff.
+    LayerNorm and projections act on each token alone, so keys and values of the extra tokens do not depend on x.
+    """
 
     def keys_values(self, tokens: Float[Array, "b n d"]) -> KeysValues:
         """Keys and values of the extra tokens, already of the block's width."""
@@ -69,21 +73,8 @@ class TokenGate(nn.Module):
         return _gated(x, self.alpha_ff, self.ff(self.norm_ff(x)))
 
 
-class CrossGate(nn.Module):
+class CrossGate(GatedBlock):
     """Cross-attention from pixels to image tokens (GCA), tanh-gated, then a feed-forward block, tanh-gated too."""
-
-    width: int
-    heads: int
-    policy: ComputePolicy
-
-    def setup(self) -> None:
-        """Gates are scalars in float32; the tokens are projected but not normalised."""
-        self.alpha_attention = self.param("alpha_attention", nn.initializers.zeros, (), jnp.float32)
-        self.alpha_ff = self.param("alpha_ff", nn.initializers.zeros, (), jnp.float32)
-        self.norm_attention = layer_norm(self.policy)
-        self.attention = MultiHeadAttention(self.width, self.heads, self.policy)
-        self.norm_ff = layer_norm(self.policy)
-        self.ff = FeedForward(self.width, self.policy)
 
     def keys_values(self, tokens: Float[Array, "b m d"]) -> KeysValues:
         """Keys and values of the image tokens, already of the block's width."""

@@ -29,6 +29,7 @@ from smcd_jax.models.unet3d import UNet3D
 
 # Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter is made.
 Params = dict[str, Any]
+Network = nn.Module  # by another name, so that only this room knows the library
 
 _NETWORKS: dict[type, type[nn.Module]] = {
     UNetConfig: UNet3D,

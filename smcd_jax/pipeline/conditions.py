@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.diffusion.guidance import Branch
+from smcd_jax.models.registry import Network
 from smcd_jax.models.unet3d import Conditions
 
 
@@ -70,7 +70,7 @@ class BranchTokens(NamedTuple):
 
 
 def encode_tokens(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     params: Mapping[str, Any],
     inputs: ConditionInputs,
     branches: Sequence[Branch],
@@ -103,7 +103,7 @@ def encode_tokens(
 
 
 def encode_conditions(
-    networks: Mapping[str, nn.Module], params: Mapping[str, Any], tokens: BranchTokens
+    networks: Mapping[str, Network], params: Mapping[str, Any], tokens: BranchTokens
 ) -> SamplingConditions:
     """Keys and values of every attention, from the networks that the denoising loop runs.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.diffusion.guidance import combine
 from smcd_jax.diffusion.samplers import SamplerState, SolverTable, solver_step
+from smcd_jax.models.registry import Network
 from smcd_jax.pipeline.conditions import SamplingConditions
 
 
 def predict(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     params: Mapping[str, Any],
     latents: Float[Array, "b f h w c"],
     timestep: Float[Array, ""],
@@ -41,7 +41,7 @@ def predict(
 
 
 def denoise(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Network],
     params: Mapping[str, Any],
     state: SamplerState,
     conditions: SamplingConditions,

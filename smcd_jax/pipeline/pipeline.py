@@ -23,6 +23,7 @@ from smcd_jax.media import to_model_range, to_uint8
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import network
+from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.conditions import (
     BranchTokens,
     ConditionInputs,
@@ -31,8 +32,8 @@ from smcd_jax.pipeline.conditions import (
     encode_tokens,
 )
 from smcd_jax.pipeline.denoise import denoise
-from smcd_jax.pipeline.progress import Bars, Progress
 from smcd_jax.pipeline.request import Request, make_request
+from smcd_jax.progress import Bars, Progress
 from smcd_jax.runtime import Compiled, enable_compile_cache, return_free_memory
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ class SMCDPipeline:
             callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); may return a
                 dict with other latents.
             before_decode: called with the final latents, so that they can be kept if decoding fails.
-            progress: True shows bars; or a `smcd_jax.pipeline.progress.Progress` of your own.
+            progress: True shows bars; or a `smcd_jax.progress.Progress` of your own.
 
         Raises:
             SMCDError: naming the argument, what is wrong with it and what to do.
@@ -192,7 +193,7 @@ class SMCDPipeline:
                 box_guidance_scale=box_guidance_scale,
             )
 
-        clock = Clock(self)
+        clock = Clock(self.load_and_compile_seconds)
         with clock.stage("encode"):
             tokens = self.encode_tokens(self.encode_inputs(request), guidance)
         params = {name: self._component(name) for name in DENOISERS if name in self.networks}
@@ -263,6 +264,10 @@ class SMCDPipeline:
         networks = {name: self.networks[name] for name in params}
         program = self._compiled("conditions", lambda params, tokens: encode_conditions(networks, params, tokens))
         return program(params, tokens)
+
+    def load_and_compile_seconds(self) -> tuple[float, float]:
+        """Seconds spent reading weights and compiling since the pipeline was made."""
+        return self._load_seconds, sum(program.compile_seconds for program in self._programs.values())
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage shows before the first sample and not during it."""
@@ -417,40 +422,6 @@ class SMCDPipeline:
             name = key if isinstance(key, str) else key[0]
             self._programs[key] = Compiled(function, around=lambda: self._progress.stage(f"compile {name}"))
         return self._programs[key]
-
-
-class Clock:
-    """Seconds of each stage of one call, with loading and compiling taken out and shown apart."""
-
-    def __init__(self, pipeline: SMCDPipeline):
-        self._pipeline = pipeline
-        self._stages: dict[str, float] = {}
-        self._begin = self._aside()
-
-    def stage(self, name: str) -> _Stage:
-        """Counts the time of a ``with`` block towards that stage."""
-        return _Stage(self, name)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each stage so far, and of load and compile."""
-        load, compiled = (after - before for after, before in zip(self._aside(), self._begin, strict=True))
-        return {"load": load, "compile": compiled, **self._stages}
-
-    def _aside(self) -> tuple[float, float]:
-        programs = self._pipeline._programs.values()
-        return self._pipeline._load_seconds, sum(program.compile_seconds for program in programs)
-
-
-class _Stage:
-    def __init__(self, clock: Clock, name: str):
-        self._clock, self._name = clock, name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter() - sum(self._clock._aside())
-
-    def __exit__(self, *_: object) -> None:
-        elapsed = time.perf_counter() - sum(self._clock._aside()) - self._start
-        self._clock._stages[self._name] = self._clock._stages.get(self._name, 0.0) + elapsed
 
 
 def _check_complete(folder: ModelFolder) -> None:
