@@ -104,6 +104,7 @@ def test_every_i3d_name_is_one_leaf(shared):
     module = I3D(I3DConfig(), ComputePolicy())
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), method="touch")["params"])
     match(i3d_rows(I3DConfig()), tensors, flatten(abstract), where="i3d")
+    assert len(i3d_rows(I3DConfig())) == len(tensors) == len(flatten(abstract))
 
 
 @pytest.mark.parametrize(
