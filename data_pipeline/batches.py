@@ -150,6 +150,7 @@ class Batches:
     def _dataset(self, state: OrderState, failures: dict[int, Exception]) -> Any:
         """A `tf.data.Dataset` of batches; of a step that failed the arrays are zeros, and `failures` has the error."""
         import tensorflow as tf
+        import tensorflow_datasets  # noqa: F401  here, since threads that import it at the same time wait for each other
 
         specs = self._sources[0].specs()
         rows = len(self._rows)

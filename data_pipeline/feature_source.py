@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
-from data_pipeline.feature_cache import FeatureCache
+from data_pipeline.feature_cache import CachedWindow, FeatureCache
 from data_pipeline.order import fold
 from data_pipeline.windows import window_frames
 from smcd_jax.errors import SMCDError
@@ -54,16 +54,29 @@ class FeatureSource:
 
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
         """As `ExampleSource.fill`."""
+        chosen, dropped, window = self._fill(row, row["text"], clip=clip, start=start, key=key)
+        row["labels"][: len(chosen)] = window.labels[chosen]
+        return dropped
+
+    def fill_latents(
+        self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64
+    ) -> tuple[np.ndarray, int]:
+        """As `fill`, without `text` and `labels`; which objects were chosen, and how many dropped."""
+        text = np.empty(tuple(self._cache.manifest["text"]), np.float16)
+        return self._fill(row, text, clip=clip, start=start, key=key)[:2]
+
+    def _fill(
+        self, row: Mapping[str, np.ndarray], text: np.ndarray, *, clip: int, start: int, key: np.uint64
+    ) -> tuple[np.ndarray, int, CachedWindow]:
         count = min(self.size.frames, int(self.num_frames[clip]) - start)
-        window = self._cache.read(clip, start, moments=row["moments"][:count], text=row["text"])
+        window = self._cache.read(clip, start, moments=row["moments"][:count], text=text)
         row["moments"][count:] = row["moments"][count - 1]
         # A generator of the example's own; of NumPy's this one draws normal numbers fastest.
         generator = np.random.Generator(np.random.SFC64(int(fold(key, _NOISE))))
         generator.standard_normal(out=row["noise"], dtype=np.float32)
         held = window_frames(0, self.size.frames, count)
         chosen, dropped = fill_boxes(row, window.boxes[held], window.mask[held])
-        row["labels"][: len(chosen)] = window.labels[chosen]
-        return dropped
+        return chosen, dropped, window
 
     def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Draws from the posterior, and makes float32 of float16: TensorFlow does so twice as fast as NumPy."""
@@ -73,4 +86,5 @@ class FeatureSource:
         moments = tf.cast(tensors.pop("moments"), tf.float32)
         latents = moments[:, :, 0] + tf.exp(0.5 * moments[:, :, 1]) * tensors.pop("noise")
         tensors["latents"] = latents * self._cache.manifest["scaling_factor"]
-        return tensors | {name: tf.cast(tensors[name], tf.float32) for name in ("text", "labels")}
+        halves = [name for name in ("text", "labels") if name in tensors]
+        return tensors | {name: tf.cast(tensors[name], tf.float32) for name in halves}

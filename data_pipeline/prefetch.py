@@ -8,18 +8,11 @@ from itertools import islice
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from data_pipeline.batches import HostBatch
 from smcd_jax.errors import SMCDError
-
-BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
-
-
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over those of the axes `data` and `fsdp` that the mesh has; all else whole on every device."""
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-    return NamedSharding(mesh, PartitionSpec(axes or None))
+from smcd_jax.sharding import BATCH_AXES, batch_sharding
 
 
 def local_rows(mesh: Mesh, global_batch: int) -> range:

@@ -19,6 +19,8 @@ class CommandParser(argparse.ArgumentParser):
     abbreviated: an abbreviation that works today would break with the next flag.
     """
 
+    takes_config = False
+
     def __init__(self, **options: Any):
         options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, add_help=False, **options)
@@ -32,9 +34,25 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but an unknown flag is an error by itself, before anything is found missing."""
+        overrides = [word for word in args or () if self.takes_config and word.startswith("--config.")]
+        rest = [word for word in args or () if word not in overrides] if args is not None else None
         if self._subparsers is None:
-            self._refuse_unknown_flags(args)
-        return super().parse_known_args(args, namespace)
+            self._refuse_unknown_flags(rest)
+        namespace, left = super().parse_known_args(rest, namespace)
+        if self.takes_config:
+            namespace.overrides = [word.removeprefix("--config.") for word in overrides]
+        return namespace, left
+
+    def add_config(self) -> None:
+        """The flag that names a config file, and ``--config.KEY=VALUE`` for any of its keys."""
+        self.takes_config = True
+        self.add_argument(
+            "--config",
+            metavar="FILE[:PRESET]",
+            required=True,
+            help="config file and its preset, smcd or tiny; --config.KEY=VALUE overrides a value, as in "
+            "--config.run.steps=1000",
+        )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; what is left over is an error that names it."""

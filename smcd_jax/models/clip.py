@@ -1,16 +1,26 @@
-"""The two towers of OpenCLIP (ViT-H/14): text for prompts and labels, vision for evaluation."""
+"""The two towers of CLIP, OpenCLIP's ViT-H/14 and OpenAI's: text for prompts and labels, vision for evaluation."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from smcd_jax.attention import KeysValues, attend
-from smcd_jax.models.config import TextEncoderConfig, VisionEncoderConfig
-from smcd_jax.models.layers import ComputePolicy, dense, gelu, layer_norm
+from smcd_jax.models.config import Activation, TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.models.layers import ComputePolicy, Norm, dense, gelu, layer_norm
 
 END_OF_TEXT = 49407
+
+
+def quick_gelu(x: Array) -> Array:
+    """OpenAI's stand-in for GELU, x sigmoid(1.702 x): up to 0.02 away from it."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
 class CLIPAttention(nn.Module):
@@ -36,20 +46,21 @@ class CLIPAttention(nn.Module):
 
 
 class CLIPBlock(nn.Module):
-    """x += attention(LN x); x += MLP(LN x) with four times the width and exact GELU."""
+    """x += attention(LN x); x += MLP(LN x) with four times the width."""
 
     heads: int
     policy: ComputePolicy
+    activation: Activation = "gelu"
+    epsilon: float = 1e-5  # of the norms
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], visible: Bool[Array, "1 l l"] | None = None) -> Float[Array, "b l d"]:
         """Tokens in, tokens out."""
         width = x.shape[-1]
-        x = x + CLIPAttention(self.heads, self.policy, name="attention")(
-            layer_norm(self.policy, name="norm_attention")(x), visible
-        )
-        h = dense(4 * width, self.policy, name="dense_in")(layer_norm(self.policy, name="norm_mlp")(x))
-        return x + dense(width, self.policy, name="dense_out")(gelu(h))
+        normed = Norm(self.policy, self.epsilon, name="norm_attention")(x)
+        x = x + CLIPAttention(self.heads, self.policy, name="attention")(normed, visible)
+        h = dense(4 * width, self.policy, name="dense_in")(Norm(self.policy, self.epsilon, name="norm_mlp")(x))
+        return x + dense(width, self.policy, name="dense_out")(ACTIVATIONS[self.activation](h))
 
 
 class TextEncoder(nn.Module):
@@ -68,7 +79,7 @@ class TextEncoder(nn.Module):
         self.position_embedding = self.param(
             "position_embedding", normal(0.01), (config.length, config.width), policy.params
         )
-        self.block = [CLIPBlock(config.heads, policy) for _ in range(config.layers)]
+        self.block = [CLIPBlock(config.heads, policy, config.activation) for _ in range(config.layers)]
         self.norm_final = layer_norm(policy)
         if config.embed_width:
             shape = (config.width, config.embed_width)
@@ -132,7 +143,7 @@ class VisionEncoder(nn.Module):
         self.class_embedding = self.param("class_embedding", scale, (config.width,), policy.params)
         self.position_embedding = self.param("position_embedding", scale, (tokens, config.width), policy.params)
         self.norm_in = layer_norm(policy)
-        self.block = [CLIPBlock(config.heads, policy) for _ in range(config.layers)]
+        self.block = [CLIPBlock(config.heads, policy, config.activation) for _ in range(config.layers)]
         self.norm_out = layer_norm(policy)
         self.projection = self.param("projection", scale, (config.width, config.embed_width), policy.params)
 

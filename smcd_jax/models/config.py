@@ -11,6 +11,10 @@ from typing import Any, Literal
 from smcd_jax.errors import SMCDError
 
 Gate = Literal["none", "object", "object_image", "parallel", "double", "merge"]
+Activation = Literal["gelu", "quick_gelu"]  # of CLIP's towers: the exact form in OpenCLIP's ViT-H/14, quick in OpenAI's
+# For fields that came after the first model folders: written only where they differ, so that what was made before and
+# what is made now from the same arrays stay one to whoever compares configs (feature caches know encoders by them).
+_UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,8 @@ class UNetConfig:
     fps_embedding: bool = False
     control: bool = False  # ControlNet features join the skips
     dropout: float = 0.1
+    # of every GroupNorm; a width near 32 needs fewer, since a group of one channel loses its mean, a picture's colour
+    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)
 
     @property
     def input_channels(self) -> int:
@@ -91,6 +97,7 @@ class AutoencoderConfig:
     latent_channels: int = 4
     picture_channels: int = 3
     scaling_factor: float = 0.18215
+    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # of every GroupNorm, as in the UNet
 
     @property
     def downscale(self) -> int:
@@ -109,6 +116,7 @@ class TextEncoderConfig:
     layers: int = 24
     embed_width: int = 1024  # of the joint text-image space; 0 where the weights come without the projection to it
     skip_last: int = 1  # layers left out of the conditioning: "penultimate"
+    activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +129,7 @@ class VisionEncoderConfig:
     heads: int = 16
     layers: int = 32
     embed_width: int = 1024
+    activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,13 +178,15 @@ TINY = ModelConfig(
         image_width=64,
         gate="object_image",
         image_latent=True,
+        groups=8,
     ),
     position_net=PositionNetConfig(label_width=64, token_width=64, hidden_width=64),
     image_encoder=ImageEncoderConfig(stages=(32, 64), residual_blocks=1),
-    autoencoder=AutoencoderConfig(width=32, multipliers=(1, 2, 2, 2), residual_blocks=1),
+    autoencoder=AutoencoderConfig(width=32, multipliers=(1, 2, 2), residual_blocks=1, groups=8, scaling_factor=0.64),
     text_encoder=TextEncoderConfig(width=64, heads=2, layers=3, embed_width=64),
-    height=64,
-    width=64,
+    prediction_type="v_prediction",
+    height=32,
+    width=32,
     max_objects=4,
 )
 
@@ -192,6 +203,7 @@ def to_dict(config: Any) -> dict[str, Any]:
         else value
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
+        if value != field.default or not field.metadata.get("unless_default")
     }
 
 
@@ -231,3 +243,14 @@ def _from_value(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise SMCDError(f"{where} must be {hint.__name__}, not {value!r}")
     return hint(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOConfig:
+    """A vision transformer trained by DINO, whose features first-frame fidelity reads. Defaults are ViT-S/16."""
+
+    picture_size: int = 224
+    patch: int = 16
+    width: int = 384
+    heads: int = 6
+    layers: int = 12

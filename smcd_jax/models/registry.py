@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Collection
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +18,7 @@ from smcd_jax.models.clip import TextEncoder, VisionEncoder
 from smcd_jax.models.config import (
     AutoencoderConfig,
     ControlNetConfig,
+    DINOConfig,
     ImageEncoderConfig,
     PositionNetConfig,
     TextEncoderConfig,
@@ -22,6 +26,8 @@ from smcd_jax.models.config import (
     VisionEncoderConfig,
 )
 from smcd_jax.models.controlnet import ControlNet
+from smcd_jax.models.dino import DINO
+from smcd_jax.models.i3d import I3D, I3DConfig
 from smcd_jax.models.image_encoder import ImageEncoder
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.position_net import PositionNet
@@ -39,25 +45,36 @@ _NETWORKS: dict[type, type[nn.Module]] = {
     AutoencoderConfig: AutoencoderKL,
     TextEncoderConfig: TextEncoder,
     VisionEncoderConfig: VisionEncoder,
+    DINOConfig: DINO,
+    I3DConfig: I3D,
 }
 
 
 def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
     """The network of a component config."""
-    return _NETWORKS[type(config)](config, policy or ComputePolicy())
+    policy, inner = policy or ComputePolicy(), getattr(config, "unet", config)
+    return _NETWORKS[type(config)](config, dataclasses.replace(policy, groups=getattr(inner, "groups", policy.groups)))
 
 
-def init_params(config: Any, key: jax.Array, policy: ComputePolicy | None = None) -> Params:
+def init_params(
+    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
+) -> Params:
     """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
+
+    With ``only`` those of these paths alone; they are the same as among all.
 
     Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
     compiling all initialisers as one program would take several times as long as running them one by one.
     """
     module = network(config, policy)
     traced, shapes = jax.make_jaxpr(lambda key: module.init(key, method="touch")["params"], return_shape=True)(key)
-    initialisers, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
+    numbered = flatten(jax.tree.unflatten(jax.tree.structure(shapes), range(len(traced.jaxpr.outvars))))
+    paths = sorted(numbered, key=numbered.__getitem__)
+    used = [only is None or path in only for path in paths]
+    wanted = list(itertools.compress(paths, used))
+    initialisers, _ = dce_jaxpr(traced.jaxpr, used, instantiate=True)
     leaves = jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key)
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    return unflatten(dict(zip(wanted, leaves, strict=True)))
 
 
 def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:

@@ -18,6 +18,7 @@ from smcd_jax.models.unet_blocks import (
     encoder_plan,
     skip_downscales,
 )
+from smcd_jax.sharding import constrain_batch
 
 Conditions = dict[str, BlockConditions]
 
@@ -118,23 +119,24 @@ class UNet3D(nn.Module):
             time = time + self.fps_embedding(fps)
         switches = {"temporal": temporal, "deterministic": deterministic}
 
-        x = latents.astype(self.policy.compute)
+        x = constrain_batch(latents.astype(self.policy.compute))
         skips = []
         for index, block in enumerate(self.encoder):
             if isinstance(block, UNetBlock):
-                x = block(x, time, conditions.get(f"encoder_{index}"), **switches)
+                x = self._run(block, x, time, conditions.get(f"encoder_{index}"), switches)
             else:
                 x = block(x, temporal=temporal) if isinstance(block, StemBlock) else block(x)
             skips.append(x)
 
-        x = self.middle.attended(x, time, conditions["middle"], **switches)
-        x = self.middle.plain(x, time, None, **switches)
+        x = self._run(self.middle.attended, x, time, conditions["middle"], switches)
+        x = self._run(self.middle.plain, x, time, None, switches)
 
         for index, block in enumerate(self.decoder):
             joined = [x, skips.pop()]
             if control is not None:
                 joined.append(control[len(skips)].astype(x.dtype))
-            x = block(jnp.concatenate(joined, axis=-1), time, conditions.get(f"decoder_{index}"), **switches)
+            joined = jnp.concatenate(joined, axis=-1)
+            x = self._run(block, joined, time, conditions.get(f"decoder_{index}"), switches)
 
         head = lambda frames: self.conv_out(nn.silu(self.norm_out(frames)))  # noqa: E731
         return on_frames(head, x).astype(jnp.float32)
@@ -155,6 +157,12 @@ class UNet3D(nn.Module):
         )
         video = zeros((1, 1, side, side, config.input_channels))
         return self(video, zeros((1,)), conditions, fps=zeros((1,)), control=control)
+
+    def _run(self, block: nn.Module, x: Array, time: Array, given: BlockConditions | None, switches: dict) -> Array:
+        """A block on a batch that stays where it is; with ``remat`` its activations are computed anew for gradients."""
+        call = lambda module, *args: module(*args, **switches)  # noqa: E731
+        call = nn.remat(call) if self.policy.remat else call
+        return constrain_batch(call(block, x, time, given))
 
     def _attended_blocks(self) -> dict[str, UNetBlock]:
         named = {f"encoder_{index}": block for index, block in enumerate(self.encoder)}

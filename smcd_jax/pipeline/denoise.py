@@ -23,6 +23,7 @@ def predict(
     conditions: SamplingConditions,
     *,
     branches: int,
+    temporal: bool = True,
 ) -> Float[Array, "k b f h w c"]:
     """The network's output for every guidance branch, all in one batch."""
     frames = latents.shape[1]
@@ -32,11 +33,12 @@ def predict(
     control = None
     if conditions.controlnet is not None:
         net, tree = networks["controlnet"], params["controlnet"]
-        control = net.apply({"params": tree}, batch, conditions.hint, times, conditions.controlnet)
+        control = net.apply({"params": tree}, batch, conditions.hint, times, conditions.controlnet, temporal=temporal)
     if conditions.image_latent is not None:
         still = jnp.repeat(conditions.image_latent[:, None], frames, axis=1).astype(batch.dtype)
         batch = jnp.concatenate([batch, still], axis=-1)
-    out = networks["unet"].apply({"params": params["unet"]}, batch, times, conditions.unet, control=control)
+    how = {"control": control, "temporal": temporal}
+    out = networks["unet"].apply({"params": params["unet"]}, batch, times, conditions.unet, **how)
     return out.reshape(branches, *latents.shape)
 
 
@@ -52,6 +54,7 @@ def denoise(
     start: Array,
     stop: Array,
     guidance_rescale: float = 0.0,
+    temporal: bool = True,
 ) -> SamplerState:
     """Steps ``start`` to ``stop`` of the sampler; both may be traced, so one program serves any number of steps.
 
@@ -66,11 +69,13 @@ def denoise(
         start: first step.
         stop: one past the last step.
         guidance_rescale: see `combine`.
+        temporal: False leaves out every temporal layer, to sample pictures in the first stage of training.
     """
 
     def step(i: Array, state: SamplerState) -> SamplerState:
         timestep = jnp.asarray(table.timesteps)[i]
-        outputs = predict(networks, params, state.latents, timestep, conditions, branches=len(weights))
+        how = {"branches": len(weights), "temporal": temporal}
+        outputs = predict(networks, params, state.latents, timestep, conditions, **how)
         guided = combine(outputs, weights, guidance_rescale=guidance_rescale)
         shape = state.latents.shape[1:]
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)

@@ -1,0 +1,30 @@
+"""Stage 2 with the first frame through a ControlNet (an ablation of the paper).
+
+The copy of the UNet's encoder is frozen; its hint and zero convolutions are trained, and what reads the wider skips:
+those layers of the decoder have other shapes than in stage 1 and start from scratch.
+
+Command   smcd train --config configs/stage2_controlnet.py --workdir runs/stage2_cn --config.init.model=models/stage1
+Starts    as configs/stage2_scene.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs.stage2_scene import TEMPORAL_BLOCKS
+from configs.stage2_scene import get_config as scene
+from smcd_jax.training.config import with_controlnet
+
+WIDER = "unet/decoder_[0-9]+/residual/(conv_in/kernel|norm_in/(scale|bias)|skip/(kernel|bias))"
+NEW = "controlnet/(hint_conv|zero_conv_[0-9]+)/.*"
+
+
+def get_config(preset: str = "smcd") -> ConfigDict:
+    config = scene(preset)
+    config.name = "stage2_controlnet"
+    config.model.unet.gate = "object"
+    config.model.unet.image_latent = False
+    config.model.image_encoder = None
+    with_controlnet(config)
+    config.init.fresh = (NEW, WIDER)
+    config.trained = (NEW, WIDER, TEMPORAL_BLOCKS)
+    config.drop.image_latent = 0.0
+    return config

@@ -1,0 +1,33 @@
+"""Stage 2 of the paper (ZC + GCA): image gates, image encoder, input convolution and temporal blocks on clips.
+
+Command   smcd train --config configs/stage2_scene.py --workdir runs/stage2
+          --config.init.model=models/stage1 --config.data.records=records/got10k,records/youtube_vis
+Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
+Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps
+Hardware  see launch/README.md
+"""
+
+from ml_collections import ConfigDict
+
+from smcd_jax.training.config import default_config
+
+TEMPORAL_BLOCKS = "unet/(?!encoder_0/).*/temporal/block/.*"
+
+
+def get_config(preset: str = "smcd") -> ConfigDict:
+    config = default_config(preset)
+    config.name = "stage2_scene"
+    config.init.fresh = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
+    config.trained = (
+        "image_encoder/.*",
+        "unet/.*/gates/(image_gate|project_image)/.*",
+        "unet/encoder_0/conv/.*",
+        TEMPORAL_BLOCKS,
+    )
+    config.drop.boxes = 0.1
+    config.drop.image_latent = 0.25
+    config.drop.image_tokens = 0.1
+    config.data.batch_size = 16
+    config.optimizer.learning_rate = 5e-5
+    config.remat = "blocks" if preset == "smcd" else "none"
+    return config

@@ -1,0 +1,32 @@
+"""What the stages of the small model share: its sprite world, batch, schedule and moving average."""
+
+from ml_collections import ConfigDict
+
+from smcd_jax.training.config import default_config
+
+RECORDS = "runs/tiny/records"
+
+
+def tiny_config(name: str) -> ConfigDict:
+    """Defaults for a stage on cached latents, texts through the text tower."""
+    config = default_config("tiny")
+    config.name = name
+    config.data.records = (RECORDS,)
+    config.data.inputs = "latents"
+    config.loss.min_snr_gamma = 5.0
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.final_share = 0.05
+    config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 1e-3
+    config.optimizer.ema_decay = 0.998
+    config.dropout = False
+    config.run.log_every = 50
+    config.run.validate_every = 400
+    config.run.validation_examples = 128
+    config.run.sample_every = 1000
+    config.run.samples = 8
+    config.run.guidance_scale = 2.0
+    config.run.save_every = 250
+    config.run.keep_last = 2
+    return config

@@ -1,0 +1,35 @@
+"""Stage 0 of the small model: text to video from scratch, with its text tower, without boxes and picture.
+
+Two runs of this file. First single frames, without temporal layers; then clips, where only the temporal layers learn:
+
+Command   smcd train --config configs/tiny_base.py:pictures --workdir runs/tiny/base_pictures
+          smcd train --config configs/tiny_base.py:clips --workdir runs/tiny/base_clips
+Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tiny import tiny_config
+
+
+def get_config(part: str = "pictures") -> ConfigDict:
+    config = tiny_config(f"tiny_base_{part}")
+    config.model.unet.gate = "none"
+    config.model.unet.image_latent = False
+    config.model.position_net = None
+    config.model.image_encoder = None
+    config.drop.text = 0.1
+    if part == "pictures":
+        config.init.model = "runs/tiny/autoencoder/model"
+        config.init.fresh = ("unet/.*", "text_encoder/.*")
+        config.trained = ("unet/.*", "text_encoder/.*")
+        config.temporal = False
+        config.data.frames = 1
+        config.data.batch_size = 64
+        config.run.steps = 400
+    else:
+        config.init.model = "runs/tiny/base_pictures/model"
+        config.trained = (r"unet/.*/temporal(_conv)?/.*",)
+        config.data.batch_size = 8
+        config.run.steps = 100
+    return config

@@ -1,0 +1,30 @@
+"""Stage 1 of the small model: object gates and position net on single frames, where boxes alone say what goes where.
+
+The published stage 1 trains nothing else. Here the spatial layers go on learning too: a base of a few minutes is too
+weak to be frozen. Gates start open (0.2), since from scratch shut ones take long to open.
+
+Command   smcd train --config configs/tiny_object.py --workdir runs/tiny/object
+Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tiny import tiny_config
+
+
+def get_config() -> ConfigDict:
+    config = tiny_config("tiny_object")
+    config.model.unet.gate = "object"
+    config.model.unet.image_latent = False
+    config.model.image_encoder = None
+    config.init.model = "runs/tiny/base_clips/model"
+    config.init.fresh = ("position_net/.*", "unet/.*/gates/.*")
+    config.init.gates = 0.2
+    config.trained = ("position_net/.*", r"unet/(?!.*/temporal(_conv)?/).*")
+    config.temporal = False
+    config.drop.text = 0.1
+    config.drop.boxes = 0.1
+    config.data.frames = 1
+    config.data.batch_size = 64
+    config.run.steps = 1600
+    return config

@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM or pod: asks for it in the queue, installs the project on all workers, trains, and asks anew
+# when the TPU is taken away. Calling it again joins a run that goes on already.
+#   launch/tpu_vm.sh --name smcd --zone us-west4-a --type v5litepod-8 --spot --mount 10.0.0.2:/runs -- \
+#     --config configs/stage2_scene.py --workdir /mnt/smcd/stage2
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: launch/tpu_vm.sh --name NAME --zone ZONE --type TYPE [options] -- FLAGS OF smcd train
+  --name NAME            of the TPU and of its place in the queue
+  --zone ZONE            such as us-west4-a
+  --type TYPE            accelerator type, such as v5litepod-8, v5p-16, v6e-64
+  --version VERSION      runtime version; by default the one for JAX on that type
+  --project PROJECT      by default gcloud's own
+  --spot                 cheaper, and may be taken away at any time
+  --mount SERVER:/SHARE  NFS share (Filestore) to mount at /mnt/smcd on every worker; holds work folder and records
+  --poll_seconds N       between two looks at the run (60)
+  --delete               give the TPU back, and nothing else
+  --delete_when_done     give the TPU back when training is done
+  --dry_run              print the commands instead of running them
+TEXT
+}
+
+name='' zone='' type='' version='' project='' mount='' poll=60 spot='' only_delete='' delete_when_done='' dry_run=''
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --name | --zone | --type | --version | --project | --mount | --poll_seconds)
+      [[ $# -gt 1 ]] || fail "$1 needs a value; see launch/tpu_vm.sh --help"
+      case $1 in
+        --name) name=$2 ;;
+        --zone) zone=$2 ;;
+        --type) type=$2 ;;
+        --version) version=$2 ;;
+        --project) project=$2 ;;
+        --mount) mount=$2 ;;
+        --poll_seconds) poll=$2 ;;
+      esac
+      shift 2
+      ;;
+    --spot) spot=1 && shift ;;
+    --delete) only_delete=1 && shift ;;
+    --delete_when_done) delete_when_done=1 && shift ;;
+    --dry_run) dry_run=1 && shift ;;
+    --help) usage && exit ;;
+    --) shift && break ;;
+    *) fail "$1 is no flag of launch/tpu_vm.sh (flags of smcd train come after --); see launch/tpu_vm.sh --help" ;;
+  esac
+done
+[[ $name && $zone ]] || fail "--name and --zone are needed; see launch/tpu_vm.sh --help"
+if [[ ! $only_delete ]]; then
+  [[ $type ]] || fail "--type is needed, such as v5litepod-8; see launch/tpu_vm.sh --help"
+  [[ $# -gt 0 ]] || fail "nothing to train: give smcd train's flags after --, as in -- --config FILE --workdir DIR"
+fi
+if [[ ! $version ]]; then
+  case $type in
+    v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+    v5p-*) version=v2-alpha-tpuv5 ;;
+    v6e-*) version=v2-alpha-tpuv6e ;;
+    v4-*) version=tpu-ubuntu2204-base ;;
+    '') ;;
+    *) fail "no runtime version is known for $type: give one with --version" ;;
+  esac
+fi
+[[ $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud is not here: install the Google Cloud CLI and log in"
+
+place=(--zone="$zone")
+[[ ! $project ]] || place+=(--project="$project")
+
+run() {
+  if [[ $dry_run ]]; then
+    printf '%s' "$1"
+    printf ' %q' "${@:2}"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+on_all_workers() {
+  run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all --command="$1"
+}
+
+# The state of the queued resource and of its TPU: "ACTIVE READY" is one that works, "" one that is not there.
+tpu_state() {
+  local queued node
+  if ! queued=$(gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>&1); then
+    [[ $queued == *NOT_FOUND* ]] || printf 'unknown: %s\n' "${queued##*$'\n'}"
+    return
+  fi
+  node=$(gcloud compute tpus tpu-vm describe "$name" "${place[@]}" --format='value(state)' 2>/dev/null) || node=''
+  printf '%s %s\n' "$queued" "$node"
+}
+
+ask_for_tpu() {
+  local flags=(--node-id="$name" --accelerator-type="$type" --runtime-version="$version")
+  [[ ! $spot ]] || flags+=(--spot)
+  run gcloud compute tpus queued-resources create "$name" "${place[@]}" "${flags[@]}"
+}
+
+give_tpu_back() {
+  run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
+}
+
+# Returns when the TPU is ready; asks for it where it is not there, and anew where it was taken away.
+wait_for_tpu() {
+  local state
+  if [[ $dry_run ]]; then
+    ask_for_tpu
+    return
+  fi
+  while true; do
+    state=$(tpu_state)
+    case $state in
+      'ACTIVE READY') return ;;
+      '') ask_for_tpu ;;
+      SUSPEND* | FAILED* | *PREEMPTED | *TERMINATED)
+        echo "The TPU is gone ($state); asking for another." >&2
+        give_tpu_back
+        ;;
+      *)
+        echo "Waiting for the TPU ($state)." >&2
+        sleep "$poll"
+        ;;
+    esac
+  done
+}
+
+# Puts the project on all workers and starts training there, detached, so that a lost connection ends nothing.
+start_training() {
+  local folder=/tmp failed=''
+  [[ $dry_run ]] || folder=$(mktemp -d)
+  # one chain: where the caller looks at the outcome, bash does not stop at a failure by itself
+  run tar --create --gzip --file="$folder/smcd.tar.gz" --directory="$ROOT" \
+    --exclude=./.git --exclude=./.venv --exclude=./outputs --exclude=./runs . &&
+    run gcloud compute tpus tpu-vm scp "$folder/smcd.tar.gz" "$name:" "${place[@]}" --worker=all &&
+    on_all_workers "mkdir -p smcd && tar --extract --gzip --file=smcd.tar.gz --directory=smcd" &&
+    on_all_workers "bash smcd/launch/tpu_worker.sh setup${mount:+ $(printf %q "$mount")}" &&
+    on_all_workers "bash smcd/launch/tpu_worker.sh start$(printf ' %q' "$@")" || failed=1
+  [[ $dry_run ]] || rm -rf "$folder"
+  [[ ! $failed ]]
+}
+
+# The statuses that the workers report, each once: "status=running status=42 "; "" where one cannot be reached.
+look() {
+  on_all_workers 'bash smcd/launch/tpu_worker.sh look 2>/dev/null || echo status=none' |
+    grep -o 'status=[a-z0-9]*' | sort -u | tr '\n' ' '
+}
+
+if [[ $only_delete ]]; then
+  give_tpu_back
+  exit
+fi
+
+if [[ $dry_run ]]; then
+  wait_for_tpu
+  start_training "$@"
+  [[ ! $delete_when_done ]] || give_tpu_back
+  exit
+fi
+
+ours='' # whether this call has started the run or seen it going on: only then its end is the end
+while true; do
+  wait_for_tpu
+  found=$(look 2>/dev/null) || found=''
+  case $ours:$found in
+    *:) ;; # a worker cannot be reached just now
+    *:*status=running*) ours=1 ;;
+    *:*status=none* | :*)
+      echo "Starting smcd train on all workers." >&2
+      if start_training "$@"; then ours=1; else echo "A worker could not be set up; trying again." >&2; fi
+      ;;
+    '1:status=0 ')
+      echo "Training is done." >&2
+      [[ ! $delete_when_done ]] || give_tpu_back
+      exit
+      ;;
+    *)
+      echo "smcd train failed ($found). Its log: gcloud compute tpus tpu-vm ssh $name ${place[*]} --command='tail smcd/run.log'" >&2
+      exit 1
+      ;;
+  esac
+  sleep "$poll"
+done

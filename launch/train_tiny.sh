@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Trains the small model that ships with the package, from nothing: sprites, autoencoder, and the three stages.
+# Stopped at any moment, the same command goes on from there. Arguments go to every `smcd train`.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+make_venv
+install_package data
+cd "$ROOT"
+smcd=$VENV/bin/smcd
+runs=runs/tiny
+classes='["cat","dog","panda","fox","rocket","soccer ball","car","fish","balloon","star","apple","butterfly"]'
+
+# stage NAME CONFIG: trains until done and writes NAME/model; exit status 42 of a run means "start me again".
+stage() {
+  local name=$1 config=$2 status
+  shift 2
+  [[ -f $runs/$name/model/model.json ]] && return
+  while :; do
+    status=0
+    "$smcd" train --config "$config" --workdir "$runs/$name" "$@" || status=$?
+    [[ $status == 42 ]] || break
+  done
+  [[ $status == 0 ]] || exit "$status"
+  "$smcd" export --workdir "$runs/$name" --output "$runs/$name/model" --license Apache-2.0
+}
+
+"$smcd" prepare sprites --output $runs/records --option train_clips=6000 --option val_clips=200 \
+  --option test_clips=400 --option width=32 --option height=32 --option max_objects=1 --option "classes=$classes"
+stage autoencoder configs/tiny_autoencoder.py "$@"
+"$smcd" prepare --features $runs/autoencoder/model --output $runs/records --splits train,val
+stage base_pictures configs/tiny_base.py:pictures "$@"
+stage base_clips configs/tiny_base.py:clips "$@"
+stage object configs/tiny_object.py "$@"
+stage scene configs/tiny_scene.py "$@"
+echo "The model is $ROOT/$runs/scene/model"

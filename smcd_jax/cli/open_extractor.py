@@ -1,0 +1,55 @@
+"""Extractors of evaluation by name, each made from the weights that a user has put into a folder."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from smcd_jax.convert import feature_networks
+from smcd_jax.convert.tensor_files import file_sha256, open_tensors, values
+from smcd_jax.evaluation.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
+from smcd_jax.evaluation.fidelity import LPIPS
+from smcd_jax.evaluation.weights import find_weights
+from smcd_jax.model_folder import ModelFolder
+
+
+def open_extractor(
+    name: str, weights: str | os.PathLike[str] | None = None, *, model: ModelFolder | None = None
+) -> Any:
+    """The extractor of that name, or `LPIPS`.
+
+    Args:
+        name: one of `smcd_jax.evaluation.weights.KNOWN`.
+        weights: folder of the files; by default ``$SMCD_WEIGHTS_DIR``.
+        model: for "openclip": its own towers are used where it was converted with the vision tower.
+
+    Raises:
+        SMCDError: missing weights (the message names file, source and place), or damaged or other ones.
+    """
+    if name == "openclip" and model is not None and model.config.vision_encoder is not None:
+        return _of_model(model)
+    path = find_weights(name, weights)
+    if name in ("openclip", "openai-clip"):
+        read = feature_networks.read_openclip if name == "openclip" else feature_networks.read_openai_clip
+        text, vision = read(path)
+        towers = [(tower.config, tower.params) for tower in (text, vision)]
+        family = name.removesuffix("-clip")
+        return CLIPExtractor(*towers, family=family, source=path.name, weights_sha256=vision.sha256)
+    if name.startswith("dino-"):
+        found = feature_networks.read_dino(path)
+        return DINOExtractor(found.config, found.params, source=found.file, weights_sha256=found.sha256)
+    if name == "i3d":
+        found = feature_networks.read_i3d(path)
+        return I3DExtractor(found.config, found.params, source=found.file, weights_sha256=found.sha256)
+    if name == "i3d-torchscript":
+        return TorchScriptI3D(path, weights_sha256=file_sha256(path))
+    tensors = dict(values(open_tensors(path), np.float32))
+    return LPIPS(tensors, source=path.name, weights_sha256=file_sha256(path))
+
+
+def _of_model(model: ModelFolder) -> CLIPExtractor:
+    names = ("text_encoder", "vision_encoder")
+    towers = [(getattr(model.config, name), model.params(name, dtype=np.float32)) for name in names]
+    return CLIPExtractor(*towers, family="openclip", source=f"model {model.path.name}", weights_sha256=model.digest)

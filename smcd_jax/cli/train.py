@@ -1,0 +1,63 @@
+"""Trains a model from a config, and goes on where an earlier run in the same workdir ended.
+
+Some uses:
+  smcd train --config configs/stage2_scene.py --workdir runs/stage2
+  smcd train --config configs/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
+  smcd train --config configs/stage2_scene.py --workdir runs/stage2 --compile_only
+Exit status 42 means: told to stop, saved, start the same command again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from smcd_jax.cli.console import progress_line
+from smcd_jax.cli.parser import CommandParser
+from smcd_jax.errors import SMCDError
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The flags of `smcd train`."""
+    parser.add_config()
+    parser.add_argument(
+        "--workdir", type=Path, metavar="DIR", required=True, help="checkpoints, samples, metrics and logs of the run"
+    )
+    parser.add_argument("--profile", metavar="A:B", help="record steps A to B with the profiler, into DIR/logs/profile")
+    parser.add_argument("--compile_only", action="store_true", help="compile the step, which fills the cache, and end")
+    start = parser.add_argument_group("several processes (found by themselves under SLURM, Open MPI, on TPU VMs, GKE)")
+    start.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
+    start.add_argument("--num_processes", type=int, metavar="N", help="processes of the run")
+    start.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    start.add_argument(
+        "--start_timeout", type=float, metavar="SECONDS", default=300.0, help="to wait for the others; default: 300"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 42 where the run was told to stop."""
+    from smcd_jax.distributed import start_distributed
+    from smcd_jax.training.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    steps = _profiled(args.profile)
+    start_distributed(args.coordinator, args.num_processes, args.process_id, timeout=args.start_timeout)
+
+    import jax
+
+    from smcd_jax.training.loop import train
+    from smcd_jax.training.signals import EXIT_AGAIN
+
+    say = progress_line if jax.process_index() == 0 else lambda line: None
+    outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
+    say({"done": f"done: step {outcome.step} is saved in {args.workdir}"}.get(outcome.ended, outcome.ended))
+    return EXIT_AGAIN if outcome.ended == "stopped" else 0
+
+
+def _profiled(text: str | None) -> range | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not colon or not (first.isdecimal() and last.isdecimal()) or not 0 < int(first) < int(last):
+        raise SMCDError(f"--profile {text}: write the first and the last step, as in --profile 10:20")
+    return range(int(first), int(last))

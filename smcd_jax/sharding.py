@@ -1,0 +1,333 @@
+"""The mesh, and one table that says how every parameter is split over it: in full (ZeRO-3) and by head (Megatron).
+
+Mesh axes: ``data`` splits the batch alone; ``fsdp`` splits the batch and every large parameter; ``tensor`` splits
+attention heads and the inner width of feed-forward blocks (Shoeybi et al. 2019), so that a block needs one sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import DictKey, KeyPath, tree_flatten_with_path, tree_map_with_path
+
+from smcd_jax.errors import SMCDError
+
+logger = logging.getLogger(__name__)
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
+HEAD_WIDTH = 64  # of the published networks; an attention layer splits over `tensor` by whole heads or not at all
+COMPONENTS = frozenset(
+    {"unet", "position_net", "image_encoder", "controlnet", "autoencoder", "text_encoder", "vision_encoder"}
+)
+
+Tree = Mapping[str, Any]
+Role = Literal["in", "out", "heads", "hidden"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis of the mesh; -1 for ``data`` means what the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes ``data``, ``fsdp`` and ``tensor``, for `jax.set_mesh`.
+
+    Devices follow the machine's own topology where the rows of each process then stand together in the batch, as
+    `data_pipeline.prefetch.local_rows` needs; else they follow the processes.
+
+    Args:
+        shape: sizes; their product must be the number of devices.
+        devices: all of the run's by default.
+
+    Raises:
+        SMCDError: the devices do not divide.
+    """
+    devices = sorted(
+        jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id)
+    )
+    sizes = _mesh_sizes(shape, len(devices))
+    mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    if _processes_stand_together(mesh):
+        return mesh
+    logger.info("mesh %s: devices by process, for the machine's topology would scatter the rows of a process", sizes)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _mesh_sizes(shape: MeshShape, count: int) -> tuple[int, int, int]:
+    asked = f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor}"
+    if shape.fsdp < 1 or shape.tensor < 1 or shape.data < -1 or shape.data == 0:
+        raise SMCDError(f"{asked}: sizes must be 1 or more (data: or -1 for what is left)")
+    inner = shape.fsdp * shape.tensor
+    data = max(count // inner, 1) if shape.data == -1 else shape.data
+    if data * inner != count:
+        raise SMCDError(
+            f"{asked} takes {data * inner if shape.data != -1 else f'a multiple of {inner}'} devices, and there are "
+            f"{count}: choose sizes whose product is {count}"
+        )
+    return data, shape.fsdp, shape.tensor
+
+
+def _processes_stand_together(mesh: Mesh) -> bool:
+    rows: dict[int, set[int]] = {}
+    for row, group in enumerate(mesh.devices.reshape(-1, mesh.shape["tensor"])):
+        for device in group:
+            rows.setdefault(device.process_index, set()).add(row)
+    return all(max(own) - min(own) + 1 == len(own) for own in rows.values())
+
+
+class Rule(NamedTuple):
+    """How the parameters whose path matches ``pattern`` are split: one role for each axis of the array.
+
+    "heads" and "hidden" may go to ``tensor`` (heads only whole). One axis that has a role goes to ``fsdp``: the largest
+    of those that divide and are not split yet, or the one that is split already where it divides by both. An axis
+    without a role, and every axis that does not divide, is whole on every device.
+    """
+
+    name: str
+    pattern: str
+    roles: tuple[Role, ...]
+
+
+_ATTENTION = r".+/(self_attention|cross_attention|(object|image)_gate/attention)"
+_DENSE = "proj_in|proj_out|project_objects|project_image|skip|time|zero_conv_[0-9]+"
+
+# Vectors and scalars stay whole: they are 0.07 % of the published model's bytes, and gathering each would cost a
+# collective of its own.
+RULES: tuple[Rule, ...] = (
+    Rule("attention in", rf"(unet|controlnet){_ATTENTION}/(query|key|value)/kernel", ("in", "heads")),
+    Rule("attention out", rf"(unet|controlnet){_ATTENTION}/out/kernel", ("heads", "out")),
+    Rule("feed-forward in", r"(unet|controlnet)/.+/ff/dense_in/kernel", ("in", "hidden")),
+    Rule("feed-forward out", r"(unet|controlnet)/.+/ff/dense_out/kernel", ("hidden", "out")),
+    Rule("projection", rf"(unet|controlnet)/(.+/)?({_DENSE})/kernel", ("in", "out")),
+    Rule("time embedding", r"(unet|controlnet)/(time|fps)_embedding/dense_(in|out)/kernel", ("in", "out")),
+    Rule(
+        "convolution",
+        r"(unet|controlnet|image_encoder|autoencoder)/(.+/)?"
+        r"(conv|conv_in|conv_out|conv_[0-9]+|hint_conv|down_[0-9]+_downsample)/kernel",
+        (None, None, "in", "out"),
+    ),
+    Rule("position net", r"position_net/dense_[0-9]+/kernel", ("in", "out")),
+    Rule(
+        "autoencoder dense",
+        r"autoencoder/(.+/attention/(query|key|value|out)|.+_residual_[0-9]+/skip|quant|post_quant)/kernel",
+        ("in", "out"),
+    ),
+    # one kernel makes queries, keys and values: no cut of its output axis is a cut by heads
+    Rule("tower attention", r"(text|vision)_encoder/.+/attention/(query_key_value|out)/kernel", ("in", "out")),
+    Rule("tower feed-forward in", r"(text|vision)_encoder/.+/dense_in/kernel", ("in", "hidden")),
+    Rule("tower feed-forward out", r"(text|vision)_encoder/.+/dense_out/kernel", ("hidden", "out")),
+    Rule("tower patches", r"vision_encoder/patch_embedding/kernel", (None, None, None, "out")),
+    Rule("tower embedding", r"(text|vision)_encoder/(token|position)_embedding", (None, "out")),
+    Rule("tower projection", r"(text_encoder/text_projection|vision_encoder/projection)", ("in", "out")),
+    Rule("vector", r".+/(bias|scale|null_box|null_label|class_embedding)", (None,)),
+    Rule("scalar", r".+/(alpha_attention|alpha_ff|beta_object|beta_image|logit_scale)", ()),
+)
+
+
+def partition_specs(shapes: Tree, mesh: Mesh, *, rules: Iterable[Rule] = RULES, head_width: int = HEAD_WIDTH) -> Any:
+    """The parameters' tree with a `PartitionSpec` for each.
+
+    Args:
+        shapes: ``{component: {...}}`` of arrays or anything with ``shape`` and ``dtype``.
+        mesh: see `make_mesh`; an axis that it lacks counts as 1.
+        rules: the table.
+        head_width: channels of an attention head, for ``tensor``.
+
+    Raises:
+        SMCDError: a parameter that no rule or more than one matches, or whose rule is for another number of axes.
+    """
+    matched = _match(_named_leaves(shapes), tuple(rules))
+
+    def spec(path: KeyPath, leaf: Any) -> PartitionSpec:
+        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_width=head_width)
+
+    return tree_map_with_path(spec, shapes)
+
+
+def shardings(shapes: Tree, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> Any:
+    """`partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
+    specs = partition_specs(shapes, mesh, head_width=head_width)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def state_shardings(state: Any, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> Any:
+    """A `NamedSharding` for each leaf of a training state: parameters, EMA, or an optimiser's state.
+
+    What lies under dictionary keys that end in a parameter's path (``mu/unet/encoder_0/...``) and has as many axes as
+    that parameter is split like it; counters, keys and the rest are whole on every device.
+
+    Raises:
+        SMCDError: as `partition_specs`.
+    """
+    leaves, _ = tree_flatten_with_path(state)
+    names = {path for path in (_parameter_path(keys) for keys, _ in leaves) if path is not None}
+    matched = _match(((name, None) for name in sorted(names)), RULES)
+
+    def place(keys: KeyPath, leaf: Any) -> NamedSharding:
+        name = _parameter_path(keys)
+        shape = np.shape(leaf)
+        if name is None or len(matched[name].roles) != len(shape):
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, _spec(shape, matched[name].roles, mesh, head_width=head_width))
+
+    return tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over those of the axes `data` and `fsdp` that the mesh has; all else whole on every device."""
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    return NamedSharding(mesh, PartitionSpec(axes or None))
+
+
+def constrain_batch(tree: Any) -> Any:
+    """Holds the leading axis of every array split over ``data`` and ``fsdp`` of the mesh in force (`jax.set_mesh`).
+
+    Without a mesh, or with one device, the arrays as they are. The leading axis must divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    if mesh.empty or mesh.size == 1 or not axes:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(axes)), tree)
+
+
+class RuleCoverage(NamedTuple):
+    """What one rule covers; bytes of all arrays, on one device, and of the arrays that every device holds whole."""
+
+    rule: str
+    arrays: int
+    total_bytes: int
+    device_bytes: int
+    replicated_bytes: int
+
+
+class CoverageReport(NamedTuple):
+    """`RuleCoverage` of every rule that covers anything, in the table's order."""
+
+    rows: tuple[RuleCoverage, ...]
+
+    @property
+    def total(self) -> RuleCoverage:
+        """All rules together."""
+        return RuleCoverage("all", *(sum(row[column] for row in self.rows) for column in range(1, 5)))
+
+    @property
+    def replicated_share(self) -> float:
+        """Bytes that every device holds whole, 0..1 of all bytes."""
+        return self.total.replicated_bytes / max(self.total.total_bytes, 1)
+
+    def lines(self) -> list[str]:
+        """A table to print."""
+        heads = f"{'rule':24}{'arrays':>8}{'MB':>12}{'MB a device':>14}{'replicated':>12}"
+        body = [
+            f"{row.rule:24}{row.arrays:8}{row.total_bytes / 1e6:12.2f}{row.device_bytes / 1e6:14.2f}"
+            f"{row.replicated_bytes / max(row.total_bytes, 1):12.2%}"
+            for row in (*self.rows, self.total)
+        ]
+        return [heads, *body]
+
+
+def coverage_report(shapes: Tree, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> CoverageReport:
+    """What each rule covers of these parameters on this mesh.
+
+    Raises:
+        SMCDError: as `partition_specs`.
+    """
+    leaves = dict(_named_leaves(shapes))
+    matched = _match(leaves.items(), RULES)
+    sums = {rule.name: [0, 0, 0, 0] for rule in RULES}
+    for name, leaf in leaves.items():
+        spec = _spec(leaf.shape, matched[name].roles, mesh, head_width=head_width)
+        size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        parts = math.prod(mesh.shape[axis] for axis in _axes_of(spec))
+        row = sums[matched[name].name]
+        row[:] = row[0] + 1, row[1] + size, row[2] + size // parts, row[3] + (size if parts == 1 else 0)
+    return CoverageReport(tuple(RuleCoverage(name, *row) for name, row in sums.items() if row[0]))
+
+
+def _spec(shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_width: int) -> PartitionSpec:
+    tensor, fsdp = mesh.shape.get("tensor", 1), mesh.shape.get("fsdp", 1)
+    axes: list[tuple[str, ...]] = [()] * len(shape)
+    for index, role in enumerate(roles):
+        unit = {"heads": head_width, "hidden": 1}.get(role or "")
+        if unit and tensor > 1 and shape[index] % (tensor * unit) == 0:
+            axes[index] = ("tensor",)
+    if fsdp > 1:
+        fits = [
+            index
+            for index, role in enumerate(roles)
+            if role and shape[index] % (fsdp * tensor ** len(axes[index])) == 0
+        ]
+        best = max(fits, key=lambda index: (not axes[index], shape[index]), default=None)
+        if best is not None:
+            axes[best] = (*axes[best], "fsdp")
+    while axes and not axes[-1]:
+        axes.pop()
+    return PartitionSpec(*(names if len(names) > 1 else names[0] if names else None for names in axes))
+
+
+def _match(leaves: Iterable[tuple[str, Any]], rules: Sequence[Rule]) -> dict[str, Rule]:
+    patterns = [(re.compile(rule.pattern), rule) for rule in rules]
+    matched, faults = {}, []
+    for name, leaf in leaves:
+        found = [rule for pattern, rule in patterns if pattern.fullmatch(name)]
+        if len(found) != 1:
+            faults.append(f"{name} ({' and '.join(rule.name for rule in found) or 'no rule'})")
+        elif leaf is not None and len(found[0].roles) != len(leaf.shape):
+            faults.append(f"{name} (shape {tuple(leaf.shape)}, {found[0].name!r} is for {len(found[0].roles)} axes)")
+        else:
+            matched[name] = found[0]
+    if faults:
+        shown = ", ".join(faults[:20]) + (f", and {len(faults) - 20} more" if len(faults) > 20 else "")
+        raise SMCDError(
+            f"{len(faults)} parameters do not match exactly one sharding rule: {shown}; mend RULES in "
+            "smcd_jax/sharding.py"
+        )
+    return matched
+
+
+def _named_leaves(shapes: Tree) -> Iterator[tuple[str, Any]]:
+    for keys, leaf in tree_flatten_with_path(shapes)[0]:
+        name = _dict_path(keys)
+        if name.split("/", 1)[0] not in COMPONENTS:
+            raise SMCDError(
+                f"parameter {name}: trees to shard are nested by component, {{'unet': ...}}; components are "
+                f"{', '.join(sorted(COMPONENTS))}"
+            )
+        yield name, leaf
+
+
+def _dict_path(keys: KeyPath) -> str:
+    return "/".join(str(key.key) if isinstance(key, DictKey) else str(key) for key in keys)
+
+
+def _parameter_path(keys: KeyPath) -> str | None:
+    """The part from the component's name on of the dictionary keys that end a key path; None where there is none."""
+    names: list[str] = []
+    for key in reversed(keys):
+        if not isinstance(key, DictKey):
+            break
+        names = [*str(key.key).split("/"), *names]
+    start = next((index for index, name in enumerate(names) if name in COMPONENTS), None)
+    return None if start is None or start + 1 == len(names) else "/".join(names[start:])
+
+
+def _axes_of(spec: PartitionSpec) -> list[str]:
+    return [name for entry in spec if entry is not None for name in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, PartitionSpec)

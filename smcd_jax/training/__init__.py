@@ -1,0 +1,1 @@
+"""Training: loss, step, state, optimiser, loop, and the checkpoints that it resumes from."""

@@ -1,0 +1,143 @@
+"""What a checkpoint of one step must hold: shape, dtype and checksum of every array, and a digest of every JSON item.
+
+It lies in the step's folder as ``checksums/checksums.json`` and carries a digest of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.training.array_checksums import array_checksums
+
+FORMAT, VERSION = "smcd-checkpoint", 1
+ARRAY_ITEMS = ("params", "train")
+JSON_FILES = {"data": "data.json", "config": "config.json", "checksums": "checksums.json"}  # by item
+
+
+class DamagedStep(Exception):
+    """A step that is not as it was saved: which part, and how. Never leaves the checkpoint modules."""
+
+
+class ArrayRecord(NamedTuple):
+    """One array as it was saved."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: str
+
+
+class Manifest(NamedTuple):
+    """Arrays by item and name; digests of the JSON items."""
+
+    step: int
+    arrays: dict[str, dict[str, ArrayRecord]]
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, step: int, arrays: Mapping[str, Mapping[str, jax.Array]], values: Mapping[str, Any]) -> Manifest:
+        """Of arrays on their devices, by item and name, and JSON values by item. Every process must call it."""
+        together = {(item, name): array for item, named in arrays.items() for name, array in named.items()}
+        checksums = array_checksums({"/".join(key): array for key, array in together.items()})
+        records = {item: {} for item in arrays}
+        for (item, name), array in together.items():
+            records[item][name] = ArrayRecord(tuple(array.shape), array.dtype.name, checksums[f"{item}/{name}"])
+        return cls(step, records, {item: digest(value) for item, value in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of its file."""
+        content = {"format": FORMAT, "version": VERSION, "step": self.step, "json": self.digests}
+        content["arrays"] = {
+            item: {name: {**record._asdict(), "shape": list(record.shape)} for name, record in named.items()}
+            for item, named in self.arrays.items()
+        }
+        return {**content, "digest": digest(content)}
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """From the folder of a step.
+
+        Raises:
+            DamagedStep: it is missing, or not as written.
+            SMCDError: it is of another format version.
+        """
+        content = read_json(folder, "checksums")
+        claimed = content.pop("digest", None) if isinstance(content, dict) else None
+        if claimed is None or claimed != digest(content):
+            raise DamagedStep("checksums.json is not as written")
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise SMCDError(
+                f"{folder}: format {content.get('format')!r} version {content.get('version')!r}; this release reads "
+                f"{FORMAT} version {VERSION}. Update smcd_jax"
+            )
+        arrays = {
+            item: {
+                name: ArrayRecord(tuple(record["shape"]), record["dtype"], record["checksum"])
+                for name, record in named.items()
+            }
+            for item, named in content["arrays"].items()
+        }
+        return cls(content["step"], arrays, content["json"])
+
+    def verified_json(self, folder: Path) -> dict[str, Any]:
+        """The JSON items by name.
+
+        Raises:
+            DamagedStep: one is missing, or not as written.
+        """
+        values = {item: read_json(folder, item) for item in self.digests}
+        for item, value in values.items():
+            if digest(value) != self.digests[item]:
+                raise DamagedStep(f"{JSON_FILES[item]} differs from its checksum")
+        return values
+
+    def verify(self, item: str, arrays: Mapping[str, jax.Array]) -> None:
+        """Compares restored arrays by name with what was saved. Every process must call it.
+
+        Raises:
+            DamagedStep: an array differs; the same on every process.
+        """
+        saved, found = self.arrays[item], array_checksums(arrays)
+        wrong = [name for name in arrays if found[name] != saved[name].checksum]
+        if wrong:
+            more = f" and {len(wrong) - 1} more arrays differ from their checksums" if len(wrong) > 1 else ""
+            raise DamagedStep(f"array {item}/{wrong[0]} differs from its checksum{more}")
+
+
+def read_json(folder: Path, item: str) -> Any:
+    """A JSON item of the step in ``folder``; `DamagedStep` where it is missing or cut."""
+    path = folder / item / JSON_FILES[item]
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedStep(f"{item}/{path.name} is missing") from error
+    except PermissionError as error:
+        raise SMCDError(f"{path} cannot be read ({error.strerror}); mend its permissions") from error
+    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
+        raise DamagedStep(f"{item}/{path.name} cannot be read ({str(error)[:100]})") from error
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves of any tree by path: "optimizer/0/mu/unet/encoder_0/conv/kernel"."""
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the tree have the same path")
+    return named
+
+
+def describe(leaf: Any) -> tuple[tuple[int, ...], str]:
+    """(shape, name of the dtype)."""
+    return tuple(leaf.shape), np.dtype(leaf.dtype).name

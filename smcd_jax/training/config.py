@@ -1,0 +1,324 @@
+"""What a training run is made of, as frozen dataclasses with defaults, and how a config file becomes one.
+
+A config file holds ``get_config(preset)`` and returns an `ml_collections.ConfigDict` with exactly these keys; it starts
+from `default_config`. Whatever the command line overrides is checked against the same dataclasses.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.config import PRESETS, ModelConfig, from_dict, to_dict
+from smcd_jax.sharding import MeshShape
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a batch is drawn from; frames are those of the model config unless stage 1 says otherwise.
+
+    Attributes:
+        records: folders made by ``smcd prepare``.
+        weights: share of each folder, by default its number of clips.
+        split: that is trained on.
+        validation_split: that the validation loss and the samples are of; empty for none.
+        inputs: "features" reads latents and text embeddings from the cache, "latents" reads latents from the cache and
+            encodes texts online (to train the text tower), "video" encodes everything online.
+        features: folder of the cache within each folder of records.
+        frames: of a window.
+        batch_size: examples of all devices and processes together.
+        crop_keep: least share of the picture's area that a random crop keeps; 1 is no crop ("video" only).
+        short_clips: "leave_out" or "hold" the last frame.
+        epoch_length: examples; 0 for as many as there are clips.
+        max_bad_share: of a folder's clips that may be damaged.
+        threads: that load; 0 for one per core.
+    """
+
+    records: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    split: str = "train"
+    validation_split: str = "val"
+    inputs: Literal["features", "latents", "video"] = "features"
+    features: str = "features"
+    frames: int = 8
+    batch_size: int = 16
+    crop_keep: float = 1.0
+    short_clips: Literal["leave_out", "hold"] = "leave_out"
+    epoch_length: int = 0
+    max_bad_share: float = 0.01
+    threads: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where training starts from.
+
+    Attributes:
+        model: a model folder (or the name of a shipped one); empty starts everything from scratch.
+        fresh: path patterns of parameters that the folder need not have and that then start from scratch. Each must
+            match, and a parameter that is neither in the folder nor named here is an error.
+        gates: what every gate scalar of fresh gates starts at; 0 as published. From scratch 0.1 to 0.3 learns sooner.
+    """
+
+    model: str = ""
+    fresh: tuple[str, ...] = ()
+    gates: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DropConfig:
+    """How often a condition is left out of an example, each drawn independently; rates in 0..1.
+
+    Attributes:
+        text: the caption becomes the null text.
+        boxes: every object becomes absent.
+        image_latent: the first frame's latent beside the noisy ones becomes zero (ZC).
+        image_tokens: the image encoder (or the ControlNet) sees a zero latent (GCA).
+        unit: "example" draws for each example; "batch" once for all, as the reference does.
+    """
+
+    text: float = 0.0
+    boxes: float = 0.0
+    image_latent: float = 0.0
+    image_tokens: float = 0.0
+    unit: Literal["example", "batch"] = "example"
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """How errors are weighed.
+
+    Attributes:
+        min_snr_gamma: of `smcd_jax.diffusion.loss.min_snr_weights`; None weighs all timesteps alike, as the reference.
+        noise_offset: of `smcd_jax.diffusion.loss.training_noise`; 0 as the reference.
+        kl_weight: of the autoencoder's posterior against a unit Gaussian, per latent value.
+        edge_weight: of the autoencoder's error in differences between neighbouring pixels.
+    """
+
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    kl_weight: float = 1e-6
+    edge_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, by default with the published settings of stage 2.
+
+    Attributes:
+        learning_rate: after the warm-up.
+        schedule: "constant" or "cosine", which falls to ``final_share`` of the rate at the last step.
+        warmup_steps: of linear rise from 0.
+        final_share: see ``schedule``.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        weight_decay: decoupled, on every trained parameter, as PyTorch's AdamW.
+        clip_norm: of the gradient of all trained parameters together; 0 for no clipping.
+        accumulation: parts a batch is computed in, one after the other, to save memory.
+        ema_decay: of the moving average of the trained parameters that is validated, sampled and exported; 0 for none.
+        gate_rate: factor on the updates of the gates' scalars.
+    """
+
+    learning_rate: float = 5e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    final_share: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 1e-2
+    clip_norm: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    gate_rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How long, and what happens how often; intervals are in steps, 0 is never.
+
+    Attributes:
+        steps: to train for.
+        log_every: a line and a row of metrics.
+        validate_every: the loss on ``validation_examples`` with fixed noise and timesteps.
+        validation_examples: see above.
+        sample_every: videos of the first ``samples`` validation clips, boxes drawn.
+        samples: see above; a multiple of the devices that share a batch.
+        sample_steps: denoising steps of a sample.
+        guidance_scale: of samples.
+        save_every: a checkpoint; one is also saved at the end and when the run is told to stop.
+        keep_last: checkpoints kept.
+        keep_every: checkpoints at multiples of so many steps are kept for ever.
+        tensorboard: write event files.
+        wandb: log to Weights & Biases, where it is installed.
+    """
+
+    steps: int = 60_000
+    log_every: int = 50
+    validate_every: int = 1000
+    validation_examples: int = 64
+    sample_every: int = 2000
+    samples: int = 8
+    sample_steps: int = 50
+    guidance_scale: float = 7.5
+    save_every: int = 1000
+    keep_last: int = 3
+    keep_every: int = 0
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+        name: of the experiment.
+        model: of what comes out, component by component.
+        objective: "denoise", or "autoencoder".
+        trained: path patterns (regular expressions for whole paths such as "unet/encoder_1/spatial/.*") of the
+            parameters that are trained; each must match.
+        temporal: False leaves out every temporal layer, as stage 1 does.
+        seed: of data order, noise and everything else.
+        dtype: of computation, "float32" or "bfloat16"; empty for bfloat16 on accelerators and float32 on CPU. Trained
+            parameters are float32 whatever it says; frozen ones have this type.
+        remat: "none" keeps every activation for the gradient; "blocks" computes those within each block anew.
+        dropout: in training; the rate is the model's.
+    """
+
+    name: str = "run"
+    model: ModelConfig = PRESETS["smcd"]
+    objective: Literal["denoise", "autoencoder"] = "denoise"
+    trained: tuple[str, ...] = ()
+    temporal: bool = True
+    seed: int = 0
+    dtype: str = ""
+    remat: Literal["none", "blocks"] = "none"
+    dropout: bool = True
+    data: DataConfig = DataConfig()
+    init: InitConfig = InitConfig()
+    drop: DropConfig = DropConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
+    run: RunConfig = RunConfig()
+
+    def __post_init__(self):
+        rates = {f"drop.{name}": getattr(self.drop, name) for name in ("text", "boxes", "image_latent", "image_tokens")}
+        for name, rate in rates.items():
+            if not 0 <= rate <= 1:
+                raise SMCDError(f"config: {name} is {rate:g}; use a rate from 0 to 1")
+        if self.data.batch_size % self.optimizer.accumulation:
+            raise SMCDError(
+                f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.accumulation "
+                f"{self.optimizer.accumulation}"
+            )
+        if self.dtype not in ("", "float32", "bfloat16"):
+            raise SMCDError(f"config: dtype is {self.dtype!r}; use float32 or bfloat16, or leave it empty")
+        if self.run.steps < 1 or self.run.log_every < 1 or self.data.batch_size < 1:
+            raise SMCDError("config: run.steps, run.log_every and data.batch_size must be 1 or more")
+        if not 0 <= self.optimizer.ema_decay < 1:
+            raise SMCDError(f"config: optimizer.ema_decay is {self.optimizer.ema_decay:g}; use 0 up to below 1")
+
+
+def default_config(preset: str = "smcd") -> ConfigDict:
+    """All keys with their defaults, and the model of a preset ("smcd" or "tiny"), for a config file to change.
+
+    Raises:
+        SMCDError: no such preset.
+    """
+    if preset not in PRESETS:
+        raise SMCDError(f"config: there is no preset {preset!r}; use {' or '.join(sorted(PRESETS))}")
+    return ConfigDict(to_dict(TrainConfig(model=PRESETS[preset])))
+
+
+def with_controlnet(config: ConfigDict) -> None:
+    """Adds a ControlNet to the model: a copy of the UNet's encoder without gates and image latent."""
+    config.model.unet.control = True
+    unet = {**config.model.unet.to_dict(), "gate": "none", "image_latent": False, "control": False}
+    with config.ignore_type():
+        config.model.controlnet = ConfigDict({"unet": unet})
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A run from a config file.
+
+    Args:
+        path: "FILE.py" or "FILE.py:PRESET"; the file's ``get_config`` gets the preset.
+        overrides: "key.of.config=value", the value as Python writes it; anything else is text.
+
+    Raises:
+        SMCDError: no such file, it fails, an unknown key, a value of another type.
+    """
+    file, _, preset = path.partition(":")
+    if not Path(file).is_file():
+        raise SMCDError(f"no config file {file}; those that come with the project are in configs/")
+    spec = importlib.util.spec_from_file_location("smcd_config", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(preset) if preset else module.get_config()
+    except SMCDError:
+        raise
+    except Exception as error:  # the file is the user's program
+        raise SMCDError(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    config.lock()
+    for override in overrides:
+        _override(config, override)
+    return config_from_dict(config.to_dict())
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """A run from plain values, as `config_to_dict` gives them and checkpoints hold them."""
+    return from_dict(TrainConfig, values, where="config")
+
+
+def config_to_dict(config: TrainConfig) -> dict[str, Any]:
+    """A run as JSON values."""
+    return to_dict(config)
+
+
+def _override(config: ConfigDict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise SMCDError(f"--config.{override}: write --config.{key}=VALUE")
+    *parents, last = key.split(".")
+    node = config
+    for depth, name in enumerate(parents):
+        if not isinstance(node, ConfigDict) or name not in node:
+            _unknown(node, ".".join(parents[: depth + 1]), name)
+        node = node[name]
+    if not isinstance(node, ConfigDict) or last not in node:
+        _unknown(node, key, last)
+    if isinstance(node[last], ConfigDict):
+        raise SMCDError(f"--config.{key} is a group; set one of {', '.join(node[last])}")
+    with node.ignore_type():
+        node[last] = _value(text, node[last])
+
+
+def _value(text: str, before: Any) -> Any:
+    if isinstance(before, str):
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(before, tuple | list) and not isinstance(value, tuple | list):
+        value = tuple(text.split(",")) if text else ()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown(node: Any, key: str, name: str) -> None:
+    known = list(node) if isinstance(node, ConfigDict) else []
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}" if known else ""
+    raise SMCDError(f"--config.{key}: unknown key{hint}")

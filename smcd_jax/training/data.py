@@ -1,0 +1,148 @@
+"""What a run's config says of data, as an endless stream of batches on the devices and a fixed validation batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.tokenizer import Tokenizer
+from smcd_jax.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from data_pipeline.batches import Batches, HostBatch
+    from data_pipeline.examples import ExampleSource
+    from data_pipeline.order import OrderState
+
+
+class TrainingData:
+    """The data sets of a run. Opening reads indices only."""
+
+    def __init__(self, config: TrainConfig, mesh: Mesh):
+        """Opens the records, and caches where the run reads them.
+
+        Raises:
+            SMCDError: no data named, or records or caches that are missing, damaged or of another model.
+        """
+        from data_pipeline.batches import Batches
+        from data_pipeline.prefetch import local_rows
+
+        self.config, self.mesh = config, mesh
+        data = config.data
+        if not data.records:
+            raise SMCDError("config: data.records names no folder; make one with smcd prepare")
+        self.sources = [open_source(config, Path(folder), data.split) for folder in data.records]
+        self.batches: Batches = Batches(
+            self.sources,
+            data.batch_size,
+            rows=local_rows(mesh, data.batch_size),
+            weights=data.weights or None,
+            epoch_length=data.epoch_length or None,
+            short_clips=data.short_clips,
+            max_bad_share=data.max_bad_share,
+            threads=data.threads or None,
+        )
+
+    @property
+    def fingerprint(self) -> list[str]:
+        """Which clips, in which order and share: what must be the same for a run to go on exactly."""
+        digest = lambda ids: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]  # noqa: E731
+        return [f"{source.name}: {len(source.clip_ids)} clips {digest(source.clip_ids)}" for source in self.sources]
+
+    def place(self, values: dict[str, int]) -> OrderState:
+        """The place in the order that a checkpoint holds."""
+        from data_pipeline.order import OrderState
+
+        return OrderState.from_dict(values)
+
+    def start(self) -> OrderState:
+        """The place before the first example."""
+        from data_pipeline.order import OrderState
+
+        return OrderState(seed=self.config.seed)
+
+    def stream(self, state: OrderState) -> Iterator[HostBatch]:
+        """Batches from a place on, as global arrays sharded over the mesh."""
+        from data_pipeline.prefetch import prefetch_to_device
+
+        return prefetch_to_device(self.batches.iterate(state), self.mesh, self.config.data.batch_size)
+
+    def validation(self, count: int) -> dict[str, jax.Array] | None:
+        """The same ``count`` examples of the validation split every time, sharded; None if the run names no split."""
+        from data_pipeline.batches import Batches
+        from data_pipeline.order import OrderState
+        from data_pipeline.prefetch import local_rows, prefetch_to_device
+
+        data = self.config.data
+        if not data.validation_split or not count:
+            return None
+        sources = [open_source(self.config, Path(folder), data.validation_split) for folder in data.records]
+        rows = local_rows(self.mesh, count)
+        batches = Batches(sources, count, rows=rows, short_clips=data.short_clips, threads=data.threads or None)
+        stream = batches.iterate(OrderState(seed=0))
+        try:
+            return next(prefetch_to_device(stream, self.mesh, count, ahead=1)).arrays
+        finally:
+            stream.close()
+
+
+def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:
+    """One data set of a run, in the form that ``data.inputs`` asks for."""
+    from data_pipeline.encoder_identity import encoder_identity
+    from data_pipeline.examples import ExampleSize
+    from data_pipeline.feature_cache import FeatureCache, read_features_manifest
+    from data_pipeline.feature_source import FeatureSource
+    from data_pipeline.latent_source import LatentSource
+    from data_pipeline.records import RecordFolder
+    from data_pipeline.sources import VideoSource
+
+    data, model = config.data, config.model
+    size = ExampleSize(frames=data.frames, height=model.height, width=model.width, objects=model.max_objects)
+    texts: dict[str, Any] = {"tokenizer": tokenizer(config), "token_length": model.text_encoder.length}
+    if data.inputs == "video":
+        return VideoSource(RecordFolder(folder, split), size, crop_keep=data.crop_keep, **texts)
+    if data.crop_keep != 1:
+        raise SMCDError("config: data.crop_keep needs data.inputs=video: cached latents cannot be cropped")
+    cached = folder / data.features / split
+    identity = encoder_identity(ModelFolder(_encoders(config)).path)
+    if data.inputs == "features":
+        return FeatureSource(FeatureCache(cached, encoders=identity), size)
+    # the text tower may differ from the one that made the cache: it is what is trained
+    made_by = read_features_manifest(cached)["encoders"]
+    cache = FeatureCache(cached, encoders={**made_by, "autoencoder": identity["autoencoder"]})
+    return LatentSource(cache, RecordFolder(folder, split), size, **texts)
+
+
+def tokenizer(config: TrainConfig) -> Tokenizer:
+    """Of the model folder that training starts from, else the published one."""
+    return ModelFolder(config.init.model).tokenizer() if config.init.model else Tokenizer.published()
+
+
+def base_digest(config: TrainConfig) -> str:
+    """The hash of the model folder that training starts from; empty for none."""
+    return ModelFolder(config.init.model).digest if config.init.model else ""
+
+
+def null_text(config: TrainConfig) -> np.ndarray:
+    """What a dropped caption becomes: from the cache its embedding [l, d], else its token ids [l]."""
+    from data_pipeline.encoder_identity import encoder_identity
+    from data_pipeline.feature_cache import FeatureCache
+    from data_pipeline.features import NULL_CAPTION
+
+    if config.data.inputs != "features":
+        return tokenizer(config).encode([NULL_CAPTION], length=config.model.text_encoder.length)[0]
+    folder = Path(config.data.records[0]) / config.data.features / config.data.split
+    return FeatureCache(folder, encoders=encoder_identity(ModelFolder(_encoders(config)).path)).null_text
+
+
+def _encoders(config: TrainConfig) -> str:
+    if not config.init.model:
+        raise SMCDError("config: cached features are of a model's encoders; name that model in init.model")
+    return config.init.model

@@ -1,0 +1,73 @@
+"""The model folder that a run comes to: trained parameters, or their moving average, over what the run started from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
+from smcd_jax.models.registry import abstract_params, flatten
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.data import tokenizer
+from smcd_jax.training.state import component_params, components, fresh_paths, trained_paths
+
+
+def export_model(
+    path: Path,
+    config: TrainConfig,
+    trained: Mapping[str, np.ndarray],
+    *,
+    note: str,
+    dtype: Any = np.float32,
+    overwrite: bool = False,
+    license: str = "unknown",
+) -> ModelFolder:
+    """Writes a model folder.
+
+    Args:
+        path: of the folder.
+        config: of the run; its model describes the folder.
+        trained: the run's trained parameters by path, "unet/encoder_0/conv/kernel".
+        note: one line for people: experiment, step.
+        dtype: that arrays are stored in; gates stay float32.
+        overwrite: replace an existing model folder.
+        license: of the weights.
+
+    Raises:
+        SMCDError: the parameters are not those the config trains; as `write_model_folder`.
+    """
+    different = trained_paths(config) ^ set(trained)
+    if different:
+        raise SMCDError(f"{len(different)} parameters are not those the config trains, such as {min(different)}")
+    start = ModelFolder(config.init.model) if config.init.model else None
+    license = start.origin.license if start and license == "unknown" else license
+    sources = ({"component": "all", "file": start.path.name, "sha256": start.digest},) if start else ()
+    return write_model_folder(
+        path,
+        config.model,
+        _all_components(config, trained, start, dtype),
+        origin=Origin("trained", note=note, license=license, sources=sources),
+        tokenizer=tokenizer(config),
+        overwrite=overwrite,
+    )
+
+
+def _all_components(
+    config: TrainConfig, trained: Mapping[str, np.ndarray], start: ModelFolder | None, dtype: Any
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    fresh, in_step = fresh_paths(config, start), components(config)
+    for name, part in config.model.components().items():
+        allowed = fresh
+        if name not in in_step and (start is None or name not in start.config.components()):
+            allowed = frozenset(f"{name}/{path}" for path in flatten(abstract_params(part)))
+        leaves = component_params(config, name, part, folder=start, fresh=allowed)
+        leaves |= {path: leaf for path, leaf in trained.items() if path.startswith(f"{name}/")}
+        yield name, {path.split("/", 1)[1]: _stored(leaf, dtype) for path, leaf in leaves.items()}
+
+
+def _stored(leaf: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.asarray(leaf) if np.ndim(leaf) == 0 else np.asarray(leaf).astype(dtype, copy=False)

@@ -1,0 +1,217 @@
+"""The training loop, top to bottom: batches in, parameters out, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from smcd_jax.device_peaks import peak_flops
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import Params
+from smcd_jax.runtime import device_summary, enable_compile_cache
+from smcd_jax.sharding import make_mesh
+from smcd_jax.training.checkpoint import Checkpoints, Restored
+from smcd_jax.training.config import TrainConfig, config_to_dict
+from smcd_jax.training.data import TrainingData, base_digest, null_text
+from smcd_jax.training.gates import gate_values
+from smcd_jax.training.gauges import Throughput
+from smcd_jax.training.metrics import MetricWriter, summary_line
+from smcd_jax.training.program import TrainProgram
+from smcd_jax.training.signals import StopRequest
+from smcd_jax.training.state import NO_FAULT, TrainState, policy
+from smcd_jax.training.step import window_means
+from smcd_jax.training.validation import Validation
+from smcd_jax.training.workdir import Workdir
+
+logger = logging.getLogger(__name__)
+
+# Keys of the config that a resumed run may change: they do not change what is computed, or are compared by content.
+FREE = ("run", "mesh", "remat", "data.threads", "data.records", "data.max_bad_share", "init.model")
+Say = Callable[[str], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", or "stopped" where it was told to and has saved; and after which step."""
+
+    ended: Literal["done", "stopped", "compiled"]
+    step: int
+
+
+def train(
+    config: TrainConfig,
+    workdir: Path,
+    *,
+    profile: range | None = None,
+    compile_only: bool = False,
+    say: Say = lambda line: None,
+) -> Outcome:
+    """Trains, going on from the newest whole checkpoint in the workdir where there is one.
+
+    Args:
+        config: of the run.
+        workdir: folder of checkpoints, samples, metrics and logs; one run at a time.
+        profile: steps, counted from where this call begins, that the profiler records into ``logs/profile``.
+        compile_only: end when the step is compiled.
+        say: gets lines for people.
+
+    Raises:
+        SMCDError: whatever a user can cause; a loss that is not finite; a checkpoint that cannot be saved or resumed.
+    """
+    enable_compile_cache()
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh), Workdir(workdir) as folder, contextlib.ExitStack() as closing:
+        data = TrainingData(config, mesh)
+        null = null_text(config)
+        program = TrainProgram(config, mesh, null_text=null)
+        say(_description(program))
+        started = time.perf_counter()
+        step = program.compile()
+        say(f"step compiled in {time.perf_counter() - started:.1f} s")
+        if compile_only:
+            return Outcome("compiled", 0)
+
+        run = config.run
+        checkpoints = Checkpoints(folder.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every or None)
+        closing.callback(checkpoints.close)
+        saved = _checkpoint_config(config)
+        state, order, done = _begin(program, checkpoints, data, saved, say)
+        folder.write_config(saved)
+        frozen = program.frozen_params()
+        writer = closing.enter_context(
+            MetricWriter(folder.path, tensorboard=run.tensorboard, wandb=run.wandb, run_config=saved, resume_step=done)
+        )
+        validation = Validation(config, program, data, null, folder.samples)
+        rates = _rates(program)
+        stop = closing.enter_context(StopRequest())
+        stream = data.stream(order)
+        closing.callback(stream.close)
+        first = done
+
+        while done < run.steps:
+            with rates.waiting_for_data():
+                batch = next(stream)
+            state = step(state, frozen, batch.arrays)
+            done += 1
+            rates.step()
+            checkpoints.check()
+            _profile(profile, done - first, folder.logs)
+            reason = stop.requested(done)
+            last = done == run.steps or reason is not None
+            if done % run.log_every == 0 or done == first + 1 or done == run.steps:
+                values = _log(program, state, done, rates, writer, say)
+                rates.restart() if done == first + 1 else None
+            with rates.paused():
+                if _due(done, run.validate_every):
+                    values = validation.loss(state, frozen)
+                    writer.scalars(done, values)
+                    say(f"step {done}/{run.steps} | validation {values['validation_loss']:.4g}")
+                if _due(done, run.sample_every) and run.samples:
+                    _stop_at_fault(program, state, done)
+                    validation.samples(state, frozen, done, writer)
+                if _due(done, run.save_every) or last:
+                    _stop_at_fault(program, state, done)
+                    where = {"order": batch.state.to_dict(), "clips": data.fingerprint}
+                    params, rest = _parts(state)
+                    checkpoints.save(done, params=params, train=rest, data=where, config=saved, wait=last)
+            if reason is not None and done < run.steps:
+                say(f"stopped by {reason} after step {done}, which is saved; the same command goes on from there")
+                return Outcome("stopped", done)
+        return Outcome("done", done)
+
+
+def _begin(
+    program: TrainProgram, checkpoints: Checkpoints, data: TrainingData, saved: dict[str, Any], say: Say
+) -> tuple[TrainState, Any, int]:
+    """The state to go on from, the place in the data and the step: of the newest checkpoint, or the beginning."""
+    params, rest = _parts(program.state)
+    restored: Restored | None = checkpoints.restore(params=params, train=rest, config=saved, ignore=FREE)
+    if restored is None:
+        return program.initial_state(), data.start(), 0
+    if restored.data["clips"] != data.fingerprint:
+        raise SMCDError(
+            f"{checkpoints.folder}: step {restored.step} was trained on other clips ({restored.data['clips']}) than "
+            f"these ({data.fingerprint}); give the same records, or another --workdir"
+        )
+    say(f"resuming after step {restored.step}")
+    state = TrainState(params=restored.params, **restored.train)
+    return state, data.place(restored.data["order"]), restored.step
+
+
+def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
+    """A state as the two items of a checkpoint."""
+    rest = state._asdict()
+    return rest.pop("params"), rest
+
+
+def _checkpoint_config(config: TrainConfig) -> dict[str, Any]:
+    """What is saved beside the arrays: the config, and which weights it started from."""
+    return {**config_to_dict(config), "base_sha256": base_digest(config)}
+
+
+def _log(
+    program: TrainProgram, state: TrainState, done: int, rates: Throughput, writer: MetricWriter, say: Say
+) -> dict[str, float]:
+    """Waits for the device, and writes a line; raises if the loss was not finite."""
+    window = jax.device_get(state.window)
+    values = window_means(window)
+    values["parameter_norm"] = program.norm(state.params)
+    values["learning_rate"] = float(program.rate(done - 1))
+    values |= gate_values(state.params)
+    values |= rates.read()
+    writer.scalars(done, values)
+    say(summary_line(done, program.config.run.steps, values))
+    _stop_at_fault(program, state, done)
+    return values
+
+
+def _stop_at_fault(program: TrainProgram, state: TrainState, done: int) -> None:
+    fault = int(state.fault)
+    if fault != NO_FAULT:
+        raise SMCDError(
+            f"the loss or a gradient of step {fault + 1} is not finite; nothing was changed by it, and no checkpoint "
+            f"after it is saved. Start again with a lower optimizer.learning_rate (now "
+            f"{program.config.optimizer.learning_rate:g}), with optimizer.clip_norm, or with dtype=float32"
+        )
+
+
+def _rates(program: TrainProgram) -> Throughput:
+    devices = program.mesh.devices.reshape(-1)
+    peak = peak_flops(devices[0].device_kind, policy(program.config).compute)
+    return Throughput(
+        clips_per_step=program.config.data.batch_size,
+        flops_per_step=program.flops(),
+        peak_flops=None if peak is None else peak * len(devices),
+    )
+
+
+def _description(program: TrainProgram) -> str:
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    summary, shape = device_summary(), dict(program.mesh.shape)
+    mesh = " x ".join(f"{name} {size}" for name, size in shape.items())
+    return (
+        f"{program.config.name}: {count(program.state.params) / 1e6:.1f} million parameters trained, "
+        f"{count(program.frozen) / 1e6:.1f} frozen, on {summary['devices']} {summary['device']} ({mesh})"
+    )
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _profile(steps: range | None, since: int, logs: Path) -> None:
+    if steps is None:
+        return
+    if since == steps.start:
+        jax.profiler.start_trace(str(logs / "profile"))
+    if since == steps.stop:
+        jax.profiler.stop_trace()
+        logger.warning("profile of %d steps is in %s; TensorBoard's profile tab shows it", len(steps), logs / "profile")

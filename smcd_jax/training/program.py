@@ -1,0 +1,131 @@
+"""The step of a run, with every array's place on the mesh: what the loop runs, `smcd bench` times and plans compile.
+
+Nothing here holds an array: states and batches are shapes until `initial_state` or a checkpoint fills them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from smcd_jax.flops import count_flops
+from smcd_jax.models.registry import Params, flatten
+from smcd_jax.sharding import batch_sharding, shardings, state_shardings
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.objective import Objective, make_objective
+from smcd_jax.training.optimizer import learning_rate, make_optimizer
+from smcd_jax.training.selection import split
+from smcd_jax.training.state import TrainState, abstract, load_params, new_state, policy, trained_paths
+from smcd_jax.training.step import make_train_step
+
+
+class TrainProgram:
+    """The step of a run on a mesh.
+
+    Attributes:
+        config: of the run.
+        mesh: real devices, or those of a topology to compile for.
+        platform: of these devices.
+        objective: of `make_objective`.
+        optimizer: of `make_optimizer`.
+        rate: learning rate by step.
+        trained: paths of the trained parameters.
+        state: shapes and shardings of a `TrainState`.
+        frozen: shapes and shardings of the frozen parameters.
+        batch: shapes and shardings of a batch.
+        step: jitted ``(state, frozen, batch) -> state``; the state is donated.
+    """
+
+    def __init__(self, config: TrainConfig, mesh: Mesh, *, null_text: np.ndarray | None = None):
+        """Traces shapes only.
+
+        Raises:
+            SMCDError: patterns that match nothing, or a mesh that does not divide the batch.
+        """
+        self.config, self.mesh = config, mesh
+        # that of the mesh: the devices of a topology to compile for are not those of this machine
+        self.platform: str = mesh.devices.flat[0].platform
+        self.objective: Objective = make_objective(config, null_text=null_text, platform=self.platform)
+        self.optimizer: optax.GradientTransformation = make_optimizer(config.optimizer, config.run.steps)
+        self.rate = learning_rate(config.optimizer, config.run.steps)
+        self.trained = trained_paths(config)
+        head_width = config.model.unet.head_width
+        trained, frozen = split(abstract(config), self.trained)
+        compute = policy(config, self.platform).compute
+        frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), frozen)
+        self.frozen = _placed(frozen, shardings(frozen, mesh, head_width=head_width))
+        state = jax.eval_shape(lambda params: new_state(params, self.optimizer, config=config), trained)
+        self.state: TrainState = _placed(state, state_shardings(state, mesh, head_width=head_width))
+        self.batch = _placed(batch_shapes(config), batch_sharding(mesh))
+        self._norm = jax.jit(optax.global_norm)
+        step = make_train_step(config, self.objective, self.optimizer)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda x: x.sharding, self.state))
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, from the model folder or from scratch, each array on its own devices."""
+        params = load_params(self.config, self.trained, jax.tree.map(lambda x: x.sharding, self.state.params))
+        make = lambda params: new_state(params, self.optimizer, config=self.config)  # noqa: E731
+        return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, self.state))(params)
+
+    def frozen_params(self) -> Params:
+        """The frozen parameters on their devices."""
+        return load_params(
+            self.config,
+            frozenset(flatten(self.frozen)),
+            jax.tree.map(lambda x: x.sharding, self.frozen),
+            dtype=policy(self.config, self.platform).compute,
+        )
+
+    def norm(self, params: Params) -> float:
+        """Of all trained parameters together; waits for them."""
+        return float(self._norm(params))
+
+    def compile(self) -> Any:
+        """The step, compiled for the shapes of this run."""
+        with jax.set_mesh(self.mesh):
+            return self.step.lower(self.state, self.frozen, self.batch).compile()
+
+    def flops(self) -> int:
+        """Operations of a step over all devices; what rematerialisation computes twice counts once."""
+        plain = dataclasses.replace(self.config, remat="none")
+        objective = make_objective(plain, null_text=_null(self.config), platform=self.platform)
+        step = make_train_step(plain, objective, self.optimizer)
+        bare = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+        return count_flops(step, bare(self.state), bare(self.frozen), bare(self.batch))
+
+
+def batch_shapes(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a batch, as formats.md lists them."""
+    data, model = config.data, config.model
+    rows, frames, objects, length = data.batch_size, data.frames, model.max_objects, model.text_encoder.length
+    side, width = model.autoencoder.downscale, model.unet.text_width
+    shape = lambda *axes, dtype=jnp.float32: jax.ShapeDtypeStruct((rows, *axes), dtype)  # noqa: E731
+    batch = {"boxes": shape(frames, objects, 4), "mask": shape(frames, objects)}
+    if data.inputs == "video":
+        batch["video"] = shape(frames, model.height, model.width, 3, dtype=jnp.uint8)
+    else:
+        latent = (model.height // side, model.width // side, model.autoencoder.latent_channels)
+        batch["latents"] = shape(frames, *latent)
+    if data.inputs == "features":
+        batch |= {"text": shape(length, width), "labels": shape(objects, width)}
+    else:
+        batch |= {"token_ids": shape(length, dtype=jnp.int32), "label_ids": shape(objects, length, dtype=jnp.int32)}
+    return batch
+
+
+def _null(config: TrainConfig) -> np.ndarray:
+    """A stand-in for the null text, of its shape."""
+    text = config.model.text_encoder
+    return np.zeros((text.length, text.width) if config.data.inputs == "features" else text.length, np.int32)
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    if not isinstance(places, jax.sharding.Sharding):
+        return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places), shapes)

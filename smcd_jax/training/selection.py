@@ -1,0 +1,58 @@
+"""Which parameters a stage trains: trees split by path patterns before `jax.grad`, and joined again inside it.
+
+Freezing is structural: gradients, optimiser state and moving averages exist for the trained part alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import Params, flatten, unflatten
+
+_GATES = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
+
+
+def is_gate(path: str) -> bool:
+    """Whether a path is that of a gate's scalar (`smcd_jax.models.gated_attention`)."""
+    return path.rsplit("/", 1)[-1] in _GATES
+
+
+def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> frozenset[str]:
+    """The paths that any pattern matches as a whole.
+
+    Args:
+        paths: "unet/encoder_1/residual/...".
+        patterns: regular expressions.
+        what: the config key, for messages.
+
+    Raises:
+        SMCDError: a pattern that is not a regular expression, or matches nothing.
+    """
+    known, chosen = list(paths), set()
+    for pattern in patterns:
+        try:
+            matched = {path for path in known if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise SMCDError(f"{what}: {pattern!r} is not a regular expression ({error})") from error
+        if not matched:
+            raise SMCDError(
+                f"{what}: {pattern!r} matches none of {len(known)} parameters; `smcd plan --list` shows their paths"
+            )
+        chosen |= matched
+    return frozenset(chosen)
+
+
+def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
+    """(trained, frozen) parts of a tree; the arrays are the same."""
+    leaves = flatten(params)
+    parts = ({}, {})
+    for path, leaf in leaves.items():
+        parts[path not in trained][path] = leaf
+    return unflatten(parts[0]), unflatten(parts[1])
+
+
+def join(trained: Params, frozen: Params) -> Params:
+    """The inverse of `split`."""
+    return unflatten({**flatten(frozen), **flatten(trained)})

@@ -1,0 +1,203 @@
+"""What changes from step to step, and how it comes to life: sharded, from a model folder or from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.layers import ComputePolicy
+from smcd_jax.models.registry import Params, abstract_params, flatten, init_params, unflatten
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.selection import is_gate, select
+
+logger = logging.getLogger(__name__)
+
+NO_FAULT = -1
+BANDS = 4  # equal parts of the timesteps, whose losses are logged apart
+_STEM_CONV = "unet/encoder_0/conv/kernel"  # the convolution that reads the first frame's latent beside the noisy ones
+
+
+class TrainState(NamedTuple):
+    """All that a checkpoint needs to go on exactly, besides the place in the data.
+
+    Attributes:
+        step: updates made so far, int32.
+        params: trained parameters, float32.
+        optimizer: optax state of them.
+        ema: their moving average; an empty dict where it is off.
+        key: data of the random key from which every step's is derived, uint32.
+        fault: the step whose loss or gradient was not finite, after which nothing changes any more; else `NO_FAULT`.
+        window: sums for the next line of the log since the last one.
+    """
+
+    step: jax.Array
+    params: Params
+    optimizer: optax.OptState
+    ema: Params
+    key: jax.Array
+    fault: jax.Array
+    window: dict[str, jax.Array]
+
+
+def components(config: TrainConfig) -> dict[str, Any]:
+    """Config of each component that the training step runs, by name."""
+    named = config.model.components()
+    if config.objective == "autoencoder":
+        return {"autoencoder": named["autoencoder"]}
+    wanted = {"unet", "position_net", "image_encoder", "controlnet"}
+    if config.data.inputs == "video":
+        wanted.add("autoencoder")
+    if config.data.inputs != "features":
+        wanted.add("text_encoder")
+    return {name: part for name, part in named.items() if name in wanted}
+
+
+def abstract(config: TrainConfig) -> Params:
+    """Shapes of the parameters of all components of the step, float32."""
+    return {name: abstract_params(part) for name, part in components(config).items()}
+
+
+def trained_paths(config: TrainConfig) -> frozenset[str]:
+    """Paths of the parameters the run trains.
+
+    Raises:
+        SMCDError: no pattern, or one that matches nothing.
+    """
+    if not config.trained:
+        raise SMCDError("config: trained names no parameters; give path patterns such as 'unet/.*'")
+    return select(flatten(abstract(config)), config.trained, what="config: trained")
+
+
+def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
+    """Dtypes of the computation; parameters are cast where they are used.
+
+    Args:
+        config: of the run.
+        platform: "cpu", "gpu" or "tpu" that the run is for; by default that of this machine.
+    """
+    of_device = ComputePolicy.for_device(config.dtype or None, platform)
+    return dataclasses.replace(of_device, params=jnp.float32, remat=config.remat == "blocks")
+
+
+def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtype: Any = jnp.float32) -> Params:
+    """The starting parameters of these paths on their devices; one component at a time passes through the host.
+
+    Args:
+        config: of the run.
+        paths: of the parameters.
+        places: the tree of their shardings.
+        dtype: of all but scalars.
+
+    Raises:
+        SMCDError: a parameter is neither in the model folder nor named in ``init.fresh``, or has another shape there.
+    """
+    folder = ModelFolder(config.init.model) if config.init.model else None
+    fresh, shardings, leaves = fresh_paths(config, folder), flatten(places), {}
+    for name, part in components(config).items():
+        if not any(path.startswith(f"{name}/") for path in paths):
+            continue
+        for path, leaf in component_params(config, name, part, folder=folder, fresh=fresh).items():
+            if path in paths:
+                typed = leaf.astype(dtype, copy=False) if leaf.ndim else leaf
+                leaves[path] = _place(typed, shardings[path])
+    return unflatten(leaves)
+
+
+def _place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Each device gets its part of an array that every process has."""
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def component_params(
+    config: TrainConfig, name: str, part: Any, *, folder: ModelFolder | None, fresh: frozenset[str]
+) -> dict[str, np.ndarray]:
+    """One component's starting parameters by whole path, float32, on the host."""
+    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part)).items()}
+    given = _read_component(folder, name)
+    leaves = {}
+    for path, shape in shapes.items():
+        if path in given and given[path].shape == shape.shape:
+            leaves[path] = given[path]
+        elif path in given and path == _STEM_CONV and _lacks_channels(given[path].shape, shape.shape):
+            leaves[path] = _with_zero_channels(given[path], shape.shape)
+        elif path in given and path not in fresh:
+            raise SMCDError(f"{path} has shape {given[path].shape} in {folder.path}, {shape.shape} in config.model")
+    missing = [path for path in shapes if path not in leaves]
+    unnamed = [path for path in missing if path not in fresh]
+    if unnamed:
+        raise SMCDError(
+            f"{len(unnamed)} parameters are not in {folder.path if folder else 'init.model'} and no pattern of "
+            f"init.fresh names them ({', '.join(unnamed[:3])}, ...)"
+        )
+    if missing:
+        leaves |= _from_scratch(config, name, part, missing)
+    return leaves
+
+
+def _from_scratch(config: TrainConfig, name: str, part: Any, paths: list[str]) -> dict[str, np.ndarray]:
+    key = jax.random.fold_in(jax.random.key(config.seed), sum(name.encode()))
+    made = flatten({name: init_params(part, key, only={path.split("/", 1)[1] for path in paths})})
+    logger.info("%s: %d parameters start from scratch", name, len(paths))
+    return {
+        path: np.full((), config.init.gates, np.float32) if is_gate(path) else np.asarray(made[path]) for path in paths
+    }
+
+
+def fresh_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:
+    """Parameters that may start from scratch: those `init.fresh` names, all where there is no folder."""
+    paths = flatten(abstract(config))
+    if folder is None:
+        return frozenset(paths)
+    return select(paths, config.init.fresh, what="config: init.fresh")
+
+
+def _read_component(folder: ModelFolder | None, name: str) -> dict[str, np.ndarray]:
+    if folder is None or name not in folder.config.components():
+        # a ControlNet begins as a copy of the UNet's encoder
+        copied = _read_component(folder, "unet") if name == "controlnet" and folder is not None else {}
+        return {path.replace("unet/", "controlnet/", 1): leaf for path, leaf in copied.items()}
+    return {f"{name}/{path}": leaf.astype(np.float32, copy=False) for path, leaf in folder.leaves(name).items()}
+
+
+def _lacks_channels(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return shape[:2] == wanted[:2] and shape[2] < wanted[2] and shape[3] == wanted[3]
+
+
+def _with_zero_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A text-to-video model's first convolution, with zeros for the channels of the first frame's latent (ZC)."""
+    wider = np.zeros(shape, kernel.dtype)
+    wider[:, :, : kernel.shape[2]] = kernel
+    return wider
+
+
+def new_state(params: Params, optimizer: optax.GradientTransformation, *, config: TrainConfig) -> TrainState:
+    """The state before the first step; jit it with out_shardings, so that moments come to life sharded."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else {},
+        key=jax.random.key_data(jax.random.key(config.seed)),
+        fault=jnp.full((), NO_FAULT, jnp.int32),
+        window=empty_window(),
+    )
+
+
+def empty_window() -> dict[str, jax.Array]:
+    """Zeros for every sum that a line of the log is made of."""
+    zero = jnp.zeros((), jnp.float32)
+    return {
+        "steps": zero,
+        "loss": zero,
+        "gradient_norm": zero,
+        "band_loss": jnp.zeros(BANDS, jnp.float32),
+        "band_count": jnp.zeros(BANDS, jnp.float32),
+    }

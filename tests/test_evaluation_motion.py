@@ -1,0 +1,89 @@
+"""Motion inside and outside the boxes: nothing in a still video, as far as things move in others."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.motion import motion_magnitude
+
+pytest.importorskip("cv2")
+
+FRAMES = 4
+
+
+def _texture(seed: int, side: int) -> np.ndarray:
+    grid = np.random.default_rng(seed).integers(0, 256, (side // 4, side // 4, 3)).astype(np.uint8)
+    return np.asarray(Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _clip(step: int, *, scale: int = 1, pan: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A textured square of 24 of 64 pixels that moves right by `step` a frame, its background left by `pan`."""
+    behind, square = _texture(0, 128 * scale), _texture(1, 24 * scale)
+    video = np.stack([behind[: 64 * scale, pan * scale * f : (64 + pan * f) * scale] for f in range(FRAMES)])
+    boxes = np.zeros((FRAMES, 1, 4), np.float32)
+    for frame in range(FRAMES):
+        x = 10 + step * frame
+        video[frame, 20 * scale : 44 * scale, x * scale : (x + 24) * scale] = square
+        boxes[frame, 0] = np.array([x, 20, x + 24, 44]) / 64
+    return video, boxes
+
+
+def test_a_still_video_has_none():
+    video, boxes = _clip(0)
+    assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))) == pytest.approx(
+        (0, 0), abs=1e-3
+    )  # below it is 0.03 and more
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_moving_object_moves_inside_its_boxes_only(step):
+    video, boxes = _clip(step)
+    motion = motion_magnitude(video, boxes, np.ones((FRAMES, 1)))
+    assert motion.inside == pytest.approx(step / 64, rel=0.2)  # flow is smooth: a little less at the edges
+    assert motion.outside < 0.25 * motion.inside
+
+
+def test_what_an_object_uncovers_is_not_outside():
+    video, boxes = _clip(6)
+    # 0.25 if the place where the object arrives counted
+    assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))).outside * 64 < 0.2
+
+
+def test_a_moving_camera_moves_outside():
+    video, boxes = _clip(0, pan=3)
+    motion = motion_magnitude(video, boxes, np.ones((FRAMES, 1)))
+    assert motion.outside == pytest.approx(3 / 64, rel=0.25)
+    assert motion.inside < 0.5 * motion.outside
+
+
+def test_the_figure_does_not_depend_on_the_resolution():
+    figures = [motion_magnitude(*_clip(3, scale=scale), np.ones((FRAMES, 1))).inside for scale in (1, 3)]
+    assert figures[1] == pytest.approx(figures[0], rel=0.1)
+
+
+def test_without_any_box_all_is_outside_and_under_one_all_is_inside():
+    video, boxes = _clip(3)
+    bare = motion_magnitude(video, boxes, np.zeros((FRAMES, 1)))
+    assert math.isnan(bare.inside)
+    assert bare.outside > 0
+    covered = motion_magnitude(video, np.broadcast_to([0.0, 0, 1, 1], boxes.shape), np.ones((FRAMES, 1)))
+    assert math.isnan(covered.outside)
+    assert covered.inside == pytest.approx(bare.outside)
+
+
+def test_the_same_twice():
+    video, boxes = _clip(3, pan=1)
+    assert len({motion_magnitude(video, boxes, np.ones((FRAMES, 1))) for _ in range(2)}) == 1
+
+
+def test_one_frame_has_no_motion_to_measure():
+    video, boxes = _clip(3)
+    with pytest.raises(SMCDError, match="1 frames"):
+        motion_magnitude(video[:1], boxes[:1], np.ones((1, 1)))
+    with pytest.raises(SMCDError, match=r"4 frames, boxes \[3, 1, 4\]"):
+        motion_magnitude(video, boxes[:3], np.ones((3, 1)))

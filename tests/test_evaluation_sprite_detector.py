@@ -1,0 +1,187 @@
+"""The exact detector finds sprites where the scene has them, in blurred frames too, and none where there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.sprites import Scene, SpriteWorld, WorldConfig, render_scene
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.floors import slid_crop, still_first_frame
+from smcd_jax.evaluation.grounding import box_iou, clip_overlap, grounding_scores
+from smcd_jax.evaluation.sprite_detector import THRESHOLD, detect_sprites
+
+CLIPS = range(5)
+ALONE = SpriteWorld(WorldConfig(max_objects=1))
+PAIRS = SpriteWorld(WorldConfig(min_objects=2, max_objects=2))
+
+
+def _scenes(world: SpriteWorld) -> list[Scene]:
+    return [world.scene(index, split="test") for index in CLIPS]
+
+
+def _overlap(scenes, change) -> float:
+    """AO over clips, with the detector run on `change(rendering)`."""
+    clips = []
+    for scene in scenes:
+        drawn = render_scene(scene)
+        clips.append(clip_overlap(detect_sprites(change(drawn), scene).boxes, drawn.boxes, drawn.mask))
+    return grounding_scores(clips).ao
+
+
+def _decoded(video: np.ndarray, factor: int, *, fade: float = 0.8, shift: float = 8, noise: float = 6) -> np.ndarray:
+    """Like through a small autoencoder: shrunk and enlarged again, paler, in shifted colours, with noise."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for frame in video:
+        image = Image.fromarray(frame)
+        image = image.resize((image.width // factor, image.height // factor), Image.Resampling.BOX)
+        pixels = np.asarray(image.resize(frame.shape[1::-1], Image.Resampling.BICUBIC), np.float32)
+        pixels = (pixels - pixels.mean()) * fade + pixels.mean() + shift + rng.normal(0, noise, pixels.shape)
+        frames.append(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def _empty(scene: Scene, frames: int = 2) -> np.ndarray:
+    return np.repeat(scene.background[None], frames, axis=0)
+
+
+class TestWhereSpritesAre:
+    # Measured on 50 clips: 0.985 alone, 0.980 among up to two, 0.96 and 0.94 shrunk by 4 and faded, 0.25 still.
+
+    def test_real_clips_are_the_ceiling(self):
+        assert _overlap(_scenes(ALONE), lambda drawn: drawn.video) > 0.95
+
+    def test_two_sprites_are_not_mistaken_for_each_other(self):
+        assert _overlap(_scenes(PAIRS), lambda drawn: drawn.video) > 0.93
+
+    def test_blur_faded_and_shifted_colours_and_noise_do_little(self):
+        assert _overlap(_scenes(ALONE), lambda drawn: _decoded(drawn.video, 4)) > 0.9
+        assert _overlap(_scenes(PAIRS), lambda drawn: _decoded(drawn.video, 4)) > 0.85
+
+    def test_even_shrunk_by_eight(self):
+        assert _overlap(_scenes(ALONE), lambda drawn: _decoded(drawn.video, 8, fade=1, shift=0)) > 0.7
+
+    def test_a_still_video_scores_as_its_boxes_say(self):
+        scenes = _scenes(ALONE)
+        drawings = [render_scene(scene) for scene in scenes]
+        still = [clip_overlap(np.repeat(one.boxes[:1], 8, axis=0), one.boxes, one.mask) for one in drawings]
+        found = _overlap(scenes, lambda drawn: still_first_frame(drawn.video[0], 8))
+        assert found == pytest.approx(grounding_scores(still).ao, abs=0.02)
+
+    def test_a_crop_slid_along_the_boxes_is_followed(self):
+        def slide(drawn):
+            return slid_crop(drawn.video[0], drawn.boxes, drawn.mask, fill=True)
+
+        assert _overlap(_scenes(ALONE), slide) > 0.85
+
+    def test_larger_and_oblong_pictures(self):
+        world = SpriteWorld(WorldConfig(width=160, height=128, frames=2, max_objects=1))
+        assert _overlap(_scenes(world)[:3], lambda drawn: drawn.video) > 0.95
+
+    def test_where_the_scene_has_the_sprite_plays_no_part(self):
+        scene = ALONE.scene(3, split="test")
+        (item,) = scene.objects
+        video = render_scene(scene).video[:2]
+        elsewhere = item.boxes + np.array([5, -3, 5, -3])  # of the same size
+        moved = dataclasses.replace(scene, objects=(dataclasses.replace(item, boxes=elsewhere),))
+        np.testing.assert_array_equal(detect_sprites(video, moved).boxes, detect_sprites(video, scene).boxes)
+
+    def test_each_frame_is_by_itself(self):
+        scene = PAIRS.scene(1, split="test")
+        video = render_scene(scene).video[:3]
+        forth, back = detect_sprites(video, scene), detect_sprites(video[::-1], scene)
+        np.testing.assert_array_equal(forth.boxes, back.boxes[::-1])
+        np.testing.assert_array_equal(forth.scores, back.scores[::-1])
+
+    def test_boxes_are_exact_to_a_fraction_of_a_pixel(self):
+        scene = ALONE.scene(0, split="test")
+        (item,) = scene.objects
+        side = item.boxes[0, 2:] - item.boxes[0, :2]
+        places = np.array([[20, 20], [20.5, 19.5], [20.25, 20.75]])
+        scene = dataclasses.replace(
+            scene, objects=(dataclasses.replace(item, boxes=np.concatenate([places, places + side], axis=1)),)
+        )
+        drawn = render_scene(scene)
+        # on both axes, of the sides that move together
+        assert np.abs(detect_sprites(drawn.video, scene).boxes - drawn.boxes).max() < 0.4 / 64
+
+    def test_a_video_much_brighter_than_the_background(self):
+        scene = ALONE.scene(1, split="test")
+        drawn = render_scene(scene)
+        brighter = np.clip(drawn.video.astype(int) + 60, 0, 255).astype(np.uint8)
+        assert drawn.video.max() > 195  # some of it is cut off, as a decoder does
+        assert np.nanmin(clip_overlap(detect_sprites(brighter, scene).boxes, drawn.boxes, drawn.mask).ious) > 0.8
+
+    def test_half_out_of_the_picture_the_box_is_that_of_the_visible_part(self):
+        scene = ALONE.scene(0, split="test")
+        boxes = np.array([[20.0, 20, 40, 40], [-12, 20, 8, 40], [52, 20, 72, 40]])  # of a star the tip only
+        item = dataclasses.replace(scene.objects[0], name="star", color="red", boxes=boxes)
+        scene = dataclasses.replace(scene, objects=(item,))
+        drawn = render_scene(scene)
+        cut = np.clip(boxes / 64, 0, 1).astype(np.float32)[:, None]
+        assert box_iou(cut, drawn.boxes).min() < 0.85
+        assert box_iou(detect_sprites(drawn.video, scene).boxes, drawn.boxes).min() > 0.9
+
+
+class TestWhatIsNotThere:
+    def test_a_bare_background(self):
+        for scene in _scenes(ALONE):
+            found = detect_sprites(_empty(scene), scene)
+            assert np.isnan(found.boxes).all()
+            assert found.scores.max() < THRESHOLD
+
+    def test_a_sprite_that_leaves_is_not_found_and_its_overlap_is_0(self):
+        scene = ALONE.scene(3, split="test")
+        drawn = render_scene(scene)
+        video = np.concatenate([drawn.video[:1], _empty(scene, 7)])
+        clip = clip_overlap(detect_sprites(video, scene).boxes, drawn.boxes, drawn.mask)
+        assert np.nanmax(clip.ious) == 0
+
+    def test_one_of_two_sprites_missing(self):
+        for index in (1, 5, 7):  # in the last two, what is left beside the sprite could pass for the other's edge
+            scene = PAIRS.scene(index, split="test")
+            drawn = render_scene(dataclasses.replace(scene, objects=scene.objects[1:]), frames=[0])
+            found = detect_sprites(drawn.video, scene)
+            assert box_iou(found.boxes[0, 1], drawn.boxes[0, 0]) > 0.9
+            assert np.isnan(found.boxes[0, 0]).all()
+
+    @pytest.mark.parametrize(("color", "other"), [("red", "blue"), ("blue", "yellow"), ("yellow", "blue")])
+    def test_a_sprite_of_the_opposite_colour_is_not_found(self, color, other):
+        scores = []
+        for name in ("car", "fish", "balloon", "tulip", "star"):
+            scene = ALONE.scene(0, split="test")
+            item = dataclasses.replace(scene.objects[0], name=name, color=color, boxes=np.array([[20.0, 20, 40, 40]]))
+            drawn = dataclasses.replace(scene, objects=(item,))
+            asked = dataclasses.replace(scene, objects=(dataclasses.replace(item, color=other),))
+            scores.append(detect_sprites(render_scene(drawn).video, asked).scores[0, 0])
+        assert np.median(scores) < THRESHOLD - 0.1
+
+    def test_a_threshold_can_be_set(self):
+        scene = ALONE.scene(0, split="test")
+        video = render_scene(scene, frames=[0]).video
+        assert np.isfinite(detect_sprites(video, scene).boxes).all()
+        assert np.isnan(detect_sprites(video, scene, threshold=1.01).boxes).all()
+
+
+class TestContract:
+    def test_frames_of_another_size_are_refused(self):
+        scene = ALONE.scene(0)
+        with pytest.raises(SMCDError, match=r"float32 of shape \[2, 64, 64, 3\]; this scene needs uint8"):
+            detect_sprites(np.zeros((2, 64, 64, 3), np.float32), scene)
+        with pytest.raises(SMCDError, match=r"\[frames, 64, 64, 3\]"):
+            detect_sprites(np.zeros((2, 32, 64, 3), np.uint8), scene)
+
+    def test_importing_it_imports_no_data_pipeline(self):
+        script = (
+            "import sys, smcd_jax.evaluation.sprite_detector, smcd_jax.evaluation.grounding, "
+            "smcd_jax.evaluation.trackers, smcd_jax.evaluation.motion, smcd_jax.evaluation.floors;"
+            "print([name for name in ('data_pipeline', 'cv2', 'torch', 'tensorflow') if name in sys.modules])"
+        )
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == "[]"

@@ -1,0 +1,165 @@
+"""The trackers follow what moves, the same twice, and say what they cannot do."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.grounding import box_iou
+from smcd_jax.evaluation.trackers import TRACKERS, OpenCVTracker, track_objects
+
+cv2 = pytest.importorskip("cv2")
+
+FRAMES, SIDE = 6, 64
+
+
+def _moving_square(*, seed: int = 0, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """A patterned square of 16 pixels that moves right by 4 and down by 2 a frame: video and boxes."""
+    rng = np.random.default_rng(seed)
+    pattern = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    video = np.repeat(rng.integers(170, 190, (1, side, side, 3)).astype(np.uint8), FRAMES, axis=0)
+    boxes = np.zeros((FRAMES, 4), np.float32)
+    for frame in range(FRAMES):
+        x, y = 10 + 4 * frame, 12 + 2 * frame
+        video[frame, y : y + 16, x : x + 16] = pattern
+        boxes[frame] = np.array([x, y, x + 16, y + 16]) / side
+    return video, boxes
+
+
+@pytest.fixture(scope="module", params=TRACKERS)
+def tracker(request) -> OpenCVTracker:
+    return OpenCVTracker(request.param)
+
+
+class TestTracking:
+    def test_follows_a_square(self, tracker):
+        video, boxes = _moving_square()
+        found = tracker.track(video, boxes[0])
+        np.testing.assert_array_equal(found[0], boxes[0])
+        assert found.dtype == np.float32
+        # the first box, kept, would have an IoU of 0 with the last
+        assert box_iou(found, boxes).min() > 0.7
+
+    def test_stays_where_nothing_moves(self, tracker):
+        video, boxes = _moving_square()
+        found = tracker.track(np.repeat(video[:1], FRAMES, axis=0), boxes[0])
+        assert box_iou(found, np.repeat(boxes[:1], FRAMES, axis=0)).min() > 0.75
+
+    def test_the_same_twice_whatever_was_tracked_before(self, tracker):
+        video, boxes = _moving_square()
+        once = tracker.track(video, boxes[0])
+        tracker.track(_moving_square(seed=1)[0], boxes[2])
+        cv2.setRNGSeed(7)
+        np.testing.assert_array_equal(tracker.track(video, boxes[0]), once)
+
+    def test_opencv_is_given_blue_first(self):
+        tracker = OpenCVTracker("csrt", shorter_side=4)
+        frames = np.zeros((1, 4, 4, 3), np.uint8)
+        frames[..., 0] = 255
+        np.testing.assert_array_equal(tracker._enlarged(frames)[0, 0, 0], [0, 0, 255])
+
+    def test_leaves_opencv_as_it_was(self, tracker):
+        video, boxes = _moving_square()
+        before = cv2.getNumThreads()
+        try:
+            cv2.setNumThreads(2)
+            tracker.track(video, boxes[0])
+            assert cv2.getNumThreads() == 2
+        finally:
+            cv2.setNumThreads(before)
+
+    def test_small_pictures_are_enlarged_by_a_whole_factor_and_large_ones_are_not(self):
+        tracker = OpenCVTracker("csrt")
+        assert tracker._enlarged(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 256, 384, 3)
+        assert tracker._enlarged(np.zeros((1, 100, 96, 3), np.uint8)).shape == (1, 300, 288, 3)
+        assert tracker._enlarged(np.zeros((1, 320, 512, 3), np.uint8)).shape == (1, 320, 512, 3)
+
+    def test_a_box_as_high_as_the_picture(self, tracker):
+        video, _ = _moving_square()
+        assert np.isfinite(tracker.track(video, np.array([0.1, -0.1, 0.5, 1.1]))).all()
+
+
+class TestObjects:
+    def test_each_is_followed_from_its_first_frame_on(self, tracker):
+        video, boxes = _moving_square()
+        two = np.stack([boxes, boxes], axis=1)
+        mask = np.ones((FRAMES, 2), bool)
+        mask[:2, 1] = False
+        two[:2, 1] = 0
+        found = track_objects(tracker, video, two, mask)
+        np.testing.assert_array_equal(found[:, 0], tracker.track(video, boxes[0]))
+        assert np.isnan(found[:2, 1]).all()
+        np.testing.assert_array_equal(found[2:, 1], tracker.track(video[2:], boxes[2]))
+
+    def test_later_true_boxes_are_not_read(self, tracker):
+        video, boxes = _moving_square()
+        wrong = boxes[:, None].copy()
+        wrong[1:] = [0, 0, 0.1, 0.1]
+        found = track_objects(tracker, video, wrong, np.ones((FRAMES, 1), bool))
+        np.testing.assert_array_equal(found[:, 0], tracker.track(video, boxes[0]))
+
+    def test_an_object_that_is_never_there_is_never_found(self, tracker):
+        video, boxes = _moving_square()
+        assert np.isnan(track_objects(tracker, video, boxes[:, None], np.zeros((FRAMES, 1), bool))).all()
+
+    def test_fewer_frames_than_boxes_is_an_error(self, tracker):
+        video, boxes = _moving_square()
+        with pytest.raises(SMCDError, match=r"5 frames, boxes \[6, 1, 4\]"):
+            track_objects(tracker, video[:5], boxes[:, None], np.ones((FRAMES, 1), bool))
+
+    def test_anything_that_tracks_can_stand_in(self):
+        class Still:
+            name, version = "still", "1"
+
+            def track(self, frames, first_box):
+                return np.repeat(np.asarray(first_box, np.float32)[None], len(frames), axis=0)
+
+        video, boxes = _moving_square()
+        found = track_objects(Still(), video, boxes[:, None], np.ones((FRAMES, 1), bool))
+        np.testing.assert_array_equal(found[:, 0], np.repeat(boxes[:1], FRAMES, axis=0))
+
+
+class TestWhatItSays:
+    def test_name_and_version(self, tracker):
+        assert tracker.name in ("csrt@256", "medianflow@256")
+        assert tracker.version == f"OpenCV {cv2.__version__}"
+
+    @pytest.mark.parametrize(
+        "box", [[0.5, 0.5, 0.5, 0.8], [0.5, 0.5, 0.51, 0.8], [1.2, 0, 1.5, 1], [np.nan, 0, 1, 1], [0.8, 0.1, 0.2, 0.9]]
+    )
+    def test_a_box_to_start_from_must_have_an_area(self, tracker, box):
+        with pytest.raises(SMCDError, match="is no start for a tracker"):
+            tracker.track(_moving_square()[0], np.array(box))
+
+    def test_frames_must_be_uint8_rgb(self, tracker):
+        with pytest.raises(SMCDError, match="frames are float32"):
+            tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
+
+    def test_an_unknown_tracker(self):
+        with pytest.raises(SMCDError, match="'goturn' is unknown: use one of csrt, medianflow"):
+            OpenCVTracker("goturn")
+
+    def test_without_opencv_it_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        with pytest.raises(SMCDError, match=r"tracker csrt needs OpenCV.*pip install 'smcd_jax\[eval\]'"):
+            OpenCVTracker("csrt")
+
+    def test_with_another_build_of_opencv_too(self, monkeypatch):
+        monkeypatch.delattr(cv2, "TrackerCSRT_create")
+        with pytest.raises(SMCDError, match=r"cv2.TrackerCSRT_create.*smcd_jax\[eval\]"):
+            OpenCVTracker("csrt")
+
+    def test_what_opencv_cannot_do_is_one_line(self, tracker, monkeypatch):
+        def fail(*_):
+            raise cv2.error("(-215:Assertion failed)\n in function 'init'")
+
+        class Broken:
+            init = fail
+
+        monkeypatch.setattr(tracker, "_create", Broken)
+        with pytest.raises(SMCDError, match=r"\[0.1, 0.1, 0.5, 0.5\].*take another tracker") as error:
+            tracker.track(_moving_square()[0], np.array([0.1, 0.1, 0.5, 0.5]))
+        assert "\n" not in str(error.value)

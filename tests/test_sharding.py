@@ -1,0 +1,323 @@
+"""The mesh and the table that splits every parameter over it."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from smcd_jax import sharding
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.config import PRESETS, TINY, ControlNetConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.models.layers import ComputePolicy
+from smcd_jax.models.registry import abstract_params, flatten, network
+from smcd_jax.sharding import MeshShape, make_mesh
+
+TINY_VISION = VisionEncoderConfig(picture_size=28, patch=14, width=64, heads=2, layers=1, embed_width=64)
+TINY_HEADS = {"head_width": TINY.unet.head_width}
+GATES = ("none", "object", "object_image", "parallel", "double", "merge")
+SMALL_UNET = dataclasses.replace(TINY.unet, multipliers=(1,), attention_scales=(1.0,))
+
+
+@functools.cache
+def shapes(preset: str, gate: str = "object_image") -> dict:
+    """Every component there is, the UNet with every optional part."""
+    config = PRESETS[preset]
+    unet = dataclasses.replace(config.unet, gate=gate, fps_embedding=True, control=True)
+    components = config.components() | {
+        "unet": unet,
+        "controlnet": ControlNetConfig(config.unet),
+        "vision_encoder": VisionEncoderConfig() if preset == "smcd" else TINY_VISION,
+    }
+    if gate != "object_image":
+        components = {"unet": unet}
+    return {name: abstract_params(component) for name, component in components.items()}
+
+
+def specs_of(tree: dict, shape: MeshShape, **options) -> dict[str, P]:
+    return flatten(sharding.partition_specs(tree, make_mesh(shape), **options))
+
+
+class TestMesh:
+    @pytest.mark.parametrize(
+        ("shape", "sizes"),
+        [
+            (MeshShape(), (8, 1, 1)),
+            (MeshShape(fsdp=4), (2, 4, 1)),
+            (MeshShape(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        ],
+    )
+    def test_sizes(self, shape, sizes):
+        mesh = make_mesh(shape)
+        assert dict(mesh.shape) == dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))
+        assert set(mesh.axis_types) == {AxisType.Auto}
+
+    @pytest.mark.parametrize(
+        ("shape", "says"),
+        [
+            (MeshShape(fsdp=3), "a multiple of 3 devices, and there are 8"),
+            (MeshShape(fsdp=16), "a multiple of 16 devices, and there are 8"),
+            (MeshShape(data=2, fsdp=2), "takes 4 devices, and there are 8"),
+            (MeshShape(data=0), "1 or more"),
+            (MeshShape(tensor=-1), "1 or more"),
+        ],
+    )
+    def test_devices_that_do_not_divide(self, shape, says):
+        with pytest.raises(SMCDError, match=says):
+            make_mesh(shape)
+
+    def test_a_part_of_the_devices(self):
+        assert make_mesh(MeshShape(fsdp=2), jax.devices()[:4]).devices.shape == (2, 2, 1)
+
+    def test_a_scattered_topology_gives_way_to_the_order_of_processes(self, monkeypatch):
+        @dataclasses.dataclass(frozen=True)
+        class Chip:
+            id: int
+            process_index: int
+
+        chips = [Chip(index, index // 2) for index in range(8)]
+        odd_first = [1, 3, 5, 7, 0, 2, 4, 6]
+        made = []
+
+        def by_topology(sizes, axes, *, axis_types, devices):
+            mesh = type("FakeMesh", (), {})()
+            mesh.devices = np.array([devices[index] for index in odd_first], object).reshape(sizes)
+            mesh.shape = dict(zip(axes, sizes, strict=True))
+            return mesh
+
+        monkeypatch.setattr(jax, "make_mesh", by_topology)
+        monkeypatch.setattr(sharding, "Mesh", lambda devices, axes, axis_types: made.append(devices) or "by process")
+        assert make_mesh(MeshShape(fsdp=8), chips[::-1]) == "by process"
+        assert [chip.process_index for chip in made[0].flat] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+class TestTable:
+    @pytest.mark.parametrize("preset", ["smcd", "tiny"])
+    def test_every_parameter_of_every_component_matches_one_rule(self, preset):
+        tree = shapes(preset)
+        assert set(tree) == sharding.COMPONENTS
+        assert len(specs_of(tree, MeshShape(fsdp=8))) == len(flatten(tree))
+
+    @pytest.mark.parametrize("gate", GATES)
+    def test_every_gate_form_is_covered(self, gate):
+        sharding.coverage_report(shapes("tiny", gate), make_mesh(MeshShape(fsdp=8)))
+
+    def test_a_missing_rule_is_named_with_its_parameters(self):
+        rules = [rule for rule in sharding.RULES if rule.name != "position net"]
+        with pytest.raises(SMCDError, match=r"^3 parameters .*position_net/dense_0/kernel \(no rule\)"):
+            specs_of(shapes("tiny"), MeshShape(), rules=rules)
+
+    def test_two_rules_for_one_parameter_are_both_named(self):
+        rules = [*sharding.RULES, sharding.Rule("second", r"unet/conv_out/bias", (None,))]
+        with pytest.raises(SMCDError, match=r"^1 parameters .*unet/conv_out/bias \(vector and second\)"):
+            specs_of(shapes("tiny"), MeshShape(), rules=rules)
+
+    def test_a_rule_for_another_number_of_axes_is_an_error(self):
+        tree = {"unet": {"conv_out": {"kernel": jax.ShapeDtypeStruct((3, 4, 5), jnp.float32)}}}
+        with pytest.raises(SMCDError, match=r"shape \(3, 4, 5\), 'convolution' is for 4 axes"):
+            specs_of(tree, MeshShape())
+
+    def test_a_tree_without_its_component_is_refused(self):
+        with pytest.raises(SMCDError, match="nested by component"):
+            specs_of(shapes("tiny")["unet"], MeshShape())
+
+    def test_many_faults_fit_on_one_line(self):
+        with pytest.raises(SMCDError, match=r"and [0-9]+ more; mend RULES") as caught:
+            specs_of(shapes("tiny"), MeshShape(), rules=[])
+        assert len(str(caught.value)) < 4000
+
+
+class TestSpecs:
+    def test_under_two_per_cent_is_replicated_at_full_size(self):
+        report = sharding.coverage_report(shapes("smcd"), make_mesh(MeshShape(data=1, fsdp=8)))
+        assert report.replicated_share < 0.02
+        assert report.total.device_bytes < 1.02 / 8 * report.total.total_bytes
+        assert report.total.arrays == len(flatten(shapes("smcd")))
+
+    def test_every_split_divides_on_every_mesh(self):
+        leaves = flatten(shapes("smcd"))
+        for data, fsdp, tensor in [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 4, 2), (1, 2, 4)]:
+            mesh = make_mesh(MeshShape(data, fsdp, tensor))
+            for name, spec in specs_of(shapes("smcd"), MeshShape(data, fsdp, tensor)).items():
+                NamedSharding(mesh, spec).shard_shape(leaves[name].shape)  # raises where one does not divide
+
+    def test_fsdp_takes_the_largest_axis_that_divides(self):
+        specs = specs_of(shapes("smcd"), MeshShape(fsdp=8))
+        assert specs["unet/conv_out/kernel"] == P(None, None, "fsdp")  # 320 -> 4
+        assert specs["unet/encoder_1/residual/time/kernel"] == P("fsdp")  # 1280 -> 320
+        assert specs["image_encoder/conv_in/kernel"] == P(None, None, None, "fsdp")  # 4 -> 256
+        assert specs["autoencoder/post_quant/kernel"] == P()  # 4 -> 4
+        assert specs["unet/norm_out/scale"] == P()
+
+    def test_tensor_splits_as_megatron_and_fsdp_takes_the_other_axis(self):
+        specs = specs_of(shapes("smcd"), MeshShape(fsdp=2, tensor=2))
+        block = "unet/middle/attended/spatial/block"
+        for name in ("self_attention", "cross_attention", "gates/object_gate/attention", "gates/image_gate/attention"):
+            assert specs[f"{block}/{name}/query/kernel"] == P("fsdp", "tensor")
+            assert specs[f"{block}/{name}/value/kernel"] == P("fsdp", "tensor")
+            assert specs[f"{block}/{name}/out/kernel"] == P("tensor", "fsdp")
+        assert specs[f"{block}/ff/dense_in/kernel"] == P("fsdp", "tensor")
+        assert specs[f"{block}/ff/dense_out/kernel"] == P("tensor", "fsdp")
+        assert specs[f"{block}/gates/object_gate/ff/dense_out/kernel"] == P("tensor", "fsdp")
+
+    def test_heads_split_whole_or_not_at_all(self):
+        specs = specs_of(shapes("smcd"), MeshShape(fsdp=2, tensor=2))
+        assert "tensor" not in specs["unet/encoder_1/spatial/block/self_attention/query/kernel"]  # 5 heads
+        assert "tensor" in specs["unet/encoder_4/spatial/block/self_attention/query/kernel"]  # 10 heads
+
+    def test_an_axis_that_tensor_has_split_is_split_again_where_the_other_does_not_divide(self):
+        leaf = jax.ShapeDtypeStruct((6, 64), jnp.float32)
+        tree = {"unet": {"encoder_0": {"ff": {"dense_in": {"kernel": leaf}}}}}
+        assert flatten(sharding.partition_specs(tree, make_mesh(MeshShape(fsdp=4, tensor=2)))) == {
+            "unet/encoder_0/ff/dense_in/kernel": P(None, ("tensor", "fsdp"))
+        }
+
+    def test_a_mesh_of_other_axes_replicates(self):
+        specs = flatten(sharding.partition_specs(shapes("tiny"), Mesh(np.array(jax.devices()), ("data",))))
+        assert set(specs.values()) == {P()}
+
+
+class TestState:
+    def test_optimiser_state_and_averages_are_split_like_their_parameters(self):
+        mesh = make_mesh(MeshShape(fsdp=8))
+        params = {"unet": shapes("tiny")["unet"]}
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+        state = jax.eval_shape(
+            lambda params: {
+                "step": jnp.zeros((), jnp.int32),
+                "key": jax.random.key(0),
+                "params": params,
+                "ema": params,
+                "optimizer": optimizer.init(params),
+            },
+            params,
+        )
+        wanted = flatten(sharding.shardings(params, mesh))
+        placed = sharding.state_shardings(state, mesh)
+        adam = placed["optimizer"][1][0]
+        for tree in (placed["params"], placed["ema"], adam.mu, adam.nu):
+            assert flatten(tree) == wanted
+        for scalar in (placed["step"], placed["key"], adam.count):
+            assert scalar == NamedSharding(mesh, P())
+        assert jax.tree.structure(placed) == jax.tree.structure(state)
+
+    def test_a_flat_dictionary_of_paths_is_as_good_as_a_nested_one(self):
+        mesh = make_mesh(MeshShape(fsdp=8))
+        params = {"unet": shapes("tiny")["unet"]}
+        flat = flatten(params)
+        assert sharding.state_shardings({"mu": flat}, mesh)["mu"] == flatten(sharding.shardings(params, mesh))
+
+    def test_what_has_other_axes_than_its_parameter_is_replicated(self):
+        mesh = make_mesh(MeshShape(fsdp=8))
+        row = {"unet": {"conv_out": {"kernel": jnp.zeros((32,))}}}  # as factored second moments keep them
+        assert jax.tree.leaves(sharding.state_shardings(row, mesh)) == [NamedSharding(mesh, P())]
+
+    def test_a_parameter_without_a_rule_is_an_error_here_too(self):
+        state = {"mu": {"unet": {"surprise": jnp.zeros((8, 8))}}}
+        with pytest.raises(SMCDError, match=r"unet/surprise \(no rule\)"):
+            sharding.state_shardings(state, make_mesh(MeshShape(fsdp=8)))
+
+
+class TestBatch:
+    def test_rows_are_split_over_data_and_fsdp(self):
+        mesh = make_mesh(MeshShape(2, 2, 2))
+        x = jax.device_put(jnp.arange(8.0), sharding.batch_sharding(mesh))
+        assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
+
+    def test_a_constraint_holds_inside_jit(self):
+        mesh = make_mesh(MeshShape(2, 2, 2))
+        with jax.set_mesh(mesh):
+            out = jax.jit(lambda x: sharding.constrain_batch({"x": x * 2})["x"])(jnp.ones((8, 3)))
+        assert out.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 2)
+
+    def test_without_a_mesh_or_with_one_device_nothing_happens(self):
+        x = jnp.ones((3,))
+        assert sharding.constrain_batch(x) is x
+        with jax.set_mesh(make_mesh(MeshShape(), jax.devices()[:1])):
+            assert sharding.constrain_batch(x) is x
+
+
+class TestReport:
+    def test_lines_add_up(self):
+        report = sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape(fsdp=8)))
+        sizes = [math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(shapes("tiny"))]
+        assert report.total.total_bytes == sum(sizes)
+        assert {row.rule for row in report.rows} == {rule.name for rule in sharding.RULES}  # no rule is idle
+        assert len(report.lines()) == len(report.rows) + 2
+        assert report.lines()[-1].endswith(f"{report.replicated_share:.2%}")
+
+    def test_without_fsdp_all_is_replicated(self):
+        assert sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape())).replicated_share == 1
+
+
+def inputs(config: UNetConfig, batch: int) -> dict:
+    draw = np.random.default_rng(0).standard_normal
+    return {
+        "latents": draw((batch, 2, 8, 8, config.input_channels), np.float32),
+        "timesteps": np.linspace(1, 900, batch, dtype=np.float32),
+        "text": draw((batch, 7, config.text_width), np.float32),
+        "objects": draw((batch, 2, 3, config.object_width), np.float32),
+        "image_tokens": draw((batch, 4, config.image_width), np.float32),
+    }
+
+
+def forward(params: dict, given: dict) -> jax.Array:
+    given = sharding.constrain_batch(given)
+    module = network(SMALL_UNET, ComputePolicy())
+    variables = {"params": params["unet"]}
+    conditions = module.apply(
+        variables, given["text"], given["objects"], image_tokens=given["image_tokens"], method="conditions"
+    )
+    return module.apply(variables, given["latents"], given["timesteps"], conditions)
+
+
+@functools.cache
+def open_params() -> dict:
+    """Host arrays; nothing is zero, so that every branch of the network counts."""
+    draw = np.random.default_rng(1).standard_normal
+    made = lambda leaf: 0.3 * draw(leaf.shape, np.float32) / max(leaf.shape or (1,)) ** 0.5  # noqa: E731
+    return jax.tree.map(made, {"unet": abstract_params(SMALL_UNET)})
+
+
+@functools.cache
+def on_one_device() -> np.ndarray:
+    return np.asarray(jax.jit(forward)(open_params(), inputs(SMALL_UNET, 8)))
+
+
+class TestNetwork:
+    def test_parameters_come_to_life_split(self):
+        mesh = make_mesh(MeshShape(data=1, fsdp=8))
+        module = network(TINY.position_net)
+
+        def init(key):
+            return {"position_net": module.init(key, method="touch")["params"]}
+
+        placed = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
+        params = jax.jit(init, out_shardings=placed)(jax.random.key(0))
+        kernel = params["position_net"]["dense_1"]["kernel"]
+        assert len(kernel.addressable_shards) == 8
+        assert {shard.data.size for shard in kernel.addressable_shards} == {kernel.size // 8}
+        assert {str(shard.index) for shard in kernel.addressable_shards} == {
+            str((slice(8 * part, 8 * part + 8), slice(None))) for part in range(8)
+        }
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(params))
+        assert held == sharding.coverage_report(params, mesh).total.device_bytes
+        whole = module.init(jax.random.key(0), method="touch")["params"]["dense_1"]["kernel"]
+        np.testing.assert_array_equal(kernel, whole)
+
+    @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+    def test_the_unet_is_the_same_function_on_every_mesh(self, sizes):
+        mesh = make_mesh(MeshShape(*sizes))
+        with jax.set_mesh(mesh):
+            params = jax.device_put(open_params(), sharding.shardings(open_params(), mesh, **TINY_HEADS))
+            given = jax.device_put(inputs(SMALL_UNET, 8), sharding.batch_sharding(mesh))
+            out = jax.jit(forward)(params, given)
+        assert {shard.data.shape[0] for shard in out.addressable_shards} == {8 // (sizes[0] * sizes[1])}
+        # float32 sums in another order; outputs are of order 1
+        np.testing.assert_allclose(out, on_one_device(), rtol=1e-4, atol=1e-4)
