@@ -13,7 +13,6 @@ def tiny_config(name: str) -> ConfigDict:
     config.name = name
     config.data.records = (RECORDS,)
     config.data.inputs = "latents"
-    config.loss.min_snr_gamma = 5.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.final_share = 0.05

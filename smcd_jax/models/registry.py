@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -35,6 +34,7 @@ from smcd_jax.models.unet3d import UNet3D
 
 # Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter is made.
 Params = dict[str, Any]
+_AT_ONCE = 64  # parameters that initialisation makes together
 Network = nn.Module  # by another name, so that only this room knows the library
 
 _NETWORKS: dict[type, type[nn.Module]] = {
@@ -62,6 +62,14 @@ def init_params(
     """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
 
     With ``only`` those of these paths alone; they are the same as among all.
+    """
+    return unflatten(dict(init_leaves(config, key, policy, only=only)))
+
+
+def init_leaves(
+    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
+) -> Iterator[tuple[str, jax.Array]]:
+    """`init_params` by path, a few at a time, so that whoever takes them away keeps a large network off the device.
 
     Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
     compiling all initialisers as one program would take several times as long as running them one by one.
@@ -70,11 +78,11 @@ def init_params(
     traced, shapes = jax.make_jaxpr(lambda key: module.init(key, method="touch")["params"], return_shape=True)(key)
     numbered = flatten(jax.tree.unflatten(jax.tree.structure(shapes), range(len(traced.jaxpr.outvars))))
     paths = sorted(numbered, key=numbered.__getitem__)
-    used = [only is None or path in only for path in paths]
-    wanted = list(itertools.compress(paths, used))
-    initialisers, _ = dce_jaxpr(traced.jaxpr, used, instantiate=True)
-    leaves = jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key)
-    return unflatten(dict(zip(wanted, leaves, strict=True)))
+    wanted = [path for path in paths if only is None or path in only]
+    for start in range(0, len(wanted), _AT_ONCE):
+        some = wanted[start : start + _AT_ONCE]
+        initialisers, _ = dce_jaxpr(traced.jaxpr, [path in some for path in paths], instantiate=True)
+        yield from zip(some, jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key), strict=True)
 
 
 def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:

@@ -125,6 +125,7 @@ class OptimizerConfig:
         clip_norm: of the gradient of all trained parameters together; 0 for no clipping.
         accumulation: parts a batch is computed in, one after the other, to save memory.
         ema_decay: of the moving average of the trained parameters that is validated, sampled and exported; 0 for none.
+            It rises to this from 0.1, as (1 + step) / (10 + step), so that the average forgets where it began.
         gate_rate: factor on the updates of the gates' scalars.
     """
 

@@ -14,7 +14,7 @@ import optax
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.layers import ComputePolicy
-from smcd_jax.models.registry import Params, abstract_params, flatten, init_params, unflatten
+from smcd_jax.models.registry import Params, abstract_params, flatten, init_leaves, unflatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.selection import is_gate, select
 
@@ -144,11 +144,11 @@ def component_params(
 
 def _from_scratch(config: TrainConfig, name: str, part: Any, paths: list[str]) -> dict[str, np.ndarray]:
     key = jax.random.fold_in(jax.random.key(config.seed), sum(name.encode()))
-    made = flatten({name: init_params(part, key, only={path.split("/", 1)[1] for path in paths})})
     logger.info("%s: %d parameters start from scratch", name, len(paths))
-    return {
-        path: np.full((), config.init.gates, np.float32) if is_gate(path) else np.asarray(made[path]) for path in paths
-    }
+    inner = {path.split("/", 1)[1] for path in paths}
+    made = {f"{name}/{path}": np.asarray(leaf) for path, leaf in init_leaves(part, key, only=inner)}
+    gate = np.full((), config.init.gates, np.float32)
+    return {path: gate if is_gate(path) else leaf for path, leaf in made.items()}
 
 
 def fresh_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:

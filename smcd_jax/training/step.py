@@ -67,7 +67,9 @@ def make_train_step(config: TrainConfig, objective: Objective, optimizer: optax.
         norm = optax.global_norm(sums.gradient)
         updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params) if decay else {}
+        keep_share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        average = lambda old, new: keep_share * old + (1 - keep_share) * new  # noqa: E731
+        ema = jax.tree.map(average, state.ema, params) if decay else {}
         good = (state.fault == NO_FAULT) & jnp.isfinite(sums.loss) & jnp.isfinite(norm)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)  # noqa: E731
         return TrainState(

@@ -1,0 +1,39 @@
+"""The paper's comparison at small scale: ways to bring in boxes and picture, each with the same number of clips.
+
+VARIANT is object (object gates alone), image (both, but boxes always left out), zc, gca, zc_gca, or joint (one stage
+from the base, boxes and picture at once). All but joint start from stage 1.
+
+Command   smcd train --config configs/tiny_ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
+Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.tiny_scene import get_config as scene
+
+TEMPORAL = r"unet/.*/temporal(_conv)?/.*"
+VARIANTS = ("object", "image", "zc", "gca", "zc_gca", "joint")
+
+
+def get_config(variant: str = "zc_gca") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"there is no variant {variant!r}; use one of {', '.join(VARIANTS)}")
+    config = scene()
+    config.name = f"tiny_ablation_{variant}"
+    config.run.steps = 1000
+    config.run.sample_every = 0
+    without_tokens = variant in ("object", "zc")
+    if without_tokens:
+        config.model.unet.gate = "object"
+        config.model.image_encoder = None
+        config.init.fresh = ()
+        config.trained = ("unet/.*/gates/.*", "unet/encoder_0/conv/.*", TEMPORAL)
+    if variant in ("object", "gca"):
+        config.model.unet.image_latent = False
+    if variant == "image":
+        config.drop.boxes = 1.0
+    if variant == "joint":
+        config.init.model = "runs/tiny/base_clips/model"
+        config.init.fresh = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
+        config.trained = ("position_net/.*", "image_encoder/.*", "unet/.*")
+    return config

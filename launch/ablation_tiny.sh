@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The paper's ablation at small scale: six variants, two seeds, the same number of clips each; then a table.
+# Takes hours on 2 cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on from there.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+make_venv
+install_package data
+install_package eval
+cd "$ROOT"
+smcd=$VENV/bin/smcd
+runs=runs/ablation
+[[ -f runs/tiny/object/model/model.json ]] || fail "run launch/train_tiny.sh first: the variants start from its stage 1"
+
+for seed in 0 1; do
+  for variant in object image zc gca zc_gca joint; do
+    folder=$runs/${variant}_$seed
+    [[ -f $folder/figures.json ]] && continue
+    status=42
+    while [[ $status == 42 ]]; do
+      status=0
+      "$smcd" train --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" || status=$?
+    done
+    [[ $status == 0 ]] || exit "$status"
+    "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
+    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 100 --output "$folder/figures.json"
+  done
+done
+"$VENV/bin/python" launch/ablation_table.py "$runs"
