@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from configs.tiny_scene import get_config as scene
 
-TEMPORAL = r"unet/.*/temporal(_conv)?/.*"
 VARIANTS = ("object", "image", "zc", "gca", "zc_gca", "joint")
 
 
@@ -27,7 +26,7 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
         config.model.unet.gate = "object"
         config.model.image_encoder = None
         config.init.fresh = ()
-        config.trained = ("unet/.*/gates/.*", "unet/encoder_0/conv/.*", TEMPORAL)
+        config.trained = ("unet/.*",)
     if variant in ("object", "gca"):
         config.model.unet.image_latent = False
     if variant == "image":

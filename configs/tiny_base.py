@@ -13,6 +13,8 @@ from configs.tiny import tiny_config
 
 
 def get_config(part: str = "pictures") -> ConfigDict:
+    if part not in ("pictures", "clips"):
+        raise ValueError(f"there is no part {part!r}; use pictures or clips")
     config = tiny_config(f"tiny_base_{part}")
     config.model.unet.gate = "none"
     config.model.unet.image_latent = False

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Animates the example picture with the small model, in .venv, made and filled on the first run.
+# Animates an example scene with the small model, in .venv, made and filled on the first run.
 # Arguments go to `smcd animate`: launch/demo.sh --seed 7
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -8,6 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_venv
 install_package core
 cd "$ROOT"
-example=smcd_jax/assets/examples/rocket
-"$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo --overwrite "$@"
+example=smcd_jax/assets/examples/sprite
+"$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo --overwrite \
+  --num_inference_steps 25 --guidance_scale 2 --box_guidance_scale 2 "$@"
 echo "The video is $ROOT/outputs/demo.mp4"

@@ -69,7 +69,7 @@ def test_a_run_writes_every_file_and_nothing_else(first_run):
     assert {entry.name for entry in first_run.iterdir()} == names
     video = probe_video(first_run / "clip.mp4")
     assert (video["codec"], video["pix_fmt"], video["frames"], video["fps"]) == ("h264", "yuv420p", 8, 8.0)
-    assert (video["height"], video["width"]) == (64, 64)
+    assert (video["height"], video["width"]) == (32, 32)
     assert probe_video(first_run / "clip_boxes.mp4")["frames"] == 8
     assert len(list((first_run / "clip_frames").iterdir())) == 8
 
@@ -82,7 +82,7 @@ def test_the_description_says_how_the_clip_was_made(first_run):
     assert said["model_hash"] == ModelFolder("tiny").digest
     assert said["options"]["num_inference_steps"] == 2
     sizes = {name: said["options"][name] for name in ("height", "width", "num_frames", "fps", "dtype")}
-    assert sizes == {"height": 64, "width": 64, "num_frames": 8, "fps": 8.0, "dtype": "float32"}
+    assert sizes == {"height": 32, "width": 32, "num_frames": 8, "fps": 8.0, "dtype": "float32"}
     assert set(said["seconds"]) == {"load", "compile", "encode", "denoise", "decode"}
     assert all(value >= 0 for value in said["seconds"].values())
     assert {"smcd_jax", "jax", "jaxlib", "python"} <= set(said["versions"])

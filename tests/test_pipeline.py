@@ -188,7 +188,7 @@ def test_components_that_are_let_go_give_the_same_frames(videos):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"height": 60}, "height is 60; it must be a multiple of 16 for this model, such as 64"),
+        ({"height": 60}, "height is 60; it must be a multiple of 8 for this model, such as 64"),
         ({"width": 0}, "width is 0; it must be a multiple of 16"),
         ({"num_frames": 0}, "num_frames is 0; use 1 or more"),
         ({"num_videos_per_prompt": 0}, "num_videos_per_prompt is 0; use 1 or more"),
