@@ -99,7 +99,13 @@ def main() -> None:
     figures["label swapped, mean absolute change of pixels, 0..255"] = float(
         np.mean([np.abs(a.astype(np.float32) - b).mean() for a, b in zip(guided, swapped, strict=True)])
     )
-    figures["settings"] = {**boxed, "clips": args.clips, "extra_clips": len(clips), "model": pipe.folder.digest[:16], **size}
+    figures["settings"] = {
+        **boxed,
+        "clips": args.clips,
+        "extra_clips": len(clips),
+        "model": pipe.folder.digest[:16],
+        **size,
+    }
     figures["seconds"] = round(time.perf_counter() - start)
     print(json.dumps(figures, indent=2, default=float))
     if args.output:

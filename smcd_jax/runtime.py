@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -11,7 +12,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def _refuse_beyond_memory(program: Any) -> None:
             f"this needs {needed / 1e9:.1f} GB of memory, and {memory[0] / 1e9:.1f} GB are available; make fewer or "
             "smaller frames (for decoding, a smaller decode_chunk_size)"
         )
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection within the block: tracing makes a million objects that live on, and looking them over again
+    and again takes a third of its time (tiny training step, 8.0 s against 5.3 s of processor time).
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def return_free_memory() -> None:

@@ -66,6 +66,14 @@ def test_the_figure_does_not_depend_on_the_resolution():
     assert figures[1] == pytest.approx(figures[0], rel=0.1)
 
 
+def test_the_unit_is_the_shorter_side():
+    video, boxes = _clip(3)
+    square = motion_magnitude(video, boxes, np.ones((FRAMES, 1)))
+    border = np.broadcast_to(_texture(2, 64), video.shape)
+    wide = motion_magnitude(np.concatenate([video, border], axis=2), boxes * [0.5, 1, 0.5, 1], np.ones((FRAMES, 1)))
+    assert wide.inside == pytest.approx(square.inside, rel=0.1)
+
+
 def test_without_any_box_all_is_outside_and_under_one_all_is_inside():
     video, boxes = _clip(3)
     bare = motion_magnitude(video, boxes, np.zeros((FRAMES, 1)))

@@ -1,4 +1,4 @@
-"""The model that ships: it follows boxes on held-out sprites, and its card's figures come from a command in the tree."""
+"""The model that ships follows boxes on held-out sprites, measured by the command that its card's figures are from."""
 
 import json
 import subprocess

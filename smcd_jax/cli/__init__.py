@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "PyTorch weights to a model folder and back",
     "prepare": "raw data sets to training records, and records to cached features",
     "inspect": "draw a sheet of the clips in a folder of records",
+    "plan": "what a training run would need, for devices that need not be here",
     "train": "train a model from a config, and go on after an interruption",
     "export": "a training run to a model folder",
     "evaluate": "sample and measure a fixed list of clips, or measure videos made already",

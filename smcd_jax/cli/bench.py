@@ -7,6 +7,7 @@ import importlib
 
 BENCHMARKS = {
     "sample": ("bench_sample", "time and memory of making videos"),
+    "train": ("bench_train", "time and memory of a training step"),
     "input": ("bench_input", "clips a second from records and from the feature cache, beside a plain loop"),
 }
 

@@ -87,8 +87,8 @@ def check_clip(
         negative_prompt=given.get("negative_prompt"),
         **{name: options[name] for name in ("num_videos_per_prompt", "seed", "height", "width", "num_frames")},
     )
-    guidance = _guidance(options)
-    _check_sampler(options, config)
+    guidance = chosen_guidance(options)
+    check_sampler(options, config)
     notes += _check_texts(request, pipeline.tokenizer, config.text_encoder.length, truncate=options["truncate_prompt"])
     height, width = request.pictures.shape[1:3]
     resolved = {**options, "height": height, "width": width, "num_frames": frames}
@@ -169,7 +169,8 @@ def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
     return kept, (f"left out, for they are in none of the {tracks.num_frames} frames: {names}",)
 
 
-def _guidance(options: Mapping[str, Any]) -> Guidance:
+def chosen_guidance(options: Mapping[str, Any]) -> Guidance:
+    """Branches and weights that the options of sampling describe."""
     names = {
         True: ("guidance_scale", "img_free_guidance", "ti_free_guidance"),
         False: ("guidance_scale", "image_guidance_scale", "box_guidance_scale"),
@@ -178,7 +179,8 @@ def _guidance(options: Mapping[str, Any]) -> Guidance:
     return make(**{name: options[name] for name in names})
 
 
-def _check_sampler(options: Mapping[str, Any], config: ModelConfig) -> None:
+def check_sampler(options: Mapping[str, Any], config: ModelConfig) -> None:
+    """Raises SMCDError for a sampler that cannot be made with these options."""
     schedule = NoiseSchedule(
         prediction_type=config.prediction_type, rescale_zero_terminal_snr=options["rescale_zero_terminal_snr"]
     )

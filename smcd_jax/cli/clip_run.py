@@ -41,7 +41,7 @@ def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict
     """
     names = ("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr")
     names += ("eta", "height", "width", "num_frames", "num_videos_per_prompt", "seed", "decode_chunk_size")
-    with _memory_in_words():
+    with memory_in_words():
         sample = pipeline(
             clip.picture,
             clip.description["prompt"],
@@ -114,7 +114,7 @@ def _finish(
 ) -> dict[str, float]:
     clock, options = Clock(pipeline.load_and_compile_seconds), description["options"]
     try:
-        with clock.stage("decode"), _memory_in_words():
+        with clock.stage("decode"), memory_in_words():
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
@@ -136,7 +136,8 @@ def _how_to_finish(files: ClipFiles) -> str:
 
 
 @contextlib.contextmanager
-def _memory_in_words() -> Iterator[None]:
+def memory_in_words() -> Iterator[None]:
+    """Says in one line that memory does not suffice, and what needs less."""
     try:
         yield
     except MemoryError as error:

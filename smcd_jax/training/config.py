@@ -218,7 +218,7 @@ class TrainConfig:
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise SMCDError(f"config: {name} is {rate:g}; use a rate from 0 to 1")
-        if self.data.batch_size % self.optimizer.accumulation:
+        if self.optimizer.accumulation < 1 or self.data.batch_size % self.optimizer.accumulation:
             raise SMCDError(
                 f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.accumulation "
                 f"{self.optimizer.accumulation}"
@@ -272,6 +272,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         raise
     except Exception as error:  # the file is the user's program
         raise SMCDError(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise SMCDError(f"{file}: get_config returns a {type(config).__name__}; return a ConfigDict (default_config)")
     config.lock()
     for override in overrides:
         _override(config, override)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from smcd_jax.flops import count_flops
 from smcd_jax.models.registry import Params, flatten
+from smcd_jax.runtime import collector_paused
 from smcd_jax.sharding import batch_sharding, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import Objective, make_objective
@@ -63,7 +64,7 @@ class TrainProgram:
         state = jax.eval_shape(lambda params: new_state(params, self.optimizer, config=config), trained)
         self.state: TrainState = _placed(state, state_shardings(state, mesh, head_width=head_width))
         self.batch = _placed(batch_shapes(config), batch_sharding(mesh))
-        self._norm = jax.jit(optax.global_norm)
+        self._norm = jax.jit(optax.tree.norm)
         step = make_train_step(config, self.objective, self.optimizer)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda x: x.sharding, self.state))
 
@@ -89,12 +90,14 @@ class TrainProgram:
     def compile(self) -> Any:
         """The step, compiled for the shapes of this run."""
         with jax.set_mesh(self.mesh):
-            return self.step.lower(self.state, self.frozen, self.batch).compile()
+            with collector_paused():
+                lowered = self.step.lower(self.state, self.frozen, self.batch)
+            return lowered.compile()
 
     def flops(self) -> int:
         """Operations of a step over all devices; what rematerialisation computes twice counts once."""
         plain = dataclasses.replace(self.config, remat="none")
-        objective = make_objective(plain, null_text=_null(self.config), platform=self.platform)
+        objective = make_objective(plain, null_text=stand_in_null_text(self.config), platform=self.platform)
         step = make_train_step(plain, objective, self.optimizer)
         bare = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
         return count_flops(step, bare(self.state), bare(self.frozen), bare(self.batch))
@@ -119,7 +122,7 @@ def batch_shapes(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return batch
 
 
-def _null(config: TrainConfig) -> np.ndarray:
+def stand_in_null_text(config: TrainConfig) -> np.ndarray:
     """A stand-in for the null text, of its shape."""
     text = config.model.text_encoder
     return np.zeros((text.length, text.width) if config.data.inputs == "features" else text.length, np.int32)

@@ -64,8 +64,9 @@ def make_train_step(config: TrainConfig, objective: Objective, optimizer: optax.
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> TrainState:
         sums = gradients(state, frozen, batch)
-        norm = optax.global_norm(sums.gradient)
-        updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
+        norm = optax.tree.norm(sums.gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to powers of integer step counts
+            updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         keep_share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         average = lambda old, new: keep_share * old + (1 - keep_share) * new  # noqa: E731

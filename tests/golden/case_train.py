@@ -12,10 +12,10 @@ import numpy as np
 from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.convert.engine import to_torch
 from smcd_jax.convert.unet_table import unet_rows
-from smcd_jax.diffusion.loss import diffusion_loss
-from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.models.config import AutoencoderConfig
-from smcd_jax.models.registry import flatten, network
+from smcd_jax.models.config import AutoencoderConfig, ModelConfig
+from smcd_jax.models.registry import Network, flatten, network
+from smcd_jax.training.config import DropConfig, TrainConfig
+from smcd_jax.training.objective import Conditions, Noised, denoising_losses, drop_conditions
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
 
@@ -48,26 +48,38 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
 def step_loss(
     configs: Mapping[str, Any], params: Mapping[str, Any], arrays: Mapping[str, np.ndarray], how: Mapping[str, Any]
 ) -> jax.Array:
-    """The reference's shared step on stored latents, noise and times."""
-    noise, t = video(arrays["in/noise"]), jnp.asarray(arrays["in/t"])
+    """The loss that `smcd train` minimises, on stored latents, noise, times and conditions."""
+    noise = video(arrays["in/noise"])
     batch, frames = noise.shape[:2]
     clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
-    apply = lambda name, *args, **more: network(configs[name]).apply({"params": params[name]}, *args, **more)  # noqa: E731
-    schedule, kept = NoiseSchedule(), 0.0 if how["drop_all"] else 1.0
+    latents = (picture(arrays["in/z_vae"]) * AutoencoderConfig().scaling_factor).reshape(noise.shape)
+    boxes, mask, labels = (clips(f"in/{name}") for name in ("boxes", "masks", "text_embeddings"))
+    text = jnp.asarray(arrays["in/y"])
+    given = Conditions(text, boxes, mask, labels[:, 0], latents[:, 0], latents[:, 0])
+    if how["drop_all"]:
+        everything = DropConfig(boxes=1.0, image_latent=1.0, image_tokens=1.0)
+        given = drop_conditions(given, jax.random.key(0), rates=everything, null_text=None)
 
-    latents = picture(arrays["in/z_vae"]) * AutoencoderConfig().scaling_factor
-    latents = latents.reshape(noise.shape)
-    noisy = schedule.add_noise(latents, noise, t)
-    boxes, mask, labels = (kept * clips(f"in/{name}") for name in ("boxes", "masks", "text_embeddings"))
-    objects = apply("position_net", boxes, mask, labels)
-    image_tokens = None
-    if how["stage"] == 2:
-        still = kept * latents[:, 0]
-        image_tokens = apply("image_encoder", still)
-        noisy = jnp.concatenate([noisy, jnp.repeat(still[:, None], frames, axis=1)], axis=-1)
-    conditions = apply("unet", jnp.asarray(arrays["in/y"]), objects, image_tokens=image_tokens, method="conditions")
-    out = apply("unet", noisy, t.astype(jnp.float32), conditions, temporal=how["stage"] == 2)
-    return diffusion_loss(out, x0=latents, noise=noise, t=t, schedule=schedule).mean()
+    used = configs if how["stage"] == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
+    networks: dict[str, Any] = {name: network(part) for name, part in used.items()}
+    networks["position_net"] = LabelsByFrame(networks["position_net"], labels)
+    config = TrainConfig(
+        model=ModelConfig(**{"image_encoder": None, **used}), trained=("unet/.*",), temporal=how["stage"] == 2
+    )
+    noised = Noised(noise, jnp.asarray(arrays["in/t"]))
+    return denoising_losses(networks, params, latents, noised, conditions=given, config=config).mean()
+
+
+class LabelsByFrame:
+    """The position net with labels that differ from frame to frame, as those of the files do and ours never."""
+
+    def __init__(self, module: Network, labels: jax.Array):
+        self._module, self._labels = module, labels
+
+    def apply(self, variables: Mapping[str, Any], boxes: jax.Array, mask: jax.Array, labels: jax.Array) -> jax.Array:
+        """As the network, but for the labels."""
+        assert labels.shape == self._labels.shape
+        return self._module.apply(variables, boxes, mask, self._labels)
 
 
 def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: int) -> Comparison:

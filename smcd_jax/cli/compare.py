@@ -1,0 +1,40 @@
+"""Compares two evaluations of one list clip by clip, with a paired bootstrap, and shows both side by side.
+
+For example:
+  smcd compare eval/before eval/after --output before_after.html
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from smcd_jax.cli.console import result
+from smcd_jax.errors import SMCDError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `smcd compare`."""
+    parser.epilog = __doc__
+    parser.add_argument("first", metavar="A", type=Path, help="the --output of an smcd evaluate")
+    parser.add_argument("second", metavar="B", type=Path, help="another, of the same list; differences are B - A")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page to write; default: A_B.html by the folders' names, here"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and writes the page."""
+    from smcd_jax.evaluation.compare import compare, comparison_lines, write_comparison
+    from smcd_jax.evaluation.results import read_results
+
+    folders = args.first.absolute(), args.second.absolute()
+    path = args.output or Path(f"{folders[0].name}_{folders[1].name}.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise SMCDError(f"--output {path}: give a name that ends in .html")
+    results = read_results(folders[0]), read_results(folders[1])
+    differences = compare(*results)
+    for line in comparison_lines(differences):
+        result(line)
+    result(f"wrote {write_comparison(path, folders, results, differences)}")
+    return 0

@@ -1,0 +1,249 @@
+"""A run's train step or sampler compiled for devices that need not be here, and what the compiler says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.hlo_report import collective_report
+from smcd_jax.progress import Progress
+from smcd_jax.runtime import collector_paused
+from smcd_jax.sharding import BATCH_AXES, coverage_report, make_mesh
+from smcd_jax.topology import Topology
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.program import TrainProgram, stand_in_null_text
+from smcd_jax.training.sampling import make_sampler
+from smcd_jax.training.selection import join
+from smcd_jax.training.state import policy
+
+What = Literal["step", "sampler"]
+NAMES = {"step": "train step", "sampler": "sampler"}
+_GIB = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of one device's memory that a program takes; ``aliased`` of the outputs stand where arguments stood."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        """As the compiler adds them up when it refuses a program."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a program was compiled for; parameters are counted, ``replicated_share`` is of their bytes."""
+
+    devices: int
+    device_kind: str
+    mesh: dict[str, int]
+    dtype: str
+    usable_bytes: int | None
+    trained: int
+    frozen: int
+    replicated_share: float
+
+    @property
+    def rows(self) -> int:
+        """Groups of devices that each hold their own part of a batch."""
+        return self.mesh[BATCH_AXES[0]] * self.mesh[BATCH_AXES[1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramPlan:
+    """What the compiler says of one program; bytes, operations and collectives are those of one device.
+
+    Attributes:
+        what: which program.
+        batch: examples of all devices together.
+        setting: devices, mesh and parameters.
+        needed_bytes: of memory: the program's own and ``resident_bytes``.
+        resident_bytes: what the run keeps in memory beside the program's arguments: parameters that are not used, and
+            beside the sampler the optimiser's moments.
+        memory: parts of the program's own; None where the compiler refused it for want of memory.
+        flops: as the compiler counts them, recomputation included and a loop once; None where it does not say.
+        model_flops: matrix products and convolutions of the step, recomputation not included.
+        bytes_accessed: as the compiler counts them.
+        estimated_seconds: the compiler's own; None where it has none.
+        collectives: (count, payload, sent) by kind, see `smcd_jax.hlo_report`.
+        unknown_loops: loops with collectives that count once, for want of knowing how often they run.
+        seconds: that tracing, lowering and compiling took.
+    """
+
+    what: What
+    batch: int
+    setting: Setting
+    needed_bytes: int
+    resident_bytes: int = 0
+    memory: MemoryUse | None = None
+    flops: float | None = None
+    model_flops: float | None = None
+    bytes_accessed: float | None = None
+    estimated_seconds: float | None = None
+    collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProgramPlan:
+        """The inverse of `dataclasses.asdict`."""
+        memory, setting = values["memory"], Setting(**values["setting"])
+        return cls(**{**values, "setting": setting, "memory": None if memory is None else MemoryUse(**memory)})
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices; a device that shares main memory is not asked."""
+        usable = self.setting.usable_bytes
+        return self.memory is not None and (usable is None or self.needed_bytes <= usable)
+
+    @property
+    def sent_bytes(self) -> int:
+        """That a device sends in one execution, all collectives together."""
+        return sum(sent for _, _, sent in self.collectives.values())
+
+
+def compile_program(
+    config: TrainConfig, topology: Topology, what: What, *, effort: float, progress: Progress
+) -> ProgramPlan:
+    """Compiles a run's step or sampler for a topology, at the config's batch size, and measures it.
+
+    Raises:
+        SMCDError: the mesh does not take the devices, or does not divide the batch; or the program is not compiled
+            for another reason than memory.
+    """
+    mesh = make_mesh(config.mesh, topology.devices)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.data.batch_size % (rows * config.optimizer.accumulation):
+        raise SMCDError(
+            f"batch {config.data.batch_size} does not divide: use a multiple of {rows * config.optimizer.accumulation} "
+            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulation {config.optimizer.accumulation})"
+        )
+    program = TrainProgram(config, mesh, null_text=stand_in_null_text(config))
+    setting = _setting(program, topology)
+    function, args = _function(program, what)
+    held = _bytes_on_device((program.state, program.frozen, program.batch))
+    seconds: dict[str, float] = {}
+    with jax.set_mesh(mesh), _effort(effort):
+        with _timed("tracing", what, seconds, progress), collector_paused():
+            traced = function.trace(*args)
+        with _timed("lowering", what, seconds, progress), collector_paused():
+            lowered = traced.lower()
+        try:
+            with _timed("compiling", what, seconds, progress):
+                compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            resident = max(held - _bytes_on_device(args), 0)
+            needed = needed_by(str(error)) + resident
+            return ProgramPlan(what, config.data.batch_size, setting, needed, resident, seconds=seconds)
+    cost, sizes = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    memory = MemoryUse(
+        arguments=sizes.argument_size_in_bytes,
+        outputs=sizes.output_size_in_bytes,
+        aliased=sizes.alias_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
+        code=sizes.generated_code_size_in_bytes,
+    )
+    resident, collectives = max(held - memory.arguments, 0), collective_report(compiled.as_text())
+    return ProgramPlan(
+        what=what,
+        batch=config.data.batch_size,
+        setting=setting,
+        needed_bytes=memory.total + resident,
+        resident_bytes=resident,
+        memory=memory,
+        flops=_positive(cost, "flops"),
+        model_flops=program.flops() / setting.devices if what == "step" else None,
+        bytes_accessed=_positive(cost, "bytes accessed"),
+        estimated_seconds=_positive(cost, "optimal_seconds"),
+        collectives={kind: list(use) for kind, use in collectives.by_kind.items()},
+        unknown_loops=collectives.unknown_loops,
+        seconds=seconds,
+    )
+
+
+def needed_by(refusal: str) -> int:
+    """Bytes of memory that a program takes which the compiler has refused.
+
+    Raises:
+        SMCDError: it was refused for another reason.
+    """
+    used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds", refusal)
+    if "RESOURCE_EXHAUSTED" not in refusal or used is None:
+        raise SMCDError(f"the program cannot be compiled: {refusal[:400]}")
+    number, unit = (part for part in used.groups() if part is not None)
+    return int(float(number) * _GIB[unit] * 2**30)
+
+
+def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
+    """The jitted function and the shapes of its arguments."""
+    if what == "step":
+        return program.step, (program.state, program.frozen, program.batch)
+    if program.config.objective != "denoise":
+        raise SMCDError("an autoencoder's training has no sampler to plan; leave it out with --no_sampler")
+    sampler = make_sampler(program.config, stand_in_null_text(program.config), platform=program.platform)
+    params = join(program.state.ema or program.state.params, program.frozen)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(program.mesh, PartitionSpec()))
+    return jax.jit(sampler), (params, program.batch, key)
+
+
+def _setting(program: TrainProgram, topology: Topology) -> Setting:
+    config, mesh = program.config, program.mesh
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
+    held = join(program.state.params, program.frozen)
+    coverage = coverage_report(held, mesh, head_width=config.model.unet.head_width)
+    return Setting(
+        devices=mesh.size,
+        device_kind=topology.device_kind,
+        mesh=dict(mesh.shape),
+        dtype=policy(config, program.platform).compute.name,
+        usable_bytes=topology.usable_bytes,
+        trained=count(program.state.params),
+        frozen=count(program.frozen),
+        replicated_share=coverage.replicated_share,
+    )
+
+
+def _bytes_on_device(tree: Any) -> int:
+    size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize  # noqa: E731
+    return sum(map(size, jax.tree.leaves(tree)))
+
+
+def _positive(cost: dict[str, float], name: str) -> float | None:
+    return float(cost[name]) if cost.get(name, 0) > 0 else None
+
+
+@contextlib.contextmanager
+def _timed(doing: str, what: What, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+    start = time.perf_counter()
+    with progress.stage(f"{doing} the {NAMES[what]}"):
+        yield
+    seconds[doing] = time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _effort(effort: float) -> Iterator[None]:
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names:
+            jax.config.update(name, effort)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

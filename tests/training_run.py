@@ -1,0 +1,291 @@
+"""What the tests of training share: a very small model, records of sprites, and `smcd train` here or in a process.
+
+The file is a config file too (``--config tests/training_run.py:pictures``), so that processes train what tests name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from data_pipeline.batches import HostBatch
+from smcd_jax.cli import main
+from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
+from smcd_jax.models.config import (
+    AutoencoderConfig,
+    ImageEncoderConfig,
+    ModelConfig,
+    PositionNetConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    to_dict,
+)
+from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
+from smcd_jax.sharding import make_mesh
+from smcd_jax.training import loop
+from smcd_jax.training.checkpoint_manifest import Manifest
+from smcd_jax.training.checkpoint_orbax import read_arrays
+from smcd_jax.training.config import TrainConfig, load_config
+from smcd_jax.training.data import TrainingData
+from smcd_jax.training.metrics import METRICS_FILE, read_metrics
+from smcd_jax.training.state import component_params, components
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_FILE = Path(__file__).resolve()
+QUICKLY = {"xla_backend_optimization_level": 0}  # options that halve the time a program compiles in
+BATCH = 8  # examples; divides by every mesh of the tests
+_UNET = UNetConfig(
+    width=16,
+    multipliers=(1,),
+    residual_blocks=0,
+    attention_scales=(),
+    head_width=8,
+    stem_heads=2,
+    text_width=16,
+    object_width=16,
+    image_width=16,
+    groups=4,
+)
+MODEL = ModelConfig(
+    unet=dataclasses.replace(_UNET, gate="object_image", image_latent=True),
+    position_net=PositionNetConfig(label_width=16, token_width=16, hidden_width=16),
+    image_encoder=ImageEncoderConfig(stages=(16,), residual_blocks=1),
+    autoencoder=AutoencoderConfig(width=8, multipliers=(1, 1, 1), residual_blocks=1, groups=4),
+    text_encoder=TextEncoderConfig(width=16, heads=2, layers=2, embed_width=16),
+    prediction_type="v_prediction",
+    frames=2,
+    height=16,
+    width=16,
+    max_objects=2,
+)
+# The loop does not care what it trains, and without temporal layers and image gates a step compiles in a third of the
+# time: what is about the loop trains this.
+PICTURES = dataclasses.replace(
+    MODEL, unet=dataclasses.replace(_UNET, gate="object", image_latent=True), image_encoder=None
+)
+
+
+def get_config(preset: str = "pictures") -> ConfigDict:
+    """Stage 1 ("pictures") or stage 2 ("clips") of the very small model; model and records are given as overrides."""
+    pictures = preset == "pictures"
+    config = ConfigDict(to_dict(TrainConfig(name=f"very_small_{preset}", model=PICTURES if pictures else MODEL)))
+    config.trained = ("position_net/.*", "unet/.*/gates/.*")
+    if not pictures:
+        config.trained = (
+            "image_encoder/.*",
+            "unet/.*/gates/.*",
+            "unet/encoder_0/conv/.*",
+            r"unet/.*/temporal(_conv)?/.*",
+        )
+        config.drop.image_latent = config.drop.image_tokens = 0.25
+    config.temporal = not pictures
+    config.dropout = False
+    config.data.frames = 1 if pictures else MODEL.frames
+    config.data.batch_size = BATCH
+    config.data.threads = 1
+    config.drop.text = config.drop.boxes = 0.25
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.ema_decay = 0.9
+    config.run.steps = 6
+    config.run.log_every = 1
+    config.run.save_every = 2
+    config.run.validate_every = config.run.sample_every = 0
+    config.run.tensorboard = False
+    return config
+
+
+class Files(NamedTuple):
+    """What all runs of the session share.
+
+    Attributes:
+        model: model folder that training starts from.
+        records: sprites with cached features, splits train and val.
+        programs: compiled ones, so that a process starts in seconds.
+    """
+
+    model: Path
+    records: Path
+    programs: Path
+
+
+@contextlib.contextmanager
+def training_files(base: Path) -> Iterator[Files]:
+    """Makes the files where they are missing; within the block this process keeps its compiled programs there too."""
+    folder = base / "training"
+    files = Files(folder / "model", folder / "records", folder / "programs")
+    settings = {
+        "jax_compilation_cache_dir": str(files.programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    _configure(settings)
+    try:
+        if not files.records.exists():
+            write_stand_in(files.model)
+            _prepare(files)
+        yield files
+    finally:
+        _configure(before)
+
+
+def write_stand_in(path: Path, seed: int = 0) -> None:
+    """A model folder that stands in for a trained one: no layer is zero, and its gates are open.
+
+    Random numbers of NumPy, for the networks' own initialisers take half a minute to compile.
+    """
+    rng = np.random.default_rng(seed)
+
+    def made(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith(("scale", "bias")) or not shape:
+            return np.full(shape, {"scale": 1.0, "bias": 0.0}.get(name.rsplit("/", 1)[-1], 0.3), np.float32)
+        inputs = np.prod(shape[:-1]) if name.endswith("kernel") else 1
+        return (rng.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+
+    leaves = (
+        (component, {name: made(name, leaf.shape) for name, leaf in flatten(abstract_params(part)).items()})
+        for component, part in MODEL.components().items()
+    )
+    write_model_folder(path, MODEL, leaves, origin=Origin("untrained", note="random", license="CC0-1.0"))
+
+
+def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pictures") -> list[str]:
+    """Of the command line; ``more`` are its flags, or "key.of.config=value"."""
+    overrides = [f"init.model={files.model}", f"data.records={files.records}"]
+    flags = [word for word in more if word.startswith("--") or "=" not in word]
+    overrides += [word for word in more if word not in flags]
+    where = ["train", "--config", f"{CONFIG_FILE}:{preset}", "--workdir", str(workdir)]
+    return [*where, *flags, *(f"--config.{override}" for override in overrides)]
+
+
+def configured(files: Files, *overrides: str, preset: str = "pictures") -> TrainConfig:
+    """The config that those arguments name."""
+    where = (f"init.model={files.model}", f"data.records={files.records}")
+    return load_config(f"{CONFIG_FILE}:{preset}", (*where, *overrides))
+
+
+def starting_params(config: TrainConfig) -> Params:
+    """What a run starts from, whole components."""
+    folder = ModelFolder(config.init.model)
+    leaves = {}
+    for name, part in components(config).items():
+        leaves |= component_params(config, name, part, folder=folder, fresh=frozenset())
+    return unflatten({path: jax.numpy.asarray(leaf) for path, leaf in leaves.items()})
+
+
+def train_here(files: Files, workdir: Path, *more: str, devices: int = 1, preset: str = "pictures") -> int:
+    """`smcd train` in this process, on the first of its devices; its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
+        return main(train_arguments(files, workdir, *more, preset=preset))
+
+
+def start_training(files: Files, workdir: Path, *more: str, devices: int = 1, log: Path) -> subprocess.Popen:
+    """`smcd train` in a process of its own, with that many devices; what it says is added to ``log``."""
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(files.programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    command = [sys.executable, "-m", "smcd_jax", *train_arguments(files, workdir, *more)]
+    with log.open("ab") as output:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, seconds: float = 400.0) -> bool:
+    """Waits until the condition holds; False where the process ends first."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < limit, "what was waited for did not come"
+        time.sleep(0.01)
+    return True
+
+
+def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch], HostBatch]) -> None:
+    """Sends every batch of later runs in this process through ``change(number from 1, batch)``."""
+    unchanged = TrainingData.stream
+
+    def stream(self: TrainingData, state: object) -> Iterator[HostBatch]:
+        for number, batch in enumerate(unchanged(self, state), 1):
+            yield change(number, batch)
+
+    patch.setattr(TrainingData, "stream", stream)
+
+
+def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
+    """What was logged of losses and gradients, by step; times and rates, which differ, are left out."""
+    file = workdir / METRICS_FILE
+    lines = read_metrics(file) if file.exists() else []
+    kept = lambda name: name.startswith(("loss", "gates/")) or name in ("gradient_norm", "parameter_norm")  # noqa: E731
+    return {int(line["step"]): {name: line[name] for name in line if kept(name)} for line in lines}
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps that are whole."""
+    return sorted(int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*") if folder.name.isdecimal())
+
+
+def checkpoint_content(workdir: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """All arrays of a checkpoint, by item and name, and its place in the data."""
+    folder = workdir / "checkpoints" / str(step)
+    manifest = Manifest.read(folder)
+    arrays = {
+        f"{item}/{name}": leaf
+        for item, records in manifest.arrays.items()
+        for name, leaf in read_arrays(folder / item, dict.fromkeys(records)).items()
+    }
+    return arrays, manifest.verified_json(folder)["data"]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Bit for bit: parameters, optimiser, moving average, key and sums of the log, place in the data, logged losses.
+
+    Args:
+        one: workdir of the run that was not interrupted.
+        other: of the other.
+        step: the last one.
+    """
+    (ours, place), (theirs, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
+    assert ours.keys() == theirs.keys()
+    kinds = {name.split("/")[1] for name in ours if name.startswith("train/")}
+    assert kinds == {"step", "optimizer", "ema", "key", "fault", "window"}
+    different = [name for name, leaf in ours.items() if leaf.tobytes() != theirs[name].tobytes()]
+    assert not different
+    assert place == other_place
+    logged, again = logged_losses(one), logged_losses(other)
+    assert step in logged
+    assert {number: again.get(number) for number in logged} == logged  # a resumed run logs its first step as well
+
+
+def _configure(settings: dict[str, object]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it is opened once, and a later folder would not be looked at
+
+
+def _prepare(files: Files) -> None:
+    world = {"train_clips": 40, "val_clips": 8, "test_clips": 0, "width": 32, "height": 32, "frames": MODEL.frames}
+    world |= {"max_objects": 1}
+    options = [word for key, value in world.items() for word in ("--option", f"{key}={value}")]
+    assert main(["prepare", "sprites", "--output", str(files.records), "--workers", "1", *options]) == 0
+    assert (
+        main(["prepare", "--features", str(files.model), "--output", str(files.records), "--splits", "train,val"]) == 0
+    )
