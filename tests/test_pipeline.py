@@ -189,7 +189,7 @@ def test_components_that_are_let_go_give_the_same_frames(videos):
     ("changes", "words"),
     [
         ({"height": 60}, "height is 60; it must be a multiple of 8 for this model, such as 64"),
-        ({"width": 0}, "width is 0; it must be a multiple of 16"),
+        ({"width": 0}, "width is 0; it must be a multiple of 8"),
         ({"num_frames": 0}, "num_frames is 0; use 1 or more"),
         ({"num_videos_per_prompt": 0}, "num_videos_per_prompt is 0; use 1 or more"),
         ({"prompt": None, "tracks": tracks(prompt=None)}, "no prompt: say in a few words"),
