@@ -144,7 +144,7 @@ def videos(pipeline, sample):
 
 def test_output_types_hold_the_same_frames(videos, sample):
     exact = videos["uint8"].frames
-    assert (exact.dtype, exact.shape) == (np.uint8, (1, FRAMES, 64, 64, 3))
+    assert (exact.dtype, exact.shape) == (np.uint8, (1, FRAMES, 32, 32, 3))
     assert (videos["np"].frames.dtype, videos["np"].frames.shape) == (np.float32, exact.shape)
     np.testing.assert_array_equal(np.round(videos["np"].frames * 255), exact)
     assert videos["np"].frames.max() <= 1
@@ -240,7 +240,7 @@ def test_a_request_holds_one_example_for_each_video():
     assert request.negative_prompts == (" ",) * 4
     assert request.seeds == (0, 1, 2, 3)
     assert request.labels == ("kite", "dog")
-    assert request.pictures.shape == (4, 64, 64, 3)
+    assert request.pictures.shape == (4, 32, 32, 3)
     assert request.boxes.shape == (4, FRAMES, 4, 4)
     np.testing.assert_array_equal(request.mask[..., 0], 1)
     np.testing.assert_array_equal(request.mask[..., 1:], 0)
