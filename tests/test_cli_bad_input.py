@@ -64,7 +64,6 @@ OPTIONS = [
     ({"--formats": "avi"}, "'avi' is unknown; use mp4, gif, webp, frames"),
     ({"--scheduler": "ddpm"}, "invalid choice: 'ddpm'"),
     ({"--img_free_guidance": "1"}, "img_free_guidance goes with --reference_guidance"),
-    ({"--rescale_zero_terminal_snr": ()}, "leaves x_0 undefined"),
     ({"--model": "nope"}, "no model at nope: give a model folder (made by `smcd convert`), or one of: tiny"),
     ({"--model": ""}, "is not a model folder"),
     ({"--model": str(TRACKS)}, "is not a model folder: it has no model.json"),
@@ -259,6 +258,15 @@ def test_a_damaged_model_folder_or_one_of_another_variant_is_refused(damage, wor
     assert words in shown
     assert shown.count("\n") == 1  # of whatever thread or library
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_noise_without_signal_is_refused_where_noise_is_predicted(workplace, capfd):
+    shutil.copytree(ASSETS / "models" / "tiny", workplace / "model")
+    describe(lambda model: model["sampling"].update(prediction_type="epsilon"))(workplace / "model")
+    assert main(command({"--model": "model", "--rescale_zero_terminal_snr": ()})) == 2
+    shown = capfd.readouterr().err
+    assert "leaves x_0 undefined" in shown
+    assert shown.count("\n") == 1
 
 
 def test_what_else_fails_to_load_from_a_cut_folder_is_not_told(workplace):

@@ -47,7 +47,7 @@ def test_all_is_well_here(compile_cache, capsys):
     assert found["jax"][1] == jax.__version__
     assert found["compile cache"][1].startswith(f"0 programs, 0 B in {compile_cache / 'xla'}")
     assert found["video encoding"][1] == "2 frames of h264, yuv420p"
-    assert "untrained: random weights" in found["model tiny"][1]
+    assert "trained: tiny_scene" in found["model tiny"][1]
     assert found["extra test"][0] == "ok"  # pytest is running
 
 

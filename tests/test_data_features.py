@@ -349,7 +349,7 @@ def test_features_of_a_model_are_what_its_networks_give(records, tmp_path):
     assert report.unusable == 0
     cache = FeatureCache(tmp_path / "train", encoders=encoder_identity(folder.path))
     assert cache.manifest["scaling_factor"] == folder.config.autoencoder.scaling_factor
-    moments, text = np.zeros((3, 2, 4, 4, 4), np.float16), np.zeros((77, 64), np.float16)
+    moments, text = np.zeros((3, 2, 8, 8, 4), np.float16), np.zeros((77, 64), np.float16)
     window = cache.read(7, 2, moments=moments, text=text)
 
     frames = np.empty((3, 32, 32, 3), np.uint8)
@@ -378,7 +378,7 @@ def test_encoders_take_any_number_up_to_a_batch_and_use_all_devices():
     assert encoders.frame_batch == 8 * jax.local_device_count()
     frames = np.random.default_rng(0).integers(0, 256, (11, 16, 16, 3), np.uint8)
     whole = encoders.moments(frames)
-    assert whole.shape == (11, 2, 2, 2, 4)
+    assert whole.shape == (11, 2, 4, 4, 4)
     np.testing.assert_allclose(encoders.moments(frames[3:4]), whole[3:4], rtol=1e-5, atol=1e-5)
 
 
