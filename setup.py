@@ -59,6 +59,7 @@ EXTRAS = {
         *EVAL,
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
         "hypothesis>=6.100,<7",
         "beartype>=0.19,<0.24",
         "diffusers>=0.35,<1",

@@ -1,7 +1,7 @@
 """The paper's comparison at small scale: ways to bring in boxes and picture, each with the same number of clips.
 
 VARIANT is object (object gates alone), image (both, but boxes always left out), zc, gca, zc_gca, or joint (one stage
-from the base, boxes and picture at once). All but joint start from stage 1.
+from the base, boxes and picture at once). All but joint start from stage 1, whose pictures joint has not seen.
 
 Command   smcd train --config configs/tiny_ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
 Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
@@ -19,8 +19,8 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
         raise ValueError(f"there is no variant {variant!r}; use one of {', '.join(VARIANTS)}")
     config = scene()
     config.name = f"tiny_ablation_{variant}"
-    config.run.steps = 1000
-    config.run.sample_every = 0
+    config.run.steps = 300
+    config.run.sample_every = config.run.validate_every = 0
     without_tokens = variant in ("object", "zc")
     if without_tokens:
         config.model.unet.gate = "object"

@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_steps = 30
     config.run.sample_every = 500
     config.run.log_every = 25
-    config.run.steps = 2000
+    config.run.steps = 2500
     config.run.save_every = 100
     return config

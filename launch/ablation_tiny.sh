@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The paper's ablation at small scale: six variants, two seeds, the same number of clips each; then a table.
-# Takes hours on 2 cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on from there.
+# Takes an hour and a half on 2 free cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on
+# from there. Arguments go to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -20,11 +21,13 @@ for seed in 0 1; do
     status=42
     while [[ $status == 42 ]]; do
       status=0
-      "$smcd" train --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" || status=$?
+      "$smcd" train --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@" ||
+        status=$?
     done
     [[ $status == 0 ]] || exit "$status"
     "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
-    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 100 --output "$folder/figures.json"
+    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 64 --extra_clips 16 \
+      --output "$folder/figures.json"
   done
 done
 "$VENV/bin/python" launch/ablation_table.py "$runs"

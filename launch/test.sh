@@ -7,4 +7,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_venv
 install_package test
 cd "$ROOT"
-exec "$VENV/bin/python" -m pytest "$@"
+# Stealing keeps neighbours together, and with them what the tests of a file share.
+exec "$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

@@ -34,4 +34,6 @@ stage base_pictures configs/tiny_base.py:pictures "$@"
 stage base_clips configs/tiny_base.py:clips "$@"
 stage object configs/tiny_object.py "$@"
 stage scene configs/tiny_scene.py "$@"
-echo "The model is $ROOT/$runs/scene/model"
+[[ -f $runs/model/model.json ]] ||
+  "$smcd" export --workdir $runs/scene --output $runs/model --dtype bfloat16 --license Apache-2.0
+echo "The model is $ROOT/$runs/model"

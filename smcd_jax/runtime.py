@@ -150,7 +150,7 @@ def device_summary() -> dict[str, Any]:
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held: of the device where it counts, else resident memory of the host."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
     unit = 1 if sys.platform == "darwin" else 1024

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -26,6 +32,7 @@ from smcd_jax.model_folder import ModelFolder
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.tracks import BoxTracks
 from tests.evaluation_clips import CLIPS, FRAMES, asked_clips, minute_model, noisy, sprite_records, write_videos
+from tests.onnx_tracker import write_red_tracker
 
 STEPS = ["--num_inference_steps", "2"]
 # Clips are made by the same program with the same numbers whatever the device; this is far above what could round.
@@ -113,6 +120,8 @@ class TestSampling:
         results = read_results(first)
         assert results.evaluation["list"]["sha256"] == evaluation.sha256
         assert results.evaluation["videos"]["made_with"]["options"]["guidance_scale"] == 7.5
+        page = (first / "report.html").read_text(encoding="utf-8")
+        assert f"Made by the model {ModelFolder(model).digest[:12]}, 1 at once: num_inference_steps 2," in page
         videos = list(frames_of(first).values())
         assert np.abs(videos[0].astype(int) - videos[1]).mean() > 1
 
@@ -156,6 +165,23 @@ class TestSampling:
         assert "sample: 2 clips in" in capsys.readouterr().err
         assert before.items() <= times_of(tmp_path / "x").items()
         assert (tmp_path / "x" / "metrics.json").read_bytes() == (first / "metrics.json").read_bytes()
+
+    @pytest.mark.slow
+    def test_kill_9_and_the_same_command_give_the_same_bytes(self, first, model, records, tmp_path):
+        output = tmp_path / "x"
+        start = [sys.executable, "-m", "smcd_jax", *command(model, records, output, *MEASURES, "--quiet")]
+        as_here = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        process = subprocess.Popen(start, env=as_here)
+        try:
+            while not list(output.glob("clips/sprites-*/provenance.json")):
+                assert process.poll() is None
+                time.sleep(0.01)
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (output / "metrics.json").exists()
+        subprocess.run(start, env=as_here, check=True)
+        assert (output / "metrics.json").read_bytes() == (first / "metrics.json").read_bytes()
 
     def test_four_devices_make_the_same_clips(self, first, model, records, tmp_path, monkeypatch):
         monkeypatch.undo()
@@ -232,6 +258,15 @@ class TestVideosOfOthers:
         assert "fvd: not run: weights missing: put i3d_pretrained_400.pt" in capsys.readouterr().out
         names = {figure.measure.name for figure in read_results(tmp_path / "b").figures}
         assert {"ao-sprite-detector-1", "ao-csrt@256"} <= names
+
+    def test_a_learned_tracker_is_named_by_the_hash_of_its_file(self, records, videos, tmp_path):
+        file = write_red_tracker(tmp_path / "red.onnx")
+        more = ["--measures", "grounding", "--trackers", f"vit:{file}"]
+        assert self.evaluated(records, videos, tmp_path / "x", *more) == 0
+        measure = read_results(tmp_path / "x").figures[0].measure
+        assert measure.weights_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert measure.name == f"ao-vit-{measure.weights_sha256[:8]}@256"
+        assert str(tmp_path) not in (tmp_path / "x" / "metrics.json").read_text()
 
     def test_damage_is_named_and_counted_and_the_rest_is_measured(self, records, videos, tmp_path, capsys):
         shutil.copytree(videos, tmp_path / "videos")
@@ -314,6 +349,9 @@ def read_evaluation_list_of(content: dict):
         (["--videos", "v", "--output", "x", "--part", "3/2"], "'3/2': give it as 2/4"),
         (["--videos", "v", "--output", "x", "--batch_size", "0"], "--batch_size 0: give 1 or more"),
         (["--videos", "v", "--output", "x", "--measures", ","], "give one name or more"),
+        (["--model", "tiny", "--output", "x", "--measures", "psrn"], "measure 'psrn' is unknown"),
+        (["--model", "tiny", "--output", "x", "--trackers", "crst"], "tracker 'crst' is unknown"),
+        (["--model", "tiny", "--output", "x", "--trackers", "vit:x.onnx"], "tracker vit: no file x.onnx"),
     ],
 )
 def test_flags_that_do_not_go_together(records, tmp_path, monkeypatch, capsys, arguments, said):

@@ -96,7 +96,12 @@ def test_second_file_may_hold_a_controlnet(tmp_path):
     """Its names tell it from an image encoder."""
     tiny = PRESETS["tiny"]
     unet = dataclasses.replace(
-        tiny.unet, gate="object", image_latent=False, control=True, image_width=1024, groups=32  # as every published one
+        tiny.unet,
+        gate="object",
+        image_latent=False,
+        control=True,
+        image_width=1024,
+        groups=32,  # as every published one
     )
     branch = ControlNetConfig(dataclasses.replace(unet, gate="none", control=False, object_width=1024))
     config = dataclasses.replace(tiny, unet=unet, image_encoder=None, controlnet=branch)

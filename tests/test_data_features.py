@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -364,11 +365,11 @@ def test_features_of_a_model_are_what_its_networks_give(records, tmp_path):
     np.testing.assert_allclose(moments[:, 1], posterior.log_variance, **tolerance)
 
     text_encoder, text_params = network(folder.config.text_encoder), folder.params("text_encoder", dtype=np.float32)
-    tokens = folder.tokenizer().encode(["clip number 7", " "])
+    tokens = jnp.asarray(folder.tokenizer().encode(["clip number 7", " "]))
     encoded = text_encoder.apply({"params": text_params}, tokens)
     np.testing.assert_allclose(text, encoded[0], **tolerance)
     np.testing.assert_allclose(cache.null_text, encoded[1], **tolerance)
-    labels = folder.tokenizer().encode([f"thing {number}" for number in range(3)])
+    labels = jnp.asarray(folder.tokenizer().encode([f"thing {number}" for number in range(3)]))
     embedded = text_encoder.apply({"params": text_params}, labels, method="label_embedding")
     np.testing.assert_allclose(window.labels, embedded, **tolerance)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +20,11 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.clip_similarity import caption_similarity, frame_consistency
 from smcd_jax.evaluation.extractors import CLIP_DEVIATION, CLIP_MEAN, CLIPExtractor, DINOExtractor, picture_input
 from smcd_jax.evaluation.fidelity import first_frame_fidelity, pixel_measure, psnr, ssim
+from smcd_jax.evaluation.grounding_run import SPRITES
+from smcd_jax.evaluation.learned_tracker import VIT
 from smcd_jax.evaluation.measure import Measure, bootstrap_interval, from_json, to_json
+from smcd_jax.evaluation.measure_run import KINDS
+from smcd_jax.evaluation.trackers import TRACKERS
 from smcd_jax.evaluation.weights import KNOWN, find_weights
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.config import (
@@ -109,7 +115,7 @@ def test_towers_of_a_folder_are_those_of_transformers_class(reference):
 
 
 def test_the_two_activations_are_told_apart():
-    frame = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+    frame = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
     params = {"params": host_params(VISION)}
     exact, quick = (
         network(dataclasses.replace(VISION, activation=name)).apply(params, frame) for name in ("gelu", "quick_gelu")
@@ -255,6 +261,12 @@ def test_missing_weights_name_file_source_and_place(name, tmp_path, monkeypatch)
         assert "--weights" in message
         assert "SMCD_WEIGHTS_DIR" in message
     assert str(tmp_path) in message
+
+
+def test_the_page_for_users_names_every_measure_tracker_and_file():
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in (*KINDS, *KNOWN, *TRACKERS, SPRITES, f"{VIT}:FILE.onnx", *(of.file for of in KNOWN.values())):
+        assert f"`{name}`" in page.replace("/`", "`"), name
 
 
 def test_weights_are_found_in_the_folder_given_or_in_that_of_the_variable(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.grounding import box_iou
-from smcd_jax.evaluation.trackers import TRACKERS, OpenCVTracker, track_objects
+from smcd_jax.evaluation.learned_tracker import VitTracker
+from smcd_jax.evaluation.trackers import SHORTER_SIDE, TRACKERS, OpenCVTracker, enlarged, track_objects
+from tests.onnx_tracker import write_red_tracker
 
 cv2 = pytest.importorskip("cv2")
 
-FRAMES, SIDE = 6, 64
+FRAMES, SIDE = 4, 64
 
 
 def _moving_square(*, seed: int = 0, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +43,7 @@ class TestTracking:
         found = tracker.track(video, boxes[0])
         np.testing.assert_array_equal(found[0], boxes[0])
         assert found.dtype == np.float32
-        # the first box, kept, would have an IoU of 0 with the last
+        # the first box, kept, would have an IoU of 0.08 with the last
         assert box_iou(found, boxes).min() > 0.7
 
     def test_stays_where_nothing_moves(self, tracker):
@@ -56,10 +59,9 @@ class TestTracking:
         np.testing.assert_array_equal(tracker.track(video, boxes[0]), once)
 
     def test_opencv_is_given_blue_first(self):
-        tracker = OpenCVTracker("csrt", shorter_side=4)
         frames = np.zeros((1, 4, 4, 3), np.uint8)
         frames[..., 0] = 255
-        np.testing.assert_array_equal(tracker._enlarged(frames)[0, 0, 0], [0, 0, 255])
+        np.testing.assert_array_equal(enlarged(cv2, frames, 4)[0, 0, 0], [0, 0, 255])
 
     def test_leaves_opencv_as_it_was(self, tracker):
         video, boxes = _moving_square()
@@ -72,10 +74,9 @@ class TestTracking:
             cv2.setNumThreads(before)
 
     def test_small_pictures_are_enlarged_by_a_whole_factor_and_large_ones_are_not(self):
-        tracker = OpenCVTracker("csrt")
-        assert tracker._enlarged(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, 256, 384, 3)
-        assert tracker._enlarged(np.zeros((1, 100, 96, 3), np.uint8)).shape == (1, 300, 288, 3)
-        assert tracker._enlarged(np.zeros((1, 320, 512, 3), np.uint8)).shape == (1, 320, 512, 3)
+        assert enlarged(cv2, np.zeros((1, 64, 96, 3), np.uint8), SHORTER_SIDE).shape == (1, 256, 384, 3)
+        assert enlarged(cv2, np.zeros((1, 100, 96, 3), np.uint8), SHORTER_SIDE).shape == (1, 300, 288, 3)
+        assert enlarged(cv2, np.zeros((1, 320, 512, 3), np.uint8), SHORTER_SIDE).shape == (1, 320, 512, 3)
 
     def test_a_box_as_high_as_the_picture(self, tracker):
         video, _ = _moving_square()
@@ -107,12 +108,12 @@ class TestObjects:
 
     def test_fewer_frames_than_boxes_is_an_error(self, tracker):
         video, boxes = _moving_square()
-        with pytest.raises(SMCDError, match=r"5 frames, boxes \[6, 1, 4\]"):
-            track_objects(tracker, video[:5], boxes[:, None], np.ones((FRAMES, 1), bool))
+        with pytest.raises(SMCDError, match=r"3 frames, boxes \[4, 1, 4\]"):
+            track_objects(tracker, video[:3], boxes[:, None], np.ones((FRAMES, 1), bool))
 
     def test_anything_that_tracks_can_stand_in(self):
         class Still:
-            name, version = "still", "1"
+            name, version, weights_sha256 = "still", "1", None
 
             def track(self, frames, first_box):
                 return np.repeat(np.asarray(first_box, np.float32)[None], len(frames), axis=0)
@@ -120,6 +121,82 @@ class TestObjects:
         video, boxes = _moving_square()
         found = track_objects(Still(), video, boxes[:, None], np.ones((FRAMES, 1), bool))
         np.testing.assert_array_equal(found[:, 0], np.repeat(boxes[:1], FRAMES, axis=0))
+
+
+@pytest.fixture(scope="module")
+def red_file(tmp_path_factory):
+    return write_red_tracker(tmp_path_factory.mktemp("onnx") / "red.onnx")
+
+
+@pytest.fixture(scope="module")
+def red_square():
+    """As `_moving_square`, red on grey, and leaving the picture at the right."""
+    video = np.full((12, SIDE, SIDE, 3), 100, np.uint8)
+    boxes = np.zeros((12, 4), np.float32)
+    for frame in range(12):
+        x, y = 10 + 4 * frame, 12 + 2 * frame
+        video[frame, y : y + 16, x : x + 16] = [250, 20, 20]
+        boxes[frame] = np.array([x, y, min(x + 16, SIDE), y + 16]) / SIDE
+    return video, boxes
+
+
+class TestLearned:
+    """The file follows what is red; its search picture shows four times the object's side."""
+
+    def test_follows_as_far_as_its_cells_are_fine(self, red_file, red_square):
+        video, boxes = red_square
+        found = VitTracker(str(red_file)).track(video, boxes[0])
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found[0], boxes[0])
+        # half a cell is an eighth of the square: (7/8)^2 shared of 2 - (7/8)^2
+        assert box_iou(found, boxes)[:10].min() >= 0.62
+        assert found.max() <= 1
+
+    def test_neither_the_last_clip_nor_opencvs_seed_matters(self, red_file, red_square):
+        video, boxes = red_square
+        tracker = VitTracker(str(red_file))
+        once = tracker.track(video, boxes[0])
+        tracker.track(video[::-1], boxes[-1])
+        cv2.setRNGSeed(7)
+        np.testing.assert_array_equal(tracker.track(video, boxes[0]), once)
+
+    def test_red_is_the_first_channel_of_what_the_network_gets(self, red_file, red_square):
+        video, boxes = red_square
+        found = VitTracker(str(red_file)).track(video[..., ::-1], boxes[0])
+        assert box_iou(found, boxes)[3] == 0
+
+    def test_an_object_without_a_size_is_lost_in_that_frame(self, tmp_path, red_square):
+        video, boxes = red_square
+        tracker = VitTracker(str(write_red_tracker(tmp_path / "x.onnx", side=0)))
+        assert np.isnan(tracker.track(video[:3], boxes[0])[1:]).all()
+
+    def test_two_files_have_two_names(self, red_file, tmp_path):
+        other = VitTracker(str(write_red_tracker(tmp_path / "x.onnx", side=0.5)))
+        tracker = VitTracker(str(red_file))
+        assert tracker.weights_sha256 == hashlib.sha256(red_file.read_bytes()).hexdigest()
+        assert tracker.name == f"vit-{tracker.weights_sha256[:8]}@256"
+        assert other.name != tracker.name
+
+    def test_missing_and_wrong_files_are_one_line(self, tmp_path):
+        with pytest.raises(
+            SMCDError, match=r"no file x\.onnx; name one as in vit:FILE\.onnx \(usual source: object_track"
+        ):
+            VitTracker("x.onnx")
+        with pytest.raises(SMCDError, match="no file given"):
+            VitTracker("")
+        (tmp_path / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1")
+        other = write_red_tracker(tmp_path / "other.onnx", search="picture")
+        for path, said in ((tmp_path / "text.onnx", "parse"), (other, "'search' is not found")):
+            with pytest.raises(SMCDError, match=f"{path.name} is no network of its form .*{said}") as error:
+                VitTracker(str(path))
+            assert "\n" not in str(error.value)
+
+    def test_frames_and_boxes_are_checked_as_by_the_others(self, red_file):
+        tracker = VitTracker(str(red_file))
+        with pytest.raises(SMCDError, match="frames are float32"):
+            tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
+        with pytest.raises(SMCDError, match="is no start for a tracker"):
+            tracker.track(np.zeros((2, 64, 64, 3), np.uint8), np.array([0.5, 0.5, 0.5, 0.8]))
 
 
 class TestWhatItSays:

@@ -67,7 +67,7 @@ def test_a_unit_is_pytorchs_convolution_padded_unevenly_then_batchnorm_then_relu
     variance += 1.5
     rows = [row for row in i3d_rows(SMALL) if row.torch in tensors]
     params = unflatten(to_flax(rows, tensors))["stem_in"]
-    got = ConvUnit(4, ComputePolicy(), kernel=7, stride=2).apply({"params": params}, video)
+    got = ConvUnit(4, ComputePolicy(), kernel=7, stride=2).apply({"params": params}, jnp.asarray(video))
     # Kernel 7, stride 2: an even length needs 5 more, 2 before and 3 behind; an odd one 6, 3 on either side.
     before, behind = (3, 3) if frames % 2 else (2, 3)
     padded = functional.pad(torch.from_numpy(video).permute(0, 4, 1, 2, 3), (2, 3, 2, 3, before, behind))

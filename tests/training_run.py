@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
@@ -39,7 +44,7 @@ from smcd_jax.sharding import make_mesh
 from smcd_jax.training import loop
 from smcd_jax.training.checkpoint_manifest import Manifest
 from smcd_jax.training.checkpoint_orbax import read_arrays
-from smcd_jax.training.config import TrainConfig, load_config
+from smcd_jax.training.config import InitConfig, RunConfig, TrainConfig, load_config
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.metrics import METRICS_FILE, read_metrics
 from smcd_jax.training.program import TrainProgram
@@ -49,6 +54,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILE = Path(__file__).resolve()
 QUICKLY = {"xla_backend_optimization_level": 0}  # options that halve the time a program compiles in
 BATCH = 8  # examples; divides by every mesh of the tests
+TOLD = "TRAINING_RUN_TOLD"  # environment variable: what `get_config` makes of the process it is called in, as JSON
+LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # of a loss; of the largest value of an array
+_compiled: dict[object, object] = {}  # steps by what they depend on, see `share_programs`
 _UNET = UNetConfig(
     width=16,
     multipliers=(1,),
@@ -82,6 +90,7 @@ PICTURES = dataclasses.replace(
 
 def get_config(preset: str = "pictures") -> ConfigDict:
     """Stage 1 ("pictures") or stage 2 ("clips") of the very small model; model and records are given as overrides."""
+    do_as_told(**json.loads(os.environ.get(TOLD, "{}")))
     pictures = preset == "pictures"
     config = ConfigDict(to_dict(TrainConfig(name=f"very_small_{preset}", model=PICTURES if pictures else MODEL)))
     config.trained = ("position_net/.*", "unet/.*/gates/.*")
@@ -190,23 +199,101 @@ def starting_params(config: TrainConfig) -> Params:
 
 def train_here(files: Files, workdir: Path, *more: str, devices: int = 1, preset: str = "pictures") -> int:
     """`smcd train` in this process, on the first of its devices; its exit status."""
+    return run_here(train_arguments(files, workdir, *more, preset=preset), devices=devices)
+
+
+def run_here(arguments: list[str], *, devices: int = 1) -> int:
+    """`smcd` in this process, where `smcd train` takes the first of its devices; its exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
-        return main(train_arguments(files, workdir, *more, preset=preset))
+        return main(arguments)
 
 
-def start_training(files: Files, workdir: Path, *more: str, devices: int = 1, log: Path) -> subprocess.Popen:
-    """`smcd train` in a process of its own, with that many devices; what it says is added to ``log``."""
+def start_training(
+    files: Files, workdir: Path, *more: str, devices: int = 1, log: Path, told: dict[str, Any] | None = None
+) -> subprocess.Popen:
+    """`smcd train` in a process of its own, with that many devices; what it says is added to ``log``.
+
+    ``told`` are arguments of `do_as_told`. The step is compiled as in `share_programs`, so that this takes seconds.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(files.programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        TOLD: json.dumps({"programs": True, **(told or {})}),
     }
     command = [sys.executable, "-m", "smcd_jax", *train_arguments(files, workdir, *more)]
     with log.open("ab") as output:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+
+def do_as_told(
+    *,
+    programs: bool = False,
+    hold_after: int | None = None,
+    until: str = "",
+    batches: str = "",
+    full_disk_at: int = 0,
+) -> None:
+    """Makes this process one that a test can catch at the right moment; without arguments it changes nothing.
+
+    Args:
+        programs: see `share_programs`.
+        hold_after: batches, after which the next is held back until the file ``until`` exists: the run stands still
+            between two steps, while what it does in the background goes on.
+        until: see above; empty holds for ever.
+        batches: file that the clips and first frames of every batch are added to, as `seen_batches` reads them.
+        full_disk_at: step whose checkpoint this process cannot write.
+    """
+
+    def change(number: int, batch: HostBatch) -> HostBatch:
+        if hold_after is not None and number > hold_after:
+            while not (until and Path(until).exists()):
+                time.sleep(0.01)
+        if batches:
+            with Path(batches).open("a", encoding="utf-8") as file:
+                place = json.dumps(batch.state.to_dict(), sort_keys=True)
+                file.write(json.dumps([place, list(zip(batch.clip_ids, batch.starts.tolist(), strict=True))]) + "\n")
+        return batch
+
+    if programs:
+        share_programs(pytest.MonkeyPatch())
+    if hold_after is not None or batches:
+        change_batches(pytest.MonkeyPatch(), change)
+    if full_disk_at:
+        fail_saves(pytest.MonkeyPatch(), full_disk_at)
+
+
+def seen_batches(file: Path) -> dict[str, list[list]]:
+    """(clip, first frame) of each row by the place after the batch; a batch seen twice must be the same twice."""
+    seen: dict[str, list[list]] = {}
+    for place, rows in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        assert seen.setdefault(place, rows) == rows
+    return seen
+
+
+def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
+    """In the background, while its arrays are written, the checkpoint of this step meets a full disk here."""
+    unchanged = ocp.PyTreeCheckpointHandler.async_save
+
+    class FullDisk:
+        def result(self, timeout: float | None = None) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def async_save(handler: ocp.PyTreeCheckpointHandler, directory: Any, *args: Any, **rest: Any) -> list:
+        futures = list(await unchanged(handler, directory, *args, **rest) or ())
+        return [*futures, FullDisk()] if str(step) in re.findall(r"\d+", Path(directory).parent.name) else futures
+
+    patch.setattr(ocp.PyTreeCheckpointHandler, "async_save", async_save)
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, seconds: float = 400.0) -> bool:
@@ -231,14 +318,25 @@ def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch],
     patch.setattr(TrainingData, "stream", stream)
 
 
-def compile_quickly(patch: pytest.MonkeyPatch) -> None:
-    """Compiles later steps in this process in half the time, less optimised."""
+def share_programs(patch: pytest.MonkeyPatch) -> None:
+    """Compiles the steps of later runs in this process in half the time, less optimised, and each only once.
+
+    Runs share one where their configs differ only in what a resumed run may change. Operations are not counted.
+    """
 
     def compile_step(self: TrainProgram) -> object:
-        with jax.set_mesh(self.mesh):
-            return self.step.lower(self.state, self.frozen, self.batch).compile(QUICKLY)
+        config = self.config
+        assert config.optimizer.schedule == "constant"  # else run.steps would count
+        data = dataclasses.replace(config.data, records=(), threads=1)
+        run = RunConfig(log_every=config.run.log_every)
+        same = dataclasses.replace(config, run=run, data=data, init=InitConfig()), self.mesh
+        if same not in _compiled:
+            with jax.set_mesh(self.mesh):
+                _compiled[same] = self.step.lower(self.state, self.frozen, self.batch).compile(QUICKLY)
+        return _compiled[same]
 
     patch.setattr(TrainProgram, "compile", compile_step)
+    patch.setattr(TrainProgram, "flops", lambda self: 1)
 
 
 def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
@@ -284,6 +382,23 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
     logged, again = logged_losses(one), logged_losses(other)
     assert step in logged
     assert {number: again.get(number) for number in logged} == logged  # a resumed run logs its first step as well
+
+
+def assert_like(one: Path, other: Path, step: int) -> None:
+    """What other meshes and processes come to: the same place in the data, the same numbers within tolerance.
+
+    Float32 sums in another order differ in the last digits, and Adam divides by small moments.
+    """
+    ours, theirs = logged_losses(one), logged_losses(other)
+    for number in sorted({*ours} & {*theirs}):
+        for name in ("loss", "gradient_norm"):
+            assert ours[number][name] == pytest.approx(theirs[number][name], rel=LOSS_TOLERANCE), (number, name)
+    (arrays, place), (others, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
+    assert place == other_place
+    for name, leaf in arrays.items():
+        if name.startswith(("params/", "train/ema/")):
+            largest = np.abs(others[name]).max() + 0.1
+            np.testing.assert_allclose(leaf, others[name], rtol=0, atol=PARAMETER_TOLERANCE * largest, err_msg=name)
 
 
 def _configure(settings: dict[str, object]) -> None:

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates; 2 if a clip is unusable or a measure asked for by name did not run."""
     check_flags(args)
+    _check_measures(args)
     setup = _open(args)
     if args.output is None:
         return 0
@@ -55,6 +56,17 @@ def run(args: argparse.Namespace) -> int:
     else:
         faults = []
     return _measure(args, setup, made_with, faults)
+
+
+def _check_measures(args: argparse.Namespace) -> None:
+    """What is asked for and cannot be is said now, not after hours of sampling."""
+    from smcd_jax.evaluation.grounding_run import open_follower
+    from smcd_jax.evaluation.measure_run import check_names
+    from smcd_jax.evaluation.sprite_scenes import SpriteScenes
+
+    check_names(args.measures or ())
+    for name in args.trackers or ():
+        open_follower(name, lambda: SpriteScenes(args.data))
 
 
 class _Setup(NamedTuple):

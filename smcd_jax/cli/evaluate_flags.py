@@ -44,7 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--trackers",
         type=_names,
         metavar="A,B",
-        help="of grounding: csrt, medianflow, sprites (exact, for records of sprites); default: those that fit",
+        help="of grounding: csrt, medianflow, vit:FILE.onnx (learned), sprites (exact, for records of sprites); "
+        "default: csrt, and sprites where the records are of them",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="DIR", help="folder of the clips and results")

@@ -4,17 +4,27 @@ Some uses:
   smcd train --config configs/stage2_scene.py --workdir runs/stage2
   smcd train --config configs/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
   smcd train --config configs/stage2_scene.py --workdir runs/stage2 --compile_only
-Exit status 42 means: told to stop, saved, start the same command again.
+Exit status 42 means: told to stop, saved, start the same command again; one above 128, that another process of the run
+has gone: start all of them again.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import sys
+import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
-from smcd_jax.cli.console import progress_line
+from smcd_jax.cli.console import error, progress_line
 from smcd_jax.cli.parser import CommandParser
 from smcd_jax.errors import SMCDError
+
+_LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in what JAX says of it
+_GRACE_SECONDS = 3.0
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -49,9 +59,43 @@ def run(args: argparse.Namespace) -> int:
     from smcd_jax.training.signals import EXIT_AGAIN
 
     say = progress_line if jax.process_index() == 0 else lambda line: None
-    outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
+    try:
+        outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
+    except Exception as failure:
+        if jax.process_count() > 1:
+            _leave_at_once(failure)
+        raise
     say({"done": f"done: step {outcome.step} is saved in {args.workdir}"}.get(outcome.ended, outcome.ended))
     return EXIT_AGAIN if outcome.ended == "stopped" else 0
+
+
+def _leave_at_once(failure: Exception) -> NoReturn:
+    """Says what went wrong, and ends this process of several in a way that the others notice.
+
+    An orderly exit waits minutes for all of them, while they wait in a collective for this one.
+    """
+    import jax
+
+    from smcd_jax.cli import BUG, WRONG_INPUT
+    from smcd_jax.training.signals import EXIT_LOST
+
+    reason, status = " ".join(str(failure).split())[:200], BUG
+    if isinstance(failure, SMCDError):
+        error(f"process {jax.process_index()}: {failure}")
+        status = WRONG_INPUT
+    elif isinstance(failure, jax.errors.JaxRuntimeError) and re.search(_LOST_PEER, reason, re.IGNORECASE):
+        error(
+            f"process {jax.process_index()}: another process of this run has ended or is out of reach, and its own log "
+            f"says why ({reason}). Start all of them again: they go on from the newest checkpoint"
+        )
+        status = EXIT_LOST
+    else:
+        traceback.print_exception(failure)
+    if jax.process_index() == 0:
+        time.sleep(_GRACE_SECONDS)  # with the first process the others end too: they may be about to say the same
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _profiled(text: str | None) -> range | None:

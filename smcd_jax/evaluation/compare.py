@@ -145,10 +145,12 @@ def _check_alike(first: Results, second: Results) -> None:
             f"the two are of different lists ({described[0]}; {described[1]}): "
             "evaluate both with the same --list and --count"
         )
-    for key, words in (("records", "records"), ("max_objects", "numbers of objects")):
+    for key, words, same in (("records", "records", "records"), ("max_objects", "numbers of objects", "--max_objects")):
         values = [of.evaluation[key] for of in (first, second)]
         if values[0] != values[1]:
-            raise SMCDError(f"the two are of different {words} ({values[0]}; {values[1]}): evaluate both on the same")
+            raise SMCDError(
+                f"the two are of different {words} ({values[0]}; {values[1]}): evaluate both with the same {same}"
+            )
 
 
 def _difference(first: Measure | None, second: Measure | None) -> Difference:

@@ -19,6 +19,7 @@ from smcd_jax.evaluation.grounding import (
     displacement_correlation,
     grounding_scores,
 )
+from smcd_jax.evaluation.learned_tracker import VIT, VitTracker
 from smcd_jax.evaluation.measure import CONFIDENCE, MOST_NAMED, RESAMPLES, SEED, Measure
 from smcd_jax.evaluation.sprite_scenes import SpriteScenes
 from smcd_jax.evaluation.trackers import OpenCVTracker, Tracker, track_objects
@@ -51,12 +52,14 @@ class Follower(NamedTuple):
         implementation: with its version.
         frame_rule: how frames are made ready for it.
         find: where the objects of a clip are in each version of it.
+        weights_sha256: of the file of a learned one, else None.
     """
 
     name: str
     implementation: str
     frame_rule: str
     find: Callable[[AskedClip, Mapping[str, Video]], Found]
+    weights_sha256: str | None = None
 
 
 class Grounding(NamedTuple):
@@ -75,11 +78,11 @@ def open_follower(name: str, scenes: Callable[[], SpriteScenes]) -> Follower:
     """What follows objects, by name.
 
     Args:
-        name: one of `smcd_jax.evaluation.trackers.TRACKERS`, or `SPRITES`.
+        name: one of `smcd_jax.evaluation.trackers.TRACKERS`, "vit:FILE.onnx", or `SPRITES`.
         scenes: of the records; called for `SPRITES` only.
 
     Raises:
-        SMCDError: no such tracker, OpenCV is not installed, or the records are not of sprites.
+        SMCDError: no such tracker or file, OpenCV is not installed, or the records are not of sprites.
     """
     if name == SPRITES:
         known = scenes()
@@ -90,8 +93,8 @@ def open_follower(name: str, scenes: Callable[[], SpriteScenes]) -> Follower:
             rule,
             lambda clip, videos: _detected(known, clip, videos),
         )
-    tracker = OpenCVTracker(name)
-    return of_tracker(tracker)
+    method, colon, file = name.partition(":")
+    return of_tracker(VitTracker(file) if (method, colon) == (VIT, ":") else OpenCVTracker(name))
 
 
 def of_tracker(tracker: Tracker) -> Follower:
@@ -101,6 +104,7 @@ def of_tracker(tracker: Tracker) -> Follower:
         f"{tracker.name} of {tracker.version}, each object by itself from its first box",
         "every frame, enlarged by a whole factor to the shorter side in the tracker's name",
         lambda clip, videos: _tracked(tracker, clip, videos),
+        tracker.weights_sha256,
     )
 
 
@@ -130,7 +134,11 @@ def measure_grounding(store: ClipStore, follower: Follower, progress: Progress) 
             advance()
     if not overlaps:
         raise SMCDError("no clip has an object to follow")
-    described = {"implementation": follower.implementation, "frame_rule": f"{COUNTED}; {follower.frame_rule}"}
+    described = {
+        "implementation": follower.implementation,
+        "weights_sha256": follower.weights_sha256,
+        "frame_rule": f"{COUNTED}; {follower.frame_rule}",
+    }
     measures = {
         version: [
             *_measures(found, follower.name, described),

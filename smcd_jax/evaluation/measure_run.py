@@ -121,14 +121,13 @@ class MeasureRun:
         Raises:
             SMCDError: there is no measure of a name.
         """
-        for name in names:
-            if name not in KINDS:
-                raise SMCDError(f"measure {name!r} is unknown; use some of {', '.join(KINDS)}")
+        check_names(names)
         made: list[Figure] = []
         for name, kind in KINDS.items():
             if name == "grounding" and name in names:
                 for tracker in self.trackers:
-                    made += self._tried(f"{name}-{tracker}", kind, tracker)
+                    method = tracker.partition(":")[0]  # results name no file of this machine
+                    made += self._tried(f"{name}-{method}", kind, tracker)
             elif name in names:
                 made += self._tried(name, kind, kind.extractor)
         return made
@@ -178,6 +177,17 @@ class MeasureRun:
         if hasattr(extractor, "texts") and captions:
             texts = dict(zip(captions, extractor.texts(list(captions.values())), strict=True))
         return _Read(_Described(*(getattr(extractor, field) for field in _Described._fields)), frames, texts)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses names of which there is no measure.
+
+    Raises:
+        SMCDError: there is none of a name.
+    """
+    for name in names:
+        if name not in KINDS:
+            raise SMCDError(f"measure {name!r} is unknown; use some of {', '.join(KINDS)}")
 
 
 def _figures(measures: ByVersion) -> list[Figure]:

@@ -41,14 +41,16 @@ def load_cv2(purpose: str, needs: str) -> ModuleType:
 
 @contextlib.contextmanager
 def repeatable(cv2: ModuleType) -> Iterator[None]:
-    """Within it OpenCV runs on one thread, from one seed: the same input gives the same output."""
-    threads = cv2.getNumThreads()
+    """Within it OpenCV runs on one thread, from one seed: the same input gives the same output. It warns of nothing."""
+    threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         yield
     finally:
         cv2.setNumThreads(threads)
+        cv2.utils.logging.setLogLevel(level)
 
 
 def check_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> None:

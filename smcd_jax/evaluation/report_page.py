@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smcd_jax.evaluation.clip_store import REFERENCES
 from smcd_jax.evaluation.results import Results, fault_lines, in_digits
@@ -187,6 +188,7 @@ def write_report(results: Results, folder: Path) -> Path:
         title="smcd evaluate",
         intro=[
             paragraph(about),
+            paragraph(_made_with(results.evaluation["videos"]["made_with"])),
             table(header, rows),
             *map(paragraph, [*results.remarks(), *fault_lines(results.faults)]),
         ],
@@ -196,6 +198,13 @@ def write_report(results: Results, folder: Path) -> Path:
 
 
 _ABOVE = {"real": "real, with its boxes", "generated": "generated, with the boxes asked for", "found": "as tracked"}
+
+
+def _made_with(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "Videos that were made elsewhere."
+    options = ", ".join(f"{name} {value}" for name, value in run["options"].items())
+    return f"Made by the model {run['model'][:12]}, {run['batch_size']} at once: {options}"
 
 
 def _article(card: Card) -> str:

@@ -3,13 +3,14 @@
 CSRT: Lukezic et al., "Discriminative Correlation Filter with Channel and Spatial Reliability", CVPR 2017. The second
 opinion is of another family, points followed forth and back by optical flow: Kalal, Mikolajczyk, Matas,
 "Forward-Backward Error: Automatic Detection of Tracking Failures", ICPR 2010. Of OpenCV's others that need no weights,
-MIL and TLD do not repeat themselves, and KCF and MOSSE lose most sprites.
+MIL and TLD do not repeat themselves, and KCF and MOSSE lose most sprites. A learned one: `learned_tracker`.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +35,8 @@ class Tracker(Protocol):
 
     Attributes:
         name: of the method, with every setting that changes its boxes; stands in the results.
-        version: of what implements it, such as "OpenCV 5.0.0", or the hash of the weights.
+        version: of what implements it, such as "OpenCV 5.0.0".
+        weights_sha256: of the file of a learned one, else None.
     """
 
     @property
@@ -42,6 +44,9 @@ class Tracker(Protocol):
 
     @property
     def version(self) -> str: ...  # noqa: D102
+
+    @property
+    def weights_sha256(self) -> str | None: ...  # noqa: D102
 
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
@@ -69,9 +74,11 @@ class OpenCVTracker:
         SMCDError: OpenCV is not installed, or there is no such tracker.
     """
 
+    weights_sha256 = None
+
     def __init__(self, kind: str, *, shorter_side: int = SHORTER_SIDE):
         if kind not in TRACKERS:
-            raise SMCDError(f"tracker {kind!r} is unknown: use one of {', '.join(TRACKERS)}")
+            raise SMCDError(f"tracker {kind!r} is unknown: use one of {', '.join(TRACKERS)}, or vit:FILE.onnx")
         self._cv2 = load_cv2(f"the tracker {kind}", TRACKERS[kind])
         self._create: Callable = operator.attrgetter(TRACKERS[kind])(self._cv2)
         self._shorter_side = shorter_side
@@ -87,13 +94,13 @@ class OpenCVTracker:
             SMCDError: frames of another form, or a first box that is not finite or smaller than `SMALLEST_SIDE` in
                 the enlarged picture.
         """
-        pictures = self._enlarged(frames)
+        pictures = enlarged(self._cv2, frames, self._shorter_side)
         height, width = pictures.shape[1:3]
         size = np.array([width, height, width, height])
         first_box = np.asarray(first_box, np.float32)
         boxes = np.full((len(frames), 4), np.nan, np.float32)
         boxes[0] = first_box
-        start = _whole_pixels(first_box, size)
+        start = whole_pixels(first_box, size)
         try:
             with repeatable(self._cv2):
                 tracker = self._create()
@@ -103,25 +110,28 @@ class OpenCVTracker:
                     if found:
                         boxes[frame] = np.array([x, y, x + across, y + down]) / size
         except self._cv2.error as error:
-            reason = " ".join(str(error).split())[:200]
             raise SMCDError(
                 f"tracker {self.name}: {self.version} fails on the object that starts at {format_box(first_box)} "
-                f"({reason}); leave the object out, or take another tracker"
+                f"({in_a_line(error)}); leave the object out, or take another tracker"
             ) from error
         return boxes
 
-    def _enlarged(self, frames: np.ndarray) -> UInt8[np.ndarray, "f h w 3"]:
-        """Blue first, as OpenCV takes them."""
-        check_frames(frames)
-        height, width = frames.shape[1:3]
-        factor = max(1, -(-self._shorter_side // min(height, width)))
-        size = (width * factor, height * factor)
-        return np.stack(
-            [
-                self._cv2.resize(np.ascontiguousarray(frame[..., ::-1]), size, interpolation=self._cv2.INTER_CUBIC)
-                for frame in frames
-            ]
-        )
+
+def enlarged(
+    cv2: ModuleType, frames: UInt8[np.ndarray, "f h w 3"], shorter_side: int
+) -> UInt8[np.ndarray, "f h2 w2 3"]:
+    """Frames enlarged by the smallest whole factor that makes their shorter side at least that; blue first.
+
+    Raises:
+        SMCDError: frames of another form.
+    """
+    check_frames(frames)
+    height, width = frames.shape[1:3]
+    factor = max(1, -(-shorter_side // min(height, width)))
+    size = (width * factor, height * factor)
+    return np.stack(
+        [cv2.resize(np.ascontiguousarray(frame[..., ::-1]), size, interpolation=cv2.INTER_CUBIC) for frame in frames]
+    )
 
 
 def track_objects(
@@ -157,8 +167,21 @@ def track_objects(
     return found
 
 
-def _whole_pixels(box: np.ndarray, size: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width, height in pixels of the part within the picture."""
+def in_a_line(error: Exception) -> str:
+    """What OpenCV says of an error, without its line breaks and not too long."""
+    return " ".join(str(error).split())[:200]
+
+
+def whole_pixels(box: np.ndarray, size: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, width, height in pixels of the part of a box within the picture.
+
+    Args:
+        box: x1, y1, x2, y2 in 0..1.
+        size: width, height, width, height of the picture in pixels.
+
+    Raises:
+        SMCDError: that part is narrower or lower than `SMALLEST_SIDE`.
+    """
     if np.all(np.isfinite(box)):
         x1, y1, x2, y2 = np.clip(np.rint(box * size), 0, size).astype(int).tolist()
         if min(x2 - x1, y2 - y1) >= SMALLEST_SIDE:

@@ -108,7 +108,7 @@ class I3D(nn.Module):
         self.stage = [[InceptionBlock(widths, policy) for widths in stage] for stage in config.stages]
         self.classes = conv_3d(config.classes, policy)
 
-    def __call__(self, video: Float[Array, "b t 224 224 3"]) -> Float[Array, "b k"]:
+    def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b k"]:
         """Logits of videos in -1..1, averaged over time, in float32.
 
         Raises:
@@ -117,7 +117,7 @@ class I3D(nn.Module):
         pooled = self.pooled(video)[:, :, None, None]
         return self.classes(pooled).astype(jnp.float32).mean(axis=(1, 2, 3))
 
-    def pooled(self, video: Float[Array, "b t 224 224 3"]) -> Float[Array, "b s d"]:
+    def pooled(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b s d"]:
         """Features before the classes, in float32: s = ceil(t / 8) - 1 vectors per video. Raises as `__call__`."""
         frames, height, width = video.shape[1:4]
         if frames < MIN_FRAMES:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,17 +73,18 @@ def train(
         null = null_text(config)
         program = TrainProgram(config, mesh, null_text=null)
         say(_description(program))
+        run, saved = config.run, _checkpoint_config(config)
+        checkpoints = Checkpoints(folder.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every or None)
+        closing.push(_closes(checkpoints))
+        # before the step is compiled: who gave another config than the checkpoint's should not have to wait for that
+        begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
         started = time.perf_counter()
         step = program.compile()
         say(f"step compiled in {time.perf_counter() - started:.1f} s")
-        if compile_only:
+        if begun is None:
             return Outcome("compiled", 0)
 
-        run = config.run
-        checkpoints = Checkpoints(folder.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every or None)
-        closing.callback(checkpoints.close)
-        saved = _checkpoint_config(config)
-        state, order, done = _begin(program, checkpoints, data, saved, say)
+        state, order, done = begun
         folder.write_config(saved)
         frozen = program.frozen_params()
         writer = closing.enter_context(
@@ -91,6 +92,7 @@ def train(
         )
         validation = Validation(config, program, data, null, folder.samples)
         rates = _rates(program)
+        record = closing.enter_context(_profiler(profile, folder.logs))
         stop = closing.enter_context(StopRequest())
         stream = data.stream(order)
         closing.callback(stream.close)
@@ -103,7 +105,7 @@ def train(
             done += 1
             rates.step()
             checkpoints.check()
-            _profile(profile, done - first, folder.logs)
+            record(done - first, state)
             reason = stop.requested(done)
             last = done == run.steps or reason is not None
             if done % run.log_every == 0 or done == first + 1 or done == run.steps:
@@ -142,6 +144,9 @@ def _begin(
             f"these ({data.fingerprint}); give the same records, or another --workdir"
         )
     say(f"resuming after step {restored.step}")
+    ends, ended = program.config.run.steps, restored.config["run"]["steps"]
+    if program.config.optimizer.schedule == "cosine" and ends != ended:
+        logger.warning("the learning rate now falls until step %d; so far it fell until step %d", ends, ended)
     state = TrainState(params=restored.params, **restored.train)
     return state, data.place(restored.data["order"]), restored.step
 
@@ -150,6 +155,19 @@ def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
     """A state as the two items of a checkpoint."""
     rest = state._asdict()
     return rest.pop("params"), rest
+
+
+def _closes(checkpoints: Checkpoints) -> Callable[..., None]:
+    """For the end of a run. After an error in one of several processes a save is left as it is.
+
+    It would wait, for minutes, for a process that may have gone; what is not whole is not resumed from.
+    """
+
+    def close(kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or jax.process_count() == 1:
+            checkpoints.close()
+
+    return close
 
 
 def _checkpoint_config(config: TrainConfig) -> dict[str, Any]:
@@ -207,11 +225,33 @@ def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _profile(steps: range | None, since: int, logs: Path) -> None:
-    if steps is None:
-        return
-    if since == steps.start:
-        jax.profiler.start_trace(str(logs / "profile"))
-    if since == steps.stop:
+@contextlib.contextmanager
+def _profiler(steps: range | None, logs: Path) -> Iterator[Callable[[int, TrainState], None]]:
+    """What records these steps when it is called after every step; a run that ends within them keeps what there is."""
+    folder, begun, running, newest = logs / "profile", False, False, 0
+
+    def end() -> None:
         jax.profiler.stop_trace()
-        logger.warning("profile of %d steps is in %s; TensorBoard's profile tab shows it", len(steps), logs / "profile")
+        count = newest - steps.start
+        logger.warning("profile of %d steps is in %s; TensorBoard's profile tab shows it", count, folder)
+
+    def record(step: int, state: TrainState) -> None:
+        nonlocal begun, running, newest
+        newest = step
+        if steps is None or step not in (steps.start, steps.stop):
+            return
+        jax.block_until_ready(state.step)  # steps are only handed to the device: those recorded should be done there
+        if step == steps.start:
+            jax.profiler.start_trace(str(folder))
+            begun = running = True
+        elif running:
+            running = False
+            end()
+
+    try:
+        yield record
+    finally:
+        if running:
+            end()
+        if steps is not None and not begun:
+            logger.warning("no profile was made: the run ended before its step %d", steps.start)
