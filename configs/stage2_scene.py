@@ -5,7 +5,8 @@ Command   smcd train --config configs/stage2_scene.py --workdir runs/stage2
 Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
 Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps
 Hardware  a TPU slice v5e:2x4 with --config.mesh.fsdp=8; others in launch/README.md
-Memory    8.50 of 15.75 GiB a chip there at batch 16, as the TPU's compiler counts it (`smcd plan`); not run on one
+Memory    8.50 of 15.75 GiB a chip there at batch 16, 28.85 of 95.74 GiB on v5p:2x2x2 at batch 64, as the TPU's
+          compiler counts it (`smcd plan`); not run on one
 Time      0.42 s a step by that compiler's estimate (effort -1); not measured
 """
 

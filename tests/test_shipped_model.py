@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CLIPS = 12
+CLIPS = 8
 # AO of so few clips scatters by about 0.05 around the card's; a model that ignores its boxes stays at the still frame.
 MARGIN = 0.1
 
