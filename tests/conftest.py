@@ -10,8 +10,6 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# Compiling takes most of the time of most tests.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

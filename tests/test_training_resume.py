@@ -64,7 +64,7 @@ def kill(files: Files, workdir: Path, steps: int, *, chance: random.Random, earl
         time.sleep(chance.uniform(0, START))
     else:
         assert wait_for(process, lambda: log.read_text()[seen:].count("| loss") >= lines), log.read_text()
-        time.sleep(chance.uniform(0, 0.2))
+        time.sleep(chance.uniform(0, 2))  # a save takes about a second; the run goes no further than AT_MOST
     process.kill()
     assert process.wait(timeout=200) == -signal.SIGKILL, log.read_text()
     assert max(checkpoint_steps(workdir), default=0) >= max(before, default=0)
