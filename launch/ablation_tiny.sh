@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's ablation at small scale: six variants, two seeds, the same number of clips each; then a table.
-# Takes an hour and a half on 2 free cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on
-# from there. Arguments go to every `smcd train`.
+# Takes hours on 2 cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on from there.
+# Arguments go to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

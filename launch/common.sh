@@ -3,6 +3,12 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
+# Options of `smcd prepare sprites`: the world that the small model is trained and measured in.
+# shellcheck disable=SC2034  # for those that source this
+TINY_WORLD=(
+  --option width=32 --option height=32 --option max_objects=1 --option
+  'classes=["cat","dog","panda","fox","rocket","soccer ball","car","fish","balloon","star","apple","butterfly"]'
+)
 
 fail() {
   printf '%s\n' "$*" >&2

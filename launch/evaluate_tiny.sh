@@ -12,7 +12,6 @@ install_package eval
 cd "$ROOT"
 smcd=$VENV/bin/smcd
 folder=outputs/evaluate_tiny
-classes='["cat","dog","panda","fox","rocket","soccer ball","car","fish","balloon","star","apple","butterfly"]'
 model=${MODEL:-tiny}
 weights=$model/checksums.json
 [[ $model == tiny ]] && weights=smcd_jax/assets/models/tiny/checksums.json
@@ -20,7 +19,7 @@ weights=$model/checksums.json
 read -r hash _ < <(cksum "$weights") # clips of another model are not mixed with these
 
 "$smcd" prepare sprites --output $folder/records --splits test --workers 1 --option test_clips=64 \
-  --option width=32 --option height=32 --option max_objects=1 --option "classes=$classes"
+  "${TINY_WORLD[@]}"
 status=0 # 2: a clip could not be used, or a measure asked for by name did not run; the others are in the table
 "$smcd" evaluate --model "$model" --data $folder/records --list $folder/list.json --make_list 64 \
   --output "$folder/$hash" --num_inference_steps 10 --guidance_scale 2 --box_guidance_scale 2 --batch_size 8 "$@" ||

@@ -10,7 +10,6 @@ install_package data
 cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/tiny
-classes='["cat","dog","panda","fox","rocket","soccer ball","car","fish","balloon","star","apple","butterfly"]'
 
 # stage NAME CONFIG: trains until done and writes NAME/model; exit status 42 of a run means "start me again".
 stage() {
@@ -27,7 +26,7 @@ stage() {
 }
 
 "$smcd" prepare sprites --output $runs/records --option train_clips=6000 --option val_clips=200 \
-  --option test_clips=400 --option width=32 --option height=32 --option max_objects=1 --option "classes=$classes"
+  --option test_clips=400 "${TINY_WORLD[@]}"
 stage autoencoder configs/tiny_autoencoder.py "$@"
 "$smcd" prepare --features $runs/autoencoder/model --output $runs/records --splits train,val
 stage base_pictures configs/tiny_base.py:pictures "$@"

@@ -106,7 +106,9 @@ class TestTable:
 
     @pytest.mark.parametrize("gate", GATES)
     def test_every_gate_form_is_covered(self, gate):
-        sharding.coverage_report(shapes("tiny", gate), make_mesh(MeshShape(fsdp=8)))
+        tree = shapes("tiny", gate)
+        report = sharding.coverage_report(tree, make_mesh(MeshShape(fsdp=8)))
+        assert report.total.arrays == len(flatten(tree))
 
     def test_a_missing_rule_is_named_with_its_parameters(self):
         rules = [rule for rule in sharding.RULES if rule.name != "position net"]
@@ -145,7 +147,10 @@ class TestSpecs:
         for data, fsdp, tensor in [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 4, 2), (1, 2, 4)]:
             mesh = make_mesh(MeshShape(data, fsdp, tensor))
             for name, spec in specs_of(shapes("smcd"), MeshShape(data, fsdp, tensor)).items():
-                NamedSharding(mesh, spec).shard_shape(leaves[name].shape)  # raises where one does not divide
+                whole = leaves[name]
+                shard = NamedSharding(mesh, spec).shard_shape(whole.shape)  # raises where one does not divide
+                parts = math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+                assert math.prod(shard) * parts == math.prod(whole.shape), name
 
     def test_fsdp_takes_the_largest_axis_that_divides(self):
         specs = specs_of(shapes("smcd"), MeshShape(fsdp=8))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from smcd_jax.device_peaks import measured_flops
 from smcd_jax.diffusion.guidance import Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
@@ -24,8 +25,6 @@ from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, enc
 from smcd_jax.pipeline.denoise import denoise, predict
 from smcd_jax.runtime import Compiled, device_summary, enable_compile_cache, peak_memory_bytes
 
-MATMUL_SIDE = {"cpu": 2048}  # of the product that measures the device; large enough to fill it
-ACCELERATOR_SIDE = 8192
 ENCODERS = ("position_net", "image_encoder")
 
 
@@ -137,7 +136,7 @@ def measure_sampling(
         median_step_seconds=statistics.median(times),
         decode_seconds=decode_seconds,
         tflop_per_step=flops / 1e12,
-        matmul_tflop_per_second=_matmul_rate(policy),
+        matmul_tflop_per_second=measured_flops(policy.compute, precision=policy.precision) / 1e12,
         peak_memory_bytes=peak_memory_bytes(),
         device=device_summary(),
     )
@@ -206,10 +205,3 @@ def _decode_seconds(config: ModelConfig, policy: ComputePolicy) -> float:
     shape = (config.frames, config.height // side, config.width // side, config.autoencoder.latent_channels)
     program = Compiled(lambda params, z: module.apply({"params": params}, z, method="decode"))
     return min(_timed(lambda: program(params, jnp.ones(shape)), 1))
-
-
-def _matmul_rate(policy: ComputePolicy) -> float:
-    side = MATMUL_SIDE.get(jax.default_backend(), ACCELERATOR_SIDE)
-    a, b = (jax.random.normal(jax.random.key(seed), (side, side)).astype(policy.compute) for seed in (0, 1))
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=policy.precision))
-    return 2 * side**3 / min(_timed(lambda: product(a, b), 5)) / 1e12
