@@ -137,6 +137,13 @@ OUTPUT = Option("output", str, "NAME of the results; by default that of the pict
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
 
+# Options that the pipeline takes as they are, whatever clip it makes.
+PIPELINE_ARGUMENTS = (
+    *("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr", "eta"),
+    *("height", "width", "num_frames", "decode_chunk_size"),
+)
+
+
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every sampling option: what is given, or its default.
 

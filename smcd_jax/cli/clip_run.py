@@ -15,7 +15,7 @@ from jaxtyping import Float
 from smcd_jax.cli import console
 from smcd_jax.cli.clip import Clip
 from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
-from smcd_jax.cli.clip_options import check_fps
+from smcd_jax.cli.clip_options import PIPELINE_ARGUMENTS, check_fps
 from smcd_jax.errors import SMCDError
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.clock import Clock
@@ -39,8 +39,7 @@ def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict
     Raises:
         SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
     """
-    names = ("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr")
-    names += ("eta", "height", "width", "num_frames", "num_videos_per_prompt", "seed", "decode_chunk_size")
+    names = (*PIPELINE_ARGUMENTS, "num_videos_per_prompt", "seed")
     with memory_in_words():
         sample = pipeline(
             clip.picture,

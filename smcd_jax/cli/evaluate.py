@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smcd_jax.cli import console
 from smcd_jax.cli.animate import make_progress
-from smcd_jax.cli.clip_options import SAMPLING, check_fps, with_defaults
+from smcd_jax.cli.clip_options import PIPELINE_ARGUMENTS, SAMPLING, check_fps, with_defaults
 from smcd_jax.cli.evaluate_flags import BY_THE_LIST, add_flags, check_flags
 from smcd_jax.errors import SMCDError
 
@@ -164,9 +164,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     check_fps(options["fps"], ())
     check_sampler(options, config)
     asked, faults = read_all_asked(setup.records, setup.evaluation, max_objects=setup.max_objects, need_boxes=True)
-    names = ("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr")
-    names += ("eta", "height", "width", "num_frames", "decode_chunk_size")
-    arguments = {name: options[name] for name in names}
+    arguments = {name: options[name] for name in PIPELINE_ARGUMENTS}
     for clip in asked[:1]:  # what the model refuses of one it refuses of all
         sizes = {name: options[name] for name in ("height", "width", "num_frames")}
         picture, tracks = np.zeros((8, 8, 3), np.uint8), BoxTracks(clip.boxes, clip.mask, clip.labels)
@@ -240,7 +238,7 @@ def _tell(args: argparse.Namespace, results: Results) -> int:
 
     for line in results.table():
         console.result(line)
-    place = args.weights or os.environ.get("SMCD_WEIGHTS_DIR")
+    place = _weights_folder(args)
     if place and any(_WEIGHTS in figure.measure.note for figure in results.figures):
         console.result(f"{_WEIGHTS} is {place}")
     if not args.quiet:
@@ -284,12 +282,16 @@ def _export(args: argparse.Namespace, setup: _Setup, store: ClipStore) -> None:
 _WEIGHTS = "the folder of --weights"
 
 
+def _weights_folder(args: argparse.Namespace) -> Any:
+    return args.weights or os.environ.get("SMCD_WEIGHTS_DIR")
+
+
 def _open_extractor(args: argparse.Namespace, setup: _Setup, name: str) -> Any:
     from smcd_jax.cli.open_extractor import open_extractor
 
     try:
         return open_extractor(name, args.weights, model=setup.pipeline.folder if setup.pipeline else None)
     except SMCDError as error:
-        place = args.weights or os.environ.get("SMCD_WEIGHTS_DIR")
+        place = _weights_folder(args)
         message = str(error)  # goes into metrics.json, which names no place of this machine
         raise SMCDError(message.replace(str(place), _WEIGHTS) if place else message) from error
