@@ -81,7 +81,7 @@ def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
     table = make_solver_table(NoiseSchedule(), sampler="ddim", num_steps=3, eta=1.0)
     rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
     keys, weights = jax.random.key(7)[None], jnp.asarray(guidance.weights, jnp.float32)
-    program = pipeline._programs["denoise", 0.0]
+    program = pipeline.components.programs["denoise", 0.0]
 
     def run(state, start, stop):
         return program(unet, state, conditions, rows, weights, keys, np.int32(start), np.int32(stop))
@@ -95,7 +95,7 @@ def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
 
 
 def test_one_program_serves_every_sampler_and_number_of_steps(pipeline, sample):
-    program = pipeline._programs["denoise", 0.0]
+    program = pipeline.components.programs["denoise", 0.0]
     before = dict(program._programs)
     for scheduler, steps in (("euler", 3), ("dpmsolver++", 4), ("unipc", 2)):
         pipeline(**GIVEN | {"num_inference_steps": steps, "scheduler": scheduler, "guidance_scale": 3.0}, seed=5)
@@ -182,7 +182,7 @@ def test_components_that_are_let_go_give_the_same_frames(videos):
     frugal = SMCDPipeline.from_pretrained("tiny", keep_loaded=False)
     frames = frugal(**GIVEN | {"output_type": "uint8"}, seed=5).frames
     np.testing.assert_array_equal(frames, videos["uint8"].frames)
-    assert frugal._params == {}
+    assert frugal.components.loaded == ()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_wrong_option_is_refused_before_anything_is_computed(changes, words):
     with pytest.raises(SMCDError) as refusal:
         untouched(**GIVEN | changes)
     assert words in str(refusal.value)
-    assert untouched._params == {}
+    assert untouched.components.loaded == ()
 
 
 def test_a_request_holds_one_example_for_each_video():

@@ -111,7 +111,7 @@ def _finish(
     *,
     progress: Progress,
 ) -> dict[str, float]:
-    clock, options = Clock(pipeline.load_and_compile_seconds), description["options"]
+    clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
     try:
         with clock.stage("decode"), memory_in_words():
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)

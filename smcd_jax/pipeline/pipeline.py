@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -19,11 +16,11 @@ from smcd_jax.diffusion.samplers import Sampler, SamplerState, SolverTable, init
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import Spacing
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import to_model_range, to_uint8
+from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.layers import ComputePolicy
-from smcd_jax.models.registry import network
 from smcd_jax.pipeline.clock import Clock
+from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.conditions import (
     BranchTokens,
     ConditionInputs,
@@ -32,11 +29,10 @@ from smcd_jax.pipeline.conditions import (
     encode_tokens,
 )
 from smcd_jax.pipeline.denoise import denoise
+from smcd_jax.pipeline.encoders import Encoders
 from smcd_jax.pipeline.request import Request, make_request
 from smcd_jax.progress import Bars, Progress
-from smcd_jax.runtime import Compiled, enable_compile_cache, return_free_memory
-
-logger = logging.getLogger(__name__)
+from smcd_jax.runtime import enable_compile_cache
 
 OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["SMCDPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
@@ -73,17 +69,13 @@ class SMCDPipeline:
     """
 
     def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
-        _check_complete(folder)
         self.folder, self.config = folder, folder.config
         self.policy = ComputePolicy.for_device(dtype)
-        self.verify, self.keep_loaded = verify, keep_loaded
         self.schedule = NoiseSchedule(prediction_type=self.config.prediction_type)
         self.tokenizer = folder.tokenizer()
-        self.networks = {name: network(part, self.policy) for name, part in self.config.components().items()}
-        self._params: dict[str, Any] = {}
-        self._load_seconds = 0.0
-        self._programs: dict[Any, Compiled] = {}
-        self._progress = Progress()
+        self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded)
+        self.networks = self.components.networks
+        self._encoders = Encoders(self.components, self.config, self.tokenizer)
         enable_compile_cache()
 
     @classmethod
@@ -169,7 +161,7 @@ class SMCDPipeline:
             raise SMCDError(f"decode_chunk_size is {decode_chunk_size}; use 1 or more")
         if not 0 <= guidance_rescale <= 1:
             raise SMCDError(f"guidance_rescale is {guidance_rescale}; use a number from 0 to 1")
-        self._progress = _progress(progress)
+        self.components.progress = _progress(progress)
         request = make_request(
             self.config,
             image=image,
@@ -193,10 +185,10 @@ class SMCDPipeline:
                 box_guidance_scale=box_guidance_scale,
             )
 
-        clock = Clock(self.load_and_compile_seconds)
+        clock = Clock(self.components.load_and_compile_seconds)
         with clock.stage("encode"):
             tokens = self.encode_tokens(self.encode_inputs(request), guidance)
-        params = {name: self._component(name) for name in DENOISERS if name in self.networks}
+        params = {name: self.components.params(name) for name in DENOISERS if name in self.networks}
         with clock.stage("encode"):
             conditions = self.encode_conditions(params, tokens)
         with clock.stage("denoise"):
@@ -211,88 +203,66 @@ class SMCDPipeline:
                 callback=callback_on_step_end,
             )
         del params, conditions
-        self._release(*DENOISERS)
+        self.components.release(*DENOISERS)
         if before_decode is not None:
             before_decode(latents)
         frames = latents
         if output_type != "latent":
             with clock.stage("decode"):
-                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=self._progress)
+                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=self.components.progress)
             frames = _as_output(frames, output_type)
         return VideoOutput(frames, latents, request, clock.seconds())
 
     def encode_inputs(self, request: Request) -> ConditionInputs:
         """Text, labels and first frames through their encoders."""
-        texts = list(dict.fromkeys((*request.prompts, *request.negative_prompts)))
-        for text in texts:
-            self._warn_if_cut(text)
-        names = request.labels
-        embedded = self._encode_text(tuple(texts))
-        labels = self._encode_labels(names)
-        where = {name: index for index, name in enumerate(names)}
-        padded = np.zeros((*request.mask.shape, labels.shape[-1]), np.float32)
-        for example, tracks in zip(padded, request.tracks, strict=True):
-            example[:, : tracks.num_objects] = labels[[where[label] for label in tracks.labels]]
-        self._release("text_encoder")
-
-        pick = lambda wanted: jnp.asarray(embedded[[texts.index(text) for text in wanted]])  # noqa: E731
-        inputs = ConditionInputs(
-            text=pick(request.prompts),
-            null_text=pick(request.negative_prompts),
-            boxes=jnp.asarray(request.boxes),
-            mask=jnp.asarray(request.mask),
-            labels=jnp.asarray(padded),
-            image_latent=self._encode_pictures(request),
-        )
-        self._release("autoencoder")
-        return inputs
+        return self._encoders(request)
 
     def encode_tokens(self, inputs: ConditionInputs, guidance: Guidance) -> BranchTokens:
         """Box tokens and image tokens of every guidance branch; done before the UNet takes its memory."""
         names = [name for name in CONDITIONERS if name in self.networks]
         networks = {name: self.networks[name] for name in names}
-        program = self._compiled(
+        program = self.components.program(
             ("tokens", guidance.branches),
             lambda params, inputs: encode_tokens(networks, params, inputs, guidance.branches),
         )
-        tokens = program({name: self._component(name) for name in names}, inputs)
-        self._release(*CONDITIONERS)
+        tokens = program({name: self.components.params(name) for name in names}, inputs)
+        self.components.release(*CONDITIONERS)
         return tokens
 
     def encode_conditions(self, params: dict[str, Any], tokens: BranchTokens) -> SamplingConditions:
         """Keys and values of every guidance branch (`smcd_jax.pipeline.conditions`)."""
         networks = {name: self.networks[name] for name in params}
-        program = self._compiled("conditions", lambda params, tokens: encode_conditions(networks, params, tokens))
+        program = self.components.program(
+            "conditions", lambda params, tokens: encode_conditions(networks, params, tokens)
+        )
         return program(params, tokens)
-
-    def load_and_compile_seconds(self) -> tuple[float, float]:
-        """Seconds spent reading weights and compiling since the pipeline was made."""
-        return self._load_seconds, sum(program.compile_seconds for program in self._programs.values())
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage shows before the first sample and not during it."""
-        self._progress = _progress(progress)
+        self.components.progress = _progress(progress)
         for name in self.networks:
             if name in (*DENOISERS, *CONDITIONERS, "autoencoder", "text_encoder"):
-                self._component(name)
+                self.components.params(name)
 
     def decode(self, latents: np.ndarray, *, chunk_size: int = 8, progress: bool | Progress = False) -> np.ndarray:
         """uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, 4]; one program serves all chunks."""
-        self._progress = _progress(progress)
-        params, module = self._component("autoencoder"), self.networks["autoencoder"]
-        program = self._compiled("decode", lambda params, z: module.apply({"params": params}, z, method="decode"))
+        self.components.progress = _progress(progress)
+        params, module = self.components.params("autoencoder"), self.networks["autoencoder"]
+        program = self.components.program(
+            "decode", lambda params, z: module.apply({"params": params}, z, method="decode")
+        )
         flat = latents.reshape(-1, *latents.shape[2:]).astype(np.float32)
         size = min(chunk_size, len(flat))
         program.program(params, flat[:size])
         starts = range(0, len(flat), size)
         frames = []
-        with self._progress.stage("decode", len(starts), "chunk") as advance:
+        with self.components.progress.stage("decode", len(starts), "chunk") as advance:
             for start in starts:
                 chunk = flat[start : start + size]
                 filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
                 frames.append(to_uint8(np.asarray(program(params, filled))[: len(chunk)]))
                 advance()
-        self._release("autoencoder")
+        self.components.release("autoencoder")
         frames = np.concatenate(frames)
         return frames.reshape(*latents.shape[:2], *frames.shape[1:])
 
@@ -331,16 +301,16 @@ class SMCDPipeline:
                 guidance_rescale=guidance_rescale,
             )
 
-        program = self._compiled(("denoise", guidance_rescale), steps)
-        run = functools.partial(self._run_steps, program, params, conditions, rows, weights, keys)
+        program = self.components.program(("denoise", guidance_rescale), steps)
         program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
-        self._release()  # what the compiler has used
-        with self._progress.stage("denoise", table.num_steps, "step") as advance:
+        self.components.release()  # what the compiler has used
+        with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
             for step in range(table.num_steps):
-                state = run(state, step, step + 1)
+                begin, end = np.int32(step), np.int32(step + 1)
+                state = program(params, state, conditions, rows, weights, keys, begin, end)
                 if callback is not None:
                     state = self._call_back(callback, step, float(table.timesteps[step]), state)
-                if self._progress.live:
+                if self.components.progress.live:
                     jax.block_until_ready(state.latents)
                 advance()
             jax.block_until_ready(state.latents)
@@ -351,90 +321,9 @@ class SMCDPipeline:
             )
         return latents
 
-    @staticmethod
-    def _run_steps(
-        program: Compiled,
-        params: Any,
-        conditions: Any,
-        rows: Any,
-        weights: Any,
-        keys: Any,
-        state: SamplerState,
-        start: int,
-        stop: int,
-    ) -> SamplerState:
-        return program(params, state, conditions, rows, weights, keys, np.int32(start), np.int32(stop))
-
     def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
         changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
-
-    def _encode_text(self, texts: tuple[str, ...]) -> np.ndarray:
-        module = self.networks["text_encoder"]
-        program = self._compiled("text", lambda params, ids: module.apply({"params": params}, ids))
-        return np.asarray(program(self._component("text_encoder"), self._ids(texts)))[: len(texts)]
-
-    def _encode_labels(self, labels: tuple[str, ...]) -> np.ndarray:
-        module = self.networks["text_encoder"]
-        program = self._compiled(
-            "label", lambda params, ids: module.apply({"params": params}, ids, method="label_embedding")
-        )
-        return np.asarray(program(self._component("text_encoder"), self._ids(labels)))[: len(labels)]
-
-    def _ids(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, with empty texts added up to a power of two: few programs serve any number of texts."""
-        filled = [*texts, *[""] * (2 ** (len(texts) - 1).bit_length() - len(texts))]
-        ids = self.tokenizer.encode(filled, length=self.config.text_encoder.length)
-        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
-
-    def _encode_pictures(self, request: Request) -> jax.Array:
-        module = self.networks["autoencoder"]
-        pictures = to_model_range(request.pictures)
-        program = self._compiled(
-            "encode", lambda params, picture, noise: module.apply({"params": params}, picture, noise, method="encode")
-        )
-        side = self.config.autoencoder
-        shape = (pictures.shape[1] // side.downscale, pictures.shape[2] // side.downscale, side.latent_channels)
-        noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in request.seeds])
-        return program(self._component("autoencoder"), pictures, noise)
-
-    def _warn_if_cut(self, text: str) -> None:
-        length = self.config.text_encoder.length
-        if (count := self.tokenizer.count(text)) > length:
-            logger.warning("the prompt has %d tokens; the model reads the first %d: %.60s...", count, length, text)
-
-    def _component(self, name: str) -> Any:
-        if name not in self._params:
-            start = time.perf_counter()
-            with self._progress.stage(f"load {name}"):
-                self._params[name] = self.folder.params(name, dtype=self.policy.params, verify=self.verify)
-            self._load_seconds += time.perf_counter() - start
-        return self._params[name]
-
-    def _release(self, *names: str) -> None:
-        if not self.keep_loaded:
-            for name in names:
-                self._params.pop(name, None)
-            return_free_memory()
-
-    def _compiled(self, key: Any, function: Callable[..., Any]) -> Compiled:
-        if key not in self._programs:
-            name = key if isinstance(key, str) else key[0]
-            self._programs[key] = Compiled(function, around=lambda: self._progress.stage(f"compile {name}"))
-        return self._programs[key]
-
-
-def _check_complete(folder: ModelFolder) -> None:
-    """A network that is there must find the networks whose output it takes: without them it would sample nonsense."""
-    config = folder.config
-    needed = {"unet": True, "autoencoder": True, "text_encoder": True}
-    if config.unet is not None:
-        needed["position_net"] = config.unet.uses_objects
-        needed["image_encoder"] = config.unet.uses_image_tokens
-        needed["controlnet"] = config.unet.control
-    absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
-    if absent:
-        raise SMCDError(f"{folder.path}: the model has no {' and no '.join(absent)}; convert or copy it again")
 
 
 def _progress(progress: bool | Progress) -> Progress:
