@@ -1,7 +1,8 @@
-"""The paper's comparison at small scale: ways to bring in boxes and picture, each with the same number of clips.
+"""The paper's comparison at small scale: ways to bring in boxes and picture, each after the same number of frames.
 
 VARIANT is object (object gates alone), image (both, but boxes always left out), zc, gca, zc_gca, or joint (one stage
-from the base, boxes and picture at once). All but joint start from stage 1, whose pictures joint has not seen.
+from the base, boxes and picture at once). All but joint start from stage 1; joint sees as many frames as stage 1 and
+stage 2 together.
 
 Command   smcd train --config configs/tiny_ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
 Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
@@ -9,6 +10,7 @@ Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of t
 
 from ml_collections import ConfigDict
 
+from configs.tiny_object import get_config as stage_1
 from configs.tiny_scene import get_config as scene
 
 VARIANTS = ("object", "image", "zc", "gca", "zc_gca", "joint")
@@ -32,6 +34,7 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
     if variant == "image":
         config.drop.boxes = 1.0
     if variant == "joint":
+        config.run.steps += stage_1().run.steps  # both stages see 64 frames a step
         config.init.model = "runs/tiny/base_clips/model"
         config.init.fresh = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
         config.trained = ("position_net/.*", "image_encoder/.*", "unet/.*")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's ablation at small scale: six variants, two seeds, the same number of clips each; then a table.
+# The paper's ablation at small scale: six variants, two seeds, the same number of frames each; then a table.
 # Takes hours on 2 cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on from there.
 # Arguments go to every `smcd train`.
 set -euo pipefail
@@ -26,7 +26,9 @@ for seed in 0 1; do
     done
     [[ $status == 0 ]] || exit "$status"
     "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
-    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 64 --extra_clips 16 \
+    boxes=()
+    [[ $variant == image ]] && boxes=(--no_boxes)  # it never saw any
+    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 64 --extra_clips 16 "${boxes[@]}" \
       --output "$folder/figures.json"
   done
 done

@@ -36,16 +36,18 @@ BATCH = 8
 class Clip:
     """One held-out clip with its scene."""
 
-    def __init__(self, world: SpriteWorld, index: int):
+    def __init__(self, world: SpriteWorld, index: int, *, boxes_given: bool):
+        self.boxes_given = boxes_given
         self.index, self.scene = index, world.scene(index, split="test")
         drawn = world.render(index, split="test")
         self.video, self.boxes, self.mask, self.caption = drawn.video, drawn.boxes, drawn.mask, drawn.caption
         self.labels = tuple(drawn.labels)
 
     def tracks(self, boxes: np.ndarray | None = None, labels: tuple[str, ...] | None = None) -> BoxTracks:
-        """As asked for, or with other boxes or labels."""
+        """What the model is given: as asked for, or with other boxes or labels; or no object in any frame."""
         boxes = self.boxes if boxes is None else boxes
-        return BoxTracks(np.where(self.mask[..., None], boxes, 0), self.mask, labels or self.labels)
+        mask = self.mask & self.boxes_given
+        return BoxTracks(np.where(mask[..., None], boxes, 0), mask, labels or self.labels)
 
     def mirrored(self) -> np.ndarray:
         """Boxes that begin where the clip's do and move the opposite way, within the picture."""
@@ -65,13 +67,14 @@ def main() -> None:
     parser.add_argument("--guidance_scale", type=float, default=2.0)
     parser.add_argument("--box_guidance_scale", type=float, default=2.0)
     parser.add_argument("--max_objects", type=int, default=1)
+    parser.add_argument("--no_boxes", action="store_true", help="sample without boxes; measure against them")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
     pipe = SMCDPipeline.from_pretrained(args.model)
     size = {"width": pipe.config.width, "height": pipe.config.height, "frames": pipe.config.frames}
     world = SpriteWorld(WorldConfig(max_objects=args.max_objects, classes=CLASSES, **size))
-    clips = [Clip(world, index) for index in range(args.clips)]
+    clips = [Clip(world, index, boxes_given=not args.no_boxes) for index in range(args.clips)]
     start = time.perf_counter()
     how = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     boxed = how | {"box_guidance_scale": args.box_guidance_scale}
@@ -101,6 +104,7 @@ def main() -> None:
     )
     figures["settings"] = {
         **boxed,
+        "boxes_given": not args.no_boxes,
         "clips": args.clips,
         "extra_clips": len(clips),
         "model": pipe.folder.digest[:16],
