@@ -15,7 +15,7 @@ runs=runs/ablation
 [[ -f runs/tiny/object/model/model.json ]] || fail "run launch/train_tiny.sh first: the variants start from its stage 1"
 
 for seed in 0 1; do
-  for variant in zc_gca joint zc gca object image; do
+  for variant in zc_gca zc gca object image joint; do
     folder=$runs/${variant}_$seed
     [[ -f $folder/figures.json ]] && continue
     status=42
