@@ -1,8 +1,8 @@
 """The paper's comparison at small scale: ways to bring in boxes and picture, each after the same number of frames.
 
-VARIANT is object (object gates alone), image (both, but boxes always left out), zc, gca, zc_gca, or joint (one stage
-from the base, boxes and picture at once). All but joint start from stage 1; joint sees as many frames as stage 1 and
-stage 2 together.
+VARIANT is object (object gates alone: boxes, no picture), image (image gates alone: picture, boxes always left out),
+zc, gca, zc_gca (object gates, and the picture by input convolution, by image gates, by both), or joint (as zc_gca, but
+in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
 
 Command   smcd train --config configs/tiny_ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
 Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
@@ -29,7 +29,7 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
         config.model.image_encoder = None
         config.init.fresh = ()
         config.trained = ("unet/.*",)
-    if variant in ("object", "gca"):
+    if variant in ("object", "image", "gca"):
         config.model.unet.image_latent = False
     if variant == "image":
         config.drop.boxes = 1.0

@@ -17,7 +17,8 @@ runs=runs/ablation
 for seed in 0 1; do
   for variant in zc_gca zc gca object image joint; do
     folder=$runs/${variant}_$seed
-    [[ -f $folder/figures.json ]] && continue
+    figures=$runs/figures/${variant}_$seed.json
+    [[ -f $figures ]] && continue
     status=42
     while [[ $status == 42 ]]; do
       status=0
@@ -29,7 +30,7 @@ for seed in 0 1; do
     boxes=()
     [[ $variant == image ]] && boxes=(--no_boxes)  # it never saw any
     "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 64 --extra_clips 16 "${boxes[@]}" \
-      --output "$folder/figures.json"
+      --output "$figures"
   done
 done
-"$VENV/bin/python" launch/ablation_table.py "$runs"
+"$VENV/bin/python" launch/ablation_table.py "$runs/figures"

@@ -1,5 +1,6 @@
 """The launch files: what they run, what they start again, and that they are sound shell and a sound JobSet."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -94,7 +95,11 @@ class TestTrainAgain:
         saves = "trap 'sleep 0.5; exit 42' TERM; touch \"$0.up\"; while true; do sleep 0.05; done"
         smcd = program(tmp_path, "smcd", saves)
         process = subprocess.Popen(
-            [LAUNCH / "train_again.sh", *TRAIN], env=os.environ | {"SMCD": str(smcd)}, stderr=subprocess.PIPE
+            [LAUNCH / "train_again.sh", *TRAIN],
+            env=os.environ | {"SMCD": str(smcd)},
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job's children ignore SIGINT
         )
         try:
             for _ in range(200):
@@ -104,7 +109,8 @@ class TestTrainAgain:
             process.send_signal(number)
             assert process.wait(timeout=30) == EXIT_AGAIN
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
             process.communicate()
         assert len(calls(tmp_path, "smcd")) == 1
 
