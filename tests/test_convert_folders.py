@@ -17,9 +17,8 @@ from smcd_jax.convert.tensor_files import open_tensors
 from smcd_jax.convert.to_model_folder import convert_to_model_folder
 from smcd_jax.convert.to_torch import convert_to_torch
 from smcd_jax.convert.unet_table import unet_rows
-from smcd_jax.convert.untrained import write_untrained
 from smcd_jax.errors import SMCDError
-from smcd_jax.model_folder import ModelFolder
+from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.config import PRESETS, AutoencoderConfig, ControlNetConfig, TextEncoderConfig
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 
@@ -105,7 +104,11 @@ def test_second_file_may_hold_a_controlnet(tmp_path):
     )
     branch = ControlNetConfig(dataclasses.replace(unet, gate="none", control=False, object_width=1024))
     config = dataclasses.replace(tiny, unet=unet, image_encoder=None, controlnet=branch)
-    made = write_untrained(tmp_path / "made", config)
+    blank = {
+        name: {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in flatten(abstract_params(part)).items()}
+        for name, part in config.components().items()
+    }
+    made = write_model_folder(tmp_path / "made", config, blank.items(), origin=Origin("untrained"))
     convert_to_torch(tmp_path / "made", tmp_path / "torch")
     (tmp_path / "torch" / "configuration.json").unlink()
     folder, _ = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_width)

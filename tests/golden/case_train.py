@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,9 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     configs, aux = load_aux(golden, golden.case["aux"])
     configs = {"unet": config} | configs
     params = {"unet": unet_params} | aux
-    loss = jax.jit(jax.value_and_grad(lambda params: step_loss(configs, params, arrays, golden.config)))
-    value, gradients = loss(params)
+    # Inputs are arguments, dropped conditions among them, so that files of one stage share a compiled program.
+    loss = jax.jit(jax.value_and_grad(lambda params, inputs: step_loss(configs, params, inputs, stage)))
+    value, gradients = loss(params, step_inputs(arrays, drop_all=golden.config["drop_all"]))
     yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
 
     ours: dict[str, np.ndarray] = {}
@@ -45,29 +46,41 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     yield worst_gradient(ours, arrays, stage)
 
 
-def step_loss(
-    configs: Mapping[str, Any], params: Mapping[str, Any], arrays: Mapping[str, np.ndarray], how: Mapping[str, Any]
-) -> jax.Array:
-    """The loss that `smcd train` minimises, on stored latents, noise, times and conditions."""
+class StepInputs(NamedTuple):
+    """What one step is computed from; ``labels`` differ from frame to frame."""
+
+    latents: jax.Array
+    noised: Noised
+    conditions: Conditions
+    labels: jax.Array
+
+
+def step_inputs(arrays: Mapping[str, np.ndarray], *, drop_all: bool) -> StepInputs:
+    """Stored latents, noise, times and conditions."""
     noise = video(arrays["in/noise"])
     batch, frames = noise.shape[:2]
     clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
     latents = (picture(arrays["in/z_vae"]) * AutoencoderConfig().scaling_factor).reshape(noise.shape)
     boxes, mask, labels = (clips(f"in/{name}") for name in ("boxes", "masks", "text_embeddings"))
-    text = jnp.asarray(arrays["in/y"])
-    given = Conditions(text, boxes, mask, labels[:, 0], latents[:, 0], latents[:, 0])
-    if how["drop_all"]:
+    given = Conditions(jnp.asarray(arrays["in/y"]), boxes, mask, labels[:, 0], latents[:, 0], latents[:, 0])
+    if drop_all:
         everything = DropConfig(boxes=1.0, image_latent=1.0, image_tokens=1.0)
         given = drop_conditions(given, jax.random.key(0), rates=everything, null_text=None)
+    return StepInputs(latents, Noised(noise, jnp.asarray(arrays["in/t"])), given, labels)
 
-    used = configs if how["stage"] == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
+
+def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], inputs: StepInputs, stage: int) -> jax.Array:
+    """The loss that `smcd train` minimises."""
+    used = configs if stage == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
     networks: dict[str, Any] = {name: network(part) for name, part in used.items()}
-    networks["position_net"] = LabelsByFrame(networks["position_net"], labels)
+    networks["position_net"] = LabelsByFrame(networks["position_net"], inputs.labels)
     config = TrainConfig(
-        model=ModelConfig(**{"image_encoder": None, **used}), trained=("unet/.*",), temporal=how["stage"] == 2
+        model=ModelConfig(**{"image_encoder": None, **used}), trained=("unet/.*",), temporal=stage == 2
     )
-    noised = Noised(noise, jnp.asarray(arrays["in/t"]))
-    return denoising_losses(networks, params, latents, noised, conditions=given, config=config).mean()
+    losses = denoising_losses(
+        networks, params, inputs.latents, inputs.noised, conditions=inputs.conditions, config=config
+    )
+    return losses.mean()
 
 
 class LabelsByFrame:
