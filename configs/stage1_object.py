@@ -28,6 +28,7 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.data.crop_keep = 0.9
     config.data.frames = 1
     config.data.batch_size = 64
+    config.run.validate_every = config.run.sample_every = 0  # the grounded pictures are of one split
     config.optimizer.learning_rate = 3e-5
     config.remat = "blocks" if preset == "smcd" else "none"
     return config

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from data_pipeline.batches import HostBatch
 from smcd_jax.errors import SMCDError
-from smcd_jax.sharding import BATCH_AXES, batch_sharding
+from smcd_jax.sharding import batch_parts, batch_sharding
 
 
 def local_rows(mesh: Mesh, global_batch: int) -> range:
@@ -25,7 +24,7 @@ def local_rows(mesh: Mesh, global_batch: int) -> range:
         SMCDError: the batch does not divide, or the rows of this process do not stand together.
     """
     sharding = batch_sharding(mesh)
-    shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.axis_names], dtype=np.int64))
+    shards = batch_parts(mesh)
     if global_batch % shards:
         raise SMCDError(
             f"a global batch of {global_batch} does not divide by the {shards} parts of the mesh's batch axes"

@@ -15,17 +15,11 @@ runs=runs/ablation
 [[ -f runs/tiny/object/model/model.json ]] || fail "run launch/train_tiny.sh first: the variants start from its stage 1"
 
 for seed in 0 1; do
-  for variant in zc_gca zc gca object image joint; do
+  for variant in zc_gca zc gca joint object image; do
     folder=$runs/${variant}_$seed
     figures=$runs/figures/${variant}_$seed.json
     [[ -f $figures ]] && continue
-    status=42
-    while [[ $status == 42 ]]; do
-      status=0
-      "$smcd" train --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@" ||
-        status=$?
-    done
-    [[ $status == 0 ]] || exit "$status"
+    launch/train_again.sh --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@"
     "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
     boxes=()
     [[ $variant == image ]] && boxes=(--no_boxes)  # it never saw any

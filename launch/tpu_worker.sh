@@ -28,6 +28,8 @@ setup() {
 start() {
   ! running || return 0
   rm -f run.status
+  # One compile cache for all workers, which outlives them: only the first process writes it.
+  ! mountpoint -q /mnt/smcd || export SMCD_CACHE_DIR=${SMCD_CACHE_DIR:-/mnt/smcd/cache}
   # The status is written last, by the shell around the run, which outlives the connection.
   # shellcheck disable=SC2016  # that shell expands it
   nohup setsid bash -c 'status=0; launch/train_again.sh "$@" || status=$?; echo $status >run.status' start "$@" \

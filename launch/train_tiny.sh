@@ -11,17 +11,12 @@ cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/tiny
 
-# stage NAME CONFIG: trains until done and writes NAME/model; exit status 42 of a run means "start me again".
+# stage NAME CONFIG: trains until done and writes NAME/model.
 stage() {
-  local name=$1 config=$2 status
+  local name=$1 config=$2
   shift 2
   [[ -f $runs/$name/model/model.json ]] && return
-  while :; do
-    status=0
-    "$smcd" train --config "$config" --workdir "$runs/$name" "$@" || status=$?
-    [[ $status == 42 ]] || break
-  done
-  [[ $status == 0 ]] || exit "$status"
+  launch/train_again.sh --config "$config" --workdir "$runs/$name" "$@"
   "$smcd" export --workdir "$runs/$name" --output "$runs/$name/model" --license Apache-2.0
 }
 

@@ -109,6 +109,19 @@ def _refuse_beyond_memory(program: Any) -> None:
 
 
 @contextlib.contextmanager
+def memory_in_words(smaller: str) -> Iterator[None]:
+    """Says in one line that memory does not suffice, and with ``smaller`` what needs less of it."""
+    try:
+        yield
+    except MemoryError as error:
+        raise SMCDError(f"the memory of this machine does not suffice; {smaller}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise SMCDError(f"the memory of the device does not suffice; {smaller}") from error
+
+
+@contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
     """No garbage collection within the block: tracing makes a million objects that live on, and looking them over again
     and again takes a third of its time (tiny training step, 8.0 s against 5.3 s of processor time).

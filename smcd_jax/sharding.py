@@ -186,6 +186,11 @@ def state_shardings(state: Any, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> 
     return tree_map_with_path(place, state)
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """In how many parts the mesh splits the rows of a batch; their number must be a multiple of it."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.axis_names)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over those of the axes `data` and `fsdp` that the mesh has; all else whole on every device."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)

@@ -95,11 +95,11 @@ class TestTrainAgain:
         saves = "trap 'sleep 0.5; exit 42' TERM; touch \"$0.up\"; while true; do sleep 0.05; done"
         smcd = program(tmp_path, "smcd", saves)
         process = subprocess.Popen(
-            [LAUNCH / "train_again.sh", *TRAIN],
+            # a background job's children ignore SIGINT, and what is ignored at the start cannot be trapped
+            ["env", "--default-signal=INT,TERM", LAUNCH / "train_again.sh", *TRAIN],
             env=os.environ | {"SMCD": str(smcd)},
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job's children ignore SIGINT
         )
         try:
             for _ in range(200):

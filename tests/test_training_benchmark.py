@@ -51,6 +51,14 @@ class TestMeasures:
         assert measures.tflop_per_step == program.flops() / 1e12
         assert (measures.batch, measures.inputs, measures.dtype, measures.mesh["fsdp"]) == (8, "features", "float32", 8)
 
+    @pytest.mark.parametrize(
+        ("overrides", "multiple"),
+        [(("data.batch_size=12",), "8"), (("data.batch_size=24", "optimizer.accumulation=2"), "16")],
+    )
+    def test_a_batch_that_the_mesh_does_not_divide_is_refused(self, overrides, multiple):
+        with pytest.raises(SMCDError, match=f"does not divide: use a multiple of {multiple} "):
+            measure_training(small_config(*overrides))
+
     def test_no_step_is_nothing_to_measure(self):
         with pytest.raises(SMCDError, match="steps_timed is 0"):
             measure_training(small_config(), steps_timed=0)

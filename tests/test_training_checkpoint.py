@@ -466,7 +466,9 @@ class TestReadForExport:
         (folder / "20" / "config" / "config.json").unlink()
         assert read_checkpoint(folder)[0] == 10
         assert "step 20 is damaged (config/config.json is missing); reading step 10" in caplog.text
-        assert "step 20: config/config.json is missing" in refusal(read_checkpoint, folder, step=20)
+        message = refusal(read_checkpoint, folder, step=20)
+        assert "step 20 is damaged (config/config.json is missing); leave out --step" in message
+        assert "(there are: 10)" in message
         assert Checkpoints(folder).steps() == [10, 20]
 
     def test_an_absent_step_or_folder_is_refused_with_what_there_is(self, folder, tmp_path):

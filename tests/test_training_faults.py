@@ -5,6 +5,7 @@ How checkpoints, workdir, signals and metrics meet damage by themselves is teste
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ from smcd_jax.training.metrics import METRICS_FILE
 from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import trained_paths
 from smcd_jax.training.step import make_train_step
+from smcd_jax.training.validation import Validation
 from tests.training_run import (
     MODEL,
     ROOT,
@@ -298,7 +300,57 @@ class TestFlags:
         assert (workdir / METRICS_FILE).exists() == begun
 
 
+class TestValidation:
+    LOOKS = ("run.validate_every=2", "run.validation_examples=9", "run.sample_every=4", "run.samples=3")
+
+    def test_it_needs_no_more_examples_than_there_are_and_any_number_of_samples(self, files, straight, tmp_path):
+        """The loss in batches of the run's size, samples in one that the mesh divides; the run is the same run."""
+        workdir = tmp_path / "run"
+        more = (*self.LOOKS, "run.sample_steps=2", "mesh.fsdp=2", f"run.steps={STEPS}")
+        assert train_here(files, workdir, *EVERY, *more, devices=8) == 0
+        lines = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
+        assert [line["step"] for line in lines if "validation_loss" in line] == [2, 4, 6]
+        assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+            "00000004.png",
+            *(f"00000004_{index}.mp4" for index in range(3)),
+        ]
+
+    @pytest.mark.parametrize("split", ["", "held_out"])
+    def test_a_split_that_is_not_there_is_said_before_anything_is_compiled(self, files, tmp_path, capfd, split):
+        assert train_here(files, tmp_path / "run", *self.LOOKS, f"data.validation_split={split}") == 2
+        said = capfd.readouterr().err
+        assert f"data.validation_split is {split!r}, and {files.records} holds " in said
+        assert "run.validate_every=0" in said
+        assert "compiled" not in said
+
+    def test_the_newest_step_is_saved_before_a_look_that_fails(self, files, tmp_path, monkeypatch):
+        monkeypatch.setattr(Validation, "loss", lambda *_: 1 / 0)
+        assert train_here(files, tmp_path / "run", *EVERY, "run.validate_every=2", f"run.steps={STEPS}") == 1
+        assert checkpoint_steps(tmp_path / "run") == [2]
+
+
+def test_memory_that_does_not_suffice_is_one_line_with_what_needs_less(files, tmp_path, monkeypatch, capfd):
+    def compile_step(self):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm\nUsed 20G of 15G")
+
+    monkeypatch.setattr(TrainProgram, "compile", compile_step)
+    assert train_here(files, tmp_path / "run", *EVERY) == 2
+    said = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert len(said) == 1
+    assert "the memory of the device does not suffice; use a larger --config.mesh.fsdp" in said[0]
+
+
 class TestExport:
+    def test_another_base_is_refused_and_one_that_has_moved_is_named(self, files, straight, tmp_path, capfd):
+        command = ["export", "--workdir", str(straight), "--output", str(tmp_path / "model"), "--base"]
+        assert main([*command, str(tmp_path / "gone")]) == 2
+        assert "give its folder with --base" in capfd.readouterr().err
+        assert main([*command, "tiny"]) == 2
+        assert "tiny is not what the run started from" in capfd.readouterr().err
+        assert not (tmp_path / "model").exists()
+        shutil.copytree(files.model, tmp_path / "moved")
+        assert main([*command, str(tmp_path / "moved")]) == 0
+
     @pytest.mark.parametrize(
         ("flags", "item"), [((), "train/ema"), (("--no_ema",), "params"), (("--dtype", "bfloat16"), "train/ema")]
     )

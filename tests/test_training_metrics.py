@@ -8,6 +8,7 @@ import logging
 import math
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,15 @@ def test_videos_are_moving_pictures_in_the_event_file(tmp_path):
     with Image.open(tmp_path / "clip.gif") as picture:
         assert picture.n_frames == 3
         assert picture.size == (32, 18)
+
+
+def test_wandb_that_does_not_start_is_said_in_one_line(tmp_path, monkeypatch):
+    def init(**_):
+        raise RuntimeError("api_key not configured (no-tty).\nCall wandb.login()")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(SMCDError, match=r"does not start .api_key .*no-tty.* Call .*WANDB_MODE=offline"):
+        MetricWriter(tmp_path, wandb=True)
 
 
 def test_absent_wandb_is_named_once_and_the_rest_written(tmp_path, caplog, monkeypatch):

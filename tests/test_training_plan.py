@@ -31,7 +31,7 @@ from smcd_jax.training.state import abstract
 jax.devices()  # eight, before a topology asks for fewer
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
 CONFIG = "tests/training_run.py:pictures"
-OVERRIDES = ("mesh.fsdp=8", "run.sample_steps=2")
+OVERRIDES = ("mesh.fsdp=8", "run.sample_every=6", "run.sample_steps=2")
 GIB = 2**30
 
 

@@ -29,6 +29,8 @@ from tests.training_run import (
 
 STEPS = 6
 EVERY = ("run.save_every=2", "run.log_every=1", "run.keep_last=9", "mesh.fsdp=2", f"run.steps={STEPS}")
+# Not every process writes what is seen, and all must take part in making it.
+LOOKS = ("run.validate_every=3", "run.sample_every=6", "run.samples=3", "run.sample_steps=1")
 LOST = (EXIT_LOST, -signal.SIGABRT)  # by the command, or by JAX, whichever notices first
 BOUND = 150  # seconds; JAX takes 100 to give up a process that is silent
 
@@ -97,9 +99,26 @@ def pair(files):
 def together(pair, tmp_path_factory) -> Pair:
     """A run of two processes that nobody interrupts."""
     run = pair(tmp_path_factory.mktemp("together") / "run")
-    run.start()
+    run.start(*LOOKS)
     assert run.statuses() == [0, 0], run.said()
     return run
+
+
+def test_validation_and_samples_are_of_all_processes(together):
+    assert len(re.findall(r"\| validation ", together.said())) == 2
+    assert len(list((together.workdir / "samples").rglob("*.mp4"))) == 3
+
+
+def test_a_workdir_that_they_do_not_share_is_refused(files, tmp_path):
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    logs = [tmp_path / f"{index}.log" for index in (0, 1)]
+    both = [
+        start_training(files, tmp_path / f"run_{index}", *EVERY, *flags, f"--process_id={index}", devices=4, log=log)
+        for index, log in enumerate(logs)
+    ]
+    assert [process.wait(timeout=300) for process in both] == [2, 2], "\n".join(log.read_text() for log in logs)
+    for log in logs:
+        assert "of the first process is not seen by process 1: give a --workdir on a disk" in log.read_text()
 
 
 def killed_together(run: Pair) -> int:

@@ -47,6 +47,13 @@ def test_a_relative_path_still_holds_after_the_working_folder_has_changed(tmp_pa
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"seed": 1}
 
 
+@pytest.mark.parametrize("path", ["gs://bucket/runs/one", Path("s3://bucket/one")])
+def test_the_address_of_a_bucket_is_no_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no folder; mount the bucket" in refusal(path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_run_is_refused_with_the_first_ones_process_host_and_start(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

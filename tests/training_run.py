@@ -344,7 +344,7 @@ def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
     file = workdir / METRICS_FILE
     lines = read_metrics(file) if file.exists() else []
     kept = lambda name: name.startswith(("loss", "gates/")) or name in ("gradient_norm", "parameter_norm")  # noqa: E731
-    return {int(line["step"]): {name: line[name] for name in line if kept(name)} for line in lines}
+    return {int(line["step"]): {name: line[name] for name in line if kept(name)} for line in lines if "loss" in line}
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

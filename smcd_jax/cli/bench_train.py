@@ -41,10 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
+    from smcd_jax.cli.train import SMALLER
     from smcd_jax.media import write_json
+    from smcd_jax.runtime import memory_in_words
     from smcd_jax.training.benchmark import measure_training
 
-    measures = measure_training(_config(args), steps_timed=args.steps_timed, say=console.progress_line)
+    with memory_in_words(SMALLER):
+        measures = measure_training(_config(args), steps_timed=args.steps_timed, say=console.progress_line)
     console.result(table(measures))
     if args.output is not None:
         write_json(args.output, measures.as_dict())

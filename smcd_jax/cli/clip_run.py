@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -20,11 +18,11 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.progress import Progress
-from smcd_jax.runtime import device_summary
+from smcd_jax.runtime import device_summary, memory_in_words
 from smcd_jax.tracks import parse_track_file
 
 _SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
-_SMALLER = (
+SMALLER = (
     "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
     "or --dtype bfloat16"
 )
@@ -40,7 +38,7 @@ def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict
         SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
     """
     names = (*PIPELINE_ARGUMENTS, "num_videos_per_prompt", "seed")
-    with memory_in_words():
+    with memory_in_words(SMALLER):
         sample = pipeline(
             clip.picture,
             clip.description["prompt"],
@@ -113,7 +111,7 @@ def _finish(
 ) -> dict[str, float]:
     clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
     try:
-        with clock.stage("decode"), memory_in_words():
+        with clock.stage("decode"), memory_in_words(SMALLER):
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
@@ -132,19 +130,6 @@ def _finish(
 
 def _how_to_finish(files: ClipFiles) -> str:
     return f"finish it with: smcd animate --decode_latents {files.latents}"
-
-
-@contextlib.contextmanager
-def memory_in_words() -> Iterator[None]:
-    """Says in one line that memory does not suffice, and what needs less."""
-    try:
-        yield
-    except MemoryError as error:
-        raise SMCDError(f"the memory of this machine does not suffice; {_SMALLER}") from error
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise SMCDError(f"the memory of the device does not suffice; {_SMALLER}") from error
 
 
 def _json(path: Path) -> Any:

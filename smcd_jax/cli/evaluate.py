@@ -149,11 +149,12 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     import numpy as np
 
     from smcd_jax.cli.clip import check_sampler, chosen_guidance
-    from smcd_jax.cli.clip_run import memory_in_words
+    from smcd_jax.cli.clip_run import SMALLER
     from smcd_jax.evaluation.clip_store import read_all_asked
     from smcd_jax.evaluation.run import CLIPS, begin
     from smcd_jax.evaluation.sampling_run import SamplingRun
     from smcd_jax.pipeline.request import make_request
+    from smcd_jax.runtime import memory_in_words
     from smcd_jax.tracks import BoxTracks
 
     config = setup.pipeline.config
@@ -183,7 +184,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
         said={"model": str(setup.pipeline.folder.path), "model_hash": made_with["model"], "options": options},
         batch_size=args.batch_size,
     )
-    with memory_in_words():
+    with memory_in_words(SMALLER):
         faults += sampling.run(
             asked,
             lambda first: _open_pipeline(args, verify=first and not args.no_verify),

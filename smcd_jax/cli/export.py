@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="of `smcd train`")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="model folder to write")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the newest whole one")
+    parser.add_argument(
+        "--base", metavar="DIR", help="model folder that the run started from, where it has moved since"
+    )
     parser.add_argument("--no_ema", action="store_true", help="the parameters themselves, not their moving average")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the stored arrays; default: float32"
@@ -40,11 +43,14 @@ def run(args: argparse.Namespace) -> None:
     from smcd_jax.model_folder import check_target
     from smcd_jax.training.checkpoint import read_checkpoint
     from smcd_jax.training.config import config_from_dict
-    from smcd_jax.training.export import export_model
+    from smcd_jax.training.export import check_base, export_model
 
     check_target(args.output, overwrite=args.overwrite)
     step, leaves, _, saved = read_checkpoint(args.workdir / "checkpoints", step=args.step, ema=not args.no_ema)
     config = config_from_dict({key: value for key, value in saved.items() if key != "base_sha256"})
+    if args.base is not None:
+        config = dataclasses.replace(config, init=dataclasses.replace(config.init, model=args.base))
+    check_base(config, saved["base_sha256"])
     if args.scaling_factor is not None:
         autoencoder = dataclasses.replace(config.model.autoencoder, scaling_factor=args.scaling_factor)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, autoencoder=autoencoder))

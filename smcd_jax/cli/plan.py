@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> None:
         return
     progress = Bars() if sys.stderr.isatty() else Lines(console.progress_line)
     planner = Planner(config, args.topology, effort=args.effort, again=args.again, progress=progress)
-    _say_plan(planner, args.batch, sampler=not args.no_sampler and config.objective == "denoise")
+    samples = config.objective == "denoise" and config.run.sample_every > 0 and config.run.samples > 0
+    _say_plan(planner, args.batch, sampler=not args.no_sampler and samples)
 
 
 def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:

@@ -25,6 +25,10 @@ from smcd_jax.errors import SMCDError
 
 _LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in what JAX says of it
 _GRACE_SECONDS = 3.0
+SMALLER = (
+    "use a larger --config.mesh.fsdp, --config.remat=blocks, a larger --config.optimizer.accumulation or a smaller "
+    "--config.data.batch_size; smcd plan says what fits"
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -55,12 +59,14 @@ def run(args: argparse.Namespace) -> int:
 
     import jax
 
+    from smcd_jax.runtime import memory_in_words
     from smcd_jax.training.loop import train
     from smcd_jax.training.signals import EXIT_AGAIN
 
     say = progress_line if jax.process_index() == 0 else lambda line: None
     try:
-        outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
+        with memory_in_words(SMALLER):
+            outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
     except Exception as failure:
         if jax.process_count() > 1:
             _leave_at_once(failure)

@@ -224,6 +224,12 @@ def read_checkpoint(
         try:
             found = _host_arrays(folder / str(candidate), ema=ema)
         except DamagedStep as damage:
+            if step is not None:
+                others = ", ".join(str(other) for other in steps if other != step) or "none"
+                raise SMCDError(
+                    f"{folder}: step {step} is damaged ({damage}); leave out --step for the newest whole one, or give "
+                    f"another (there are: {others})"
+                ) from damage
             skipped.append((candidate, str(damage)))
             continue
         for newer, reason in skipped:

@@ -29,7 +29,8 @@ class DataConfig:
         records: folders made by ``smcd prepare``.
         weights: share of each folder, by default its number of clips.
         split: that is trained on.
-        validation_split: that the validation loss and the samples are of; empty for none.
+        validation_split: that the validation loss and the samples are of: of each folder the first of these splits,
+            separated by commas, that it has; folders that have none are passed over.
         inputs: "features" reads latents and text embeddings from the cache, "latents" reads latents from the cache and
             encodes texts online (to train the text tower), "video" encodes everything online.
         features: folder of the cache within each folder of records.
@@ -45,7 +46,7 @@ class DataConfig:
     records: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     split: str = "train"
-    validation_split: str = "val"
+    validation_split: str = "val,holdout"
     inputs: Literal["features", "latents", "video"] = "features"
     features: str = "features"
     frames: int = 8
@@ -151,9 +152,9 @@ class RunConfig:
         steps: to train for.
         log_every: a line and a row of metrics.
         validate_every: the loss on ``validation_examples`` with fixed noise and timesteps.
-        validation_examples: see above.
+        validation_examples: see above; as many more are read as fill batches of ``data.batch_size``.
         sample_every: videos of the first ``samples`` validation clips, boxes drawn.
-        samples: see above; a multiple of the devices that share a batch.
+        samples: see above.
         sample_steps: denoising steps of a sample.
         guidance_scale: of samples.
         save_every: a checkpoint; one is also saved at the end and when the run is told to stop.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class TrainingData:
         if not data.records:
             raise SMCDError("config: data.records names no folder; make one with smcd prepare")
         self.sources = [open_source(config, Path(folder), data.split) for folder in data.records]
+        self._validation = self._open_validation()
         self.batches: Batches = Batches(
             self.sources,
             data.batch_size,
@@ -74,23 +76,45 @@ class TrainingData:
 
         return prefetch_to_device(self.batches.iterate(state), self.mesh, self.config.data.batch_size)
 
-    def validation(self, count: int) -> dict[str, jax.Array] | None:
-        """The same ``count`` examples of the validation split every time, sharded; None if the run names no split."""
+    def validation(self, count: int, *, batch_size: int) -> list[dict[str, jax.Array]]:
+        """The same examples of the validation split every time: ``count``, or as many more as fill the batches."""
         from data_pipeline.batches import Batches
         from data_pipeline.order import OrderState
         from data_pipeline.prefetch import local_rows, prefetch_to_device
 
         data = self.config.data
-        if not data.validation_split or not count:
-            return None
-        sources = [open_source(self.config, Path(folder), data.validation_split) for folder in data.records]
-        rows = local_rows(self.mesh, count)
-        batches = Batches(sources, count, rows=rows, short_clips=data.short_clips, threads=data.threads or None)
+        batches = Batches(
+            self._validation,
+            batch_size,
+            rows=local_rows(self.mesh, batch_size),
+            short_clips=data.short_clips,
+            threads=data.threads or None,
+        )
         stream = batches.iterate(OrderState(seed=0))
         try:
-            return next(prefetch_to_device(stream, self.mesh, count, ahead=1)).arrays
+            placed = prefetch_to_device(stream, self.mesh, batch_size, ahead=1)
+            return [batch.arrays for batch in itertools.islice(placed, -(-count // batch_size))]
         finally:
             stream.close()
+
+    def _open_validation(self) -> list[ExampleSource]:
+        """What validation reads, opened before the run begins, so that a fault in it does not end it later."""
+        from data_pipeline.records import read_manifest
+
+        data, run = self.config.data, self.config.run
+        if not run.validate_every and not (run.sample_every and run.samples):
+            return []
+        wanted = [name.strip() for name in data.validation_split.split(",")]
+        held = {folder: read_manifest(Path(folder))["splits"] for folder in data.records}
+        chosen = {folder: next((name for name in wanted if name in splits), None) for folder, splits in held.items()}
+        found = [open_source(self.config, Path(folder), split) for folder, split in chosen.items() if split]
+        if not found:
+            there = "; ".join(f"{folder} holds {', '.join(splits)}" for folder, splits in held.items())
+            raise SMCDError(
+                f"config: data.validation_split is {data.validation_split!r}, and {there}: name one of these, or set "
+                "run.validate_every=0 and run.sample_every=0"
+            )
+        return found
 
 
 def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:

@@ -12,8 +12,25 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.data import tokenizer
+from smcd_jax.training.data import base_digest, tokenizer
 from smcd_jax.training.state import component_params, components, fresh_paths, trained_paths
+
+
+def check_base(config: TrainConfig, sha256: str) -> None:
+    """Whether the folder in ``init.model`` is what the run started from: its frozen weights go into what comes out.
+
+    Raises:
+        SMCDError: it is another, or none is there.
+    """
+    try:
+        found = base_digest(config)
+    except SMCDError as error:
+        raise SMCDError(f"{error}; the run started from it: give its folder with --base") from error
+    if found != sha256:
+        raise SMCDError(
+            f"{config.init.model or 'no model'} is not what the run started from ({found[:16] or 'nothing'} instead of "
+            f"{sha256[:16] or 'nothing'}); give that folder with --base"
+        )
 
 
 def export_model(

@@ -112,18 +112,18 @@ def train(
                 values = _log(program, state, done, rates, writer, say)
                 rates.restart() if done == first + 1 else None
             with rates.paused():
-                if _due(done, run.validate_every):
-                    values = validation.loss(state, frozen)
-                    writer.scalars(done, values)
-                    say(f"step {done}/{run.steps} | validation {values['validation_loss']:.4g}")
-                if _due(done, run.sample_every) and run.samples:
-                    _stop_at_fault(program, state, done)
-                    validation.samples(state, frozen, done, writer)
                 if _due(done, run.save_every) or last:
                     _stop_at_fault(program, state, done)
                     where = {"order": batch.state.to_dict(), "clips": data.fingerprint}
                     params, rest = _parts(state)
                     checkpoints.save(done, params=params, train=rest, data=where, config=saved, wait=last)
+                if _due(done, run.validate_every) and reason is None:
+                    values = validation.loss(state, frozen)
+                    writer.scalars(done, values)
+                    say(f"step {done}/{run.steps} | validation {values['validation_loss']:.4g}")
+                if _due(done, run.sample_every) and run.samples and reason is None:
+                    _stop_at_fault(program, state, done)
+                    validation.samples(state, frozen, done, writer)
             if reason is not None and done < run.steps:
                 say(f"stopped by {reason} after step {done}, which is saved; the same command goes on from there")
                 return Outcome("stopped", done)

@@ -73,6 +73,8 @@ class MetricWriter:
         self._lines = self._events = self._run = None
         if jax.process_index() != 0:
             return
+        if wandb:
+            self._run = _start_wandb(self._folder, dict(run_config or {}))
         path = self._folder / METRICS_FILE
         if path.exists():
             _cut(path, resume_step)
@@ -82,8 +84,6 @@ class MetricWriter:
                 # a folder without events has nothing to hide, and TensorBoard needs none
                 first = resume_step + 1 if (self._folder / EVENT_FOLDER).exists() else None
                 self._events = EventFile(self._folder / EVENT_FOLDER, first_step=first)
-        if wandb:
-            self._run = _start_wandb(self._folder, dict(run_config or {}))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line of values.
@@ -233,9 +233,16 @@ def _start_wandb(folder: Path, run_config: dict[str, Any]) -> Any:
     with _naming(folder):
         identity = _wandb_identity(folder / WANDB_ID_FILE)
     project = {} if "WANDB_PROJECT" in os.environ else {"project": "smcd"}
-    run = wandb.init(
-        **project, id=identity, resume="allow", dir=str(folder), name=run_config.get("name"), config=run_config
-    )
+    try:
+        run = wandb.init(
+            **project, id=identity, resume="allow", dir=str(folder), name=run_config.get("name"), config=run_config
+        )
+    except Exception as error:  # of several kinds that wandb does not export: no key, no network, no such project
+        reason = " ".join(str(error).split())[:200]
+        raise SMCDError(
+            f"Weights & Biases does not start ({reason}): log in (wandb login), keep its files here "
+            "(WANDB_MODE=offline), or leave it out (run.wandb=False)"
+        ) from error
     # its own count of steps refuses to go back, as a resumed run must
     run.define_metric("*", step_metric="step")
     return run

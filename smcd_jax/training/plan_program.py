@@ -20,7 +20,7 @@ from smcd_jax.runtime import collector_paused
 from smcd_jax.sharding import BATCH_AXES, coverage_report, make_mesh
 from smcd_jax.topology import Topology
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, stand_in_null_text
+from smcd_jax.training.program import TrainProgram, sample_rows, stand_in_null_text
 from smcd_jax.training.sampling import make_sampler
 from smcd_jax.training.selection import join
 from smcd_jax.training.state import policy
@@ -121,21 +121,17 @@ class ProgramPlan:
 def compile_program(
     config: TrainConfig, topology: Topology, what: What, *, effort: float, progress: Progress
 ) -> ProgramPlan:
-    """Compiles a run's step or sampler for a topology, at the config's batch size, and measures it.
+    """Compiles a run's step or sampler for a topology, at the config's batch size or samples, and measures it.
 
     Raises:
         SMCDError: the mesh does not take the devices, or does not divide the batch; or the program is not compiled
             for another reason than memory.
     """
     mesh = make_mesh(config.mesh, topology.devices)
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.data.batch_size % (rows * config.optimizer.accumulation):
-        raise SMCDError(
-            f"batch {config.data.batch_size} does not divide: use a multiple of {rows * config.optimizer.accumulation} "
-            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulation {config.optimizer.accumulation})"
-        )
     program = TrainProgram(config, mesh, null_text=stand_in_null_text(config))
-    setting = _setting(program, topology)
+    setting, batch = _setting(program, topology), config.data.batch_size
+    if what == "sampler":
+        batch = sample_rows(config, mesh)
     function, args = _function(program, what)
     held = _bytes_on_device((program.state, program.frozen, program.batch))
     seconds: dict[str, float] = {}
@@ -150,7 +146,7 @@ def compile_program(
         except jax.errors.JaxRuntimeError as error:
             resident = max(held - _bytes_on_device(args), 0)
             needed = needed_by(str(error)) + resident
-            return ProgramPlan(what, config.data.batch_size, setting, needed, resident, seconds=seconds)
+            return ProgramPlan(what, batch, setting, needed, resident, seconds=seconds)
     cost, sizes = compiled.cost_analysis() or {}, compiled.memory_analysis()
     memory = MemoryUse(
         arguments=sizes.argument_size_in_bytes,
@@ -162,7 +158,7 @@ def compile_program(
     resident, collectives = max(held - memory.arguments, 0), collective_report(compiled.as_text())
     return ProgramPlan(
         what=what,
-        batch=config.data.batch_size,
+        batch=batch,
         setting=setting,
         needed_bytes=memory.total + resident,
         resident_bytes=resident,
@@ -198,8 +194,13 @@ def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
         raise SMCDError("an autoencoder's training has no sampler to plan; leave it out with --no_sampler")
     sampler = make_sampler(program.config, stand_in_null_text(program.config), platform=program.platform)
     params = join(program.state.ema or program.state.params, program.frozen)
+    rows = sample_rows(program.config, program.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
+        for name, x in program.batch.items()
+    }
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(program.mesh, PartitionSpec()))
-    return jax.jit(sampler), (params, program.batch, key)
+    return jax.jit(sampler), (params, batch, key)
 
 
 def _setting(program: TrainProgram, topology: Topology) -> Setting:

@@ -14,10 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from smcd_jax.errors import SMCDError
 from smcd_jax.flops import count_flops
 from smcd_jax.models.registry import Params, flatten
 from smcd_jax.runtime import collector_paused
-from smcd_jax.sharding import batch_sharding, shardings, state_shardings
+from smcd_jax.sharding import batch_parts, batch_sharding, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import Objective, make_objective
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
@@ -50,6 +51,7 @@ class TrainProgram:
             SMCDError: patterns that match nothing, or a mesh that does not divide the batch.
         """
         self.config, self.mesh = config, mesh
+        _check_batch(config, mesh)
         # that of the mesh: the devices of a topology to compile for are not those of this machine
         self.platform: str = mesh.devices.flat[0].platform
         self.objective: Objective = make_objective(config, null_text=null_text, platform=self.platform)
@@ -103,6 +105,15 @@ class TrainProgram:
         return count_flops(step, bare(self.state), bare(self.frozen), bare(self.batch))
 
 
+def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    accumulation = config.optimizer.accumulation
+    if config.data.batch_size % (batch_parts(mesh) * accumulation):
+        raise SMCDError(
+            f"batch {config.data.batch_size} does not divide: use a multiple of {batch_parts(mesh) * accumulation} "
+            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulation {accumulation})"
+        )
+
+
 def batch_shapes(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of a batch, as formats.md lists them."""
     data, model = config.data, config.model
@@ -120,6 +131,11 @@ def batch_shapes(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     else:
         batch |= {"token_ids": shape(length, dtype=jnp.int32), "label_ids": shape(objects, length, dtype=jnp.int32)}
     return batch
+
+
+def sample_rows(config: TrainConfig, mesh: Mesh) -> int:
+    """Rows of the batch that samples are made in: as many as are wanted, or more, so that the mesh divides them."""
+    return batch_parts(mesh) * -(-config.run.samples // batch_parts(mesh))
 
 
 def stand_in_null_text(config: TrainConfig) -> np.ndarray:

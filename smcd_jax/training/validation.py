@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import jax
 import numpy as np
 
-from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import Params
 from smcd_jax.tracks import BoxTracks
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.metrics import MetricWriter
-from smcd_jax.training.program import TrainProgram
+from smcd_jax.training.program import TrainProgram, sample_rows
 from smcd_jax.training.sample_videos import write_samples
 from smcd_jax.training.sampling import decode, make_sampler, on_host
 from smcd_jax.training.selection import join
@@ -31,19 +30,20 @@ class Validation:
         self, config: TrainConfig, program: TrainProgram, data: TrainingData, null_text: np.ndarray, folder: Path
     ):
         self._config, self._program, self._data, self._folder = config, program, data, folder
-        self._batches: dict[int, Any] = {}
+        self._batches: dict[str, list[dict[str, jax.Array]]] = {}
         self._sampler = jax.jit(make_sampler(config, null_text)) if config.objective == "denoise" else None
         self._loss = jax.jit(
-            lambda trained, frozen, batch: program.objective(
-                join(trained, frozen), batch, jax.random.key(_KEY), train=False
+            lambda trained, frozen, batch, index: program.objective(
+                join(trained, frozen), batch, jax.random.fold_in(jax.random.key(_KEY), index), train=False
             )
         )
 
     def loss(self, state: TrainState, frozen: Params) -> dict[str, float]:
         """The values named validation_loss, and validation_loss/tN by band of timesteps."""
-        batch = self._batch(self._config.run.validation_examples)
-        losses = self._loss(state.ema or state.params, frozen, batch)
-        loss, band = on_host(losses.loss).astype(np.float64), on_host(losses.band)
+        trained, batches = state.ema or state.params, self._read("loss", self._config.run.validation_examples)
+        losses = [self._loss(trained, frozen, batch, np.uint32(index)) for index, batch in enumerate(batches)]
+        loss = np.concatenate([on_host(part.loss).astype(np.float64) for part in losses])
+        band = np.concatenate([on_host(part.band) for part in losses])
         values = {"validation_loss": float(loss.mean())}
         for index in np.unique(band):
             values[f"validation_loss/t{index * 1000 // BANDS}"] = float(loss[band == index].mean())
@@ -53,26 +53,26 @@ class Validation:
         """Videos of the first validation clips, with boxes drawn, in the samples folder and for TensorBoard."""
         if self._sampler is None:
             return
-        batch = self._batch(self._config.run.samples)
+        (batch,) = self._read("samples", self._config.run.samples)
         params = join(state.ema or state.params, frozen)
         latents, real = self._sampler(params, batch, jax.random.key(_KEY))
         autoencoder = self._autoencoder(params)
         videos, real = (decode(self._config, autoencoder, part) for part in (latents, real))
+        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))  # of all processes together
         if jax.process_index() != 0:
             return
-        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))
+        videos, real, tracks = (part[: self._config.run.samples] for part in (videos, real, tracks))
         fps = self._config.model.fps
         shown = write_samples(self._folder, step, videos, tracks, fps=fps, real=real)
         for index, video in enumerate(shown):
             writer.video(step, f"sample/{index}", video, fps=fps)
 
-    def _batch(self, count: int) -> Any:
-        if count not in self._batches:
-            batch = self._data.validation(count)
-            if batch is None:
-                raise SMCDError("config: validation and samples need data.validation_split; name one or set both to 0")
-            self._batches[count] = batch
-        return self._batches[count]
+    def _read(self, what: Literal["loss", "samples"], count: int) -> list[dict[str, jax.Array]]:
+        """Batches of at least so many examples; those of the loss are as large as the run's, samples are in one."""
+        if what not in self._batches:
+            size = self._config.data.batch_size if what == "loss" else sample_rows(self._config, self._program.mesh)
+            self._batches[what] = self._data.validation(count, batch_size=size)
+        return self._batches[what]
 
     def _autoencoder(self, params: Params) -> Params:
         if "autoencoder" in components(self._config):

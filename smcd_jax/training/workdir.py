@@ -8,18 +8,24 @@ import fcntl
 import json
 import logging
 import os
+import re
+import secrets
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import jax
+import numpy as np
 
 from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
+
+_SHOWS_WITHIN_SECONDS = 10.0  # a network file system may show a new file late
 
 
 class Workdir:
@@ -32,10 +38,12 @@ class Workdir:
         path: of the folder.
 
     Raises:
-        SMCDError: it cannot be made or written to, or another run is in it.
+        SMCDError: it cannot be made or written to, another run is in it, or not all processes see it.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        if re.match(r"\w+:/", str(path)):
+            raise SMCDError(f"--workdir {path}: no folder; mount the bucket (gcsfuse, Filestore) and give that folder")
         self.path = Path(path).absolute()
         self.checkpoints, self.samples, self.logs = (self.path / name for name in ("checkpoints", "samples", "logs"))
         self._lock: TextIO | None = None
@@ -49,6 +57,8 @@ class Workdir:
             raise SMCDError(
                 f"cannot write to {self.path} ({error.strerror or error}); give a --workdir on a disk you may write to"
             ) from error
+        if jax.process_count() > 1:
+            _check_shared(self.path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes ``config.json``, whole or not at all; only the first process does."""
@@ -68,6 +78,28 @@ class Workdir:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_shared(path: Path) -> None:
+    """Whether all processes of the run see one folder: with several, saving would wait for ever."""
+    from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
+
+    number = int(broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+    sign = path / f".shared.{number:08x}"
+    if jax.process_index() == 0:
+        sign.touch()
+    sees, patience = False, time.monotonic() + _SHOWS_WITHIN_SECONDS
+    process_allgather(np.zeros(1))  # the first process has made it
+    while not (sees := sign.exists()) and time.monotonic() < patience:
+        time.sleep(0.2)
+    blind = [str(index) for index, seen in enumerate(process_allgather(np.array([sees]))) if not seen]
+    if jax.process_index() == 0:
+        sign.unlink(missing_ok=True)
+    if blind:
+        raise SMCDError(
+            f"{path} of the first process is not seen by process {', '.join(blind)}: give a --workdir on a disk that "
+            "all hosts share"
+        )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -100,7 +132,8 @@ def _locked(path: Path) -> TextIO:
             holder = _holder(file)
             file.close()
             raise SMCDError(
-                f"{path.parent} is in use by {holder}; wait until that run ends, stop it, or give another --workdir"
+                f"{path.parent} is in use by {holder}; wait until that run ends, stop it, or give another --workdir "
+                f"(if its host is gone for good, remove {path})"
             ) from error
         logger.warning("%s: this file system knows no locks (%s): start no second run here", path, error.strerror)
     file.seek(0)
