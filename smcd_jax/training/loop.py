@@ -34,7 +34,10 @@ from smcd_jax.training.workdir import Workdir
 logger = logging.getLogger(__name__)
 
 # Keys of the config that a resumed run may change: they do not change what is computed, or are compared by content.
-FREE = ("run", "mesh", "remat", "data.threads", "data.records", "data.max_bad_share", "data.validation_split", "init.model")
+FREE = (
+    *("run", "mesh", "remat", "init.model"),
+    *("data.threads", "data.records", "data.max_bad_share", "data.validation_split"),
+)
 Say = Callable[[str], object]
 
 
