@@ -11,4 +11,3 @@ cd "$ROOT"
 example=smcd_jax/assets/examples/sprite
 "$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo --overwrite \
   --num_inference_steps 25 --guidance_scale 2 --box_guidance_scale 2 "$@"
-echo "The video is $ROOT/outputs/demo.mp4"

@@ -210,7 +210,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     table.write_text(table.read_text().replace(",,2.5,", ",,2.25,"))  # then what is there is not what is asked for
     capsys.readouterr()
     assert main([*common, "--resume", "--quiet"]) == 2
-    assert f"row 3 (line 5): {tmp_path}/requests_0003.mp4 exists already" in capsys.readouterr().err
+    assert f"row 3 (line 5): {tmp_path}/requests_0003.json was made of other input or with" in capsys.readouterr().err
 
 
 def test_a_batch_finishes_rows_that_were_interrupted_in_decoding(tmp_path, monkeypatch, capsys):

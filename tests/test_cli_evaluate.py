@@ -351,6 +351,7 @@ def read_evaluation_list_of(content: dict):
         (["--videos", "v", "--output", "x", "--measures", ","], "give one name or more"),
         (["--model", "tiny", "--output", "x", "--measures", "psrn"], "measure 'psrn' is unknown"),
         (["--model", "tiny", "--output", "x", "--trackers", "crst"], "tracker 'crst' is unknown"),
+        (["--model", "tiny", "--output", "x", "--weights", "none"], "--weights none: no such folder"),
         (["--model", "tiny", "--output", "x", "--trackers", "vit:x.onnx"], "tracker vit: no file x.onnx"),
     ],
 )
@@ -359,3 +360,18 @@ def test_flags_that_do_not_go_together(records, tmp_path, monkeypatch, capsys, a
     assert main(["evaluate", "--data", str(records.folder), *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--fps", "0"], "fps is 0"),
+        (["--height", "0"], "height is 0"),
+        (["--num_frames", "0"], "--num_frames 0: give 1 or more"),
+        (["--guidance_scale", "nan"], "guidance_scale is nan, use a finite number"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_and_not_replaced(records, tmp_path, capsys, option, said):
+    command = ["evaluate", "--data", str(records.folder), "--model", "tiny", "--make_list", "1"]
+    assert main([*command, "--output", str(tmp_path / "out"), "--num_frames", "2", *option]) == 2
+    assert said in capsys.readouterr().err

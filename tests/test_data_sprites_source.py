@@ -207,7 +207,7 @@ class TestSource:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"colour": "red"}, "option 'colour' is unknown: use one of width"),
+            ({"colour": "red"}, "option 'colour' is unknown: use one of train_clips, val_clips, test_clips, width"),
             ({"train_clips": -1}, "train_clips must be a whole number"),
             ({"width": 3}, "width = 3"),
         ],

@@ -203,6 +203,14 @@ def test_components_that_are_let_go_give_the_same_frames(videos):
         ({"seed": 2**32 - 1, "num_videos_per_prompt": 2}, "seed 4294967296 is out of range"),
         ({"seed": [1, 2]}, "2 seeds for 1 videos"),
         ({"image": "absent.png"}, "absent.png"),
+        ({"image": None}, "no image: give the picture"),
+        ({"height": 2**20}, "height is 1048576; use at most 16384"),
+        ({"height": 32.0}, "height is 32.0; it must be a whole number"),
+        ({"num_frames": "8"}, "num_frames is '8'; it must be a whole number"),
+        ({"seed": None}, "seed is None; it must be a whole number"),
+        ({"seed": [1.5]}, "seed is 1.5; it must be a whole number"),
+        ({"prompt": 5}, "the prompt is 5; it must be text"),
+        ({"tracks": {"a": 1}}, "tracks are {'a': 1}; give BoxTracks, or the path"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(changes, words):
@@ -218,6 +226,8 @@ def test_a_wrong_request_is_refused_in_one_line(changes, words):
     [
         ({"output_type": "gif"}, "output_type is 'gif'; use np, uint8, pil or latent"),
         ({"decode_chunk_size": 0}, "decode_chunk_size is 0"),
+        ({"decode_chunk_size": 2.5}, "decode_chunk_size is 2.5; it must be a whole number"),
+        ({"num_inference_steps": "7"}, "num_inference_steps is '7'; it must be a whole number"),
         ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5; use a number from 0 to 1"),
         ({"scheduler": "plms"}, "unknown sampler 'plms'"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan, use a finite number"),
@@ -229,6 +239,11 @@ def test_a_wrong_option_is_refused_before_anything_is_computed(changes, words):
         untouched(**GIVEN | changes)
     assert words in str(refusal.value)
     assert untouched.components.loaded == ()
+
+
+def test_a_dtype_that_no_network_has_is_refused():
+    with pytest.raises(SMCDError, match="dtype is 'float16'; use float32 or bfloat16"):
+        SMCDPipeline.from_pretrained("tiny", dtype="float16")
 
 
 def test_a_request_holds_one_example_for_each_video():

@@ -223,7 +223,7 @@ def test_faults_of_a_youtube_vis_file(tmp_path, changes, video, fault):
 
 def test_video_is_for_files_of_several_videos(tmp_path):
     got10k_folder(tmp_path)
-    with pytest.raises(SMCDError, match="a got10k file holds one video: leave video='a' out"):
+    with pytest.raises(SMCDError, match=r"a got10k file holds one video: leave --tracks_video .video='a'. out"):
         load_tracks(tmp_path, video="a")
 
 

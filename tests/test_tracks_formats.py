@@ -188,7 +188,7 @@ def test_detection_says_what_it_expected(tmp_path):
     with pytest.raises(SMCDError, match=r"no tracks in this folder: expected one of tracks\.json, bbox\.txt"):
         detect_format(tmp_path)
     (tmp_path / "boxes.txt").write_text("1,2,3,4\n")
-    with pytest.raises(SMCDError, match="may be x1,y1,x2,y2 or x,y,w,h: pass format"):
+    with pytest.raises(SMCDError, match="may be x1,y1,x2,y2 or x,y,w,h: pass --tracks_format"):
         load_tracks(tmp_path / "boxes.txt")
     (tmp_path / "x.json").write_text('{"boxes": []}')
     with pytest.raises(SMCDError, match="neither smcd-tracks"):

@@ -191,13 +191,18 @@ class TestOverrides:
 
 
 class TestFiles:
+    def test_another_sort_of_file_is_refused(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("steps: 3")
+        with pytest.raises(SMCDError, match="is no Python file; give one such as configs/"):
+            load_config(str(tmp_path / "config.yaml"))
+
     @pytest.mark.parametrize(
         ("content", "words"),
         [
             (None, "no config file"),
             ("import no_such_module_at_all", "ModuleNotFoundError: No module named"),
             ("def get_config(:", "SyntaxError"),
-            ("x = 1", "AttributeError"),
+            ("x = 1", "has no get_config(), so it is no config"),
             ("def get_config():\n    raise KeyError('lost')", "KeyError: 'lost'"),
             ("def get_config():\n    return None", "get_config returns a NoneType; return a ConfigDict"),
             (
@@ -232,7 +237,7 @@ class TestFiles:
         [
             ("stage2_scene.py:middle", "no preset 'middle'; use smcd or tiny"),
             ("tiny_base.py:picture", "no part 'picture'; use pictures or clips"),
-            ("tiny_object.py:smcd", "TypeError"),
+            ("tiny_object.py:smcd", "has no presets; give it without :smcd"),
         ],
     )
     def test_an_unknown_preset(self, name, words):

@@ -99,9 +99,12 @@ def _png(frame: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+_COUNTS = ("train_clips", "val_clips", "test_clips")
+
+
 def _config(world: dict[str, Any]) -> WorldConfig:
     known = [field.name for field in dataclasses.fields(WorldConfig)]
     unknown = [name for name in world if name not in known]
     if unknown:
-        raise SMCDError(f"sprites: option {unknown[0]!r} is unknown: use one of {', '.join(known)}")
+        raise SMCDError(f"sprites: option {unknown[0]!r} is unknown: use one of {', '.join((*_COUNTS, *known))}")
     return WorldConfig(**world)

@@ -32,7 +32,7 @@ writes NAME.mp4, NAME_boxes.mp4 (with the boxes drawn) and NAME.json (how it was
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `smcd animate`."""
-    parser.usage = "smcd animate --image FILE (--tracks PATH | --track TEXT) [--prompt TEXT] [--model FOLDER] ..."
+    parser.usage = "smcd animate --image FILE --tracks PATH and/or --track TEXT [--prompt TEXT] [--model FOLDER] ..."
     parser.epilog = _EPILOG
     model = parser.add_argument_group("model")
     model.add_argument(

@@ -144,6 +144,11 @@ def _state(batch: _Batch, clip: Clip) -> str:
     if described and not args.overwrite:
         raise SMCDError(f"{clip.files.description(0)} exists already; pass over finished rows with --resume")
     kept = args.resume and is_kept(clip)
+    if args.resume and not kept and not args.overwrite and clip.files.description(0).exists():
+        raise SMCDError(
+            f"{clip.files.description(0)} was made of other input or with other options; --overwrite to replace it, or "
+            "give the row another output"
+        )
     clip.files.check(overwrite=args.overwrite, finishing=kept)
     return _KEPT if kept else _WAITING
 

@@ -73,7 +73,10 @@ class Option:
         fits = isinstance(value, accepted) and (self.kind is bool or not isinstance(value, bool))
         if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
             raise SMCDError(f"{self.name} is {value!r:.60}; it must be {_IN_WORDS[self.kind]}")
-        return self._checked(self.kind(value))
+        try:
+            return self._checked(self.kind(value))
+        except OverflowError as error:
+            raise SMCDError(f"{self.name} is {value!r:.60}; it must be {_IN_WORDS[self.kind]}") from error
 
     def _checked(self, value: Any) -> Any:
         if self.choices is not None and value not in self.choices:

@@ -115,9 +115,12 @@ def _made_list(args: argparse.Namespace, records: RecordFolder, path: Path, *, f
     asked = args.make_list or _EVERY
     if asked != _EVERY and not (asked.isascii() and asked.isdigit()):
         raise SMCDError(f"--make_list {asked}: give a number of clips, or {_EVERY}")
+    given = getattr(args, "num_frames", None)
+    if given is not None and given < 1:
+        raise SMCDError(f"--num_frames {given}: give 1 or more, or leave it out")
     made = make_evaluation_list(
         records,
-        frames=getattr(args, "num_frames", None) or frames,
+        frames=given or frames,
         count=None if asked == _EVERY else int(asked),
         seed=args.list_seed,
     )
@@ -160,10 +163,11 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     config = setup.pipeline.config
     given = {option.name: getattr(args, option.name) for option in SAMPLING if hasattr(args, option.name)}
     options = {name: value for name, value in with_defaults(given).items() if name not in BY_THE_LIST}
-    options |= {"num_frames": setup.full.frames, "fps": float(options["fps"] or config.fps)}
-    options |= {name: options[name] or getattr(config, name) for name in ("height", "width")}
+    options |= {name: getattr(config, name) for name in ("fps", "height", "width") if options[name] is None}
+    options |= {"num_frames": setup.full.frames, "fps": float(options["fps"])}
     check_fps(options["fps"], ())
     check_sampler(options, config)
+    guidance = chosen_guidance(options)
     asked, faults = read_all_asked(setup.records, setup.evaluation, max_objects=setup.max_objects, need_boxes=True)
     arguments = {name: options[name] for name in PIPELINE_ARGUMENTS}
     for clip in asked[:1]:  # what the model refuses of one it refuses of all
@@ -179,7 +183,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     begin(args.output, {**told, **made_with, "platform": jax.devices()[0].platform})
     sampling = SamplingRun(
         args.output / CLIPS,
-        {**arguments, "guidance": chosen_guidance(options)},
+        {**arguments, "guidance": guidance},
         fps=options["fps"],
         said={"model": str(setup.pipeline.folder.path), "model_hash": made_with["model"], "options": options},
         batch_size=args.batch_size,

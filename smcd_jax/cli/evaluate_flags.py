@@ -60,7 +60,10 @@ def _add_clips(group: Any) -> None:
     group.add_argument("--data", type=Path, metavar="RECORDS", required=True, help="records, made by smcd prepare")
     group.add_argument("--split", metavar="NAME", help="of the records; default: that of the list, else test")
     group.add_argument(
-        "--list", type=Path, metavar="FILE", help="of the clips, start frames and seeds; default: DIR/list.json"
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="of the clips, start frames and seeds; default: DIR/list.json, made of all clips where it is absent",
     )
     group.add_argument(
         "--make_list", metavar="N", help="draw a list of N clips first (or of `all`), into --list or DIR/list.json"
@@ -82,6 +85,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise SMCDError("no --output: give the folder of the results")
     if args.output is None and args.list is None:
         raise SMCDError("--make_list alone needs --list FILE, where the list is to be written")
+    if args.weights is not None and not Path(args.weights).is_dir():
+        raise SMCDError(f"--weights {args.weights}: no such folder")
     for name in ("batch_size", "max_objects"):
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -78,7 +78,7 @@ class OpenCVTracker:
 
     def __init__(self, kind: str, *, shorter_side: int = SHORTER_SIDE):
         if kind not in TRACKERS:
-            raise SMCDError(f"tracker {kind!r} is unknown: use one of {', '.join(TRACKERS)}, or vit:FILE.onnx")
+            raise SMCDError(f"tracker {kind!r} is unknown: use one of {', '.join(TRACKERS)}, sprites, or vit:FILE.onnx")
         self._cv2 = load_cv2(f"the tracker {kind}", TRACKERS[kind])
         self._create: Callable = operator.attrgetter(TRACKERS[kind])(self._cv2)
         self._shorter_side = shorter_side

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from smcd_jax.attention import Implementation
+from smcd_jax.errors import SMCDError
 
 Reduction = Literal["sum", "dot"]
 
@@ -34,6 +35,8 @@ class ComputePolicy:
     def for_device(cls, dtype: str | None = None, platform: str | None = None) -> ComputePolicy:
         """bfloat16 on accelerators and float32 on CPU, or the dtype asked for ("float32" or "bfloat16")."""
         platform = platform or jax.default_backend()
+        if dtype not in (None, "", "float32", "bfloat16"):
+            raise SMCDError(f"dtype is {dtype!r}; use float32 or bfloat16")
         chosen = jnp.dtype(dtype or ("float32" if platform == "cpu" else "bfloat16"))
         return cls(
             params=chosen,

@@ -30,7 +30,7 @@ from smcd_jax.pipeline.conditions import (
 )
 from smcd_jax.pipeline.denoise import denoise
 from smcd_jax.pipeline.encoders import Encoders
-from smcd_jax.pipeline.request import Request, make_request
+from smcd_jax.pipeline.request import Request, check_whole, make_request
 from smcd_jax.progress import Bars, Progress
 from smcd_jax.runtime import enable_compile_cache
 
@@ -157,6 +157,8 @@ class SMCDPipeline:
         """
         if output_type not in ("np", "uint8", "pil", "latent"):
             raise SMCDError(f"output_type is {output_type!r}; use np, uint8, pil or latent")
+        for name, value in (("decode_chunk_size", decode_chunk_size), ("num_inference_steps", num_inference_steps)):
+            check_whole(name, value)
         if decode_chunk_size < 1:
             raise SMCDError(f"decode_chunk_size is {decode_chunk_size}; use 1 or more")
         if not 0 <= guidance_rescale <= 1:

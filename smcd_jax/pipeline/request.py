@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from smcd_jax.media import read_picture, resize_picture
 from smcd_jax.models.config import ModelConfig
 from smcd_jax.tracks import BoxTracks, load_tracks
 
+_LARGEST_SIDE = 16384  # pixels; no memory suffices for more
 NULL_TEXT = " "  # what the published model was trained to take as no text
 
 
@@ -65,12 +67,17 @@ def make_request(
     """
     height, width = config.height if height is None else height, config.width if width is None else width
     frames = config.frames if num_frames is None else num_frames
+    wholes = {"height": height, "width": width, "num_frames": frames, "num_videos_per_prompt": num_videos_per_prompt}
+    for name, value in wholes.items():
+        check_whole(name, value)
     _check_size(config, height, width)
     if frames < 1:
         raise SMCDError(f"num_frames is {frames}; use 1 or more (the model was trained on {config.frames})")
     if num_videos_per_prompt < 1:
         raise SMCDError(f"num_videos_per_prompt is {num_videos_per_prompt}; use 1 or more")
 
+    if image is None:
+        raise SMCDError("no image: give the picture to animate, its first frame (--image)")
     images, all_tracks = _listed(image), _listed(tracks)
     given = {"image": len(images), "tracks": len(all_tracks), "prompt": 1 if prompt is None else len(_listed(prompt))}
     count = max(given.values())
@@ -104,6 +111,16 @@ def make_request(
     )
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Refuses what is no whole number.
+
+    Raises:
+        SMCDError: naming the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise SMCDError(f"{name} is {value!r:.60}; it must be a whole number")
+
+
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -117,6 +134,8 @@ def _repeated(items: Sequence[Any], count: int, name: str = "") -> list[Any]:
 def _check_size(config: ModelConfig, height: int, width: int) -> None:
     multiple = config.size_multiple
     for name, value in (("height", height), ("width", width)):
+        if value > _LARGEST_SIDE:
+            raise SMCDError(f"{name} is {value}; use at most {_LARGEST_SIDE}")
         if value < multiple or value % multiple:
             nearest = max(multiple, round(value / multiple) * multiple)
             raise SMCDError(f"{name} is {value}; it must be a multiple of {multiple} for this model, such as {nearest}")
@@ -129,6 +148,8 @@ def _tracks(item: Any, frames: int, *, image_size: tuple[int, int]) -> BoxTracks
         )
     if isinstance(item, BoxTracks):
         return item.resample(frames)
+    if not isinstance(item, str | os.PathLike):
+        raise SMCDError(f"tracks are {item!r:.60}; give BoxTracks, or the path of a tracks file")
     return load_tracks(item, image_size=image_size, frames=frames)
 
 
@@ -136,12 +157,16 @@ def _prompt(given: str | None, from_tracks: str | None, *, where: str) -> str:
     text = from_tracks if given is None else given
     if text is None:
         raise SMCDError(f"{where}no prompt: say in a few words what happens (--prompt), or put it into the tracks file")
+    if not isinstance(text, str):
+        raise SMCDError(f"{where}the prompt is {text!r:.60}; it must be text")
     if not text.strip():
         raise SMCDError(f"{where}the prompt is empty: say in a few words what happens (--prompt)")
     return text
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    for value in _listed(seed):
+        check_whole("seed", value)
     seeds = tuple(seed) if isinstance(seed, list | tuple) else tuple(seed + index for index in range(count))
     if len(seeds) != count:
         raise SMCDError(f"{len(seeds)} seeds for {count} videos; give one number, or one per video")

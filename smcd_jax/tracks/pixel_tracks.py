@@ -98,7 +98,7 @@ class PixelTracks:
         frame, index = wrong[0]
         box = self.boxes[frame, index]
         outside = f"box {format_box(box)} lies entirely outside the picture of {size[0]:g} x {size[1]:g}"
-        fault = box_fault(box) or f"{outside}: mark the object absent there"
+        fault = box_fault(box) or f"{outside}: move it, or leave the object out in that frame"
         raise SMCDError(f"{self.where(index, frame)}: {fault}")
 
 

@@ -57,7 +57,7 @@ def load_tracks(
     path = Path(path)
     name = format or detect_format(path)
     if video is not None and name != "youtube-vis":
-        raise SMCDError(f"{path}: a {name} file holds one video: leave video={video!r} out")
+        raise SMCDError(f"{path}: a {name} file holds one video: leave --tracks_video (video={video!r}) out")
     if name == FORMAT:
         return _load_track_file(path, image_size=image_size, frames=frames, label=label)
     tracks = _read(path, name, video).to_box_tracks(image_size=image_size, label=label)
@@ -106,7 +106,9 @@ def detect_format(path: Path) -> str:
             return _NAMES[found[0]]
         if not found:
             raise SMCDError(f"{path}: no tracks in this folder: expected one of {', '.join(_NAMES)}")
-        raise SMCDError(f"{path}: holds {' and '.join(found)}: name the file to read, or pass format")
+        raise SMCDError(
+            f"{path}: holds {' and '.join(found)}: name the file to read, or pass --tracks_format (format=...)"
+        )
     if path.name in _NAMES:
         return _NAMES[path.name]
     return _json_format(path) if path.suffix == ".json" else _table_format(path)
@@ -143,7 +145,7 @@ def _table_format(path: Path) -> str:
     columns = len(read_numbers(path, (4, 7, 8, 9, 10))[0])
     if columns > 4:
         return "mot"
-    raise SMCDError(f"{path}: four numbers a line may be x1,y1,x2,y2 or x,y,w,h: pass format reference or got10k")
+    raise SMCDError(f"{path}: four numbers a line may be x1,y1,x2,y2 or x,y,w,h: pass --tracks_format (format=...)")
 
 
 def _check_format(name: str) -> None:

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -264,11 +265,18 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     file, _, preset = path.partition(":")
     if not Path(file).is_file():
         raise SMCDError(f"no config file {file}; those that come with the project are in configs/")
+    if Path(file).suffix != ".py":
+        raise SMCDError(f"{file} is no Python file; give one such as configs/stage2_scene.py")
     spec = importlib.util.spec_from_file_location("smcd_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config(preset) if preset else module.get_config()
+        get_config = getattr(module, "get_config", None)
+        if get_config is None:
+            raise SMCDError(f"{file} has no get_config(), so it is no config; give one such as configs/stage2_scene.py")
+        if preset and not inspect.signature(get_config).parameters:
+            raise SMCDError(f"{file} has no presets; give it without :{preset}")
+        config = get_config(preset) if preset else get_config()
     except SMCDError:
         raise
     except Exception as error:  # the file is the user's program
