@@ -255,6 +255,7 @@ class TestFiles:
         ("optimizer.accumulation=0", r"optimizer\.accumulation"),
         ("dtype=float16", r"dtype is 'float16'; use float32 or bfloat16"),
         ("run.steps=0", r"run\.steps.* must be 1 or more"),
+        ("run.validation_examples=0", r"run\.validation_examples must be 1 or more"),
         ("run.log_every=0", r"must be 1 or more"),
         ("data.batch_size=0", r"must be 1 or more"),
         ("optimizer.ema_decay=1", r"ema_decay is 1; use 0 up to below 1"),

@@ -229,6 +229,8 @@ class TrainConfig:
             raise SMCDError(f"config: dtype is {self.dtype!r}; use float32 or bfloat16, or leave it empty")
         if self.run.steps < 1 or self.run.log_every < 1 or self.data.batch_size < 1:
             raise SMCDError("config: run.steps, run.log_every and data.batch_size must be 1 or more")
+        if self.run.validate_every and self.run.validation_examples < 1:
+            raise SMCDError("config: run.validation_examples must be 1 or more; run.validate_every=0 leaves it out")
         if not 0 <= self.optimizer.ema_decay < 1:
             raise SMCDError(f"config: optimizer.ema_decay is {self.optimizer.ema_decay:g}; use 0 up to below 1")
 
