@@ -9,8 +9,6 @@ from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
 
-_LARGEST_SIDE = 16384  # of a picture, in pixels: no encoder takes much more
-
 
 class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
@@ -94,10 +92,12 @@ def width_and_height(flag: str, text: str, example: str) -> tuple[int, int]:
     Raises:
         SMCDError: anything else, or a side of 0 or of more than 16384.
     """
+    from smcd_jax.media import LARGEST_SIDE
+
     parts = text.lower().split("x")
     whole = len(parts) == 2 and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts)
-    if not whole or not all(1 <= int(part) <= _LARGEST_SIDE for part in parts):
-        raise SMCDError(f"{flag} {text}: give width and height, 1 to {_LARGEST_SIDE} pixels, as in {example}")
+    if not whole or not all(1 <= int(part) <= LARGEST_SIDE for part in parts):
+        raise SMCDError(f"{flag} {text}: give width and height, 1 to {LARGEST_SIDE} pixels, as in {example}")
     return int(parts[0]), int(parts[1])
 
 

@@ -29,6 +29,8 @@ _DECODER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, Runti
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
+LARGEST_SIDE = 16384  # of a picture or a video, in pixels: no encoder takes much more
+
 
 def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture as 8-bit sRGB.

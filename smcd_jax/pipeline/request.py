@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import read_picture, resize_picture
+from smcd_jax.media import LARGEST_SIDE, read_picture, resize_picture
 from smcd_jax.models.config import ModelConfig
 from smcd_jax.tracks import BoxTracks, load_tracks
 
-_LARGEST_SIDE = 16384  # pixels; no memory suffices for more
 NULL_TEXT = " "  # what the published model was trained to take as no text
 
 
@@ -134,8 +133,8 @@ def _repeated(items: Sequence[Any], count: int, name: str = "") -> list[Any]:
 def _check_size(config: ModelConfig, height: int, width: int) -> None:
     multiple = config.size_multiple
     for name, value in (("height", height), ("width", width)):
-        if value > _LARGEST_SIDE:
-            raise SMCDError(f"{name} is {value}; use at most {_LARGEST_SIDE}")
+        if value > LARGEST_SIDE:
+            raise SMCDError(f"{name} is {value}; use at most {LARGEST_SIDE}")
         if value < multiple or value % multiple:
             nearest = max(multiple, round(value / multiple) * multiple)
             raise SMCDError(f"{name} is {value}; it must be a multiple of {multiple} for this model, such as {nearest}")
