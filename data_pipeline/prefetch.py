@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from data_pipeline.batches import HostBatch
 from smcd_jax.errors import SMCDError
-from smcd_jax.sharding import batch_parts, batch_sharding
+from smcd_jax.runtime.sharding import batch_parts, batch_sharding
 
 
 def local_rows(mesh: Mesh, global_batch: int) -> range:

@@ -22,7 +22,7 @@ from smcd_jax.models.config import (
     UNetConfig,
 )
 from smcd_jax.models.registry import abstract_params, flatten
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 CLIPS, FRAMES, SIDE = 4, 4, 32
 WORLD = {"width": SIDE, "height": SIDE, "frames": FRAMES + 1, "max_objects": 2, "min_size": 0.5, "max_size": 0.5}

@@ -15,9 +15,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from smcd_jax import distributed, roll_call
-from smcd_jax.distributed import DistributedStart, start_distributed
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime import distributed, rendezvous
+from smcd_jax.runtime.distributed import DistributedStart, start_distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = """
 import os, sys
 os.environ.update(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=4")
-from smcd_jax.distributed import start_distributed
+from smcd_jax.runtime.distributed import start_distributed
 from smcd_jax.errors import SMCDError
 port, count, index, timeout = sys.argv[1:]
 try:
@@ -35,7 +35,7 @@ except SMCDError as error:
     sys.exit(2)
 import jax, numpy
 from data_pipeline.prefetch import local_rows
-from smcd_jax.sharding import MeshShape, batch_sharding, make_mesh
+from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 mesh = make_mesh(MeshShape(fsdp=4))
 rows = local_rows(mesh, 8)
 batch = jax.make_array_from_process_local_data(batch_sharding(mesh), numpy.array(rows, numpy.float32), (8,))
@@ -80,7 +80,7 @@ def meeting(*processes: tuple[int, int], timeout: float = 10, port: int | None =
 
     def one(index: int, count: int) -> Exception | None:
         try:
-            roll_call.meet(f"127.0.0.1:{port}", process_id=index, num_processes=count, timeout=timeout)
+            rendezvous.meet(f"127.0.0.1:{port}", process_id=index, num_processes=count, timeout=timeout)
         except SMCDError as error:
             return error
         return None
@@ -193,23 +193,23 @@ class TestRollCall:
     def test_an_address_of_another_host(self):
         # 192.0.2.0/24 is for documentation; nobody answers there
         with pytest.raises(SMCDError, match=r"process 0 does not reach itself .*192\.0\.2\.1"):
-            roll_call.meet(f"192.0.2.1:{free_port()}", process_id=0, num_processes=2, timeout=1.2)
+            rendezvous.meet(f"192.0.2.1:{free_port()}", process_id=0, num_processes=2, timeout=1.2)
 
     @pytest.mark.parametrize(("address", "parts"), [("node7:1234", ("node7", 1234)), ("[fe80::1]:80", ("fe80::1", 80))])
     def test_addresses(self, address, parts):
-        assert roll_call.split_address(address) == parts
+        assert rendezvous.split_address(address) == parts
 
     @pytest.mark.parametrize("address", ["node7", "node7:", ":80", "node7:http", "node7:70000", "node7:0"])
     def test_addresses_that_are_none(self, address):
         with pytest.raises(SMCDError, match="write HOST:PORT"):
-            roll_call.split_address(address)
+            rendezvous.split_address(address)
 
     @pytest.mark.parametrize(
         ("address", "loopback"),
         [("127.0.1.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("10.0.0.1:1", False), ("node7:1", False)],
     )
     def test_loopback(self, address, loopback):
-        assert roll_call.is_loopback(address) is loopback
+        assert rendezvous.is_loopback(address) is loopback
 
 
 @contextlib.contextmanager
@@ -226,7 +226,7 @@ def keep_trying(port: int):
 def started(monkeypatch) -> list[dict]:
     """What would have been handed to JAX; nothing is started."""
     calls: list[dict] = []
-    monkeypatch.setattr(roll_call, "meet", lambda *args, **kwargs: None)
+    monkeypatch.setattr(rendezvous, "meet", lambda *args, **kwargs: None)
     monkeypatch.setattr(
         jax.distributed,
         "initialize",

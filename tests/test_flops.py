@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from smcd_jax.flops import count_flops
 from smcd_jax.models.config import SMCD
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, network
+from smcd_jax.runtime.flops import count_flops
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:

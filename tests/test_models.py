@@ -11,7 +11,7 @@ import pytest
 from smcd_jax.models.config import PRESETS, TINY, ControlNetConfig, ModelConfig, UNetConfig
 from smcd_jax.models.layers import ComputePolicy, sinusoid
 from smcd_jax.models.registry import abstract_params, flatten, init_params, network, unflatten
-from smcd_jax.runtime import enable_compile_cache
+from smcd_jax.runtime.devices import enable_compile_cache
 
 GATES = ("object", "object_image", "parallel", "double", "merge")
 ZERO_INITIALISED = (  # the published model's, by the last parts of their names

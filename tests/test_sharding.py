@@ -12,12 +12,12 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from smcd_jax import sharding
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.config import PRESETS, TINY, ControlNetConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, flatten, network
-from smcd_jax.sharding import MeshShape, make_mesh
+from smcd_jax.runtime import sharding
+from smcd_jax.runtime.sharding import MeshShape, make_mesh
 
 TINY_VISION = VisionEncoderConfig(picture_size=28, patch=14, width=64, heads=2, layers=1, embed_width=64)
 TINY_HEADS = {"head_width": TINY.unet.head_width}

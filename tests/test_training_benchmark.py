@@ -8,7 +8,7 @@ import pytest
 
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
-from smcd_jax.sharding import make_mesh
+from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import benchmark
 from smcd_jax.training.benchmark import TrainingMeasures, measure_training, random_batch, random_state
 from smcd_jax.training.config import load_config

@@ -23,7 +23,7 @@ from smcd_jax.cli import main
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import flatten
 from smcd_jax.pipeline import SMCDPipeline
-from smcd_jax.sharding import MeshShape, make_mesh
+from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.training.checkpoint import Checkpoints
 from smcd_jax.training.config import load_config
 from smcd_jax.training.data import TrainingData

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smcd_jax import device_peaks
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import probe_video
 from smcd_jax.models.config import SMCD, TINY
 from smcd_jax.models.registry import abstract_params, flatten, unflatten
+from smcd_jax.runtime import device_specs
 from smcd_jax.tracks import BoxTracks
 from smcd_jax.training.gates import gate_report, gate_values
 from smcd_jax.training.gauges import Throughput
@@ -368,13 +368,13 @@ def test_gate_values_are_tanh_and_mean_magnitude():
     ],
 )
 def test_peak_of_a_kind(kind, dtype, tera):
-    assert device_peaks.peak_flops(kind, dtype) == (None if tera is None else pytest.approx(tera * 1e12))
+    assert device_specs.peak_flops(kind, dtype) == (None if tera is None else pytest.approx(tera * 1e12))
 
 
 def test_memory_of_tpu_chips():
     kinds = ("TPU v4", "TPU v5 lite", "TPU v5p", "TPU v6e")
-    assert [device_peaks.memory_bytes(kind) // 2**30 for kind in kinds] == [32, 16, 95, 32]
-    assert device_peaks.memory_bytes("NVIDIA H200") is None
+    assert [device_specs.memory_bytes(kind) // 2**30 for kind in kinds] == [32, 16, 95, 32]
+    assert device_specs.memory_bytes("NVIDIA H200") is None
 
 
 def test_tpu_figures_agree_with_those_jax_knows():
@@ -384,13 +384,13 @@ def test_tpu_figures_agree_with_those_jax_knows():
         chip = tpu_info.chip_version_from_device_kind(kind)
         cores = chip.num_physical_tensor_cores_per_chip
         known = tpu_info._get_tpu_info_impl(chip, cores)
-        assert device_peaks.peak_flops(kind, jnp.bfloat16) == pytest.approx(known.bf16_ops_per_second * cores, rel=0.01)
-        assert device_peaks.memory_bytes(kind) == pytest.approx(known.hbm_capacity_bytes * cores, rel=0.02)
+        assert device_specs.peak_flops(kind, jnp.bfloat16) == pytest.approx(known.bf16_ops_per_second * cores, rel=0.01)
+        assert device_specs.memory_bytes(kind) == pytest.approx(known.hbm_capacity_bytes * cores, rel=0.02)
 
 
 def test_a_matrix_product_measures_the_rest(monkeypatch):
-    monkeypatch.setitem(device_peaks.MATMUL_SIDE, "cpu", 64)
-    assert device_peaks.measured_flops(jnp.float32, precision="highest", repeats=1) > 0
+    monkeypatch.setitem(device_specs.MATMUL_SIDE, "cpu", 64)
+    assert device_specs.measured_flops(jnp.float32, precision="highest", repeats=1) > 0
 
 
 # sample videos

@@ -13,13 +13,13 @@ import pytest
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from smcd_jax import hlo_report, topology
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
-from smcd_jax.hlo_report import Collective, collective_report
 from smcd_jax.models.registry import flatten
-from smcd_jax.sharding import MeshShape, make_mesh
-from smcd_jax.topology import check_topology_name, find_topology
+from smcd_jax.runtime import hlo_collectives, topology
+from smcd_jax.runtime.hlo_collectives import Collective, collective_report
+from smcd_jax.runtime.sharding import MeshShape, make_mesh
+from smcd_jax.runtime.topology import check_topology_name, find_topology
 from smcd_jax.training import plan as plan_module
 from smcd_jax.training import plan_store
 from smcd_jax.training.config import load_config
@@ -188,7 +188,7 @@ class TestCollectives:
         assert report.total == Collective(14, 640 + 80 + 48 + 16 + 192, 560 + 80 + 36 + 14 + 192)
 
     def test_types_of_less_than_a_byte_and_without_width(self):
-        assert hlo_report._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
+        assert hlo_collectives._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
 
     def test_a_sum_over_eight_devices(self):
         mesh = make_mesh(MeshShape(data=8))

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from smcd_jax.models.registry import flatten, network
-from smcd_jax.sharding import MeshShape, batch_sharding, make_mesh
+from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
 from smcd_jax.training.objective import Conditions, Losses, Noised, Objective, denoising_losses
 from smcd_jax.training.optimizer import make_optimizer

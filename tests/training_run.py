@@ -40,7 +40,7 @@ from smcd_jax.models.config import (
     to_dict,
 )
 from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
-from smcd_jax.sharding import make_mesh
+from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import loop
 from smcd_jax.training.checkpoint_manifest import Manifest
 from smcd_jax.training.checkpoint_orbax import read_arrays

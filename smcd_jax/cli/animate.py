@@ -14,7 +14,7 @@ from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline import SMCDPipeline
-    from smcd_jax.progress import Progress
+    from smcd_jax.runtime.progress import Progress
 
 FORMATS = ("mp4", "gif", "webp", "frames")
 DECODING = ("decode_chunk_size", "fps")  # options that still matter when only decoding is left
@@ -134,7 +134,7 @@ def tell_notes(args: argparse.Namespace, notes: tuple[str, ...]) -> None:
 
 def make_progress(args: argparse.Namespace) -> Progress:
     """Bars on a terminal, lines elsewhere, nothing with --quiet."""
-    from smcd_jax.progress import Bars, Lines, Progress
+    from smcd_jax.runtime.progress import Bars, Lines, Progress
 
     if args.quiet:
         return Progress()

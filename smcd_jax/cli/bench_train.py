@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
     from smcd_jax.cli.train import SMALLER
     from smcd_jax.media import write_json
-    from smcd_jax.runtime import memory_in_words
+    from smcd_jax.runtime.devices import memory_in_words
     from smcd_jax.training.benchmark import measure_training
 
     with memory_in_words(SMALLER):

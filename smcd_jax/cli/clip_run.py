@@ -17,8 +17,8 @@ from smcd_jax.cli.clip_options import PIPELINE_ARGUMENTS, check_fps
 from smcd_jax.errors import SMCDError
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.clock import Clock
-from smcd_jax.progress import Progress
-from smcd_jax.runtime import device_summary, memory_in_words
+from smcd_jax.runtime.devices import device_summary, memory_in_words
+from smcd_jax.runtime.progress import Progress
 from smcd_jax.tracks import parse_track_file
 
 _SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")

@@ -13,7 +13,7 @@ from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
     from smcd_jax.convert.to_model_folder import ConvertedComponent
-    from smcd_jax.progress import Progress
+    from smcd_jax.runtime.progress import Progress
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was written."""
-    from smcd_jax.progress import Bars, Lines
+    from smcd_jax.runtime.progress import Bars, Lines
 
     modes = {
         "--modelscope or --smcd": args.modelscope or args.smcd,

@@ -88,7 +88,7 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import jax
 
-    from smcd_jax.runtime import host_memory_bytes
+    from smcd_jax.runtime.devices import host_memory_bytes
 
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
@@ -103,7 +103,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _compile_cache() -> Iterator[Finding]:
-    from smcd_jax.runtime import enable_compile_cache
+    from smcd_jax.runtime.devices import enable_compile_cache
 
     folder = enable_compile_cache()
     if folder is None:

@@ -157,7 +157,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     from smcd_jax.evaluation.run import CLIPS, begin
     from smcd_jax.evaluation.sampling_run import SamplingRun
     from smcd_jax.pipeline.request import make_request
-    from smcd_jax.runtime import memory_in_words
+    from smcd_jax.runtime.devices import memory_in_words
     from smcd_jax.tracks import BoxTracks
 
     config = setup.pipeline.config

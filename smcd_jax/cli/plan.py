@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     import jax
 
     from smcd_jax.errors import SMCDError
-    from smcd_jax.progress import Bars, Lines
-    from smcd_jax.topology import check_topology_name, find_topology, needs_other_devices
+    from smcd_jax.runtime.progress import Bars, Lines
+    from smcd_jax.runtime.topology import check_topology_name, find_topology, needs_other_devices
     from smcd_jax.training.config import load_config
     from smcd_jax.training.plan import Planner, parameter_lines
 

@@ -50,7 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 42 where the run was told to stop."""
-    from smcd_jax.distributed import start_distributed
+    from smcd_jax.runtime.distributed import start_distributed
     from smcd_jax.training.config import load_config
 
     config = load_config(args.config, args.overrides)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     import jax
 
-    from smcd_jax.runtime import memory_in_words
+    from smcd_jax.runtime.devices import memory_in_words
     from smcd_jax.training.loop import train
     from smcd_jax.training.signals import EXIT_AGAIN
 

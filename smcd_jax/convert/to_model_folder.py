@@ -15,7 +15,7 @@ from smcd_jax.convert.layouts import Source, find_sources, model_config
 from smcd_jax.convert.tensor_files import file_sha256, values
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 LICENSE = "that of the source weights (ModelScope text-to-video: CC BY-NC 4.0)"
 

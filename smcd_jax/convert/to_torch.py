@@ -17,7 +17,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.media import write_atomically
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.config import ModelConfig, to_dict
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 TABLES = {
     "unet": unet_table.unet_rows,

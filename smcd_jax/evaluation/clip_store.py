@@ -23,7 +23,7 @@ from data_pipeline.transforms import choose_objects, decode_frame
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.floors import slid_crop, still_first_frame
 from smcd_jax.media import read_video
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 GENERATED, REAL, STILL, SLID = "generated", "real", "still", "slid"
 REFERENCES = (REAL, STILL, SLID)

@@ -24,7 +24,7 @@ from smcd_jax.evaluation.measure import CONFIDENCE, MOST_NAMED, RESAMPLES, SEED,
 from smcd_jax.evaluation.sprite_scenes import SpriteScenes
 from smcd_jax.evaluation.trackers import OpenCVTracker, Tracker, track_objects
 from smcd_jax.media import resize_picture
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 SPRITES = "sprites"  # the exact detector, among the names of trackers
 COUNTED = "every frame of an object but its first, boxes cut to the picture"

@@ -22,7 +22,7 @@ from smcd_jax.evaluation.fvd import fvd
 from smcd_jax.evaluation.grounding_run import Boxes, Follower, measure_grounding
 from smcd_jax.evaluation.measure import Direction, Measure, left_out
 from smcd_jax.evaluation.opencv import load_cv2
-from smcd_jax.progress import Progress
+from smcd_jax.runtime.progress import Progress
 
 OpenExtractor = Callable[[str], Any]
 OpenFollower = Callable[[str], Follower]

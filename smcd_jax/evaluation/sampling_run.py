@@ -24,8 +24,8 @@ from data_pipeline.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.clip_store import AskedClip, Fault, Video
 from smcd_jax.media import write_folder_atomically, write_video
-from smcd_jax.progress import Progress
-from smcd_jax.runtime import device_summary
+from smcd_jax.runtime.devices import device_summary
+from smcd_jax.runtime.progress import Progress
 from smcd_jax.tracks import BoxTracks
 from smcd_jax.tracks.track_file import track_file_text
 

@@ -18,7 +18,7 @@ from smcd_jax.models.unet_blocks import (
     encoder_plan,
     skip_downscales,
 )
-from smcd_jax.sharding import constrain_batch
+from smcd_jax.runtime.sharding import constrain_batch
 
 Conditions = dict[str, BlockConditions]
 

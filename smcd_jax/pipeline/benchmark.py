@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.device_peaks import measured_flops
 from smcd_jax.diffusion.guidance import Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
-from smcd_jax.flops import count_flops
 from smcd_jax.models.config import PRESETS, ModelConfig
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
 from smcd_jax.pipeline.denoise import denoise, predict
-from smcd_jax.runtime import Compiled, device_summary, enable_compile_cache, peak_memory_bytes
+from smcd_jax.runtime.device_specs import measured_flops
+from smcd_jax.runtime.devices import Compiled, device_summary, enable_compile_cache, peak_memory_bytes
+from smcd_jax.runtime.flops import count_flops
 
 ENCODERS = ("position_net", "image_encoder")
 

@@ -10,8 +10,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import network
-from smcd_jax.progress import Progress
-from smcd_jax.runtime import Compiled, return_free_memory
+from smcd_jax.runtime.devices import Compiled, return_free_memory
+from smcd_jax.runtime.progress import Progress
 
 
 class Components:

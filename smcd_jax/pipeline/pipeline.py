@@ -31,8 +31,8 @@ from smcd_jax.pipeline.conditions import (
 from smcd_jax.pipeline.denoise import denoise
 from smcd_jax.pipeline.encoders import Encoders
 from smcd_jax.pipeline.request import Request, check_whole, make_request
-from smcd_jax.progress import Bars, Progress
-from smcd_jax.runtime import enable_compile_cache
+from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.progress import Bars, Progress
 
 OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["SMCDPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
@@ -150,7 +150,7 @@ class SMCDPipeline:
             callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); may return a
                 dict with other latents.
             before_decode: called with the final latents, so that they can be kept if decoding fails.
-            progress: True shows bars; or a `smcd_jax.progress.Progress` of your own.
+            progress: True shows bars; or a `smcd_jax.runtime.progress.Progress` of your own.
 
         Raises:
             SMCDError: naming the argument, what is wrong with it and what to do.

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.device_peaks import measured_flops, peak_flops
 from smcd_jax.errors import SMCDError
-from smcd_jax.runtime import device_summary, enable_compile_cache, peak_memory_bytes
-from smcd_jax.sharding import make_mesh
+from smcd_jax.runtime.device_specs import measured_flops, peak_flops
+from smcd_jax.runtime.devices import device_summary, enable_compile_cache, peak_memory_bytes
+from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.program import TrainProgram, stand_in_null_text
 from smcd_jax.training.state import TrainState, new_state, policy

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.config import PRESETS, ModelConfig, from_dict, to_dict
-from smcd_jax.sharding import MeshShape
+from smcd_jax.runtime.sharding import MeshShape
 
 
 @dataclasses.dataclass(frozen=True)

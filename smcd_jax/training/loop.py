@@ -13,11 +13,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from smcd_jax.device_peaks import peak_flops
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import Params
-from smcd_jax.runtime import device_summary, enable_compile_cache
-from smcd_jax.sharding import make_mesh
+from smcd_jax.runtime.device_specs import peak_flops
+from smcd_jax.runtime.devices import device_summary, enable_compile_cache
+from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.checkpoint import Checkpoints, Restored
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.data import TrainingData, base_digest, null_text

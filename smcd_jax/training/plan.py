@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import flatten
-from smcd_jax.progress import Progress
-from smcd_jax.sharding import make_mesh, partition_specs
-from smcd_jax.topology import Topology, find_topology
+from smcd_jax.runtime.progress import Progress
+from smcd_jax.runtime.sharding import make_mesh, partition_specs
+from smcd_jax.runtime.topology import Topology, find_topology
 from smcd_jax.training import plan_store
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.plan_program import ProgramPlan, Setting, What, compile_program
@@ -45,7 +45,7 @@ class Planner:
 
         Args:
             config: of the run.
-            topology: see `smcd_jax.topology.find_topology`.
+            topology: see `smcd_jax.runtime.topology.find_topology`.
             effort: -1 to 1: how long the compiler tries to make the program fast and small.
             again: compile even what lies on disk.
             progress: told of.

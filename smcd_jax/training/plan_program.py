@@ -14,11 +14,11 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.hlo_report import collective_report
-from smcd_jax.progress import Progress
-from smcd_jax.runtime import collector_paused
-from smcd_jax.sharding import BATCH_AXES, coverage_report, make_mesh
-from smcd_jax.topology import Topology
+from smcd_jax.runtime.devices import collector_paused
+from smcd_jax.runtime.hlo_collectives import collective_report
+from smcd_jax.runtime.progress import Progress
+from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
+from smcd_jax.runtime.topology import Topology
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.program import TrainProgram, sample_rows, stand_in_null_text
 from smcd_jax.training.sampling import make_sampler
@@ -81,7 +81,7 @@ class ProgramPlan:
         model_flops: matrix products and convolutions of the step, recomputation not included.
         bytes_accessed: as the compiler counts them.
         estimated_seconds: the compiler's own; None where it has none.
-        collectives: (count, payload, sent) by kind, see `smcd_jax.hlo_report`.
+        collectives: (count, payload, sent) by kind, see `smcd_jax.runtime.hlo_collectives`.
         unknown_loops: loops with collectives that count once, for want of knowing how often they run.
         seconds: that tracing, lowering and compiling took.
     """

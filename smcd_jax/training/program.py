@@ -15,10 +15,10 @@ import optax
 from jax.sharding import Mesh
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.flops import count_flops
 from smcd_jax.models.registry import Params, flatten
-from smcd_jax.runtime import collector_paused
-from smcd_jax.sharding import batch_parts, batch_sharding, shardings, state_shardings
+from smcd_jax.runtime.devices import collector_paused
+from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.sharding import batch_parts, batch_sharding, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import Objective, make_objective
 from smcd_jax.training.optimizer import learning_rate, make_optimizer

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from smcd_jax.models.registry import Params
-from smcd_jax.sharding import constrain_batch
+from smcd_jax.runtime.sharding import constrain_batch
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import Batch, Losses, Objective
 from smcd_jax.training.selection import join

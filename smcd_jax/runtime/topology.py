@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from smcd_jax.device_peaks import memory_bytes
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.device_specs import memory_bytes
 
 LOCAL = "local"
 EXAMPLES = "local, cpu:8, v5e:2x4, v5p:2x2x2, v4:2x2x1, v6e:4x4"
@@ -51,7 +51,7 @@ class Topology(NamedTuple):
 
     @property
     def device_kind(self) -> str:
-        """Of the devices, as `smcd_jax.device_peaks` knows them."""
+        """Of the devices, as `smcd_jax.runtime.device_specs` knows them."""
         return self.devices[0].device_kind
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 
-from smcd_jax import roll_call
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime import rendezvous
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def start_distributed(
     if found.num_processes == 1:
         return DistributedStart(0, 1, found.method)
     address, count, index = _checked(found)
-    roll_call.meet(address, process_id=index, num_processes=count, timeout=timeout)
+    rendezvous.meet(address, process_id=index, num_processes=count, timeout=timeout)
     _reach_past_proxies(address)
     try:
         jax.distributed.initialize(
@@ -137,8 +137,8 @@ def _checked(found: _Found) -> tuple[str, int, int]:
             f"process_id {found.process_id} with num_processes {found.num_processes}: processes count from 0 to "
             f"{max(found.num_processes - 1, 0)}"
         )
-    roll_call.split_address(found.coordinator)
-    if found.several_hosts and roll_call.is_loopback(found.coordinator):
+    rendezvous.split_address(found.coordinator)
+    if found.several_hosts and rendezvous.is_loopback(found.coordinator):
         raise SMCDError(
             f"coordinator {found.coordinator} is each host's own address, and {found.method} runs on several: "
             "give an address of process 0's host that all of them reach"
@@ -273,6 +273,6 @@ def _reach_past_proxies(address: str) -> None:
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return
     exceptions = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")  # noqa: SIM112 (gRPC reads these)
-    host = roll_call.split_address(address)[0]
+    host = rendezvous.split_address(address)[0]
     os.environ["no_grpc_proxy"] = f"{exceptions},{host}" if exceptions else host  # noqa: SIM112
     jax.config.update("jax_check_proxy_envs", False)  # its warning is about what is mended here

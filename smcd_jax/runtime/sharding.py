@@ -299,7 +299,7 @@ def _match(leaves: Iterable[tuple[str, Any]], rules: Sequence[Rule]) -> dict[str
         shown = ", ".join(faults[:20]) + (f", and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise SMCDError(
             f"{len(faults)} parameters do not match exactly one sharding rule: {shown}; mend RULES in "
-            "smcd_jax/sharding.py"
+            "smcd_jax/runtime/sharding.py"
         )
     return matched
 
