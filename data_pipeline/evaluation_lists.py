@@ -22,8 +22,8 @@ from data_pipeline.records import RecordFolder
 from data_pipeline.schema import BadClip
 from data_pipeline.windows import eligible_clips, window_start
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_json
-from smcd_jax.tracks.text_files import read_json
+from smcd_jax.files import write_json
+from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-evaluation", 1
 _CLIPS, _STARTS, _SEEDS, _EXAMPLE = 31, 32, 33, 34  # what a number drawn for a list is used for

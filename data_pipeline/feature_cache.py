@@ -45,7 +45,7 @@ from jaxtyping import Bool, Float16, Float32
 from data_pipeline.encoder_identity import different_encoder
 from data_pipeline.schema import BadClip
 from smcd_jax.errors import SMCDError
-from smcd_jax.tracks.text_files import read_json
+from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-features", 1
 MANIFEST, NULL_TEXT = "feature_cache.json", "null_text.npy"

@@ -17,7 +17,7 @@ from data_pipeline.records import RecordFolder
 from data_pipeline.schema import JPEG_START, BadClip, Clip, example_to_clip
 from data_pipeline.transforms import decode_frame
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_atomically
+from smcd_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from data_pipeline.features import FeatureEncoders

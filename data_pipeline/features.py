@@ -19,7 +19,7 @@ from data_pipeline.feature_cache import FORMAT, MANIFEST, NULL_TEXT, VERSION, re
 from data_pipeline.feature_parts import PartWriter, finished_part, half_precision
 from data_pipeline.records import RecordFolder
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_atomically, write_json
+from smcd_jax.files import write_atomically, write_json
 
 NULL_CAPTION = " "  # the reference's null text
 # A part ends before either is exceeded: at 256 x 256 pixels 268 MB of moments and 646 MB of texts at most.

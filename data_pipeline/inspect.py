@@ -97,7 +97,7 @@ def write_sheet(picture: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """
     from PIL import Image
 
-    from smcd_jax.media import write_atomically
+    from smcd_jax.files import write_atomically
 
     if path.suffix.lower() != ".png":
         raise SMCDError(f"{path}: a sheet is a png file: give a name that ends in .png")

@@ -35,8 +35,8 @@ from data_pipeline.schema import SCHEMA_VERSION, BadClip, features, serialize
 from data_pipeline.shard_runs import run_here, run_on_beam
 from data_pipeline.shards import ShardTask, finished_shard
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_json
-from smcd_jax.tracks.text_files import read_json
+from smcd_jax.files import write_json
+from smcd_jax.files.text_files import read_json
 
 MAX_BAD_SHARE = 0.01
 TARGET_SHARD_BYTES = 256 << 20

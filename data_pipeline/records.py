@@ -46,7 +46,7 @@ import numpy as np
 
 from data_pipeline.schema import SCHEMA_VERSION, BadClip, Clip, example_to_clip, parse
 from smcd_jax.errors import SMCDError
-from smcd_jax.tracks.text_files import read_json
+from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-records", 1
 RECORDS, REPORT, WORK = "records.json", "report.json", ".prepare"

@@ -18,7 +18,7 @@ from data_pipeline.records import PER_FRAME, PER_RECORD, WORK
 from data_pipeline.schema import BadClip, Clip, serialize
 from data_pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_json
+from smcd_jax.files import write_json
 
 # A protocol buffer ends at 2 GiB; captions and boxes need little of it.
 MAX_CLIP_BYTES = 1900 << 20

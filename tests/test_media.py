@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from smcd_jax import media
+from smcd_jax import files, media
 from smcd_jax.errors import SMCDError
 
 
@@ -511,7 +511,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, name):
     code = f"""
 import resource, sys
 import numpy as np
-from smcd_jax import media
+from smcd_jax import files, media
 frames = np.random.default_rng(0).integers(0, 256, (8, 256, 256, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 try:
@@ -563,14 +563,14 @@ def test_an_unknown_suffix_is_refused_with_those_known(tmp_path):
 
 def test_a_file_appears_only_when_the_block_ends_well(tmp_path):
     path = tmp_path / "a.txt"
-    with media.write_atomically(path) as temporary:
+    with files.write_atomically(path) as temporary:
         temporary.write_text("new")
         assert temporary.suffix == ".txt"
         assert not path.exists()
     assert path.read_text() == "new"
 
     def write_half():
-        with media.write_atomically(path) as temporary:
+        with files.write_atomically(path) as temporary:
             temporary.write_text("half")
             raise KeyError
 
@@ -581,7 +581,7 @@ def test_a_file_appears_only_when_the_block_ends_well(tmp_path):
 
 
 def test_errors_about_other_files_pass_unchanged(tmp_path):
-    with pytest.raises(FileNotFoundError, match="elsewhere"), media.write_atomically(tmp_path / "a.txt"):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), files.write_atomically(tmp_path / "a.txt"):
         (tmp_path / "elsewhere").read_text()
     assert list(tmp_path.iterdir()) == []
 
@@ -589,29 +589,29 @@ def test_errors_about_other_files_pass_unchanged(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="file permissions of Unix")
 def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("")
-    media.write_json(tmp_path / "a.json", {})
+    files.write_json(tmp_path / "a.json", {})
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     path = tmp_path / ("n" * 250 + ".json")
-    media.write_json(path, [1])
+    files.write_json(path, [1])
     assert json.loads(path.read_text()) == [1]
     with pytest.raises(SMCDError) as error:
-        media.write_json(tmp_path / ("n" * 300 + ".json"), [1])
+        files.write_json(tmp_path / ("n" * 300 + ".json"), [1])
     one_line(error, "cannot write", "another name")
 
 
 def test_json_is_readable_and_whole_or_absent(tmp_path):
     data = {"prompt": "une fusée", "seed": 3, "box": [0.1, 0.2]}
-    path = media.write_json(tmp_path / "a.json", data)
+    path = files.write_json(tmp_path / "a.json", data)
     assert "fusée" in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8")) == data
     with pytest.raises(ValueError, match="Out of range float"):
-        media.write_json(path, {"loss": float("nan")})
+        files.write_json(path, {"loss": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8")) == data
     with pytest.raises(SMCDError) as error:
-        media.write_json(tmp_path, data)
+        files.write_json(tmp_path, data)
     one_line(error, str(tmp_path), "folder")
 
 

@@ -28,8 +28,8 @@ from data_pipeline.builders.raw_clip import bad_clip_if_wrong, make_clip, no_obj
 from data_pipeline.frames import MISSING, read_frame
 from data_pipeline.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import read_numbers, read_text
 from smcd_jax.tracks import PixelTracks, read_got10k
-from smcd_jax.tracks.text_files import read_numbers, read_text
 
 # The 34 training videos with wrong labels that the reference leaves out. Its list has a 35th entry, "txt", which is no
 # id: matching names as substrings, it keeps list.txt from being taken for a video; here only folders are videos.

@@ -28,8 +28,8 @@ from data_pipeline.builders.raw_clip import bad_clip_if_wrong, make_clip
 from data_pipeline.frames import check_frame
 from data_pipeline.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import MAX_COORDINATE, parse_json
 from smcd_jax.tracks import PixelTracks, xywh_to_xyxy
-from smcd_jax.tracks.text_files import MAX_COORDINATE, parse_json
 
 EMBEDDING = "text_embedding_before"
 _WRONG_TYPE = "wrong JSON type"

@@ -23,10 +23,10 @@ from data_pipeline.builders.raw_clip import CLIPPED, RECODED, bad_clip_if_wrong,
 from data_pipeline.frames import UNREADABLE, Frame, encode_jpeg, read_frame
 from data_pipeline.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import read_text
 from smcd_jax.media import read_video
 from smcd_jax.media.pictures import PICTURE_SUFFIXES
 from smcd_jax.tracks import BoxTracks, load_tracks
-from smcd_jax.tracks.text_files import read_text
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".m4v")
 FRAME_FOLDERS = ("frames", "img1", "JPEGImages")

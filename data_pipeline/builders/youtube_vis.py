@@ -23,8 +23,8 @@ from data_pipeline.builders.raw_clip import make_clip
 from data_pipeline.frames import MISSING, read_frame
 from data_pipeline.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import read_json
 from smcd_jax.tracks import PixelTracks, YouTubeVIS, read_youtube_vis
-from smcd_jax.tracks.text_files import read_json
 
 CAPTIONS, INSTANCES, PICTURES = "caption.json", "instances.json", "JPEGImages"
 # The share of videos held out, and what is hashed with their names. Changing either changes what was trained on.

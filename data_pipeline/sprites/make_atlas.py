@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.sprites.atlas import ATLAS_VERSION
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_atomically, write_json
+from smcd_jax.files import write_atomically, write_json
 
 _FONT_SIZE = 109  # the one size of the font's bitmaps
 _CELL = 128

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print a table."""
     from data_pipeline.benchmark import InputBenchmark, measure_input, table
     from data_pipeline.examples import ExampleSize
-    from smcd_jax.media import write_json
+    from smcd_jax.files import write_json
 
     for name in ("batch", "rounds", "seconds", "threads"):
         value = getattr(args, name)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
-    from smcd_jax.media import write_json
+    from smcd_jax.files import write_json
     from smcd_jax.pipeline.benchmark import measure_sampling
 
     measures = measure_sampling(

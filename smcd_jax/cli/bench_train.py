@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
     from smcd_jax.cli.train import SMALLER
-    from smcd_jax.media import write_json
+    from smcd_jax.files import write_json
     from smcd_jax.runtime.devices import memory_in_words
     from smcd_jax.training.benchmark import measure_training
 

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import draw_boxes, write_atomically, write_frames, write_json, write_video
+from smcd_jax.files import write_atomically, write_json
+from smcd_jax.media import draw_boxes, write_frames, write_video
 from smcd_jax.tracks import BoxTracks
 
 FORMATS = ("mp4", "gif", "webp", "frames")

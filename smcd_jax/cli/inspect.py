@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from data_pipeline.inspect import check_records, sheet, spread_positions, write_sheet
     from data_pipeline.records import REPORT, RecordFolder, read_manifest
     from data_pipeline.report import Report
-    from smcd_jax.tracks.text_files import read_json
+    from smcd_jax.files.text_files import read_json
 
     for flag in ("clips", "frames", "height"):
         if getattr(args, flag) < 1:

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare_records(args: argparse.Namespace) -> None:
     from data_pipeline.prepare import prepare
-    from smcd_jax.media import write_json
+    from smcd_jax.files import write_json
 
     report = prepare(
         args.name,

@@ -131,7 +131,8 @@ def _draw(args: argparse.Namespace) -> int:
     import numpy as np
 
     from smcd_jax.cli.clip_options import check_fps
-    from smcd_jax.media import contact_sheet, draw_boxes, read_picture, write_atomically, write_video
+    from smcd_jax.files import write_atomically
+    from smcd_jax.media import contact_sheet, draw_boxes, read_picture, write_video
 
     output = Path(args.output)
     suffix = output.suffix.lower()

@@ -14,7 +14,7 @@ from smcd_jax.convert import component_tables, unet_table
 from smcd_jax.convert.layouts import AUTOENCODER_PREFIX, CONFIGURATION, OURS
 from smcd_jax.convert.table import Row
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_atomically
+from smcd_jax.files import write_atomically
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.config import ModelConfig, to_dict
 from smcd_jax.runtime.progress import Progress

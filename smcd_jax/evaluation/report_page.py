@@ -12,7 +12,7 @@ from typing import Any
 from smcd_jax.evaluation.clip_store import REFERENCES
 from smcd_jax.evaluation.results import Results, fault_lines, in_digits
 from smcd_jax.evaluation.strips import read_strips
-from smcd_jax.media import write_atomically
+from smcd_jax.files import write_atomically
 
 REPORT = "report.html"
 

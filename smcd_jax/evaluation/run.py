@@ -25,8 +25,8 @@ from smcd_jax.evaluation.measure_run import MeasureRun
 from smcd_jax.evaluation.report_page import write_report
 from smcd_jax.evaluation.results import Results
 from smcd_jax.evaluation.strips import write_strips
-from smcd_jax.media import write_json
-from smcd_jax.tracks.text_files import read_json
+from smcd_jax.files import write_json
+from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-evaluation-run", 1
 LIST, RUN, CLIPS = "list.json", "run.json", "clips"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from smcd_jax.evaluation.clip_store import GENERATED, REAL, AskedClip, ClipStore, Video
 from smcd_jax.evaluation.grounding_run import Boxes
-from smcd_jax.media import draw_boxes, object_colors, write_folder_atomically
+from smcd_jax.files import write_folder_atomically
+from smcd_jax.media import draw_boxes, object_colors
 from smcd_jax.runtime.progress import Progress
 
 FOLDER = "strips"  # of an evaluation; in it a folder CLIP_ID with a file for each of these

@@ -13,7 +13,8 @@ from PIL import Image
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.clip_store import GENERATED, REAL, ClipStore
-from smcd_jax.media import write_atomically, write_json, write_video
+from smcd_jax.files import write_atomically, write_json
+from smcd_jax.media import write_video
 
 VIDEOS, IMAGES, NAMES = "videos", "images", "names.json"
 _LONGEST = 240  # bytes of a name, with room for "-0.mp4" below the 255 of most file systems

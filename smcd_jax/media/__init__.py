@@ -1,8 +1,7 @@
-"""Owns what is seen: pictures read, video written and read, boxes drawn; and the writing of whole files."""
+"""Pictures and video: reading, writing and drawing."""
 
 from __future__ import annotations
 
-from smcd_jax.media.atomic import write_atomically, write_folder_atomically, write_json
 from smcd_jax.media.drawing import contact_sheet, draw_boxes, object_colors
 from smcd_jax.media.pictures import LARGEST_SIDE, read_picture, resize_picture, to_model_range, to_uint8
 from smcd_jax.media.video import probe_video, read_video, write_frames, write_video
@@ -18,9 +17,6 @@ __all__ = [
     "resize_picture",
     "to_model_range",
     "to_uint8",
-    "write_atomically",
-    "write_folder_atomically",
     "write_frames",
-    "write_json",
     "write_video",
 ]

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.atomic import write_atomically, write_folder_atomically
 from smcd_jax.media import animations, ffmpeg
-from smcd_jax.media.atomic import write_atomically, write_folder_atomically
 from smcd_jax.media.pictures import PICTURE_SUFFIXES, read_picture
 
 MAX_FPS = 1000  # WebP counts milliseconds

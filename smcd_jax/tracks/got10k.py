@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import format_number, read_ini, read_numbers, write_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, whole_size, xywh_to_xyxy, xyxy_to_xywh
-from smcd_jax.tracks.text_files import format_number, read_ini, read_numbers, write_text
 
 BOXES, ABSENCE, META, SECTION = "groundtruth.txt", "absence.label", "meta_info.ini", "METAINFO"
 _RESOLUTION = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")

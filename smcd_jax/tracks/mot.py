@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import format_number, read_ini, read_numbers, read_text, write_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, whole_size, xywh_to_xyxy, xyxy_to_xywh
-from smcd_jax.tracks.text_files import format_number, read_ini, read_numbers, read_text, write_text
 from smcd_jax.tracks.track_file import MAX_FRAMES
 
 BOXES, INFO, CLASSES, SECTION = "gt.txt", "seqinfo.ini", "labels.txt", "Sequence"

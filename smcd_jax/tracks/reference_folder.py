@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import format_number, read_numbers, read_text, write_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels
-from smcd_jax.tracks.text_files import format_number, read_numbers, read_text, write_text
 
 BOXES, PICTURE, PROMPT = "bbox.txt", "img.png", "prompt.txt"
 

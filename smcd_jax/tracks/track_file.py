@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import MAX_COORDINATE, parse_json, read_text
 from smcd_jax.tracks.box_tracks import BoxTracks, box_fault, check_frames, sound_boxes
 from smcd_jax.tracks.interpolation import INTERPOLATIONS, frame_times, interpolate
 from smcd_jax.tracks.pixel_tracks import PixelTracks, frame_runs, to_pixels
-from smcd_jax.tracks.text_files import MAX_COORDINATE, parse_json, read_text
 
 FORMAT = "smcd-tracks"
 VERSION = 1

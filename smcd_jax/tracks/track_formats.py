@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import read_json, read_numbers, write_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.got10k import read_got10k, write_got10k
 from smcd_jax.tracks.mot import boxes_file, read_mot, write_mot
 from smcd_jax.tracks.pixel_tracks import PixelTracks
 from smcd_jax.tracks.reference_folder import read_reference_folder, write_reference_folder
-from smcd_jax.tracks.text_files import read_json, read_numbers, write_text
 from smcd_jax.tracks.track_file import FORMAT, read_track_file, track_file_text
 from smcd_jax.tracks.youtube_vis import read_youtube_vis, write_youtube_vis
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import MAX_COORDINATE
 from smcd_jax.tracks.box_tracks import BoxTracks, box_fault, check_frames
 from smcd_jax.tracks.interpolation import interpolate
 from smcd_jax.tracks.pixel_tracks import PixelTracks
-from smcd_jax.tracks.text_files import MAX_COORDINATE
 
 FORM = '"label: x1,y1,x2,y2 -> x1,y1,x2,y2"'
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import MAX_COORDINATE, read_json, write_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, xywh_to_xyxy, xyxy_to_xywh
-from smcd_jax.tracks.text_files import MAX_COORDINATE, read_json, write_text
 
 
 @dataclass(frozen=True, eq=False)

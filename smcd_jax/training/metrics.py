@@ -29,7 +29,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import write_atomically, write_video
+from smcd_jax.files import write_atomically
+from smcd_jax.media import write_video
 from smcd_jax.training.event_file import EventFile, write_whole
 
 logger = logging.getLogger(__name__)

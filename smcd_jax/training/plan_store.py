@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smcd_jax import __version__
-from smcd_jax.media.atomic import write_json
+from smcd_jax.files.atomic import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import contact_sheet, draw_boxes, write_atomically, write_video
+from smcd_jax.files import write_atomically
+from smcd_jax.media import contact_sheet, draw_boxes, write_video
 from smcd_jax.tracks import BoxTracks
 
 SHOWN_PIXELS = 192  # smaller pictures are enlarged, by a whole factor, to about this shorter side: labels need room
