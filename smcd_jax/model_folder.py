@@ -25,8 +25,9 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import ModelConfig, from_dict, to_dict
+from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import abstract_params, flatten, unflatten
+from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.parameter_store import checksums, restore_leaves, save_leaves
 from smcd_jax.tokenizer import Tokenizer
 

@@ -19,8 +19,9 @@ from smcd_jax.convert.to_torch import convert_to_torch
 from smcd_jax.convert.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.config import PRESETS, AutoencoderConfig, ControlNetConfig, TextEncoderConfig
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
+from smcd_jax.models.smcd.config import PRESETS, ControlNetConfig
+from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig
 
 torch = pytest.importorskip("torch")
 

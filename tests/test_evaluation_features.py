@@ -26,18 +26,11 @@ from smcd_jax.evaluation.measure import Measure, bootstrap_interval, from_json, 
 from smcd_jax.evaluation.measure_run import KINDS
 from smcd_jax.evaluation.trackers import TRACKERS
 from smcd_jax.evaluation.weights import KNOWN, find_weights
+from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.config import (
-    AutoencoderConfig,
-    DINOConfig,
-    ModelConfig,
-    TextEncoderConfig,
-    UNetConfig,
-    VisionEncoderConfig,
-    from_dict,
-    to_dict,
-)
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
+from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.nn.config import AutoencoderConfig, DINOConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 
 TEXT = TextEncoderConfig(width=64, heads=2, layers=2, embed_width=32)
 VISION = VisionEncoderConfig(picture_size=32, patch=8, width=48, heads=3, layers=2, embed_width=32)

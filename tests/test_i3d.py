@@ -16,7 +16,7 @@ from smcd_jax.convert.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames
-from smcd_jax.models.config import from_dict, to_dict
+from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.i3d import I3D, ConvUnit, I3DConfig
 from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import flatten, unflatten

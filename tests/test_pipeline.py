@@ -11,7 +11,7 @@ from smcd_jax.diffusion.guidance import composed_guidance
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import TINY
+from smcd_jax.models.smcd.config import TINY
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.tracks import BoxTracks

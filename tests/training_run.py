@@ -29,17 +29,11 @@ from ml_collections import ConfigDict
 
 from data_pipeline.batches import HostBatch
 from smcd_jax.cli import main
+from smcd_jax.files.config_json import to_dict
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.config import (
-    AutoencoderConfig,
-    ImageEncoderConfig,
-    ModelConfig,
-    PositionNetConfig,
-    TextEncoderConfig,
-    UNetConfig,
-    to_dict,
-)
 from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
+from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
+from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import loop
 from smcd_jax.training.checkpoint_manifest import Manifest

@@ -21,7 +21,7 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture
 from smcd_jax.media.ffmpeg import find_ffmpeg
-from smcd_jax.models.config import ModelConfig
+from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.request import Request, make_request
 from smcd_jax.tokenizer import Tokenizer

@@ -113,11 +113,11 @@ def _untrained(args: argparse.Namespace) -> None:
     import numpy as np
 
     from smcd_jax.convert.untrained import write_untrained
-    from smcd_jax.models.config import PRESETS
+    from smcd_jax.models.smcd.config import PRESETS
 
     config = PRESETS[args.preset]
     if args.with_vision:
-        from smcd_jax.models.config import VisionEncoderConfig
+        from smcd_jax.nn.config import VisionEncoderConfig
 
         config = dataclasses.replace(config, vision_encoder=VisionEncoderConfig())
     dtype = _dtype(args.dtype) or np.float32

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 from smcd_jax.convert.engine import Shaped
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import (
+from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
+from smcd_jax.nn.config import (
     AutoencoderConfig,
-    ControlNetConfig,
     Gate,
-    ImageEncoderConfig,
     PositionNetConfig,
     TextEncoderConfig,
     UNetConfig,

@@ -12,7 +12,7 @@ from smcd_jax.convert.table import CONV, LINEAR, POINTWISE_2D, Row, norm, under,
 from smcd_jax.convert.tensor_files import LazyTensor
 from smcd_jax.convert.unet_table import temporal_conv_rows, transformer_rows
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import AutoencoderConfig, UNetConfig
+from smcd_jax.nn.config import AutoencoderConfig, UNetConfig
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:

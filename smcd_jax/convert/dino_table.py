@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from smcd_jax.convert.engine import Shaped
 from smcd_jax.convert.table import CONV, LINEAR, Row, array, norm, under, weighted
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import DINOConfig
+from smcd_jax.nn.config import DINOConfig
 
 HEAD_WIDTH = 64  # of every published DINO transformer; shapes do not tell
 

@@ -12,7 +12,8 @@ from smcd_jax.convert import component_tables, detect, diffusers_table, unet_tab
 from smcd_jax.convert.table import Row
 from smcd_jax.convert.tensor_files import LazyTensor, open_tensors
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import ModelConfig, from_dict
+from smcd_jax.files.config_json import from_dict
+from smcd_jax.models.smcd.config import ModelConfig
 
 Tensors = Mapping[str, LazyTensor]
 AUTOENCODER_PREFIX = "first_stage_model."

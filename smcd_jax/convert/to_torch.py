@@ -15,8 +15,9 @@ from smcd_jax.convert.layouts import AUTOENCODER_PREFIX, CONFIGURATION, OURS
 from smcd_jax.convert.table import Row
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
+from smcd_jax.files.config_json import to_dict
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.config import ModelConfig, to_dict
+from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.runtime.progress import Progress
 
 TABLES = {

@@ -15,8 +15,9 @@ from smcd_jax.convert.table import (
     under,
     weighted,
 )
-from smcd_jax.models.config import ControlNetConfig, Gate, UNetConfig
+from smcd_jax.models.smcd.config import ControlNetConfig
 from smcd_jax.models.unet_blocks import BlockPlan, decoder_plan, encoder_plan
+from smcd_jax.nn.config import Gate, UNetConfig
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:

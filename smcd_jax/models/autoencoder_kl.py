@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from smcd_jax.attention import KeysValues, attend
-from smcd_jax.models.config import AutoencoderConfig
 from smcd_jax.models.layers import ComputePolicy, Upsample, conv, dense, group_norm
+from smcd_jax.nn.config import AutoencoderConfig
 
 
 class Posterior(NamedTuple):

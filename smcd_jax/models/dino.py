@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.models.clip import CLIPBlock
-from smcd_jax.models.config import DINOConfig
 from smcd_jax.models.layers import ComputePolicy, Norm
+from smcd_jax.nn.config import DINOConfig
 
 EPSILON = 1e-6  # of every norm
 

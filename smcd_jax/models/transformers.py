@@ -8,10 +8,10 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from smcd_jax.attention import KeysValues
-from smcd_jax.models.config import UNetConfig
 from smcd_jax.models.gated_attention import GateConditions, Gates
 from smcd_jax.models.layers import ComputePolicy, FeedForward, dense, group_norm, layer_norm
 from smcd_jax.models.multi_head import MultiHeadAttention
+from smcd_jax.nn.config import UNetConfig
 
 
 class BlockConditions(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from smcd_jax.media import to_model_range
-from smcd_jax.models.config import ModelConfig
+from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.conditions import ConditionInputs
 from smcd_jax.pipeline.request import Request

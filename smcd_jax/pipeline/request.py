@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import LARGEST_SIDE, read_picture, resize_picture
-from smcd_jax.models.config import ModelConfig
+from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.tracks import BoxTracks, load_tracks
 
 NULL_TEXT = " "  # what the published model was trained to take as no text

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.config import PRESETS, ModelConfig, from_dict, to_dict
+from smcd_jax.files.config_json import from_dict, to_dict
+from smcd_jax.models.smcd.config import PRESETS, ModelConfig
 from smcd_jax.runtime.sharding import MeshShape
 
 

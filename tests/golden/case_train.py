@@ -12,8 +12,9 @@ import numpy as np
 from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.convert.engine import to_torch
 from smcd_jax.convert.unet_table import unet_rows
-from smcd_jax.models.config import AutoencoderConfig, ModelConfig
 from smcd_jax.models.registry import Network, flatten, network
+from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.training.config import DropConfig, TrainConfig
 from smcd_jax.training.objective import Conditions, Noised, denoising_losses, drop_conditions
 from tests.golden.case_unet import load_unet

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
-from smcd_jax.models.config import ControlNetConfig, UNetConfig
 from smcd_jax.models.registry import abstract_params, network
+from smcd_jax.models.smcd.config import ControlNetConfig
+from smcd_jax.nn.config import UNetConfig
 from tests.golden.case_modules import GATES
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 

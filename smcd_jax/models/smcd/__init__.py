@@ -1,0 +1,1 @@
+"""SMCD (ECCV 2024): its networks and their sizes."""

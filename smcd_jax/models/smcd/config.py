@@ -1,0 +1,97 @@
+"""SMCD's networks by size, and the presets ``smcd`` (published) and ``tiny``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from smcd_jax.nn.config import (
+    AutoencoderConfig,
+    PositionNetConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VisionEncoderConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderConfig:
+    """Image tokens from the first frame's latent; spatial size falls by 2 at every stage but the first."""
+
+    latent_channels: int = 4
+    stages: tuple[int, ...] = (256, 512, 1024, 1024)
+    residual_blocks: int = 3  # a stage
+
+    @property
+    def downscale(self) -> int:
+        """Latent pixels per token, along one side."""
+        return 2 ** (len(self.stages) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlNetConfig:
+    """The ControlNet branch: a copy of the UNet's encoder; ``unet`` says of which."""
+
+    unet: UNetConfig = UNetConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything a model folder needs besides arrays: one config per component, and its sampling defaults."""
+
+    unet: UNetConfig = UNetConfig(gate="object_image", image_latent=True)
+    position_net: PositionNetConfig | None = PositionNetConfig()
+    image_encoder: ImageEncoderConfig | None = ImageEncoderConfig()
+    controlnet: ControlNetConfig | None = None
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    vision_encoder: VisionEncoderConfig | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    frames: int = 8
+    height: int = 256  # pixels
+    width: int = 256  # pixels
+    max_objects: int = 8  # boxes per frame; fewer are filled with the null token, as in training
+    fps: int = 8  # of the videos written
+
+    def components(self) -> dict[str, Any]:
+        """Config of each component that is present, by its name in the model folder."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width in pixels must be multiples of this."""
+        levels = 2 ** (len(self.unet.multipliers) - 1)
+        tokens = self.image_encoder.downscale if self.image_encoder else 1
+        return self.autoencoder.downscale * max(levels, tokens)
+
+
+SMCD = ModelConfig()
+
+TINY = ModelConfig(
+    unet=UNetConfig(
+        width=32,
+        multipliers=(1, 2),
+        residual_blocks=1,
+        attention_scales=(1.0, 0.5),
+        head_width=16,
+        stem_heads=2,
+        text_width=64,
+        object_width=64,
+        image_width=64,
+        gate="object_image",
+        image_latent=True,
+        groups=8,
+    ),
+    position_net=PositionNetConfig(label_width=64, token_width=64, hidden_width=64),
+    image_encoder=ImageEncoderConfig(stages=(32, 64), residual_blocks=1),
+    autoencoder=AutoencoderConfig(width=32, multipliers=(1, 2, 2), residual_blocks=1, groups=8, scaling_factor=0.64),
+    text_encoder=TextEncoderConfig(width=64, heads=2, layers=3, embed_width=64),
+    prediction_type="v_prediction",
+    height=32,
+    width=32,
+    max_objects=4,
+)
+
+PRESETS: Mapping[str, ModelConfig] = {"smcd": SMCD, "tiny": TINY}

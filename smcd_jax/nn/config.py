@@ -1,0 +1,118 @@
+"""Sizes of the networks that models share, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+Gate = Literal["none", "object", "object_image", "parallel", "double", "merge"]
+Activation = Literal["gelu", "quick_gelu"]  # of CLIP's towers: the exact form in OpenCLIP's ViT-H/14, quick in OpenAI's
+# For fields that came after the first model folders: written only where they differ, so that what was made before and
+# what is made now from the same arrays stay one to whoever compares configs (feature caches know encoders by them).
+_UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """The denoising 3D UNet. Defaults are the published size without gates (ModelScope text-to-video)."""
+
+    latent_channels: int = 4  # of the video itself, in and out
+    width: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    residual_blocks: int = 2  # a level
+    attention_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
+    head_width: int = 64
+    stem_heads: int = 8  # of the temporal transformer in the first block, whose inner width is stem_heads * head_width
+    text_width: int = 1024
+    object_width: int = 1024  # of a box token
+    image_width: int = 1024  # of an image token
+    gate: Gate = "none"
+    image_latent: bool = False  # the first frame's latent joins the input on channels (zero convolution, ZC)
+    fps_embedding: bool = False
+    control: bool = False  # ControlNet features join the skips
+    dropout: float = 0.1
+    # of every GroupNorm; a width near 32 needs fewer, since a group of one channel loses its mean, a picture's colour
+    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the first convolution: the video's, and the first frame's where it is concatenated."""
+        return self.latent_channels * (2 if self.image_latent else 1)
+
+    @property
+    def uses_objects(self) -> bool:
+        """Whether box tokens enter the network."""
+        return self.gate != "none"
+
+    @property
+    def uses_image_tokens(self) -> bool:
+        """Whether image tokens enter the network through the gates."""
+        return self.gate in ("object_image", "parallel", "double", "merge")
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionNetConfig:
+    """Box tokens from label embeddings and boxes."""
+
+    label_width: int = 1024
+    token_width: int = 1024
+    hidden_width: int = 512
+    frequencies: int = 8
+    temperature: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    """The KL autoencoder of Stable Diffusion (f = 8)."""
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    residual_blocks: int = 2
+    latent_channels: int = 4
+    picture_channels: int = 3
+    scaling_factor: float = 0.18215
+    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # of every GroupNorm, as in the UNet
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent pixel, along one side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderConfig:
+    """The OpenCLIP text tower (ViT-H/14)."""
+
+    vocabulary: int = 49408
+    length: int = 77
+    width: int = 1024
+    heads: int = 16
+    layers: int = 24
+    embed_width: int = 1024  # of the joint text-image space; 0 where the weights come without the projection to it
+    skip_last: int = 1  # layers left out of the conditioning: "penultimate"
+    activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionEncoderConfig:
+    """The OpenCLIP vision tower (ViT-H/14)."""
+
+    picture_size: int = 224
+    patch: int = 14
+    width: int = 1280
+    heads: int = 16
+    layers: int = 32
+    embed_width: int = 1024
+    activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
+
+
+@dataclasses.dataclass(frozen=True)
+class DINOConfig:
+    """A vision transformer trained by DINO, whose features first-frame fidelity reads. Defaults are ViT-S/16."""
+
+    picture_size: int = 224
+    patch: int = 16
+    width: int = 384
+    heads: int = 6
+    layers: int = 12
