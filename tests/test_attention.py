@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.attention import KeysValues, _cudnn_takes, attend
+from smcd_jax.nn.attention import KeysValues, _cudnn_takes, attend
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of at most 16 products of unit numbers
 
@@ -97,7 +97,7 @@ def test_appended_tokens_come_behind():
 )
 def test_the_fused_kernel_is_asked_for_long_sequences_in_half_precision(dtype, width, keys, takes, told, caplog):
     queries = jnp.zeros((1, 8, 2, width), dtype)
-    with caplog.at_level(logging.WARNING, "smcd_jax.attention"):
+    with caplog.at_level(logging.WARNING, "smcd_jax.nn.attention"):
         assert _cudnn_takes(queries, jnp.zeros((1, keys, 2, width), dtype)) is takes
     assert ("not for cuDNN" in caplog.text) is told
 

@@ -27,11 +27,11 @@ from smcd_jax.convert.i3d_table import i3d_rows, without_counters
 from smcd_jax.convert.table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
 from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.i3d import I3D, I3DConfig
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.nn.i3d import I3D, I3DConfig
+from smcd_jax.nn.layers import ComputePolicy
 
 PUBLISHED = UNetConfig()
 UNETS = {

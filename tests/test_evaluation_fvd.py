@@ -18,8 +18,8 @@ from smcd_jax.evaluation.extractors import I3DExtractor, TorchScriptI3D
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd import fvd, spread
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames, held
-from smcd_jax.models.i3d import I3DConfig
 from smcd_jax.models.registry import flatten
+from smcd_jax.nn.i3d import I3DConfig
 from tests.golden.case_i3d import i3d_params
 
 SMALL = I3DConfig(classes=5, stem=(2, 3, 4), stages=(((2, 1, 2, 3, 1, 2),), ((1, 2, 3, 1, 2, 1),) * 2, ((2,) * 6,)))

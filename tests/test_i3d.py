@@ -17,9 +17,9 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames
 from smcd_jax.files.config_json import from_dict, to_dict
-from smcd_jax.models.i3d import I3D, ConvUnit, I3DConfig
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import flatten, unflatten
+from smcd_jax.nn.i3d import I3D, ConvUnit, I3DConfig
+from smcd_jax.nn.layers import ComputePolicy
 from tests.golden.case_i3d import abstract_i3d, i3d, i3d_params
 from tests.golden.comparison import Golden
 from tests.golden.formula_weights import CHUNK, fill_uniform, formula_weights, i3d_rule

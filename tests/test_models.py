@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.models.layers import ComputePolicy, sinusoid
 from smcd_jax.models.registry import abstract_params, flatten, init_params, network, unflatten
 from smcd_jax.models.smcd.config import PRESETS, TINY, ControlNetConfig, ModelConfig
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.layers import ComputePolicy, sinusoid
 from smcd_jax.runtime.devices import enable_compile_cache
 
 GATES = ("object", "object_image", "parallel", "double", "merge")

@@ -13,10 +13,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import abstract_params, flatten, network
 from smcd_jax.models.smcd.config import PRESETS, TINY, ControlNetConfig
 from smcd_jax.nn.config import UNetConfig, VisionEncoderConfig
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.runtime import sharding
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 

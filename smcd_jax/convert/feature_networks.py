@@ -19,8 +19,8 @@ from smcd_jax.convert.i3d_table import i3d_rows, without_counters
 from smcd_jax.convert.table import Row
 from smcd_jax.convert.tensor_files import LazyTensor, file_sha256, open_tensors, values
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.i3d import I3DConfig
 from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
+from smcd_jax.nn.i3d import I3DConfig
 
 Tensors = Mapping[str, LazyTensor]
 # What a transformers folder may leave unsaid, because it is the default of its classes: heads of the two towers.

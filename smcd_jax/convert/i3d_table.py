@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from smcd_jax.convert.table import CONV_3D, Row, array, norm, under, weighted
-from smcd_jax.models.i3d import I3DConfig
+from smcd_jax.nn.i3d import I3DConfig
 
 Tensor = TypeVar("Tensor")
 

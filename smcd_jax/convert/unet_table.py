@@ -16,8 +16,8 @@ from smcd_jax.convert.table import (
     weighted,
 )
 from smcd_jax.models.smcd.config import ControlNetConfig
-from smcd_jax.models.unet_blocks import BlockPlan, decoder_plan, encoder_plan
 from smcd_jax.nn.config import Gate, UNetConfig
+from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.i3d import PICTURE_SIDE
+from smcd_jax.nn.i3d import PICTURE_SIDE
 
 HELD_FRAMES = 10  # what a shorter video is held to; I3D itself takes 9, the networks that figures are published with 10
 FVD_RESIZE = f"shorter side to {PICTURE_SIDE} (bilinear, not antialiased), centre crop, -1..1"
@@ -28,7 +28,7 @@ def length_rule(frames: int) -> tuple[str, str]:
 
 
 def fvd_frames(frames: UInt8[Array, "*b t h w 3"]) -> Float32[Array, "*b t 224 224 3"]:
-    """Frames or whole videos of any size as input of `smcd_jax.models.i3d.I3D`.
+    """Frames or whole videos of any size as input of `smcd_jax.nn.i3d.I3D`.
 
     The shorter side becomes 224 pixels and the longer one keeps the aspect, rounded up. Bilinear with half-pixel
     centres and, although that aliases where it shrinks, not antialiased: published distances are measured so.

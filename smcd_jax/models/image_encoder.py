@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcd_jax.models.layers import ComputePolicy, Downsample, conv
 from smcd_jax.models.smcd.config import ImageEncoderConfig
+from smcd_jax.nn.layers import ComputePolicy, Downsample, conv
 
 
 class EncoderBlock(nn.Module):

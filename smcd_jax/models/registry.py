@@ -12,16 +12,13 @@ import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from smcd_jax.models.autoencoder_kl import AutoencoderKL
-from smcd_jax.models.clip import TextEncoder, VisionEncoder
 from smcd_jax.models.controlnet import ControlNet
-from smcd_jax.models.dino import DINO
-from smcd_jax.models.i3d import I3D, I3DConfig
 from smcd_jax.models.image_encoder import ImageEncoder
-from smcd_jax.models.layers import ComputePolicy
-from smcd_jax.models.position_net import PositionNet
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.models.unet3d import UNet3D
+from smcd_jax.nn.autoencoder_kl import AutoencoderKL
+from smcd_jax.nn.box_tokens import PositionNet
+from smcd_jax.nn.clip_towers import TextEncoder, VisionEncoder
 from smcd_jax.nn.config import (
     AutoencoderConfig,
     DINOConfig,
@@ -30,6 +27,9 @@ from smcd_jax.nn.config import (
     UNetConfig,
     VisionEncoderConfig,
 )
+from smcd_jax.nn.dino import DINO
+from smcd_jax.nn.i3d import I3D, I3DConfig
+from smcd_jax.nn.layers import ComputePolicy
 
 # Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter is made.
 Params = dict[str, Any]

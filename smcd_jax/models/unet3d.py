@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcd_jax.models.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames
-from smcd_jax.models.transformers import BlockConditions
-from smcd_jax.models.unet_blocks import (
+from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames
+from smcd_jax.nn.transformers import BlockConditions
+from smcd_jax.nn.unet_blocks import (
     BlockPlan,
     DownBlock,
     StemBlock,
@@ -17,7 +18,6 @@ from smcd_jax.models.unet_blocks import (
     encoder_plan,
     skip_downscales,
 )
-from smcd_jax.nn.config import UNetConfig
 from smcd_jax.runtime.sharding import constrain_batch
 
 Conditions = dict[str, BlockConditions]

@@ -8,8 +8,8 @@ from typing import Any
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import network
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.runtime.devices import Compiled, return_free_memory
 from smcd_jax.runtime.progress import Progress
 

@@ -18,7 +18,7 @@ from smcd_jax.diffusion.timesteps import Spacing
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.layers import ComputePolicy
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.conditions import (

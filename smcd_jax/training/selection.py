@@ -15,7 +15,7 @@ _GATES = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
 
 
 def is_gate(path: str) -> bool:
-    """Whether a path is that of a gate's scalar (`smcd_jax.models.gated_attention`)."""
+    """Whether a path is that of a gate's scalar (`smcd_jax.nn.gated_attention`)."""
     return path.rsplit("/", 1)[-1] in _GATES
 
 

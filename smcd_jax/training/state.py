@@ -13,8 +13,8 @@ import optax
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import Params, abstract_params, flatten, init_leaves, unflatten
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.selection import is_gate, select
 

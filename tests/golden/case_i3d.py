@@ -12,9 +12,9 @@ import numpy as np
 from smcd_jax.convert.i3d_table import i3d_rows
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames
-from smcd_jax.models.i3d import I3D, I3DConfig
-from smcd_jax.models.layers import ComputePolicy
 from smcd_jax.models.registry import flatten
+from smcd_jax.nn.i3d import I3D, I3DConfig
+from smcd_jax.nn.layers import ComputePolicy
 from tests.golden.comparison import MODULE_TOLERANCE, Comparison, Golden, compare, params_of, video
 from tests.golden.formula_weights import formula_weights, i3d_rule
 

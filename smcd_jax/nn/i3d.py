@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.layers import ComputePolicy
+from smcd_jax.nn.layers import ComputePolicy
 
 PICTURE_SIDE = 224  # pixels, of every frame
 MIN_FRAMES = 9  # time is halved three times, rounding up, and the last pool reads two steps

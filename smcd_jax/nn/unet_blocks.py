@@ -7,9 +7,9 @@ import dataclasses
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from smcd_jax.models.layers import ComputePolicy, Downsample, TemporalConv, Upsample, conv, dense, group_norm, on_frames
-from smcd_jax.models.transformers import BlockConditions, SpatialTransformer, TemporalTransformer
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.layers import ComputePolicy, Downsample, TemporalConv, Upsample, conv, dense, group_norm, on_frames
+from smcd_jax.nn.transformers import BlockConditions, SpatialTransformer, TemporalTransformer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcd_jax.models.clip import CLIPBlock
-from smcd_jax.models.layers import ComputePolicy, Norm
+from smcd_jax.nn.clip_towers import CLIPBlock
 from smcd_jax.nn.config import DINOConfig
+from smcd_jax.nn.layers import ComputePolicy, Norm
 
 EPSILON = 1e-6  # of every norm
 

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from smcd_jax.attention import KeysValues, attend
-from smcd_jax.models.layers import ComputePolicy, Norm, dense, gelu, layer_norm
+from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.config import Activation, TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.nn.layers import ComputePolicy, Norm, dense, gelu, layer_norm
 
 END_OF_TEXT = 49407
 

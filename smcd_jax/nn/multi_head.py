@@ -5,8 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
-from smcd_jax.attention import KeysValues, attend
-from smcd_jax.models.layers import ComputePolicy, dense
+from smcd_jax.nn.attention import KeysValues, attend
+from smcd_jax.nn.layers import ComputePolicy, dense
 
 
 class MultiHeadAttention(nn.Module):

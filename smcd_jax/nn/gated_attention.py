@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from smcd_jax.attention import KeysValues
-from smcd_jax.models.layers import ComputePolicy, FeedForward, dense, layer_norm
-from smcd_jax.models.multi_head import MultiHeadAttention
+from smcd_jax.nn.attention import KeysValues
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.layers import ComputePolicy, FeedForward, dense, layer_norm
+from smcd_jax.nn.multi_head import MultiHeadAttention
 
 
 class GateConditions(NamedTuple):

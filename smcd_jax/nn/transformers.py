@@ -7,11 +7,11 @@ from typing import NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from smcd_jax.attention import KeysValues
-from smcd_jax.models.gated_attention import GateConditions, Gates
-from smcd_jax.models.layers import ComputePolicy, FeedForward, dense, group_norm, layer_norm
-from smcd_jax.models.multi_head import MultiHeadAttention
+from smcd_jax.nn.attention import KeysValues
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.gated_attention import GateConditions, Gates
+from smcd_jax.nn.layers import ComputePolicy, FeedForward, dense, group_norm, layer_norm
+from smcd_jax.nn.multi_head import MultiHeadAttention
 
 
 class BlockConditions(NamedTuple):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smcd_jax.attention import Implementation
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.attention import Implementation
 
 Reduction = Literal["sum", "dot"]
 

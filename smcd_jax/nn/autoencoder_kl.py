@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from smcd_jax.attention import KeysValues, attend
-from smcd_jax.models.layers import ComputePolicy, Upsample, conv, dense, group_norm
+from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.config import AutoencoderConfig
+from smcd_jax.nn.layers import ComputePolicy, Upsample, conv, dense, group_norm
 
 
 class Posterior(NamedTuple):

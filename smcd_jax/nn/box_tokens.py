@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from smcd_jax.models.layers import ComputePolicy, dense
 from smcd_jax.nn.config import PositionNetConfig
+from smcd_jax.nn.layers import ComputePolicy, dense
 
 
 def fourier_features(
