@@ -28,8 +28,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import ModelConfig
-from smcd_jax.parameter_store import checksums, restore_leaves, save_leaves
 from smcd_jax.tokenizer import Tokenizer
+from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
 
 FORMAT, VERSION = "smcd-model", 1
 SHIPPED = ("tiny",)  # models that come with the package, by name

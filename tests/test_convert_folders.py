@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from smcd_jax.convert import diffusers_table
-from smcd_jax.convert.engine import match, to_flax
-from smcd_jax.convert.tensor_files import open_tensors
 from smcd_jax.convert.to_model_folder import convert_to_model_folder
 from smcd_jax.convert.to_torch import convert_to_torch
 from smcd_jax.convert.unet_table import unet_rows
@@ -22,6 +20,8 @@ from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.models.smcd.config import PRESETS, ControlNetConfig
 from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig
+from smcd_jax.weights.conversion_engine import match, to_flax
+from smcd_jax.weights.tensor_files import open_tensors
 
 torch = pytest.importorskip("torch")
 

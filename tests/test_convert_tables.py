@@ -22,9 +22,7 @@ from smcd_jax.convert.detect import (
     unet_config,
     vision_encoder_config,
 )
-from smcd_jax.convert.engine import match, to_flax, to_torch
 from smcd_jax.convert.i3d_table import i3d_rows, without_counters
-from smcd_jax.convert.table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
 from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import abstract_params, flatten
@@ -32,6 +30,8 @@ from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.i3d import I3D, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
+from smcd_jax.weights.conversion_table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
 
 PUBLISHED = UNetConfig()
 UNETS = {

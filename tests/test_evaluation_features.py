@@ -14,7 +14,6 @@ from PIL import Image
 
 from smcd_jax.cli.open_extractor import open_extractor
 from smcd_jax.convert.component_tables import text_encoder_rows, vision_encoder_rows
-from smcd_jax.convert.engine import to_torch
 from smcd_jax.convert.feature_networks import read_openai_clip, read_openclip
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.clip_similarity import caption_similarity, frame_consistency
@@ -31,6 +30,7 @@ from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, DINOConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.weights.conversion_engine import to_torch
 
 TEXT = TextEncoderConfig(width=64, heads=2, layers=2, embed_width=32)
 VISION = VisionEncoderConfig(picture_size=32, patch=8, width=48, heads=3, layers=2, embed_width=32)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from smcd_jax.cli.open_extractor import open_extractor
-from smcd_jax.convert.engine import to_torch
 from smcd_jax.convert.feature_networks import read_i3d
 from smcd_jax.convert.i3d_table import i3d_rows
 from smcd_jax.errors import SMCDError
@@ -20,6 +19,7 @@ from smcd_jax.evaluation.fvd import fvd, spread
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames, held
 from smcd_jax.models.registry import flatten
 from smcd_jax.nn.i3d import I3DConfig
+from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_i3d import i3d_params
 
 SMALL = I3DConfig(classes=5, stem=(2, 3, 4), stages=(((2, 1, 2, 3, 1, 2),), ((1, 2, 3, 1, 2, 1),) * 2, ((2,) * 6,)))

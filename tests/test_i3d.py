@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.convert.engine import match, to_flax, to_torch
 from smcd_jax.convert.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.frechet import frechet_distance
@@ -20,6 +19,7 @@ from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import flatten, unflatten
 from smcd_jax.nn.i3d import I3D, ConvUnit, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 from tests.golden.case_i3d import abstract_i3d, i3d, i3d_params
 from tests.golden.comparison import Golden
 from tests.golden.formula_weights import CHUNK, fill_uniform, formula_weights, i3d_rule

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.convert import feature_networks
-from smcd_jax.convert.tensor_files import file_sha256, open_tensors, values
 from smcd_jax.evaluation.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
 from smcd_jax.evaluation.fidelity import LPIPS
 from smcd_jax.evaluation.weights import find_weights
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.weights.tensor_files import file_sha256, open_tensors, values
 
 
 def open_extractor(

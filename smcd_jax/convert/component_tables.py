@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from smcd_jax.convert.table import CONV, LINEAR, POINTWISE_2D, Row, array, norm, under, weighted
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.weights.conversion_table import CONV, LINEAR, POINTWISE_2D, Row, array, norm, under, weighted
 
 
 def position_net_rows(config: PositionNetConfig) -> list[Row]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from smcd_jax.convert.engine import Shaped
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.nn.config import (
@@ -16,6 +15,7 @@ from smcd_jax.nn.config import (
     UNetConfig,
     VisionEncoderConfig,
 )
+from smcd_jax.weights.conversion_engine import Shaped
 
 Tensors = Mapping[str, Shaped]
 HEAD_WIDTH = 64  # of the published UNet; names and shapes do not tell

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from smcd_jax.convert.engine import Shaped
-from smcd_jax.convert.table import CONV, LINEAR, POINTWISE_2D, Row, norm, under, weighted
-from smcd_jax.convert.tensor_files import LazyTensor
 from smcd_jax.convert.unet_table import temporal_conv_rows, transformer_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.config import AutoencoderConfig, UNetConfig
+from smcd_jax.weights.conversion_engine import Shaped
+from smcd_jax.weights.conversion_table import CONV, LINEAR, POINTWISE_2D, Row, norm, under, weighted
+from smcd_jax.weights.tensor_files import LazyTensor
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from smcd_jax.convert.engine import Shaped
-from smcd_jax.convert.table import CONV, LINEAR, Row, array, norm, under, weighted
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.config import DINOConfig
+from smcd_jax.weights.conversion_engine import Shaped
+from smcd_jax.weights.conversion_table import CONV, LINEAR, Row, array, norm, under, weighted
 
 HEAD_WIDTH = 64  # of every published DINO transformer; shapes do not tell
 

@@ -14,13 +14,13 @@ import numpy as np
 from smcd_jax.convert import component_tables, detect
 from smcd_jax.convert.diffusers_table import openclip_names
 from smcd_jax.convert.dino_table import dino_config, dino_rows
-from smcd_jax.convert.engine import match, to_flax
 from smcd_jax.convert.i3d_table import i3d_rows, without_counters
-from smcd_jax.convert.table import Row
-from smcd_jax.convert.tensor_files import LazyTensor, file_sha256, open_tensors, values
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
 from smcd_jax.nn.i3d import I3DConfig
+from smcd_jax.weights.conversion_engine import match, to_flax
+from smcd_jax.weights.conversion_table import Row
+from smcd_jax.weights.tensor_files import LazyTensor, file_sha256, open_tensors, values
 
 Tensors = Mapping[str, LazyTensor]
 # What a transformers folder may leave unsaid, because it is the default of its classes: heads of the two towers.

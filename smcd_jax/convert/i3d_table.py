@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from smcd_jax.convert.table import CONV_3D, Row, array, norm, under, weighted
 from smcd_jax.nn.i3d import I3DConfig
+from smcd_jax.weights.conversion_table import CONV_3D, Row, array, norm, under, weighted
 
 Tensor = TypeVar("Tensor")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.convert import component_tables, detect, diffusers_table, unet_table
-from smcd_jax.convert.table import Row
-from smcd_jax.convert.tensor_files import LazyTensor, open_tensors
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict
 from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.weights.conversion_table import Row
+from smcd_jax.weights.tensor_files import LazyTensor, open_tensors
 
 Tensors = Mapping[str, LazyTensor]
 AUTOENCODER_PREFIX = "first_stage_model."

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from smcd_jax.convert.engine import match, to_flax
 from smcd_jax.convert.layouts import Source, find_sources, model_config
-from smcd_jax.convert.tensor_files import file_sha256, values
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.weights.conversion_engine import match, to_flax
+from smcd_jax.weights.tensor_files import file_sha256, values
 
 LICENSE = "that of the source weights (ModelScope text-to-video: CC BY-NC 4.0)"
 

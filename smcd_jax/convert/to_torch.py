@@ -12,13 +12,13 @@ import numpy as np
 
 from smcd_jax.convert import component_tables, unet_table
 from smcd_jax.convert.layouts import AUTOENCODER_PREFIX, CONFIGURATION, OURS
-from smcd_jax.convert.table import Row
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
 from smcd_jax.files.config_json import to_dict
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.weights.conversion_table import Row
 
 TABLES = {
     "unet": unet_table.unet_rows,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from smcd_jax.convert.table import (
+from smcd_jax.models.smcd.config import ControlNetConfig
+from smcd_jax.nn.config import Gate, UNetConfig
+from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
+from smcd_jax.weights.conversion_table import (
     CONV,
     LINEAR,
     POINTWISE_1D,
@@ -15,9 +18,6 @@ from smcd_jax.convert.table import (
     under,
     weighted,
 )
-from smcd_jax.models.smcd.config import ControlNetConfig
-from smcd_jax.nn.config import Gate, UNetConfig
-from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from smcd_jax.convert import component_tables as components
 from smcd_jax.convert import unet_table
-from smcd_jax.convert.table import CONV, POINTWISE_1D, Row, weighted
 from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.box_tokens import fourier_features
@@ -21,6 +20,7 @@ from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoder
 from smcd_jax.nn.layers import ComputePolicy, Downsample, Upsample, sinusoid
 from smcd_jax.nn.transformers import SpatialTransformer, TemporalTransformer
 from smcd_jax.nn.unet_blocks import ResidualBlock, TemporalConvBlock
+from smcd_jax.weights.conversion_table import CONV, POINTWISE_1D, Row, weighted
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 
 POLICY = ComputePolicy()

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.convert.engine import to_torch
 from smcd_jax.convert.unet_table import unet_rows
 from smcd_jax.models.registry import Network, flatten, network
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.training.config import DropConfig, TrainConfig
 from smcd_jax.training.objective import Conditions, Noised, denoising_losses, drop_conditions
+from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
 

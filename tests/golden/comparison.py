@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.convert.engine import match, to_flax
-from smcd_jax.convert.table import Row
 from smcd_jax.models.registry import abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.config import PositionNetConfig
+from smcd_jax.weights.conversion_engine import match, to_flax
+from smcd_jax.weights.conversion_table import Row
 
 MODULE_TOLERANCE = 2e-5  # of the largest output; the reference's own float32 noise is about 1e-6
 

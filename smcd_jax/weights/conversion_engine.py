@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from smcd_jax.convert.table import Row
 from smcd_jax.errors import SMCDError
+from smcd_jax.weights.conversion_table import Row
 
 
 class Shaped(Protocol):
