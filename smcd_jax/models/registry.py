@@ -12,10 +12,10 @@ import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from smcd_jax.models.controlnet import ControlNet
-from smcd_jax.models.image_encoder import ImageEncoder
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
-from smcd_jax.models.unet3d import UNet3D
+from smcd_jax.models.smcd.controlnet import ControlNet
+from smcd_jax.models.smcd.image_encoder import ImageEncoder
+from smcd_jax.models.smcd.unet3d import UNet3D
 from smcd_jax.nn.autoencoder_kl import AutoencoderKL
 from smcd_jax.nn.box_tokens import PositionNet
 from smcd_jax.nn.clip_towers import TextEncoder, VisionEncoder

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from smcd_jax.diffusion.guidance import Branch
 from smcd_jax.models.registry import Network
-from smcd_jax.models.unet3d import Conditions
+from smcd_jax.models.smcd.unet3d import Conditions
 
 
 class ConditionInputs(NamedTuple):

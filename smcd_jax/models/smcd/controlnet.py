@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.models.smcd.config import ControlNetConfig
-from smcd_jax.models.unet3d import make_block
+from smcd_jax.models.smcd.unet3d import make_block
 from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, dense
 from smcd_jax.nn.transformers import BlockConditions
 from smcd_jax.nn.unet_blocks import DownBlock, StemBlock, UNetBlock, encoder_plan
