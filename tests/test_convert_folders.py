@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.convert import diffusers_table
-from smcd_jax.convert.to_model_folder import convert_to_model_folder
-from smcd_jax.convert.to_torch import convert_to_torch
-from smcd_jax.convert.unet_table import unet_rows
+from smcd_jax.conversion import diffusers_table
+from smcd_jax.conversion.to_model_folder import convert_to_model_folder
+from smcd_jax.conversion.to_torch import convert_to_torch
+from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten

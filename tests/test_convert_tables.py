@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from smcd_jax.convert.component_tables import (
+from smcd_jax.conversion.component_tables import (
     autoencoder_rows,
     image_encoder_rows,
     position_net_rows,
     text_encoder_rows,
     vision_encoder_rows,
 )
-from smcd_jax.convert.detect import (
+from smcd_jax.conversion.detect import (
     autoencoder_config,
     controlnet_config,
     image_encoder_config,
@@ -22,8 +22,8 @@ from smcd_jax.convert.detect import (
     unet_config,
     vision_encoder_config,
 )
-from smcd_jax.convert.i3d_table import i3d_rows, without_counters
-from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
+from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
+from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from smcd_jax.convert.dino_table import dino_config, dino_rows
-from smcd_jax.convert.feature_networks import read_dino
+from smcd_jax.conversion.dino_table import dino_config, dino_rows
+from smcd_jax.conversion.feature_networks import read_dino
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.nn.config import DINOConfig

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from smcd_jax.cli.open_extractor import open_extractor
-from smcd_jax.convert.component_tables import text_encoder_rows, vision_encoder_rows
-from smcd_jax.convert.feature_networks import read_openai_clip, read_openclip
+from smcd_jax.conversion.component_tables import text_encoder_rows, vision_encoder_rows
+from smcd_jax.conversion.feature_networks import read_openai_clip, read_openclip
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.clip_similarity import caption_similarity, frame_consistency
 from smcd_jax.evaluation.extractors import CLIP_DEVIATION, CLIP_MEAN, CLIPExtractor, DINOExtractor, picture_input

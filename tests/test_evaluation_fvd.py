@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from smcd_jax.cli.open_extractor import open_extractor
-from smcd_jax.convert.feature_networks import read_i3d
-from smcd_jax.convert.i3d_table import i3d_rows
+from smcd_jax.conversion.feature_networks import read_i3d
+from smcd_jax.conversion.i3d_table import i3d_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation import extractors
 from smcd_jax.evaluation.extractors import I3DExtractor, TorchScriptI3D
@@ -163,7 +163,7 @@ def test_features_of_a_video_do_not_depend_on_its_batch(params):
 
 def test_a_published_file_gives_the_features_of_its_weights(params, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr("smcd_jax.convert.feature_networks.I3DConfig", lambda: SMALL)
+    monkeypatch.setattr("smcd_jax.conversion.feature_networks.I3DConfig", lambda: SMALL)
     tensors = to_torch(i3d_rows(SMALL), flatten(params))
     state = {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
     counters = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.convert.i3d_table import i3d_rows, without_counters
+from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames

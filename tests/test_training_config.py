@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.convert.unet_table import unet_rows
+from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
+from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.training import state

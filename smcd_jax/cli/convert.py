@@ -12,7 +12,7 @@ from smcd_jax.cli import console
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
-    from smcd_jax.convert.to_model_folder import ConvertedComponent
+    from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _to_model_folder(args: argparse.Namespace, progress: Progress) -> None:
-    from smcd_jax.convert.to_model_folder import convert_to_model_folder
+    from smcd_jax.conversion.to_model_folder import convert_to_model_folder
 
     folder, components = convert_to_model_folder(
         args.output,
@@ -100,7 +100,7 @@ def table(components: list[ConvertedComponent]) -> str:
 
 
 def _to_torch(args: argparse.Namespace, progress: Progress) -> None:
-    from smcd_jax.convert.to_torch import convert_to_torch
+    from smcd_jax.conversion.to_torch import convert_to_torch
 
     files = convert_to_torch(
         args.to_torch, args.output, format=args.format, overwrite=args.overwrite, progress=progress
@@ -112,7 +112,7 @@ def _to_torch(args: argparse.Namespace, progress: Progress) -> None:
 def _untrained(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from smcd_jax.convert.untrained import write_untrained
+    from smcd_jax.conversion.untrained import write_untrained
     from smcd_jax.models.smcd.config import PRESETS
 
     config = PRESETS[args.preset]

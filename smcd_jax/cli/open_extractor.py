@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smcd_jax.convert import feature_networks
+from smcd_jax.conversion import feature_networks
 from smcd_jax.evaluation.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
 from smcd_jax.evaluation.fidelity import LPIPS
 from smcd_jax.evaluation.weights import find_weights

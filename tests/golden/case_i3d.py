@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.convert.i3d_table import i3d_rows
+from smcd_jax.conversion.i3d_table import i3d_rows
 from smcd_jax.evaluation.frechet import frechet_distance
 from smcd_jax.evaluation.fvd_preprocess import fvd_frames
 from smcd_jax.models.registry import flatten

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.convert import component_tables as components
-from smcd_jax.convert import unet_table
+from smcd_jax.conversion import component_tables as components
+from smcd_jax.conversion import unet_table
 from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.box_tokens import fourier_features

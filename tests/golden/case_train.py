@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.convert.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.convert.unet_table import unet_rows
+from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
+from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.models.registry import Network, flatten, network
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig

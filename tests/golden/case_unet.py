@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.convert.unet_table import controlnet_rows, unet_rows
+from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
 from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import ControlNetConfig
 from smcd_jax.nn.config import UNetConfig

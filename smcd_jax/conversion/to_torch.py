@@ -10,8 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from smcd_jax.convert import component_tables, unet_table
-from smcd_jax.convert.layouts import AUTOENCODER_PREFIX, CONFIGURATION, OURS
+from smcd_jax.conversion import component_tables, unet_table
+from smcd_jax.conversion.layouts import AUTOENCODER_PREFIX, CONFIGURATION, OURS
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
 from smcd_jax.files.config_json import to_dict

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smcd_jax.convert.layouts import Source, find_sources, model_config
+from smcd_jax.conversion.layouts import Source, find_sources, model_config
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.convert import component_tables, detect, diffusers_table, unet_table
+from smcd_jax.conversion import component_tables, detect, diffusers_table, unet_table
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict
 from smcd_jax.models.smcd.config import ModelConfig

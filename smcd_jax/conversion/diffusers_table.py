@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from smcd_jax.convert.unet_table import temporal_conv_rows, transformer_rows
+from smcd_jax.conversion.unet_table import temporal_conv_rows, transformer_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.config import AutoencoderConfig, UNetConfig
 from smcd_jax.weights.conversion_engine import Shaped

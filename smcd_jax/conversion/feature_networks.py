@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from smcd_jax.convert import component_tables, detect
-from smcd_jax.convert.diffusers_table import openclip_names
-from smcd_jax.convert.dino_table import dino_config, dino_rows
-from smcd_jax.convert.i3d_table import i3d_rows, without_counters
+from smcd_jax.conversion import component_tables, detect
+from smcd_jax.conversion.diffusers_table import openclip_names
+from smcd_jax.conversion.dino_table import dino_config, dino_rows
+from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
 from smcd_jax.nn.i3d import I3DConfig
