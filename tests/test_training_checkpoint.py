@@ -22,10 +22,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.array_checksums import _program, array_checksums
-from smcd_jax.training.checkpoint import Checkpoints, read_checkpoint
-from smcd_jax.training.checkpoint_manifest import named_leaves
-from smcd_jax.training.checkpoint_mismatch import config_differences
+from smcd_jax.training.checkpoint.array_checksums import _program, array_checksums
+from smcd_jax.training.checkpoint.checkpoints import Checkpoints, read_checkpoint
+from smcd_jax.training.checkpoint.manifest import named_leaves
+from smcd_jax.training.checkpoint.mismatch import config_differences
 
 INLINE = 1024  # bytes of an array that TensorStore puts into an index rather than a data file
 DATA, CONFIG = {"epoch": 1, "position": 48}, {"seed": 7, "model": {"frames": 8, "size": [64, 64]}}
@@ -427,7 +427,7 @@ class TestRefusals:
         assert config_differences(old, new, ignore=("a", "d", "e")) == []
 
     def test_another_format_version_is_refused(self, folder):
-        from smcd_jax.training.checkpoint_manifest import digest
+        from smcd_jax.training.checkpoint.manifest import digest
 
         path = folder / "20" / "checksums" / "checksums.json"
         content = {**json.loads(path.read_text()), "version": 2}
@@ -641,8 +641,8 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 assert jax.device_count() == 16
 if os.environ["FAILS_ON"] == str(rank):
-    import smcd_jax.training.checkpoint as module
-    from smcd_jax.training.checkpoint_manifest import DamagedStep
+    import smcd_jax.training.checkpoint.checkpoints as module
+    from smcd_jax.training.checkpoint.manifest import DamagedStep
     read_arrays = module.read_arrays
 
     def fails(item, wanted):

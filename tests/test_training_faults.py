@@ -24,10 +24,10 @@ from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import flatten
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
-from smcd_jax.training.checkpoint import Checkpoints
+from smcd_jax.training.checkpoint.checkpoints import Checkpoints
 from smcd_jax.training.config import load_config
 from smcd_jax.training.data import TrainingData
-from smcd_jax.training.metrics import METRICS_FILE
+from smcd_jax.training.logging.metrics import METRICS_FILE
 from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import trained_paths
 from smcd_jax.training.step import make_train_step

@@ -22,10 +22,10 @@ from smcd_jax.models.registry import abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import SMCD, TINY
 from smcd_jax.runtime import device_specs
 from smcd_jax.tracks import BoxTracks
-from smcd_jax.training.gates import gate_report, gate_values
-from smcd_jax.training.gauges import Throughput
-from smcd_jax.training.metrics import EVENT_FOLDER, METRICS_FILE, MetricWriter, read_metrics, summary_line
-from smcd_jax.training.sample_videos import write_samples
+from smcd_jax.training.logging.gates import gate_report, gate_values
+from smcd_jax.training.logging.metrics import EVENT_FOLDER, METRICS_FILE, MetricWriter, read_metrics, summary_line
+from smcd_jax.training.logging.sample_videos import write_samples
+from smcd_jax.training.logging.throughput import Throughput
 from smcd_jax.training.selection import is_gate
 
 
@@ -94,7 +94,7 @@ def test_a_last_line_without_its_end_of_line_is_kept_apart(tmp_path):
 def test_kill_9_loses_no_line(tmp_path):
     program = (
         "import os, signal, sys\n"
-        "from smcd_jax.training.metrics import MetricWriter\n"
+        "from smcd_jax.training.logging.metrics import MetricWriter\n"
         "writer = MetricWriter(sys.argv[1])\n"
         "writer.scalars(10, {'loss': 0.5})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -106,7 +106,7 @@ def test_kill_9_loses_no_line(tmp_path):
 
 def test_cut_lines_are_counted_in_the_log(tmp_path, caplog):
     (tmp_path / METRICS_FILE).write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
-    with caplog.at_level(logging.INFO, "smcd_jax.training.metrics"):
+    with caplog.at_level(logging.INFO, "smcd_jax.training.logging.metrics"):
         MetricWriter(tmp_path, tensorboard=False, resume_step=10).close()
     assert "cut 2 lines after step 10 and 1 half-written" in caplog.text
 
@@ -196,7 +196,7 @@ def test_absent_wandb_is_named_once_and_the_rest_written(tmp_path, caplog, monke
 
 def test_importing_the_writer_imports_neither_torch_nor_tensorflow():
     program = (
-        "import sys, smcd_jax.training.metrics, smcd_jax.training.sample_videos\n"
+        "import sys, smcd_jax.training.logging.metrics, smcd_jax.training.logging.sample_videos\n"
         "print(sorted({'torch', 'tensorflow', 'wandb', 'tensorboard', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"

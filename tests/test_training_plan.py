@@ -20,11 +20,11 @@ from smcd_jax.runtime import hlo_collectives, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.runtime.topology import check_topology_name, find_topology
-from smcd_jax.training import plan as plan_module
-from smcd_jax.training import plan_store
 from smcd_jax.training.config import load_config
-from smcd_jax.training.plan import Planner, parameter_lines
-from smcd_jax.training.plan_program import MemoryUse, ProgramPlan, Setting, needed_by
+from smcd_jax.training.plan import plan as plan_module
+from smcd_jax.training.plan import plan_cache
+from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, needed_by
+from smcd_jax.training.plan.plan import Planner, parameter_lines
 from smcd_jax.training.program import TrainProgram, stand_in_null_text
 from smcd_jax.training.state import abstract
 
@@ -318,15 +318,15 @@ class TestStore:
     )
     def test_another_question_has_another_key(self, change):
         asked = {"what": "step", "config": {"a": 1}, "topology": "cpu:8", "effort": 0.0}
-        assert plan_store.key(asked) == plan_store.key(dict(asked))
-        assert plan_store.key(asked | change) != plan_store.key(asked)
+        assert plan_cache.key(asked) == plan_cache.key(dict(asked))
+        assert plan_cache.key(asked | change) != plan_cache.key(asked)
 
     @pytest.mark.parametrize("name", ["jax", "jaxlib", "libtpu", "smcd_jax"])
     def test_another_version_has_another_key(self, name, monkeypatch):
-        before = plan_store.key({})
-        other = plan_store.versions() | {name: "0.0.1"}
-        monkeypatch.setattr(plan_store, "versions", lambda: other)
-        assert plan_store.key({}) != before
+        before = plan_cache.key({})
+        other = plan_cache.versions() | {name: "0.0.1"}
+        monkeypatch.setattr(plan_cache, "versions", lambda: other)
+        assert plan_cache.key({}) != before
 
     @pytest.mark.parametrize("override", ["data.batch_size=16", "mesh.fsdp=4", "optimizer.ema_decay=0.0"])
     def test_another_config_is_compiled(self, kept, override):
@@ -335,17 +335,17 @@ class TestStore:
 
     def test_a_damaged_file_is_made_anew(self, kept, tmp_path, monkeypatch, caplog):
         monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path))
-        plan_store.write({"a": 1}, {"b": 2})
+        plan_cache.write({"a": 1}, {"b": 2})
         (file,) = (tmp_path / "plans").iterdir()
-        assert plan_store.read({"a": 1}).plan == {"b": 2}
+        assert plan_cache.read({"a": 1}).plan == {"b": 2}
         file.write_text(file.read_text()[:-9])
-        assert plan_store.read({"a": 1}) is None
+        assert plan_cache.read({"a": 1}) is None
         assert "damaged" in caplog.text
 
     def test_without_a_folder_nothing_is_kept(self, monkeypatch):
         monkeypatch.setenv("SMCD_CACHE_DIR", "")
-        plan_store.write({"a": 1}, {"b": 2})
-        assert plan_store.read({"a": 1}) is None
+        plan_cache.write({"a": 1}, {"b": 2})
+        assert plan_cache.read({"a": 1}) is None
 
 
 def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bool = False) -> ProgramPlan:

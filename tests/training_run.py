@@ -36,11 +36,11 @@ from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import loop
-from smcd_jax.training.checkpoint_manifest import Manifest
-from smcd_jax.training.checkpoint_orbax import read_arrays
+from smcd_jax.training.checkpoint.manifest import Manifest
+from smcd_jax.training.checkpoint.orbax_io import read_arrays
 from smcd_jax.training.config import InitConfig, RunConfig, TrainConfig, load_config
 from smcd_jax.training.data import TrainingData
-from smcd_jax.training.metrics import METRICS_FILE, read_metrics
+from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import component_params, components
 

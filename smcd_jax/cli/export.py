@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     import jax.numpy as jnp
 
     from smcd_jax.model_folder import check_target
-    from smcd_jax.training.checkpoint import read_checkpoint
+    from smcd_jax.training.checkpoint.checkpoints import read_checkpoint
     from smcd_jax.training.config import config_from_dict
     from smcd_jax.training.export import check_base, export_model
 

@@ -19,8 +19,8 @@ from smcd_jax.cli import console
 from smcd_jax.cli.parser import CommandParser
 
 if TYPE_CHECKING:
-    from smcd_jax.training.plan import Kept, Planner
-    from smcd_jax.training.plan_program import ProgramPlan
+    from smcd_jax.training.plan.compiled import ProgramPlan
+    from smcd_jax.training.plan.plan import Kept, Planner
 
 _KINDS = 22  # width of the first column
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from smcd_jax.runtime.progress import Bars, Lines
     from smcd_jax.runtime.topology import check_topology_name, find_topology, needs_other_devices
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.plan import Planner, parameter_lines
+    from smcd_jax.training.plan.plan import Planner, parameter_lines
 
     if args.batch is not None and args.batch < 1:
         raise SMCDError(f"--batch {args.batch}: must be 1 or more")

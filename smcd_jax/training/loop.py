@@ -18,12 +18,12 @@ from smcd_jax.models.registry import Params
 from smcd_jax.runtime.device_specs import peak_flops
 from smcd_jax.runtime.devices import device_summary, enable_compile_cache
 from smcd_jax.runtime.sharding import make_mesh
-from smcd_jax.training.checkpoint import Checkpoints, Restored
+from smcd_jax.training.checkpoint.checkpoints import Checkpoints, Restored
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.data import TrainingData, base_digest, null_text
-from smcd_jax.training.gates import gate_values
-from smcd_jax.training.gauges import Throughput
-from smcd_jax.training.metrics import MetricWriter, summary_line
+from smcd_jax.training.logging.gates import gate_values
+from smcd_jax.training.logging.metrics import MetricWriter, summary_line
+from smcd_jax.training.logging.throughput import Throughput
 from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.signals import StopRequest
 from smcd_jax.training.state import NO_FAULT, TrainState, policy

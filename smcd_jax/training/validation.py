@@ -13,9 +13,9 @@ from smcd_jax.models.registry import Params
 from smcd_jax.tracks import BoxTracks
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import TrainingData
-from smcd_jax.training.metrics import MetricWriter
+from smcd_jax.training.logging.metrics import MetricWriter
+from smcd_jax.training.logging.sample_videos import write_samples
 from smcd_jax.training.program import TrainProgram, sample_rows
-from smcd_jax.training.sample_videos import write_samples
 from smcd_jax.training.sampling import decode, make_sampler, on_host
 from smcd_jax.training.selection import join
 from smcd_jax.training.state import BANDS, TrainState, components, policy

@@ -14,9 +14,9 @@ from smcd_jax.models.registry import flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import make_mesh, partition_specs
 from smcd_jax.runtime.topology import Topology, find_topology
-from smcd_jax.training import plan_store
 from smcd_jax.training.config import TrainConfig, config_to_dict
-from smcd_jax.training.plan_program import ProgramPlan, Setting, What, compile_program
+from smcd_jax.training.plan import plan_cache
+from smcd_jax.training.plan.compiled import ProgramPlan, Setting, What, compile_program
 from smcd_jax.training.selection import select
 from smcd_jax.training.state import abstract
 
@@ -66,11 +66,11 @@ class Planner:
         """
         config = self._with_batch(batch or self.config.data.batch_size)
         asked = {"what": what, "config": config_to_dict(config), "topology": self.topology, "effort": self.effort}
-        found = None if self._again else plan_store.read(asked)
+        found = None if self._again else plan_cache.read(asked)
         if found is not None:
             return Kept(ProgramPlan.from_dict(found.plan), found.since)
         made = compile_program(config, find_topology(self.topology), what, effort=self.effort, progress=self._progress)
-        plan_store.write(asked, dataclasses.asdict(made))
+        plan_cache.write(asked, dataclasses.asdict(made))
         return Kept(made, None)
 
     def second_batch(self, first: ProgramPlan) -> int:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.array_checksums import array_checksums
+from smcd_jax.training.checkpoint.array_checksums import array_checksums
 
 FORMAT, VERSION = "smcd-checkpoint", 1
 ARRAY_ITEMS = ("params", "train")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.checkpoint_manifest import ArrayRecord, describe
+from smcd_jax.training.checkpoint.manifest import ArrayRecord, describe
 
 ROWS = 10  # of a table, before the rest is only counted
 _ABSENT = "-"

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.checkpoint_manifest import ARRAY_ITEMS, JSON_FILES, DamagedStep
+from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, JSON_FILES, DamagedStep
 
 CONCURRENT_GB = 8  # of arrays that are read, or written, at the same time
 

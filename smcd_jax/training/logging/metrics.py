@@ -6,8 +6,8 @@ Values are known by these names; the line on the terminal shows those it finds:
     validation_loss                  on fixed noise and timesteps
     gradient_norm, parameter_norm    before clipping; of the trained parameters
     learning_rate
-    gates/mean/object, gates/...     of `smcd_jax.training.gates`
-    clips_per_second, ...            of `smcd_jax.training.gauges`
+    gates/mean/object, gates/...     of `smcd_jax.training.logging.gates`
+    clips_per_second, ...            of `smcd_jax.training.logging.throughput`
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jaxtyping import UInt8
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
 from smcd_jax.media import write_video
-from smcd_jax.training.event_file import EventFile, write_whole
+from smcd_jax.training.logging.event_file import EventFile, write_whole
 
 logger = logging.getLogger(__name__)
 

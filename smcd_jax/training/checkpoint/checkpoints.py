@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.checkpoint_manifest import ARRAY_ITEMS, DamagedStep, Manifest, named_leaves
-from smcd_jax.training.checkpoint_mismatch import refuse_other_arrays, refuse_other_config
-from smcd_jax.training.checkpoint_orbax import make_manager, read_arrays, reason_of, save_items
-from smcd_jax.training.checkpoint_steps import agreed, agreed_steps, has_damaged_steps, set_aside, steps_in
+from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, DamagedStep, Manifest, named_leaves
+from smcd_jax.training.checkpoint.mismatch import refuse_other_arrays, refuse_other_config
+from smcd_jax.training.checkpoint.orbax_io import make_manager, read_arrays, reason_of, save_items
+from smcd_jax.training.checkpoint.steps import agreed, agreed_steps, has_damaged_steps, set_aside, steps_in
 
 logger = logging.getLogger(__name__)
 

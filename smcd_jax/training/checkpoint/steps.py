@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.training.checkpoint_manifest import DamagedStep
+from smcd_jax.training.checkpoint.manifest import DamagedStep
 
 logger = logging.getLogger(__name__)
 
