@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from smcd_jax.evaluation.clip_store import REFERENCES
 from smcd_jax.evaluation.measure_run import Figure
-from smcd_jax.evaluation.results import in_digits, read_results
+from smcd_jax.evaluation.report.results import in_digits, read_results
+from smcd_jax.evaluation.video_store import REFERENCES
 
 BALANCED = ("mao-", "msr50-", "msr75-")  # by class: in metrics.json, and too much for a table to read
 

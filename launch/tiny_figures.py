@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from data_pipeline.sprites import SpriteWorld, WorldConfig
 from smcd_jax import SMCDPipeline
-from smcd_jax.evaluation.floors import slid_crop, still_first_frame
-from smcd_jax.evaluation.grounding import clip_overlap, displacement_correlation, grounding_scores
-from smcd_jax.evaluation.sprite_detector import detect_sprites
+from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
+from smcd_jax.evaluation.metrics.grounding import clip_overlap, displacement_correlation, grounding_scores
+from smcd_jax.evaluation.trackers.sprite_detector import detect_sprites
 from smcd_jax.tracks import BoxTracks
 
 CLASSES = (

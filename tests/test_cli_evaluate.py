@@ -24,9 +24,9 @@ from PIL import Image
 from data_pipeline.evaluation_lists import read_evaluation_list
 from data_pipeline.records import RecordFolder
 from smcd_jax.cli import evaluate, main
-from smcd_jax.evaluation.clip_store import read_all_asked
-from smcd_jax.evaluation.results import read_results
+from smcd_jax.evaluation.report.results import read_results
 from smcd_jax.evaluation.sampling_run import SamplingRun
+from smcd_jax.evaluation.video_store import read_all_asked
 from smcd_jax.media import read_picture, read_video
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.pipeline import SMCDPipeline

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.compare import compare, comparison_lines, write_comparison
-from smcd_jax.evaluation.measure import Measure
 from smcd_jax.evaluation.measure_run import Figure
-from smcd_jax.evaluation.results import ClipRow, Results
+from smcd_jax.evaluation.metrics.metric_rows import Measure
+from smcd_jax.evaluation.report.compare import compare, comparison_lines, write_comparison
+from smcd_jax.evaluation.report.results import ClipRow, Results
 
 CLIPS = [f"clip{index:02d}" for index in range(30)]
 LIST = {"sha256": "a" * 64, "name": "sprites", "split": "test", "frames": 8, "clips": 30}

@@ -16,15 +16,21 @@ from smcd_jax.cli.open_extractor import open_extractor
 from smcd_jax.conversion.component_tables import text_encoder_rows, vision_encoder_rows
 from smcd_jax.conversion.feature_networks import read_openai_clip, read_openclip
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_similarity import caption_similarity, frame_consistency
-from smcd_jax.evaluation.extractors import CLIP_DEVIATION, CLIP_MEAN, CLIPExtractor, DINOExtractor, picture_input
-from smcd_jax.evaluation.fidelity import first_frame_fidelity, pixel_measure, psnr, ssim
+from smcd_jax.evaluation.features.extractors import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    CLIPExtractor,
+    DINOExtractor,
+    picture_input,
+)
+from smcd_jax.evaluation.features.weight_files import KNOWN, find_weights
 from smcd_jax.evaluation.grounding_run import SPRITES
-from smcd_jax.evaluation.learned_tracker import VIT
-from smcd_jax.evaluation.measure import Measure, bootstrap_interval, from_json, to_json
 from smcd_jax.evaluation.measure_run import KINDS
-from smcd_jax.evaluation.trackers import TRACKERS
-from smcd_jax.evaluation.weights import KNOWN, find_weights
+from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
+from smcd_jax.evaluation.metrics.fidelity import first_frame_fidelity, pixel_measure, psnr, ssim
+from smcd_jax.evaluation.metrics.metric_rows import Measure, bootstrap_interval, from_json, to_json
+from smcd_jax.evaluation.trackers.learned_tracker import VIT
+from smcd_jax.evaluation.trackers.object_trackers import TRACKERS
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import abstract_params, flatten, network, unflatten

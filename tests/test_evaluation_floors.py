@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.floors import slid_crop, still_first_frame
+from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
 
 GREY, RED, BLUE = 120, (250, 0, 0), (0, 0, 250)
 

@@ -12,11 +12,11 @@ from smcd_jax.cli.open_extractor import open_extractor
 from smcd_jax.conversion.feature_networks import read_i3d
 from smcd_jax.conversion.i3d_table import i3d_rows
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation import extractors
-from smcd_jax.evaluation.extractors import I3DExtractor, TorchScriptI3D
-from smcd_jax.evaluation.frechet import frechet_distance
-from smcd_jax.evaluation.fvd import fvd, spread
-from smcd_jax.evaluation.fvd_preprocess import fvd_frames, held
+from smcd_jax.evaluation.features import extractors
+from smcd_jax.evaluation.features.extractors import I3DExtractor, TorchScriptI3D
+from smcd_jax.evaluation.metrics.frechet import frechet_distance
+from smcd_jax.evaluation.metrics.fvd import fvd, spread
+from smcd_jax.evaluation.metrics.fvd_preprocess import fvd_frames, held
 from smcd_jax.models.registry import flatten
 from smcd_jax.nn.i3d import I3DConfig
 from smcd_jax.weights.conversion_engine import to_torch

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.grounding import box_iou, clip_overlap, displacement_correlation, grounding_scores
+from smcd_jax.evaluation.metrics.grounding import box_iou, clip_overlap, displacement_correlation, grounding_scores
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 HALF = [0.0, 0.0, 0.5, 1.0]

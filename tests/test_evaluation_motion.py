@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.motion import motion_magnitude
+from smcd_jax.evaluation.metrics.motion import motion_magnitude
 
 pytest.importorskip("cv2")
 

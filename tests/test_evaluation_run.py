@@ -14,14 +14,14 @@ import pytest
 from data_pipeline.evaluation_lists import EvaluationEntry
 from data_pipeline.records import RecordFolder
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_store import GENERATED, REAL, SLID, STILL, check_list, read_all_asked
 from smcd_jax.evaluation.grounding_run import open_follower
 from smcd_jax.evaluation.measure_run import DEFAULT, KINDS, MeasureRun
-from smcd_jax.evaluation.report_page import Card, write_page
-from smcd_jax.evaluation.results import read_results
+from smcd_jax.evaluation.report.report_page import Card, write_page
+from smcd_jax.evaluation.report.results import read_results
+from smcd_jax.evaluation.report.vbench import export_vbench, vbench_names
 from smcd_jax.evaluation.run import begin, first_entries, measure
-from smcd_jax.evaluation.sprite_scenes import SpriteScenes
-from smcd_jax.evaluation.vbench import export_vbench, vbench_names
+from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
+from smcd_jax.evaluation.video_store import GENERATED, REAL, SLID, STILL, check_list, read_all_asked
 from smcd_jax.media import read_picture, read_video, write_video
 from tests.evaluation_clips import (
     CLIPS,

@@ -12,9 +12,9 @@ from PIL import Image
 
 from data_pipeline.sprites import Scene, SpriteWorld, WorldConfig, render_scene
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.floors import slid_crop, still_first_frame
-from smcd_jax.evaluation.grounding import box_iou, clip_overlap, grounding_scores
-from smcd_jax.evaluation.sprite_detector import THRESHOLD, detect_sprites
+from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
+from smcd_jax.evaluation.metrics.grounding import box_iou, clip_overlap, grounding_scores
+from smcd_jax.evaluation.trackers.sprite_detector import THRESHOLD, detect_sprites
 
 CLIPS = range(5)
 ALONE = SpriteWorld(WorldConfig(max_objects=1))
@@ -179,8 +179,9 @@ class TestContract:
 
     def test_importing_it_imports_no_data_pipeline(self):
         script = (
-            "import sys, smcd_jax.evaluation.sprite_detector, smcd_jax.evaluation.grounding, "
-            "smcd_jax.evaluation.trackers, smcd_jax.evaluation.motion, smcd_jax.evaluation.floors;"
+            "import sys, smcd_jax.evaluation.trackers.sprite_detector, smcd_jax.evaluation.metrics.grounding, "
+            "smcd_jax.evaluation.trackers.object_trackers, smcd_jax.evaluation.metrics.motion, "
+            "smcd_jax.evaluation.metrics.baselines;"
             "print([name for name in ('data_pipeline', 'cv2', 'torch', 'tensorflow') if name in sys.modules])"
         )
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

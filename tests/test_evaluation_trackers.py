@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.grounding import box_iou
-from smcd_jax.evaluation.learned_tracker import VitTracker
-from smcd_jax.evaluation.trackers import SHORTER_SIDE, TRACKERS, OpenCVTracker, enlarged, track_objects
+from smcd_jax.evaluation.metrics.grounding import box_iou
+from smcd_jax.evaluation.trackers.learned_tracker import VitTracker
+from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, TRACKERS, OpenCVTracker, enlarged, track_objects
 from tests.onnx_tracker import write_red_tracker
 
 cv2 = pytest.importorskip("cv2")

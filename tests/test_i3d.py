@@ -13,8 +13,8 @@ import pytest
 
 from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.frechet import frechet_distance
-from smcd_jax.evaluation.fvd_preprocess import fvd_frames
+from smcd_jax.evaluation.metrics.frechet import frechet_distance
+from smcd_jax.evaluation.metrics.fvd_preprocess import fvd_frames
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import flatten, unflatten
 from smcd_jax.nn.i3d import I3D, ConvUnit, I3DConfig

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table and writes the page."""
-    from smcd_jax.evaluation.compare import compare, comparison_lines, write_comparison
-    from smcd_jax.evaluation.results import read_results
+    from smcd_jax.evaluation.report.compare import compare, comparison_lines, write_comparison
+    from smcd_jax.evaluation.report.results import read_results
 
     folders = args.first.absolute(), args.second.absolute()
     path = args.output or Path(f"{folders[0].name}_{folders[1].name}.html")

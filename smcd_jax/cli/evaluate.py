@@ -26,8 +26,8 @@ from smcd_jax.errors import SMCDError
 if TYPE_CHECKING:
     from data_pipeline.evaluation_lists import EvaluationList
     from data_pipeline.records import RecordFolder
-    from smcd_jax.evaluation.clip_store import ClipStore
-    from smcd_jax.evaluation.results import Results
+    from smcd_jax.evaluation.report.results import Results
+    from smcd_jax.evaluation.video_store import ClipStore
     from smcd_jax.pipeline import SMCDPipeline
 
 _FRAMES, _OBJECTS = 8, 8  # of the paper: where no model says otherwise
@@ -62,7 +62,7 @@ def _check_measures(args: argparse.Namespace) -> None:
     """What is asked for and cannot be is said now, not after hours of sampling."""
     from smcd_jax.evaluation.grounding_run import open_follower
     from smcd_jax.evaluation.measure_run import check_names
-    from smcd_jax.evaluation.sprite_scenes import SpriteScenes
+    from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
 
     check_names(args.measures or ())
     for name in args.trackers or ():
@@ -82,8 +82,8 @@ class _Setup(NamedTuple):
 def _open(args: argparse.Namespace) -> _Setup:
     from data_pipeline.evaluation_lists import read_evaluation_list
     from data_pipeline.records import RecordFolder
-    from smcd_jax.evaluation.clip_store import check_list
     from smcd_jax.evaluation.run import LIST, first_entries, make_folder
+    from smcd_jax.evaluation.video_store import check_list
 
     pipeline = None if args.model is None else _open_pipeline(args, verify=not args.no_verify)
     config = None if pipeline is None else pipeline.config
@@ -153,9 +153,9 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
 
     from smcd_jax.cli.clip import check_sampler, chosen_guidance
     from smcd_jax.cli.clip_run import SMALLER
-    from smcd_jax.evaluation.clip_store import read_all_asked
     from smcd_jax.evaluation.run import CLIPS, begin
     from smcd_jax.evaluation.sampling_run import SamplingRun
+    from smcd_jax.evaluation.video_store import read_all_asked
     from smcd_jax.pipeline.request import make_request
     from smcd_jax.runtime.devices import memory_in_words
     from smcd_jax.tracks import BoxTracks
@@ -199,11 +199,11 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
 
 
 def _measure(args: argparse.Namespace, setup: _Setup, made_with: dict[str, Any] | None, faults: list) -> int:
-    from smcd_jax.evaluation.clip_store import ClipStore, read_all_asked
     from smcd_jax.evaluation.grounding_run import open_follower
     from smcd_jax.evaluation.measure_run import DEFAULT, MeasureRun
     from smcd_jax.evaluation.run import CLIPS, measure
-    from smcd_jax.evaluation.sprite_scenes import NAME, SpriteScenes
+    from smcd_jax.evaluation.trackers.sprite_scenes import NAME, SpriteScenes
+    from smcd_jax.evaluation.video_store import ClipStore, read_all_asked
 
     progress = make_progress(args)
     asked, unread = read_all_asked(
@@ -238,8 +238,8 @@ def _measure(args: argparse.Namespace, setup: _Setup, made_with: dict[str, Any] 
 
 
 def _tell(args: argparse.Namespace, results: Results) -> int:
-    from smcd_jax.evaluation.clip_store import UNREADABLE
     from smcd_jax.evaluation.run import CLIPS
+    from smcd_jax.evaluation.video_store import UNREADABLE
 
     for line in results.table():
         console.result(line)
@@ -270,14 +270,14 @@ def _asked_but_missing(args: argparse.Namespace, results: Results) -> list[str]:
 
 
 def _tell_faults(faults: Any) -> None:
-    from smcd_jax.evaluation.results import fault_lines
+    from smcd_jax.evaluation.report.results import fault_lines
 
     for line in fault_lines(faults):
         console.error(line)
 
 
 def _export(args: argparse.Namespace, setup: _Setup, store: ClipStore) -> None:
-    from smcd_jax.evaluation.vbench import export_vbench
+    from smcd_jax.evaluation.report.vbench import export_vbench
 
     fps = getattr(args, "fps", None) or (_FRAMES if setup.pipeline is None else setup.pipeline.config.fps)
     count = export_vbench(store, args.vbench, fps=fps, index=args.vbench_index)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.conversion import feature_networks
-from smcd_jax.evaluation.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
-from smcd_jax.evaluation.fidelity import LPIPS
-from smcd_jax.evaluation.weights import find_weights
+from smcd_jax.evaluation.features.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
+from smcd_jax.evaluation.features.weight_files import find_weights
+from smcd_jax.evaluation.metrics.fidelity import LPIPS
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.weights.tensor_files import file_sha256, open_tensors, values
 
@@ -21,7 +21,7 @@ def open_extractor(
     """The extractor of that name, or `LPIPS`.
 
     Args:
-        name: one of `smcd_jax.evaluation.weights.KNOWN`.
+        name: one of `smcd_jax.evaluation.features.weight_files.KNOWN`.
         weights: folder of the files; by default ``$SMCD_WEIGHTS_DIR``.
         model: for "openclip": its own towers are used where it was converted with the vision tower.
 

@@ -10,19 +10,19 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation import sprite_detector
-from smcd_jax.evaluation.clip_store import GENERATED, AskedClip, ClipStore, Video
-from smcd_jax.evaluation.grounding import (
+from smcd_jax.evaluation.metrics.grounding import (
     ClipOverlap,
     GroundingScores,
     clip_overlap,
     displacement_correlation,
     grounding_scores,
 )
-from smcd_jax.evaluation.learned_tracker import VIT, VitTracker
-from smcd_jax.evaluation.measure import CONFIDENCE, MOST_NAMED, RESAMPLES, SEED, Measure
-from smcd_jax.evaluation.sprite_scenes import SpriteScenes
-from smcd_jax.evaluation.trackers import OpenCVTracker, Tracker, track_objects
+from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, MOST_NAMED, RESAMPLES, SEED, Measure
+from smcd_jax.evaluation.trackers import sprite_detector
+from smcd_jax.evaluation.trackers.learned_tracker import VIT, VitTracker
+from smcd_jax.evaluation.trackers.object_trackers import OpenCVTracker, Tracker, track_objects
+from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
+from smcd_jax.evaluation.video_store import GENERATED, AskedClip, ClipStore, Video
 from smcd_jax.media import resize_picture
 from smcd_jax.runtime.progress import Progress
 
@@ -78,7 +78,7 @@ def open_follower(name: str, scenes: Callable[[], SpriteScenes]) -> Follower:
     """What follows objects, by name.
 
     Args:
-        name: one of `smcd_jax.evaluation.trackers.TRACKERS`, "vit:FILE.onnx", or `SPRITES`.
+        name: one of `smcd_jax.evaluation.trackers.object_trackers.TRACKERS`, "vit:FILE.onnx", or `SPRITES`.
         scenes: of the records; called for `SPRITES` only.
 
     Raises:

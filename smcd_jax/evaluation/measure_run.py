@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float64
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation import fidelity, motion
-from smcd_jax.evaluation.clip_similarity import caption_similarity, frame_consistency
-from smcd_jax.evaluation.clip_store import GENERATED, REAL, REFERENCES, SLID, STILL, ClipStore, Video
-from smcd_jax.evaluation.fvd import fvd
 from smcd_jax.evaluation.grounding_run import Boxes, Follower, measure_grounding
-from smcd_jax.evaluation.measure import Direction, Measure, left_out
-from smcd_jax.evaluation.opencv import load_cv2
+from smcd_jax.evaluation.metrics import fidelity, motion
+from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
+from smcd_jax.evaluation.metrics.fvd import fvd
+from smcd_jax.evaluation.metrics.metric_rows import Direction, Measure, left_out
+from smcd_jax.evaluation.trackers.opencv import load_cv2
+from smcd_jax.evaluation.video_store import GENERATED, REAL, REFERENCES, SLID, STILL, ClipStore, Video
 from smcd_jax.runtime.progress import Progress
 
 OpenExtractor = Callable[[str], Any]

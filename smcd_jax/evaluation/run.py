@@ -20,11 +20,11 @@ from typing import Any
 from data_pipeline.evaluation_lists import EvaluationList
 from data_pipeline.records import RecordFolder
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_store import ClipStore
 from smcd_jax.evaluation.measure_run import MeasureRun
-from smcd_jax.evaluation.report_page import write_report
-from smcd_jax.evaluation.results import Results
-from smcd_jax.evaluation.strips import write_strips
+from smcd_jax.evaluation.report.report_page import write_report
+from smcd_jax.evaluation.report.results import Results
+from smcd_jax.evaluation.report.strips import write_strips
+from smcd_jax.evaluation.video_store import ClipStore
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json
 

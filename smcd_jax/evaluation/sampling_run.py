@@ -22,7 +22,7 @@ from PIL import Image
 
 from data_pipeline.schema import BadClip
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_store import AskedClip, Fault, Video
+from smcd_jax.evaluation.video_store import AskedClip, Fault, Video
 from smcd_jax.files import write_folder_atomically
 from smcd_jax.media import write_video
 from smcd_jax.runtime.devices import device_summary

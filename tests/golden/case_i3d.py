@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.conversion.i3d_table import i3d_rows
-from smcd_jax.evaluation.frechet import frechet_distance
-from smcd_jax.evaluation.fvd_preprocess import fvd_frames
+from smcd_jax.evaluation.metrics.frechet import frechet_distance
+from smcd_jax.evaluation.metrics.fvd_preprocess import fvd_frames
 from smcd_jax.models.registry import flatten
 from smcd_jax.nn.i3d import I3D, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy

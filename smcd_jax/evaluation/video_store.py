@@ -21,7 +21,7 @@ from data_pipeline.records import RecordFolder
 from data_pipeline.schema import BadClip
 from data_pipeline.transforms import choose_objects, decode_frame
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.floors import slid_crop, still_first_frame
+from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
 from smcd_jax.media import read_video
 from smcd_jax.runtime.progress import Progress
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Float32, UInt8
 
 from data_pipeline.records import file_sha256
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.opencv import load_cv2, repeatable
-from smcd_jax.evaluation.trackers import SHORTER_SIDE, enlarged, in_a_line, whole_pixels
+from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, enlarged, in_a_line, whole_pixels
+from smcd_jax.evaluation.trackers.opencv import load_cv2, repeatable
 
 VIT = "vit"  # its name, before the colon and the file
 SOURCE = "object_tracking_vittrack_2023sep.onnx of opencv/opencv_zoo"
@@ -34,7 +34,7 @@ class VitTracker:
             ImageNet; outputs ``output1`` [1, 1, 16, 16], the score of each cell, ``output2`` [1, 2, 16, 16], width and
             height in search pictures, ``output3`` [1, 2, 16, 16], x and y of the centre in cells from the corner of
             its cell.
-        shorter_side: as of `smcd_jax.evaluation.trackers.OpenCVTracker`.
+        shorter_side: as of `smcd_jax.evaluation.trackers.object_trackers.OpenCVTracker`.
 
     Raises:
         SMCDError: no such file, a network of another form, or OpenCV is not installed.
@@ -66,10 +66,10 @@ class VitTracker:
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
     ) -> Float32[np.ndarray, "f 4"]:
-        """See `smcd_jax.evaluation.trackers.Tracker.track`. Boxes are cut to the picture.
+        """See `smcd_jax.evaluation.trackers.object_trackers.Tracker.track`. Boxes are cut to the picture.
 
         Raises:
-            SMCDError: as `smcd_jax.evaluation.trackers.OpenCVTracker.track`.
+            SMCDError: as `smcd_jax.evaluation.trackers.object_trackers.OpenCVTracker.track`.
         """
         pictures = enlarged(self._cv2, frames, self._shorter_side)[..., ::-1]
         height, width = pictures.shape[1:3]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.evaluation.clip_store import REFERENCES
-from smcd_jax.evaluation.results import Results, fault_lines, in_digits
-from smcd_jax.evaluation.strips import read_strips
+from smcd_jax.evaluation.report.results import Results, fault_lines, in_digits
+from smcd_jax.evaluation.report.strips import read_strips
+from smcd_jax.evaluation.video_store import REFERENCES
 from smcd_jax.files import write_atomically
 
 REPORT = "report.html"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.opencv import check_frames, load_cv2, repeatable
+from smcd_jax.evaluation.trackers.opencv import check_frames, load_cv2, repeatable
 
 # Pictures are brought to this shorter side first, so that the method's window is the same share of any of them.
 SHORTER_SIDE = 128

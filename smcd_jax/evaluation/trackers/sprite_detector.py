@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.sprite_places import SMALLEST, CoarseSearch, Pose, blurred, explained, rgba
+from smcd_jax.evaluation.trackers.sprite_places import SMALLEST, CoarseSearch, Pose, blurred, explained, rgba
 
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene, SceneObject

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.opencv import check_frames, load_cv2, repeatable
+from smcd_jax.evaluation.trackers.opencv import check_frames, load_cv2, repeatable
 from smcd_jax.tracks.box_tracks import format_box
 
 # OpenCV's trackers describe what they follow by cells of 4 x 4 pixels and return whole pixels: on a picture of 64 x 64

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_similarity import ClipFeatures, cosines
-from smcd_jax.evaluation.measure import Described, Measure, left_out, of_extractor
+from smcd_jax.evaluation.metrics.clip_score import ClipFeatures, cosines
+from smcd_jax.evaluation.metrics.metric_rows import Described, Measure, left_out, of_extractor
 
 HIGHEST_PSNR = 100.0  # dB, of equal frames, whose PSNR is infinite
 SSIM_WINDOW = 11  # pixels

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.frechet import frechet_distance
-from smcd_jax.evaluation.fvd_preprocess import length_rule
-from smcd_jax.evaluation.measure import CONFIDENCE, SEED, Described, Measure, of_extractor
+from smcd_jax.evaluation.metrics.frechet import frechet_distance
+from smcd_jax.evaluation.metrics.fvd_preprocess import length_rule
+from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, SEED, Described, Measure, of_extractor
 
 FEW_CLIPS = 256  # below, the distance says more of the number of clips than of the videos
 RESAMPLES = 200

@@ -14,8 +14,8 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.fvd_preprocess import FVD_RESIZE, fvd_frames, held
-from smcd_jax.evaluation.measure import Described
+from smcd_jax.evaluation.metrics.fvd_preprocess import FVD_RESIZE, fvd_frames, held
+from smcd_jax.evaluation.metrics.metric_rows import Described
 from smcd_jax.models.registry import Params, network
 from smcd_jax.nn.config import DINOConfig, TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.tokenizer import Tokenizer

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_store import REFERENCES, AskedClip, ClipStore, Fault
 from smcd_jax.evaluation.measure_run import Figure
+from smcd_jax.evaluation.video_store import REFERENCES, AskedClip, ClipStore, Fault
 from smcd_jax.files import write_atomically, write_json
 from smcd_jax.files.text_files import read_json
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.measure import Measure, bootstrap_interval
-from smcd_jax.evaluation.report_page import Card, paragraph, table, write_page
-from smcd_jax.evaluation.results import Results, in_digits
-from smcd_jax.evaluation.strips import read_strips
+from smcd_jax.evaluation.metrics.metric_rows import Measure, bootstrap_interval
+from smcd_jax.evaluation.report.report_page import Card, paragraph, table, write_page
+from smcd_jax.evaluation.report.results import Results, in_digits
+from smcd_jax.evaluation.report.strips import read_strips
 
 _MADE_BY = {"implementation": "implementations", "weights_sha256": "weights", "frame_rule": "frame rules"}
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.measure import Described, Measure, left_out, of_extractor
+from smcd_jax.evaluation.metrics.metric_rows import Described, Measure, left_out, of_extractor
 
 ClipFeatures = Mapping[str, Float64[np.ndarray, "f d"]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.clip_store import GENERATED, REAL, ClipStore
+from smcd_jax.evaluation.video_store import GENERATED, REAL, ClipStore
 from smcd_jax.files import write_atomically, write_json
 from smcd_jax.media import write_video
 

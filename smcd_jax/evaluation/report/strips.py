@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-from smcd_jax.evaluation.clip_store import GENERATED, REAL, AskedClip, ClipStore, Video
 from smcd_jax.evaluation.grounding_run import Boxes
+from smcd_jax.evaluation.video_store import GENERATED, REAL, AskedClip, ClipStore, Video
 from smcd_jax.files import write_folder_atomically
 from smcd_jax.media import draw_boxes, object_colors
 from smcd_jax.runtime.progress import Progress

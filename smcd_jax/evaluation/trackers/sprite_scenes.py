@@ -13,7 +13,7 @@ from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene
-    from smcd_jax.evaluation.clip_store import AskedClip
+    from smcd_jax.evaluation.video_store import AskedClip
 
 NAME = "sprites"  # of the data set
 _NOT_OF_THE_WORLD = ("train_clips", "val_clips", "test_clips")

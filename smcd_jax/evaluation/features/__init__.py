@@ -1,0 +1,1 @@
+"""Feature networks that metrics read, and the weight files they need."""

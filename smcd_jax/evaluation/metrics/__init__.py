@@ -1,0 +1,1 @@
+"""Metrics of generated videos, and the baselines they are compared with."""

@@ -1,0 +1,1 @@
+"""Results of an evaluation: files, tables, strips and pages."""

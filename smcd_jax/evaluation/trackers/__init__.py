@@ -1,0 +1,1 @@
+"""Trackers and detectors that find the objects in a generated video."""
