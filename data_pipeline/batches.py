@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from data_pipeline.damage import DamageLog
+from data_pipeline.bad_clips import DamageLog
 from data_pipeline.examples import ExampleSource
-from data_pipeline.order import OrderState
-from data_pipeline.schema import BadClip
-from data_pipeline.sequence import Examples, GlobalSequence
-from data_pipeline.windows import ShortClips
+from data_pipeline.order.permutation import OrderState
+from data_pipeline.order.sequence import Examples, GlobalSequence
+from data_pipeline.order.windows import ShortClips
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Batches:
                 by default all.
             weights: share of each data set, by default its number of clips.
             epoch_length: examples of an epoch, by default the number of clips.
-            short_clips: the rule for clips shorter than a window (`data_pipeline.windows`).
+            short_clips: the rule for clips shorter than a window (`data_pipeline.order.windows`).
             max_bad_share: the share of a data set's clips that may be damaged; each is replaced by another clip.
             threads: by default one for each core this process may use.
 

@@ -28,12 +28,12 @@ from PIL import Image
 
 from data_pipeline.batches import Batches
 from data_pipeline.examples import ExampleSize, ExampleSource
-from data_pipeline.feature_cache import FeatureCache
-from data_pipeline.feature_source import FeatureSource
-from data_pipeline.features import FeatureEncoders, write_features
-from data_pipeline.order import OrderState
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RecordFolder
+from data_pipeline.features.cache import FeatureCache
+from data_pipeline.features.source import FeatureSource
+from data_pipeline.features.writer import FeatureEncoders, write_features
+from data_pipeline.order.permutation import OrderState
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
 from data_pipeline.sources import VideoSource
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import ExampleSource
-from data_pipeline.order import below, fold, permute
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip
-from data_pipeline.windows import eligible_clips, window_start
+from data_pipeline.order.permutation import below, fold, permute
+from data_pipeline.order.windows import eligible_clips, window_start
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
-from data_pipeline.records import RecordFolder
+from data_pipeline.order.windows import window_frames
+from data_pipeline.records.reader import RecordFolder
 from data_pipeline.transforms import crop_boxes, decode_frame, random_crop
-from data_pipeline.windows import window_frames
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 _TEXTS_KEPT = 65536  # token ids of so many texts are remembered, 20 MB

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
-from data_pipeline.order import fold, uniform
-from data_pipeline.schema import BadClip
+from data_pipeline.order.permutation import fold, uniform
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 
 # An object of which a crop leaves less than this share in view is absent: its label no longer says what is to be seen.

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.evaluation_lists import EvaluationList, make_evaluation_list
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RecordFolder
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.evaluation.video_store import AskedClip, ClipStore, read_all_asked
 from smcd_jax.media import write_frames
 from smcd_jax.model_folder import Origin, write_model_folder

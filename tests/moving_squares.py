@@ -11,10 +11,10 @@ from PIL import Image
 
 from data_pipeline import builders
 from data_pipeline.builders import RawReport
-from data_pipeline.frames import encode_png
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import Clip
+from data_pipeline.records.frames import encode_png
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import Clip
 
 SIDE = 16  # pixels of a frame
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.builders import RawReport
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip, Clip
 
 SIZE = (64, 48)  # width, height
 

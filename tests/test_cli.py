@@ -146,7 +146,7 @@ def chatter(args):
     logging.getLogger("jax._src.xla_bridge").warning("no GPU")
     logging.getLogger("somebody").warning("hello")
     logging.getLogger("smcd_jax.media").warning("its colours are taken as sRGB")
-    logging.getLogger("data_pipeline.damage").warning("a clip is skipped")
+    logging.getLogger("data_pipeline.bad_clips").warning("a clip is skipped")
 
 probe = types.ModuleType("probe")
 probe.add_arguments, probe.run = lambda parser: None, chatter

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.evaluation_lists import read_evaluation_list
-from data_pipeline.records import RecordFolder
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.cli import evaluate, main
 from smcd_jax.evaluation.report.results import read_results
 from smcd_jax.evaluation.sampling_run import SamplingRun

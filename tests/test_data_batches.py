@@ -22,10 +22,10 @@ from PIL import Image
 from data_pipeline.batches import Batches, HostBatch, host_rows
 from data_pipeline.evaluation_lists import EvaluationEntry, evaluation_batch, make_evaluation_list, read_evaluation_list
 from data_pipeline.examples import ExampleSize
-from data_pipeline.order import OrderState, fold
+from data_pipeline.order.permutation import OrderState, fold
 from data_pipeline.prefetch import batch_sharding, local_rows, prefetch_to_device
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip
 from data_pipeline.sources import VideoSource
 from data_pipeline.transforms import MIN_VISIBLE, Crop, choose_objects, crop_boxes, decode_frame, random_crop
 from smcd_jax.errors import SMCDError
@@ -383,9 +383,9 @@ port, process, folder = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
 from itertools import islice
 import numpy as np
-from data_pipeline.order import OrderState
+from data_pipeline.order.permutation import OrderState
 from data_pipeline.prefetch import local_rows, prefetch_to_device
-from data_pipeline.records import RecordFolder
+from data_pipeline.records.reader import RecordFolder
 from tests.test_data_batches import Batches, mesh, video_source
 devices = mesh(4)
 rows = local_rows(devices, 8)

@@ -16,18 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline import features
 from data_pipeline.batches import Batches
 from data_pipeline.benchmark import InputBenchmark, measure_input, table
-from data_pipeline.encoder_identity import encoder_identity
 from data_pipeline.evaluation_lists import evaluation_batch, make_evaluation_list
 from data_pipeline.examples import ExampleSize
-from data_pipeline.feature_cache import FeatureCache
-from data_pipeline.feature_source import FeatureSource
-from data_pipeline.features import FeatureEncoders, split_parts, write_features
-from data_pipeline.order import OrderState
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip
+from data_pipeline.features import writer
+from data_pipeline.features.cache import FeatureCache
+from data_pipeline.features.encoder_identity import encoder_identity
+from data_pipeline.features.source import FeatureSource
+from data_pipeline.features.writer import FeatureEncoders, split_parts, write_features
+from data_pipeline.order.permutation import OrderState
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip
 from data_pipeline.sources import VideoSource
 from smcd_jax.cli.features import model_encoders, prepare_features
 from smcd_jax.errors import SMCDError
@@ -81,7 +81,7 @@ def cache_folder(records, tmp_path_factory) -> Path:
     """Of three parts."""
     folder = tmp_path_factory.mktemp("features") / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "PART_CLIPS", 5)
+        patch.setattr(writer, "PART_CLIPS", 5)
         report = write_features(records, folder, made_encoders(), progress=False)
     assert (report.clips, report.frames, report.unusable) == (12, sum(squares.length(clip) for clip in range(12)), 0)
     return folder
@@ -199,7 +199,7 @@ def interrupted(records: RecordFolder, folder: Path, at: int) -> None:
 def test_an_interrupted_cache_is_refused_and_resumes_to_the_same_bytes(
     records, cache_folder, tmp_path, at, monkeypatch
 ):
-    monkeypatch.setattr(features, "PART_CLIPS", 5)
+    monkeypatch.setattr(writer, "PART_CLIPS", 5)
     folder = tmp_path / "cache"
     interrupted(records, folder, at)
     with pytest.raises(SMCDError, match=r"cache: this feature cache is half-written: run the same smcd prepare"):
@@ -221,7 +221,7 @@ def test_an_interrupted_cache_is_refused_and_resumes_to_the_same_bytes(
 def test_a_killed_writer_leaves_a_cache_that_resumes_to_the_same_bytes(records, cache_folder, tmp_path):
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom data_pipeline import features\n"
-        "from data_pipeline.records import RecordFolder\nfrom tests.test_data_features import made_encoders\n"
+        "from data_pipeline.records.reader import RecordFolder\nfrom tests.test_data_features import made_encoders\n"
         "features.PART_CLIPS = 5\n"
         "def moments(frames, count=[0]):\n"
         "    count[0] += 1\n"
@@ -234,13 +234,13 @@ def test_a_killed_writer_leaves_a_cache_that_resumes_to_the_same_bytes(records, 
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 9
     assert list(folder.glob(".smcd-*"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "PART_CLIPS", 5)
+        patch.setattr(writer, "PART_CLIPS", 5)
         write_features(records, folder, made_encoders(), progress=False)
     assert contents(folder) == contents(cache_folder)
 
 
 def test_a_finished_cache_is_only_reported(records, cache_folder, monkeypatch):
-    monkeypatch.setattr(features, "PART_CLIPS", 5)
+    monkeypatch.setattr(writer, "PART_CLIPS", 5)
     before = contents(cache_folder)
     asked = []
     encoders = made_encoders(texts=lambda texts: asked.extend(texts) or made_encoders().texts(texts))
@@ -336,8 +336,8 @@ def test_two_writers_do_not_share_a_folder(records, tmp_path):
 
 
 def test_parts_hold_what_fits(monkeypatch):
-    monkeypatch.setattr(features, "PART_FRAMES", 10)
-    monkeypatch.setattr(features, "PART_CLIPS", 3)
+    monkeypatch.setattr(writer, "PART_FRAMES", 10)
+    monkeypatch.setattr(writer, "PART_CLIPS", 3)
     lengths = np.array([4, 6, 1, 25, 2, 2, 2, 2], np.int32)
     assert split_parts(lengths) == [range(0, 2), range(2, 3), range(3, 4), range(4, 7), range(7, 8)]
     assert split_parts(np.array([], np.int32)) == []

@@ -7,8 +7,8 @@ import pytest
 
 from data_pipeline.builders import make_source
 from data_pipeline.builders.got10k import EXCLUDED_IDS
-from data_pipeline.prepare import prepare
-from data_pipeline.schema import BadClip
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from tests.raw_data import SIZE, clips_of, got10k_sequence
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.builders import make_source
-from data_pipeline.prepare import prepare
-from data_pipeline.schema import BadClip
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from tests.raw_data import SIZE, clips_of, grounding_item, grounding_shard, jpeg
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.batches import host_rows
-from data_pipeline.mixing import Mixture, make_mixture
-from data_pipeline.order import OrderState, below, fold, permute, uniform
-from data_pipeline.sequence import Examples, GlobalSequence
-from data_pipeline.windows import eligible_clips, window_frames, window_start
+from data_pipeline.order.mixing import Mixture, make_mixture
+from data_pipeline.order.permutation import OrderState, below, fold, permute, uniform
+from data_pipeline.order.sequence import Examples, GlobalSequence
+from data_pipeline.order.windows import eligible_clips, window_frames, window_start
 from smcd_jax.errors import SMCDError
 
 SEEDS = st.integers(0, 2**63 - 1)

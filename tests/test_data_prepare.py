@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline import builders, feature_cache, shards
-from data_pipeline.frames import check_frame, decode_frame
-from data_pipeline.inspect import sheet, spread_positions
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RecordFolder
-from data_pipeline.report import Report
-from data_pipeline.schema import BadClip
+from data_pipeline import builders
+from data_pipeline.features import cache
+from data_pipeline.records import shards
+from data_pipeline.records.contact_sheets import sheet, spread_positions
+from data_pipeline.records.frames import check_frame, decode_frame
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.report import Report
+from data_pipeline.records.schema import BadClip
 from smcd_jax.cli import inspect as inspect_command
 from smcd_jax.cli import prepare as prepare_command
 from smcd_jax.cli.parser import CommandParser
@@ -56,7 +58,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from data_pipeline import builders, feature_cache, shards
-from data_pipeline.prepare import prepare
+from data_pipeline.records.prepare import prepare
 
 if __name__ == "__main__":
     builders.SOURCES["misbehaving"] = "tests.raw_data:Misbehaving"
@@ -425,7 +427,7 @@ def test_features_are_made_of_records_just_prepared_or_there_already(tmp_path, c
     options = ("--output", records, "--splits", "val", "--features", "tiny", *size, "--workers", 1)
     assert run_command(prepare_command, "misbehaving", *options) == 0
     assert "misbehaving val: 2 clips, 3 frames" in capsys.readouterr().out
-    assert (records / "features" / "val" / feature_cache.MANIFEST).is_file()
+    assert (records / "features" / "val" / cache.MANIFEST).is_file()
     assert run_command(prepare_command, *options) == 0
     assert capsys.readouterr().out == "features: 2 clips, 3 frames, 0 frames unusable\n"
     with pytest.raises(SMCDError, match="name a data set to prepare, or --features MODEL"):

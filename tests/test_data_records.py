@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.inspect import check_records
-from data_pipeline.prepare import prepare
-from data_pipeline.records import RECORDS, RecordFolder, index_path
-from data_pipeline.schema import (
+from data_pipeline.records.contact_sheets import check_records
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RECORDS, RecordFolder, index_path
+from data_pipeline.records.schema import (
     BadClip,
     Clip,
     clip_to_example,
@@ -29,7 +29,7 @@ from data_pipeline.schema import (
     parse,
     serialize,
 )
-from data_pipeline.tfrecord import crc32c, frame_record
+from data_pipeline.records.tfrecord import crc32c, frame_record
 from smcd_jax.errors import SMCDError
 from tests.raw_data import jpeg
 
@@ -122,7 +122,8 @@ def test_tfds_serializes_to_an_equal_record_and_reads_ours():
 def test_records_are_the_same_bytes_in_every_process():
     # Hashes of texts, and so the order of a protocol buffer's map, differ between processes unless told not to.
     code = (
-        "import hashlib; from data_pipeline.schema import serialize; from tests.test_data_records import a_clip; "
+        "import hashlib; from data_pipeline.records.schema import serialize; "
+        "from tests.test_data_records import a_clip; "
         "print(hashlib.sha256(b''.join(serialize(a_clip()))).hexdigest())"
     )
     digests = set()

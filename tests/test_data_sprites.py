@@ -22,9 +22,9 @@ from data_pipeline.sprites import (
 from data_pipeline.sprites.atlas import sprite, sprite_classes
 from data_pipeline.sprites.captions import caption, with_article
 from data_pipeline.sprites.colors import COLORS
-from data_pipeline.sprites.draws import Draws
 from data_pipeline.sprites.motion import MOTIONS
 from data_pipeline.sprites.render import SEEN, paint
+from data_pipeline.sprites.rng import Draws
 from smcd_jax.errors import SMCDError
 
 WORLD = SpriteWorld()

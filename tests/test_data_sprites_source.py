@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from data_pipeline.builders import make_source
-from data_pipeline.schema import deserialize, serialize
+from data_pipeline.records.schema import deserialize, serialize
 from data_pipeline.sprites import SpriteWorld, WorldConfig, clip_id, measure_rate, parse_clip_id
 from data_pipeline.sprites.atlas import ATLAS_FOLDER, sprite, sprite_classes
 from data_pipeline.sprites.backgrounds import BACKGROUNDS, draw_background
 from data_pipeline.sprites.colors import COLORS, hsv_to_rgb, rgb_to_hsv
-from data_pipeline.sprites.draws import Draws
 from data_pipeline.sprites.make_atlas import TABLE
+from data_pipeline.sprites.rng import Draws
 from smcd_jax.errors import SMCDError
 
 WORLD = SpriteWorld()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data_pipeline.builders import SOURCES
-from data_pipeline.schema import example_to_clip
+from data_pipeline.records.schema import example_to_clip
 from smcd_jax.errors import SMCDError
 from tests.raw_data import clips_of, got10k_sequence
 from tests.test_data_records import assert_same

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline.builders import make_source
-from data_pipeline.frames import decode_frame
-from data_pipeline.prepare import prepare
-from data_pipeline.schema import BadClip
+from data_pipeline.records.frames import decode_frame
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import write_video
 from smcd_jax.tracks import BoxTracks, save_tracks

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.evaluation_lists import EvaluationEntry
-from data_pipeline.records import RecordFolder
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.grounding_run import open_follower
 from smcd_jax.evaluation.measure_run import DEFAULT, KINDS, MeasureRun

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from data_pipeline.schema import Clip
+from data_pipeline.records.schema import Clip
 from smcd_jax.errors import SMCDError
 
 

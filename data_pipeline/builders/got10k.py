@@ -25,8 +25,8 @@ import numpy as np
 
 from data_pipeline.builders import RawReport
 from data_pipeline.builders.raw_clip import bad_clip_if_wrong, make_clip, no_objects
-from data_pipeline.frames import MISSING, read_frame
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import MISSING, read_frame
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_numbers, read_text
 from smcd_jax.tracks import PixelTracks, read_got10k

@@ -25,8 +25,8 @@ import numpy as np
 
 from data_pipeline.builders import RawReport
 from data_pipeline.builders.raw_clip import bad_clip_if_wrong, make_clip
-from data_pipeline.frames import check_frame
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import check_frame
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import MAX_COORDINATE, parse_json
 from smcd_jax.tracks import PixelTracks, xywh_to_xyxy

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_pipeline.frames import Frame
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import Frame
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import PixelTracks
 from smcd_jax.tracks.pixel_tracks import ASPECT_TOLERANCE, CLIP_REPORTED

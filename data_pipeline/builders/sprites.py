@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.builders import RawReport
-from data_pipeline.schema import Clip
+from data_pipeline.records.schema import Clip
 from data_pipeline.sprites import SPLITS, SpriteWorld, WorldConfig, clip_id
 from smcd_jax.errors import SMCDError
 

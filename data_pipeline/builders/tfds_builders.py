@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_pipeline.builders import Source, make_source
-from data_pipeline.schema import SCHEMA_VERSION, BadClip, clip_to_example, features
+from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, clip_to_example, features
 from smcd_jax.errors import SMCDError
 
 MAX_BAD_SHARE = 0.01

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from data_pipeline.builders import RawReport
 from data_pipeline.builders.raw_clip import CLIPPED, RECODED, bad_clip_if_wrong, frame_size
-from data_pipeline.frames import UNREADABLE, Frame, encode_jpeg, read_frame
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import UNREADABLE, Frame, encode_jpeg, read_frame
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_text
 from smcd_jax.media import read_video

@@ -20,8 +20,8 @@ from typing import Any
 
 from data_pipeline.builders import RawReport
 from data_pipeline.builders.raw_clip import make_clip
-from data_pipeline.frames import MISSING, read_frame
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import MISSING, read_frame
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_json
 from smcd_jax.tracks import PixelTracks, YouTubeVIS, read_youtube_vis

@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from data_pipeline.sprites.colors import hsv_to_rgb
-from data_pipeline.sprites.draws import Draws
+from data_pipeline.sprites.rng import Draws
 
 # Saturation from, to; value from, to; weight.
 _TONES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data_pipeline.sprites.draws import Draws
+from data_pipeline.sprites.rng import Draws
 
 
 def caption(labels: Sequence[str], phrases: Sequence[str], draws: Draws, *, crossing: bool) -> str:

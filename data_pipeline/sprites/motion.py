@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from data_pipeline.sprites.draws import Draws
+from data_pipeline.sprites.rng import Draws
 
 # How far growing and shrinking go beyond the smallest and the largest size of the config.
 SMALLEST_SHARE, LARGEST_SHARE = 0.8, 1.35

@@ -11,8 +11,8 @@ from data_pipeline.sprites.atlas import Patch, Sprite, sprite, sprite_classes
 from data_pipeline.sprites.backgrounds import draw_background
 from data_pipeline.sprites.captions import caption
 from data_pipeline.sprites.config import CROWD_SHARES, SPLITS, WorldConfig
-from data_pipeline.sprites.draws import Draws
 from data_pipeline.sprites.motion import MOTIONS, PLANNED, Path, Setting, draw_crossing
+from data_pipeline.sprites.rng import Draws
 
 # Streams of chance, one per aspect. Never change one: every clip would change.
 _WHAT, _WHERE, _BEHIND, _WORDS = 0, 1, 2, 3

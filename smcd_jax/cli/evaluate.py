@@ -25,7 +25,7 @@ from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
     from data_pipeline.evaluation_lists import EvaluationList
-    from data_pipeline.records import RecordFolder
+    from data_pipeline.records.reader import RecordFolder
     from smcd_jax.evaluation.report.results import Results
     from smcd_jax.evaluation.video_store import ClipStore
     from smcd_jax.pipeline import SMCDPipeline
@@ -81,7 +81,7 @@ class _Setup(NamedTuple):
 
 def _open(args: argparse.Namespace) -> _Setup:
     from data_pipeline.evaluation_lists import read_evaluation_list
-    from data_pipeline.records import RecordFolder
+    from data_pipeline.records.reader import RecordFolder
     from smcd_jax.evaluation.run import LIST, first_entries, make_folder
     from smcd_jax.evaluation.video_store import check_list
 

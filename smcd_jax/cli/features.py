@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from data_pipeline.encoder_identity import encoder_identity
-from data_pipeline.features import FeatureEncoders, FeatureReport, write_features
-from data_pipeline.records import RecordFolder, read_manifest
+from data_pipeline.features.encoder_identity import encoder_identity
+from data_pipeline.features.writer import FeatureEncoders, FeatureReport, write_features
+from data_pipeline.records.reader import RecordFolder, read_manifest
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import network
 from smcd_jax.nn.layers import ComputePolicy

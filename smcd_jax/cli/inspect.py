@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the folder holds, then draw or check."""
-    from data_pipeline.inspect import check_records, sheet, spread_positions, write_sheet
-    from data_pipeline.records import REPORT, RecordFolder, read_manifest
-    from data_pipeline.report import Report
+    from data_pipeline.records.contact_sheets import check_records, sheet, spread_positions, write_sheet
+    from data_pipeline.records.reader import REPORT, RecordFolder, read_manifest
+    from data_pipeline.records.report import Report
     from smcd_jax.files.text_files import read_json
 
     for flag in ("clips", "frames", "height"):

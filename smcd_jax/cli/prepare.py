@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_records(args: argparse.Namespace) -> None:
-    from data_pipeline.prepare import prepare
+    from data_pipeline.records.prepare import prepare
     from smcd_jax.files import write_json
 
     report = prepare(

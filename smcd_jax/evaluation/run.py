@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.evaluation_lists import EvaluationList
-from data_pipeline.records import RecordFolder
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.measure_run import MeasureRun
 from smcd_jax.evaluation.report.report_page import write_report

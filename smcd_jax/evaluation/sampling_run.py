@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from data_pipeline.schema import BadClip
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.video_store import AskedClip, Fault, Video
 from smcd_jax.files import write_folder_atomically

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from data_pipeline.evaluation_lists import EvaluationEntry, EvaluationList
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip
 from data_pipeline.transforms import choose_objects, decode_frame
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame

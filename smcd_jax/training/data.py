@@ -20,7 +20,7 @@ from smcd_jax.training.config import TrainConfig
 if TYPE_CHECKING:
     from data_pipeline.batches import Batches, HostBatch
     from data_pipeline.examples import ExampleSource
-    from data_pipeline.order import OrderState
+    from data_pipeline.order.permutation import OrderState
 
 
 class TrainingData:
@@ -60,13 +60,13 @@ class TrainingData:
 
     def place(self, values: dict[str, int]) -> OrderState:
         """The place in the order that a checkpoint holds."""
-        from data_pipeline.order import OrderState
+        from data_pipeline.order.permutation import OrderState
 
         return OrderState.from_dict(values)
 
     def start(self) -> OrderState:
         """The place before the first example."""
-        from data_pipeline.order import OrderState
+        from data_pipeline.order.permutation import OrderState
 
         return OrderState(seed=self.config.seed)
 
@@ -79,7 +79,7 @@ class TrainingData:
     def validation(self, count: int, *, batch_size: int) -> list[dict[str, jax.Array]]:
         """The same examples of the validation split every time: ``count``, or as many more as fill the batches."""
         from data_pipeline.batches import Batches
-        from data_pipeline.order import OrderState
+        from data_pipeline.order.permutation import OrderState
         from data_pipeline.prefetch import local_rows, prefetch_to_device
 
         data = self.config.data
@@ -99,7 +99,7 @@ class TrainingData:
 
     def _open_validation(self) -> list[ExampleSource]:
         """What validation reads, opened before the run begins, so that a fault in it does not end it later."""
-        from data_pipeline.records import read_manifest
+        from data_pipeline.records.reader import read_manifest
 
         data, run = self.config.data, self.config.run
         if not run.validate_every and not (run.sample_every and run.samples):
@@ -119,12 +119,12 @@ class TrainingData:
 
 def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:
     """One data set of a run, in the form that ``data.inputs`` asks for."""
-    from data_pipeline.encoder_identity import encoder_identity
     from data_pipeline.examples import ExampleSize
-    from data_pipeline.feature_cache import FeatureCache, read_features_manifest
-    from data_pipeline.feature_source import FeatureSource
-    from data_pipeline.latent_source import LatentSource
-    from data_pipeline.records import RecordFolder
+    from data_pipeline.features.cache import FeatureCache, read_features_manifest
+    from data_pipeline.features.encoder_identity import encoder_identity
+    from data_pipeline.features.latent_source import LatentSource
+    from data_pipeline.features.source import FeatureSource
+    from data_pipeline.records.reader import RecordFolder
     from data_pipeline.sources import VideoSource
 
     data, model = config.data, config.model
@@ -156,9 +156,9 @@ def base_digest(config: TrainConfig) -> str:
 
 def null_text(config: TrainConfig) -> np.ndarray:
     """What a dropped caption becomes: from the cache its embedding [l, d], else its token ids [l]."""
-    from data_pipeline.encoder_identity import encoder_identity
-    from data_pipeline.feature_cache import FeatureCache
-    from data_pipeline.features import NULL_CAPTION
+    from data_pipeline.features.cache import FeatureCache
+    from data_pipeline.features.encoder_identity import encoder_identity
+    from data_pipeline.features.writer import NULL_CAPTION
 
     if config.data.inputs != "features":
         return tokenizer(config).encode([NULL_CAPTION], length=config.model.text_encoder.length)[0]

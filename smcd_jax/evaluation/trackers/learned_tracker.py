@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from data_pipeline.records import file_sha256
+from data_pipeline.records.reader import file_sha256
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, enlarged, in_a_line, whole_pixels
 from smcd_jax.evaluation.trackers.opencv import load_cv2, repeatable

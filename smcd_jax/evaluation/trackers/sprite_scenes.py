@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_pipeline.records import read_manifest
+from data_pipeline.records.reader import read_manifest
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.tfrecord import frame_record
+from data_pipeline.records.tfrecord import frame_record
 
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5  # wire types of protocol buffers
 _RGB = 3

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from tqdm import tqdm
 
-from data_pipeline.encoder_identity import different_encoder
-from data_pipeline.feature_cache import FORMAT, MANIFEST, NULL_TEXT, VERSION, read_features_manifest
-from data_pipeline.feature_parts import PartWriter, finished_part, half_precision
-from data_pipeline.records import RecordFolder
+from data_pipeline.features.cache import FORMAT, MANIFEST, NULL_TEXT, VERSION, read_features_manifest
+from data_pipeline.features.encoder_identity import different_encoder
+from data_pipeline.features.parts import PartWriter, finished_part, half_precision
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from data_pipeline.mixing import make_mixture
-from data_pipeline.order import OrderState, below, fold
-from data_pipeline.windows import ShortClips, eligible_clips, window_start
+from data_pipeline.order.mixing import make_mixture
+from data_pipeline.order.permutation import OrderState, below, fold
+from data_pipeline.order.windows import ShortClips, eligible_clips, window_start
 from smcd_jax.errors import SMCDError
 
 # What a number drawn for a place is used for; the numbers only have to differ.
@@ -67,9 +67,9 @@ class GlobalSequence:
         Args:
             tables: the data sets; their order is part of the sequence.
             frames: of a window.
-            weights: share of each data set, by default its number of clips (see `data_pipeline.mixing`).
+            weights: share of each data set, by default its number of clips (see `data_pipeline.order.mixing`).
             epoch_length: by default as many examples as there are clips.
-            short_clips: the rule for clips with fewer frames (see `data_pipeline.windows`).
+            short_clips: the rule for clips with fewer frames (see `data_pipeline.order.windows`).
 
         Raises:
             SMCDError: no clip of a data set is long enough, or the weights do not fit.

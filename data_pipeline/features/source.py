@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
-from data_pipeline.feature_cache import CachedWindow, FeatureCache
-from data_pipeline.order import fold
-from data_pipeline.windows import window_frames
+from data_pipeline.features.cache import CachedWindow, FeatureCache
+from data_pipeline.order.permutation import fold
+from data_pipeline.order.windows import window_frames
 from smcd_jax.errors import SMCDError
 
 _NOISE = 21  # what a number drawn for an example is used for

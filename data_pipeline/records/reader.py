@@ -7,7 +7,7 @@ FOLDER/
   records.json                         what the folder holds; written last, so its absence means half-written
   report.json                          clips, frames, objects, skipped and why
   dataset_info.json, features.json     metadata of TensorFlow Datasets: `tfds.builder_from_directory(FOLDER)`
-  NAME-SPLIT.tfrecord-00000-of-00004   shards, records of `data_pipeline.schema` in the order of the source's clip ids
+  NAME-SPLIT.tfrecord-00000-of-00004   shards, records of `records.schema` in the order of the source's clip ids
   index-SPLIT.npz                      where every record and every frame of the split is
 ```
 
@@ -44,7 +44,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.schema import SCHEMA_VERSION, BadClip, Clip, example_to_clip, parse
+from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, Clip, example_to_clip, parse
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_json
 

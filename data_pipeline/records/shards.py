@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.builders import Source
-from data_pipeline.frames import StoredFrames
-from data_pipeline.records import PER_FRAME, PER_RECORD, WORK
-from data_pipeline.schema import BadClip, Clip, serialize
-from data_pipeline.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
+from data_pipeline.records.frames import StoredFrames
+from data_pipeline.records.reader import PER_FRAME, PER_RECORD, WORK
+from data_pipeline.records.schema import BadClip, Clip, serialize
+from data_pipeline.records.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 

@@ -17,8 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.builders import SOURCES, RawReport, Source, make_source
-from data_pipeline.frames import StoredFrames
-from data_pipeline.records import (
+from data_pipeline.records.frames import StoredFrames
+from data_pipeline.records.reader import (
     FORMAT,
     INDEX_ARRAYS,
     PER_FRAME,
@@ -30,10 +30,10 @@ from data_pipeline.records import (
     index_path,
     write_index,
 )
-from data_pipeline.report import Report
-from data_pipeline.schema import SCHEMA_VERSION, BadClip, features, serialize
-from data_pipeline.shard_runs import run_here, run_on_beam
-from data_pipeline.shards import ShardTask, finished_shard
+from data_pipeline.records.report import Report
+from data_pipeline.records.runners import run_here, run_on_beam
+from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, features, serialize
+from data_pipeline.records.shards import ShardTask, finished_shard
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json

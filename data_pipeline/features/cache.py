@@ -42,8 +42,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float16, Float32
 
-from data_pipeline.encoder_identity import different_encoder
-from data_pipeline.schema import BadClip
+from data_pipeline.features.encoder_identity import different_encoder
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_json
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from data_pipeline.feature_cache import HALF, INDEX_DTYPES, FeaturePart, data_path, index_path
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import JPEG_START, BadClip, Clip, example_to_clip
+from data_pipeline.features.cache import HALF, INDEX_DTYPES, FeaturePart, data_path, index_path
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import JPEG_START, BadClip, Clip, example_to_clip
 from data_pipeline.transforms import decode_frame
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
 
 if TYPE_CHECKING:
-    from data_pipeline.features import FeatureEncoders
+    from data_pipeline.features.writer import FeatureEncoders
 
 _CHUNK = 16  # frames that one task decodes
 

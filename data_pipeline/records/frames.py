@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipeline.schema import JPEG_START, PNG_START, BadClip, Clip
+from data_pipeline.records.schema import JPEG_START, PNG_START, BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture, resize_picture
 from smcd_jax.media.pictures import decoding, open_image

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from data_pipeline.builders import Source
-from data_pipeline.shards import ShardTask, write_shard
+from data_pipeline.records.shards import ShardTask, write_shard
 from smcd_jax.errors import SMCDError
 
 # Names of the command line for runners that Beam knows by longer ones.

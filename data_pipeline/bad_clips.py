@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from data_pipeline.schema import BadClip
+from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)

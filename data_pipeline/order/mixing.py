@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from data_pipeline.order import fold, permute
+from data_pipeline.order.permutation import fold, permute
 from smcd_jax.errors import SMCDError
 
 # What a number drawn for a place is used for; the numbers only have to differ.

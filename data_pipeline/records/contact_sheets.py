@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipeline.frames import decode_frame
-from data_pipeline.records import RecordFolder
-from data_pipeline.schema import BadClip, Clip
+from data_pipeline.records.frames import decode_frame
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import contact_sheet, draw_boxes, resize_picture
 

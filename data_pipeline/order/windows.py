@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from data_pipeline.order import below
+from data_pipeline.order.permutation import below
 from smcd_jax.errors import SMCDError
 
 # What becomes of a clip with fewer frames than a window: it is left out of the order, or its last frame is held

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import ArraySpec, ExampleSize
-from data_pipeline.feature_cache import FeatureCache
-from data_pipeline.feature_source import FeatureSource
-from data_pipeline.records import RecordFolder
+from data_pipeline.features.cache import FeatureCache
+from data_pipeline.features.source import FeatureSource
+from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
