@@ -78,7 +78,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "smcd_jax/assets/**/LICENSE", "smcd_jax/assets/**/NOTICE"],
     python_requires=">=3.11",
-    packages=["configs", "data_pipeline", *find_packages(include=["smcd_jax", "smcd_jax.*", "data_pipeline.*"])],
+    packages=find_packages(
+        include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
+    ),
     package_data={"smcd_jax": ["assets/**"]},
     install_requires=CORE,
     extras_require=EXTRAS,

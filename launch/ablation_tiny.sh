@@ -19,7 +19,7 @@ for seed in 0 1; do
     folder=$runs/${variant}_$seed
     figures=$runs/figures/${variant}_$seed.json
     [[ -f $figures ]] && continue
-    launch/train_again.sh --config "configs/tiny_ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@"
+    launch/train_again.sh --config "configs/tiny/ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@"
     "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
     boxes=()
     [[ $variant == image ]] && boxes=(--no_boxes)  # it never saw any

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on all GPUs of this host, in .venv, made and filled on the first run; starts again when it is asked to.
-# Arguments go to `smcd train`: launch/gpu_host.sh --config configs/stage2_scene.py --workdir runs/stage2 \
+# Arguments go to `smcd train`: launch/gpu_host.sh --config configs/smcd/stage2_scene.py --workdir runs/stage2 \
 #   --config.init.model=models/stage1 --config.data.records=records/got10k
 # One process drives all GPUs. CUDA_VISIBLE_DEVICES=0,1 takes some of them. --dry_run shows what would be done.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Trains on a Cloud TPU VM or pod: asks for it in the queue, installs the project on all workers, trains, and asks anew
 # when the TPU is taken away. Calling it again joins a run that goes on already.
 #   launch/tpu_vm.sh --name smcd --zone us-west4-a --type v5litepod-8 --spot --mount 10.0.0.2:/runs -- \
-#     --config configs/stage2_scene.py --workdir /mnt/smcd/stage2 --config.init.model=/mnt/smcd/models/stage1 \
+#     --config configs/smcd/stage2_scene.py --workdir /mnt/smcd/stage2 --config.init.model=/mnt/smcd/models/stage1 \
 #     --config.data.records=/mnt/smcd/records/got10k --config.mesh.fsdp=8
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh

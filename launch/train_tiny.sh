@@ -22,12 +22,12 @@ stage() {
 
 "$smcd" prepare sprites --output $runs/records --option train_clips=6000 --option val_clips=200 \
   --option test_clips=400 "${TINY_WORLD[@]}"
-stage autoencoder configs/tiny_autoencoder.py "$@"
+stage autoencoder configs/tiny/autoencoder.py "$@"
 "$smcd" prepare --features $runs/autoencoder/model --output $runs/records --splits train,val
-stage base_pictures configs/tiny_base.py:pictures "$@"
-stage base_clips configs/tiny_base.py:clips "$@"
-stage object configs/tiny_object.py "$@"
-stage scene configs/tiny_scene.py "$@"
+stage base_pictures configs/tiny/base.py:pictures "$@"
+stage base_clips configs/tiny/base.py:clips "$@"
+stage object configs/tiny/stage1_object.py "$@"
+stage scene configs/tiny/stage2_scene.py "$@"
 [[ -f $runs/model/model.json ]] ||
   "$smcd" export --workdir $runs/scene --output $runs/model --dtype bfloat16 --license Apache-2.0
 echo "The model is $ROOT/$runs/model"

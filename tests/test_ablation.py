@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from configs import tiny_ablation, tiny_object
+from configs.tiny import ablation, stage1_object
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "ablation"
@@ -16,11 +16,11 @@ def frames(config) -> int:
 
 
 def test_joint_sees_as_many_frames_as_two_stages_together():
-    stage_1 = frames(tiny_object.get_config())
-    for variant in tiny_ablation.VARIANTS:
-        of_two_stages = stage_1 + frames(tiny_ablation.get_config("zc_gca"))
+    stage_1 = frames(stage1_object.get_config())
+    for variant in ablation.VARIANTS:
+        of_two_stages = stage_1 + frames(ablation.get_config("zc_gca"))
         before = 0 if variant == "joint" else stage_1
-        assert before + frames(tiny_ablation.get_config(variant)) == of_two_stages
+        assert before + frames(ablation.get_config(variant)) == of_two_stages
 
 
 def table(folder: Path) -> list[str]:
@@ -40,4 +40,4 @@ def test_a_row_is_the_mean_of_the_seeds_and_each_of_them_and_a_missing_variant_s
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in table(tmp_path)[2:]}
     assert rows["object gates + ZC + GCA, two stages"][0] == "0.6 (0.5, 0.7)"
     assert set(rows["object gates + ZC"]) == {"not run", "not run |"}
-    assert len(rows) == len(tiny_ablation.VARIANTS)
+    assert len(rows) == len(ablation.VARIANTS)

@@ -18,7 +18,7 @@ from smcd_jax.training.signals import EXIT_AGAIN
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), LAUNCH / "gpu_slurm.sbatch"])
-TRAIN = ["--config", "configs/stage2_scene.py", "--workdir", "runs/a b"]
+TRAIN = ["--config", "configs/smcd/stage2_scene.py", "--workdir", "runs/a b"]
 
 
 def program(folder: Path, name: str, text: str) -> Path:
@@ -122,7 +122,7 @@ class TestGpuHost:
         done = run([LAUNCH / "gpu_host.sh", "--dry_run", *TRAIN], tmp_path)
         assert done.stdout.splitlines() == [
             f"launch/install.sh {extra},data",
-            r"launch/train_again.sh --config configs/stage2_scene.py --workdir runs/a\ b",
+            r"launch/train_again.sh --config configs/smcd/stage2_scene.py --workdir runs/a\ b",
         ]
 
     @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class TestTpu:
         assert "--accelerator-type=v5litepod-8 --runtime-version=v2-alpha-tpuv5-lite" in asked
         (started,) = [call for call in said if " start " in call]
         assert "--worker=all" in started
-        assert started.endswith(r"start --config configs/stage2_scene.py --workdir runs/a\ b")
+        assert started.endswith(r"start --config configs/smcd/stage2_scene.py --workdir runs/a\ b")
         assert any(call.endswith("setup 10.0.0.2:/runs") for call in said)
 
     @pytest.mark.parametrize("taken", ["suspended", "preempted"])

@@ -51,7 +51,7 @@ from tests.training_run import (
 )
 
 STEPS = 6
-STAGE_2 = f"{ROOT / 'configs' / 'stage2_scene.py'}:tiny"
+STAGE_2 = f"{ROOT / 'configs' / 'smcd' / 'stage2_scene.py'}:tiny"
 EVERY = ("run.save_every=2", "run.log_every=4", "run.keep_last=9")
 
 

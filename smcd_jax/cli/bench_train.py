@@ -20,7 +20,7 @@ matrix products and convolutions of a step, counted from its shapes; what remate
 examples:
   smcd bench train --preset tiny
   smcd bench train --preset smcd --batch 16 --no_cache --config.dtype=bfloat16 --output bench.json
-  smcd bench train --config configs/stage1_object.py:tiny --config.mesh.fsdp=4"""
+  smcd bench train --config configs/smcd/stage1_object.py:tiny --config.mesh.fsdp=4"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,4 +91,4 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 def _stage2(preset: str) -> str:
     import configs
 
-    return f"{Path(configs.__file__).with_name('stage2_scene.py')}:{preset}"
+    return f"{Path(configs.__file__).parent / 'smcd' / 'stage2_scene.py'}:{preset}"

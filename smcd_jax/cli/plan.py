@@ -4,9 +4,9 @@ It compiles the run's train step and sampler, which takes minutes to an hour at 
 and the same question is answered at once.
 
 Some uses:
-  smcd plan --config configs/stage2_scene.py --topology v5e:2x4 --config.mesh.fsdp=8 --effort -1
-  smcd plan --config configs/stage2_scene.py:tiny --topology cpu:8 --batch 8 --no_sampler
-  smcd plan --config configs/stage2_scene.py --topology v5p:2x2x2 --config.mesh.fsdp=8 --list
+  smcd plan --config configs/smcd/stage2_scene.py --topology v5e:2x4 --config.mesh.fsdp=8 --effort -1
+  smcd plan --config configs/smcd/stage2_scene.py:tiny --topology cpu:8 --batch 8 --no_sampler
+  smcd plan --config configs/smcd/stage2_scene.py --topology v5p:2x2x2 --config.mesh.fsdp=8 --list
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Trains a model from a config, and goes on where an earlier run in the same workdir ended.
 
 Some uses:
-  smcd train --config configs/stage2_scene.py --workdir runs/stage2
-  smcd train --config configs/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
-  smcd train --config configs/stage2_scene.py --workdir runs/stage2 --compile_only
+  smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
+  smcd train --config configs/smcd/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
+  smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2 --compile_only
 Exit status 42 means: told to stop, saved, start the same command again; one above 128, that another process of the run
 has gone: start all of them again.
 """

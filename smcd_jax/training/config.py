@@ -269,14 +269,14 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     if not Path(file).is_file():
         raise SMCDError(f"no config file {file}; those that come with the project are in configs/")
     if Path(file).suffix != ".py":
-        raise SMCDError(f"{file} is no Python file; give one such as configs/stage2_scene.py")
+        raise SMCDError(f"{file} is no Python file; give one such as configs/smcd/stage2_scene.py")
     spec = importlib.util.spec_from_file_location("smcd_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
-            raise SMCDError(f"{file} has no get_config(), so it is no config; give one such as configs/stage2_scene.py")
+            raise SMCDError(f"{file} has no get_config(); give a config such as configs/smcd/stage2_scene.py")
         if preset and not inspect.signature(get_config).parameters:
             raise SMCDError(f"{file} has no presets; give it without :{preset}")
         config = get_config(preset) if preset else get_config()

@@ -1,13 +1,13 @@
 """Both stages at once, on clips: the one-stage training that the paper compares with.
 
-Command   smcd train --config configs/joint.py --workdir runs/joint --config.init.model=models/modelscope
+Command   smcd train --config configs/smcd/joint.py --workdir runs/joint --config.init.model=models/modelscope
 Starts    from a model folder of ModelScope text-to-video, with features cached by the same encoders
 """
 
 from ml_collections import ConfigDict
 
-from configs.stage2_scene import TEMPORAL_BLOCKS
-from configs.stage2_scene import get_config as scene
+from configs.smcd.stage2_scene import TEMPORAL_BLOCKS
+from configs.smcd.stage2_scene import get_config as scene
 
 
 def get_config(preset: str = "smcd") -> ConfigDict:

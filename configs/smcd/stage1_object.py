@@ -1,6 +1,6 @@
 """Stage 1 of the paper: object gates and position net on grounded still images, 256 x 256, up to 30 boxes.
 
-Command   smcd train --config configs/stage1_object.py --workdir runs/stage1
+Command   smcd train --config configs/smcd/stage1_object.py --workdir runs/stage1
           --config.init.model=models/modelscope --config.data.records=records/flickr,records/sbu
 Starts    from a model folder of ModelScope text-to-video (`smcd convert --modelscope`)
 Trains    213 of 1,977 million parameters; every temporal layer is left out, as the data are pictures

@@ -1,16 +1,17 @@
-"""Stage 2 with the first frame through a ControlNet (an ablation of the paper).
+r"""Stage 2 with the first frame through a ControlNet (an ablation of the paper).
 
 The copy of the UNet's encoder is frozen; its hint and zero convolutions are trained, and what reads the wider skips:
 those layers of the decoder have other shapes than in stage 1 and start from scratch.
 
-Command   smcd train --config configs/stage2_controlnet.py --workdir runs/stage2_cn --config.init.model=models/stage1
-Starts    as configs/stage2_scene.py
+Command   smcd train --config configs/smcd/stage2_controlnet.py --workdir runs/stage2_cn \
+              --config.init.model=models/stage1
+Starts    as configs/smcd/stage2_scene.py
 """
 
 from ml_collections import ConfigDict
 
-from configs.stage2_scene import TEMPORAL_BLOCKS
-from configs.stage2_scene import get_config as scene
+from configs.smcd.stage2_scene import TEMPORAL_BLOCKS
+from configs.smcd.stage2_scene import get_config as scene
 from smcd_jax.training.config import with_controlnet
 
 WIDER = "unet/decoder_[0-9]+/residual/(conv_in/kernel|norm_in/(scale|bias)|skip/(kernel|bias))"

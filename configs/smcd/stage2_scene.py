@@ -1,6 +1,6 @@
 """Stage 2 of the paper (ZC + GCA): image gates, image encoder, input convolution and temporal blocks on clips.
 
-Command   smcd train --config configs/stage2_scene.py --workdir runs/stage2
+Command   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
           --config.init.model=models/stage1 --config.data.records=records/got10k,records/youtube_vis
 Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
 Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps

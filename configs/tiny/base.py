@@ -2,14 +2,14 @@
 
 Two runs of this file. First single frames, without temporal layers; then clips, where only the temporal layers learn:
 
-Command   smcd train --config configs/tiny_base.py:pictures --workdir runs/tiny/base_pictures
-          smcd train --config configs/tiny_base.py:clips --workdir runs/tiny/base_clips
+Command   smcd train --config configs/tiny/base.py:pictures --workdir runs/tiny/base_pictures
+          smcd train --config configs/tiny/base.py:clips --workdir runs/tiny/base_clips
 Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
 """
 
 from ml_collections import ConfigDict
 
-from configs.tiny import tiny_config
+from configs.tiny.common import tiny_config
 
 
 def get_config(part: str = "pictures") -> ConfigDict:

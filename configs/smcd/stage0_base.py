@@ -1,8 +1,8 @@
 """Stage 0: text to video from scratch, without boxes and picture, for models that have no published base.
 
-Command   smcd train --config configs/stage0_base.py:tiny --workdir runs/base --config.data.records=records/mine
+Command   smcd train --config configs/smcd/stage0_base.py:tiny --workdir runs/base --config.data.records=records/mine
 Starts    from nothing but an autoencoder (init.model) whose latents are cached; the text tower is trained along
-The published base (ModelScope) is converted instead; the small model's own recipe is in configs/tiny_base.py.
+The published base (ModelScope) is converted instead; the small model's own recipe is in configs/tiny/base.py.
 """
 
 from ml_collections import ConfigDict

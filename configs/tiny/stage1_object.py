@@ -3,13 +3,13 @@
 The published stage 1 trains nothing else. Here the spatial layers go on learning too: a base of a few minutes is too
 weak to be frozen. Gates start open (0.2), since from scratch shut ones take long to open.
 
-Command   smcd train --config configs/tiny_object.py --workdir runs/tiny/object
+Command   smcd train --config configs/tiny/stage1_object.py --workdir runs/tiny/object
 Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
 """
 
 from ml_collections import ConfigDict
 
-from configs.tiny import tiny_config
+from configs.tiny.common import tiny_config
 
 
 def get_config() -> ConfigDict:

@@ -4,14 +4,14 @@ VARIANT is object (object gates alone: boxes, no picture), image (image gates al
 zc, gca, zc_gca (object gates, and the picture by input convolution, by image gates, by both), or joint (as zc_gca, but
 in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
 
-Command   smcd train --config configs/tiny_ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
+Command   smcd train --config configs/tiny/ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
 Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
 """
 
 from ml_collections import ConfigDict
 
-from configs.tiny_object import get_config as stage_1
-from configs.tiny_scene import get_config as scene
+from configs.tiny.stage1_object import get_config as stage_1
+from configs.tiny.stage2_scene import get_config as scene
 
 VARIANTS = ("object", "image", "zc", "gca", "zc_gca", "joint")
 

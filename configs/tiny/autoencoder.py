@@ -1,6 +1,6 @@
 """The autoencoder of the small model, from scratch, on single frames of the sprite world.
 
-Command   smcd train --config configs/tiny_autoencoder.py --workdir runs/tiny/autoencoder
+Command   smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny/autoencoder
 Hardware  any; 2 CPU cores suffice
 """
 

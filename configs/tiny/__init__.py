@@ -1,0 +1,1 @@
+"""Training configs of the small model that ships with the package."""
