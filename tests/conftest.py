@@ -11,8 +11,8 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# Most of the time goes into tracing and compiling small programs (tests/test_models.py: 162 s of processor time without
-# these two settings, 110 s with them). JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs that users run.
+# Most of the time goes into tracing and compiling small programs (tests/models/test_models.py: 162 s of processor
+# time without these two settings, 110 s with them). JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 gc.set_threshold(100_000, 20, 50)
 

@@ -1,0 +1,97 @@
+"""A source of clips whose pixels, boxes and texts say which clip and frame they are, to test what reads records."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline import builders
+from data_pipeline.builders import RawReport
+from data_pipeline.records.frames import encode_png
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import Clip
+
+SIDE = 16  # pixels of a frame
+
+
+def length(index: int) -> int:
+    """Frames of a clip: 4, 7, 10, 13, 16, 4, ..."""
+    return 4 + 3 * (index % 5)
+
+
+def objects(index: int) -> int:
+    """Objects of a clip: 0, 1, 2, 3, 0, ..."""
+    return index % 4
+
+
+def box(index: int, frame: int, number: int) -> np.ndarray:
+    """Of one object; a later one is larger. Multiples of 1/128, so that float32 holds them exactly."""
+    left, top = (frame + number) / 128, (index % 32) / 128
+    return np.array([left, top, left + (number + 1) / 8, top + 1 / 4], np.float32)
+
+
+def pixel(index: int, frame: int) -> tuple[int, int, int]:
+    """The colour that the whole frame has."""
+    return index, 10 * frame, 128
+
+
+class Squares:
+    """The source; object 1 is absent from the odd frames."""
+
+    name = "squares"
+    splits = ("train",)
+
+    def __init__(self, folder: Path | None = None, *, clips: int = 12, prefix: str = "clip"):
+        self.clips, self.prefix = clips, prefix
+
+    def clip_ids(self, split: str) -> list[str]:
+        return [f"{self.prefix}-{index:03d}" for index in range(self.clips)]
+
+    def clip(self, split: str, index: int) -> Clip:
+        frames, count = length(index), objects(index)
+        picture = np.empty((SIDE, SIDE, 3), np.uint8)
+        encoded = []
+        for frame in range(frames):
+            picture[:] = pixel(index, frame)
+            encoded.append(encode_png(picture))
+        boxes = np.zeros((frames, count, 4), np.float32)
+        for frame, number in np.ndindex(frames, count):
+            boxes[frame, number] = box(index, frame, number)
+        mask = np.ones((frames, count), bool)
+        mask[1::2, 1:2] = False
+        labels = tuple(f"thing {number}" for number in range(count))
+        return Clip(
+            self.clip_ids(split)[index], f"clip number {index}", SIDE, SIDE, tuple(encoded), boxes, mask, labels
+        )
+
+    def validate(self) -> RawReport:
+        return RawReport({"train": self.clips})
+
+
+def square_records(folder: Path, **options) -> RecordFolder:
+    """Prepared records of the source."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builders.SOURCES, "squares", "tests.data_pipeline.moving_squares:Squares")
+        prepare("squares", None, folder, clips_per_shard=5, options=options)
+    return RecordFolder(folder, "train")
+
+
+def damage_frame(records: RecordFolder, position: int, frame: int) -> None:
+    """Changes a byte within an encoded frame on the disk."""
+    entry = int(records.first_frame[position]) + frame
+    path = records.shards[int(records.index["shard"][position])].path
+    content = bytearray(path.read_bytes())
+    content[int(records.index["frame_offset"][entry]) + 20] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def jpeg(picture: np.ndarray, quality: int = 95) -> bytes:
+    """An encoded picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

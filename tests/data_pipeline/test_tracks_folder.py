@@ -1,0 +1,198 @@
+"""Facts about a user's own folder: every track format, frames or videos, splits, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.builders import make_source
+from data_pipeline.records.frames import decode_frame
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.schema import BadClip
+from smcd_jax.errors import SMCDError
+from smcd_jax.media import write_video
+from smcd_jax.tracks import BoxTracks, save_tracks
+from tests.data_pipeline.raw_data import SIZE, clips_of, jpeg
+
+# Sides that are whole 64ths and 48ths, so that pixels with 4 decimals say them exactly.
+ONE = BoxTracks(np.array([[[0.25, 0.25, 0.75, 0.5]], [[0.5, 0.25, 1, 0.5]]]), np.ones((2, 1)), ("dog",), "a dog runs")
+TWO = BoxTracks(
+    np.array([[[0.25, 0.25, 0.75, 0.5], [0, 0, 0, 0]], [[0.5, 0.25, 1, 0.5], [0, 0.5, 0.25, 1]]]),
+    np.array([[1, 0], [1, 1]]),
+    ("dog", "köttur"),
+    "两个动物",
+)
+
+
+def clip_folder(
+    folder, tracks: BoxTracks, format: str, *, place: str = "frames", texts: dict | None = None
+) -> list[bytes]:
+    """One clip with its frames in `place` ('' for the folder itself), tracks in a format, and text files."""
+    (folder / place).mkdir(parents=True)
+    frames = [jpeg(number) for number in range(tracks.num_frames)]
+    for number, frame in enumerate(frames):
+        (folder / place / f"frame_{number}.jpg").write_bytes(frame)
+    target = {"smcd-tracks": folder / "tracks.json", "youtube-vis": folder / "instances.json"}.get(format, folder)
+    save_tracks(tracks, target, format=format, image_size=SIZE)
+    for name, text in (texts or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("tracks", "format", "texts"),
+    [
+        (TWO, "smcd-tracks", {}),
+        (TWO, "mot", {"caption.txt": "两个动物\n"}),
+        (TWO, "youtube-vis", {"caption.txt": "两个动物"}),
+        (ONE, "got10k", {"caption.txt": "a dog runs"}),
+        (ONE, "reference", {"label.txt": "dog\n"}),
+    ],
+)
+def test_tracks_of_every_format_come_out_as_they_are(tmp_path, tracks, format, texts):
+    frames = clip_folder(tmp_path / "raw" / "clip", tracks, format, texts=texts)
+    clip = clips_of("tracks_folder", tmp_path / "raw", tmp_path / "out")["clip"]
+    assert clip.frames == tuple(frames)
+    assert (clip.labels, clip.caption) == (tracks.labels, tracks.prompt)
+    np.testing.assert_array_equal(clip.mask, tracks.mask)
+    np.testing.assert_allclose(clip.boxes, tracks.boxes, atol=1e-7)  # float32
+
+
+@pytest.mark.parametrize("place", ["", "frames", "img1", "JPEGImages"])
+def test_frames_are_found_where_data_sets_have_them_and_in_the_order_of_their_numbers(tmp_path, place):
+    still = BoxTracks(np.tile([0.25, 0.25, 0.75, 0.5], (11, 1, 1)), np.ones((11, 1)), ("dog",), "a dog")
+    frames = clip_folder(tmp_path / "clip", still, "smcd-tracks", place=place)
+    assert make_source("tracks_folder", tmp_path).clip("train", 0).frames == tuple(frames)  # frame_10 after frame_9
+
+
+def test_frames_that_are_neither_jpeg_nor_png_are_stored_without_loss(tmp_path):
+    clip_folder(tmp_path / "raw" / "clip", ONE, "smcd-tracks")
+    for number in range(2):
+        path = tmp_path / "raw" / "clip" / "frames" / f"frame_{number}.jpg"
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    clip = clips_of("tracks_folder", tmp_path / "raw", tmp_path / "out")["clip"]
+    for number, frame in enumerate(clip.frames):
+        np.testing.assert_array_equal(decode_frame(frame), decode_frame(jpeg(number)))
+    assert "encoded anew" in " ".join(
+        prepare("tracks_folder", tmp_path / "raw", tmp_path / "out").splits["train"].notes
+    )
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_video_has_its_tracks_in_its_folder_or_beside_it(tmp_path, inside):
+    raw = tmp_path / "raw"
+    (raw / "clip").mkdir(parents=True)
+    video = np.stack([decode_frame(jpeg(number)) for number in range(2)])
+    if inside:
+        write_video(video, raw / "clip" / "video.mp4", fps=8)
+        save_tracks(TWO, raw / "clip" / "tracks.json", format="smcd-tracks", image_size=SIZE)
+    else:
+        (raw / "clip").rmdir()
+        write_video(video, raw / "clip.mp4", fps=8)
+        save_tracks(TWO, raw / "clip.json", format="smcd-tracks", image_size=SIZE)
+    clip = clips_of("tracks_folder", raw, tmp_path / "out")["clip"]
+    assert (clip.num_frames, clip.width, clip.height) == (2, *SIZE)
+    # Encoded by H.264 and again by jpeg.
+    assert np.abs(decode_frame(clip.frames[1]).astype(int) - video[1]).mean() < 6
+    assert prepare("tracks_folder", raw, tmp_path / "out").splits["train"].notes == {
+        "frames of a video stored as jpeg": 1
+    }
+
+
+def test_a_caption_beside_a_video_is_used_where_the_tracks_have_no_prompt(tmp_path):
+    write_video(np.stack([decode_frame(jpeg(number)) for number in range(2)]), tmp_path / "clip.mp4", fps=8)
+    save_tracks(BoxTracks(TWO.boxes, TWO.mask, TWO.labels), tmp_path / "clip.json", format="smcd-tracks")
+    (tmp_path / "clip.caption.txt").write_text("beside")
+    assert make_source("tracks_folder", tmp_path).clip("train", 0).caption == "beside"
+
+
+def test_folders_named_after_splits_are_splits(tmp_path):
+    clip_folder(tmp_path / "raw" / "train" / "one", ONE, "smcd-tracks")
+    clip_folder(tmp_path / "raw" / "val" / "two", TWO, "smcd-tracks")
+    report = prepare("tracks_folder", tmp_path / "raw", tmp_path / "out")
+    assert {split: counts.clips for split, counts in report.splits.items()} == {"train": 1, "val": 1}
+
+
+def test_boxes_over_the_border_are_clipped_and_told(tmp_path):
+    clip_folder(tmp_path / "raw" / "clip", ONE, "smcd-tracks")
+    path = tmp_path / "raw" / "clip" / "tracks.json"
+    content = json.loads(path.read_text())
+    content["objects"][0]["keyframes"][0]["box"] = [-10, 12, 32, 60]
+    path.write_text(json.dumps(content))
+    clip = clips_of("tracks_folder", tmp_path / "raw", tmp_path / "out")["clip"]
+    np.testing.assert_array_equal(clip.boxes[0, 0], [0, 0.25, 0.5, 1])
+    assert (
+        "boxes clipped to the picture"
+        in prepare("tracks_folder", tmp_path / "raw", tmp_path / "out").splits["train"].notes
+    )
+
+
+def remove(*names):
+    def edit(folder):
+        for name in names:
+            (folder / name).unlink()
+
+    return edit
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind", "where"),
+    [
+        (remove("frames/frame_1.jpg"), "frames do not match", "tracks of 2 frames for 1 pictures"),
+        (remove("tracks.json"), "bad tracks", "no tracks in this folder"),
+        (remove("frames/frame_0.jpg", "frames/frame_1.jpg"), "no video", "found neither"),
+        (write("more.jpg", jpeg(5)), "no video", "found clip, frames"),
+        (write("bbox.txt", "1,2,3,4\n"), "bad tracks", "holds tracks.json and bbox.txt"),
+        (write("tracks.json", "{"), "bad tracks", "not JSON"),
+        (write("tracks.json", "[]"), "bad tracks", "expected an object in braces"),
+        (write("frames/frame_1.jpg", jpeg(1)[:-150]), "unreadable frame", "frame_1.jpg"),
+        (write("frames/frame_1.jpg", jpeg(1, (32, 24))), "frames of different sizes", "frame 1 is 32 x 24"),
+        (write("caption.txt", b"\xff\xfe\xff"), "bad caption.txt", "not UTF-8"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(tmp_path, edit, kind, where):
+    without_prompt = BoxTracks(TWO.boxes, TWO.mask, TWO.labels)
+    clip_folder(tmp_path / "clip", without_prompt, "smcd-tracks", texts={"caption.txt": "two"})
+    edit(tmp_path / "clip")
+    with pytest.raises(BadClip) as refused:
+        make_source("tracks_folder", tmp_path).clip("train", 0)
+    assert refused.value.kind == kind
+    assert where in refused.value.reason
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"), [({"caption.txt": "a dog"}, "bad tracks"), ({"label.txt": "dog"}, "no caption")]
+)
+def test_a_label_and_a_caption_are_never_made_up(tmp_path, texts, kind):
+    clip_folder(tmp_path / "clip", BoxTracks(ONE.boxes, ONE.mask, ONE.labels), "reference", texts=texts)
+    with pytest.raises(BadClip) as refused:
+        make_source("tracks_folder", tmp_path).clip("train", 0)
+    assert refused.value.kind == kind
+
+
+def test_a_damaged_video_is_a_bad_clip(tmp_path):
+    write_video(np.stack([decode_frame(jpeg(number)) for number in range(8)]), tmp_path / "clip.mp4", fps=8)
+    content = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "clip.mp4").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadClip) as refused:
+        make_source("tracks_folder", tmp_path).clip("train", 0)
+    assert refused.value.kind == "unreadable frame"
+
+
+def test_folders_without_clips_or_with_two_of_one_name_are_refused(tmp_path):
+    with pytest.raises(SMCDError, match="no such folder"):
+        make_source("tracks_folder", tmp_path / "nowhere")
+    with pytest.raises(SMCDError, match="no clip: expected a folder, or a video"):
+        make_source("tracks_folder", tmp_path).validate()
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    with pytest.raises(SMCDError, match=r"clip and clip\.mp4 make two clips of one name"):
+        make_source("tracks_folder", tmp_path)

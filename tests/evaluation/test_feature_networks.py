@@ -1,0 +1,462 @@
+"""Features of pictures and texts, the similarities made of them, weights on disk, and the record of a measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from smcd_jax.cli.open_extractor import open_extractor
+from smcd_jax.conversion.component_tables import text_encoder_rows, vision_encoder_rows
+from smcd_jax.conversion.feature_networks import read_openai_clip, read_openclip
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.features.extractors import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    CLIPExtractor,
+    DINOExtractor,
+    picture_input,
+)
+from smcd_jax.evaluation.features.weight_files import KNOWN, find_weights
+from smcd_jax.evaluation.grounding_run import SPRITES
+from smcd_jax.evaluation.measure_run import KINDS
+from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
+from smcd_jax.evaluation.metrics.fidelity import first_frame_fidelity, pixel_measure, psnr, ssim
+from smcd_jax.evaluation.metrics.metric_rows import Measure, bootstrap_interval, from_json, to_json
+from smcd_jax.evaluation.trackers.learned_tracker import VIT
+from smcd_jax.evaluation.trackers.object_trackers import TRACKERS
+from smcd_jax.files.config_json import from_dict, to_dict
+from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
+from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
+from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.nn.config import AutoencoderConfig, DINOConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.weights.conversion_engine import to_torch
+
+TEXT = TextEncoderConfig(width=64, heads=2, layers=2, embed_width=32)
+VISION = VisionEncoderConfig(picture_size=32, patch=8, width=48, heads=3, layers=2, embed_width=32)
+TEXTS = ["a rocket lifting off", "two cats", ""]
+
+
+class Named:
+    name, implementation, weights_sha256, frame_rule = "net", "a network", "0" * 64, "every frame, resized"
+
+
+def pictures(count=3, height=40, width=56, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def host_params(config):
+    """Random parameters, norm scales near 1; the networks' own initialisers would take seconds each."""
+    random = np.random.default_rng(0)
+    leaves = {
+        path: (random.normal(path.endswith("scale"), 0.1, leaf.shape)).astype(np.float32)
+        for path, leaf in flatten(abstract_params(config)).items()
+    }
+    return unflatten(leaves)
+
+
+# The towers against transformers' classes
+
+
+@pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
+def reference(request, tmp_path_factory):
+    """transformers' CLIPModel of random weights, and the folder it saves itself in."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shared = {"hidden_act": request.param, "num_hidden_layers": 2, "projection_dim": 32}
+    text = shared | {"hidden_size": TEXT.width, "intermediate_size": 4 * TEXT.width, "num_attention_heads": TEXT.heads}
+    vision = shared | {
+        "hidden_size": VISION.width,
+        "intermediate_size": 4 * VISION.width,
+        "num_attention_heads": VISION.heads,
+        "image_size": VISION.picture_size,
+        "patch_size": VISION.patch,
+    }
+    described = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)
+    model = transformers.CLIPModel(described).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = tmp_path_factory.mktemp("weights") / "clip-vit-base-patch32"
+    model.save_pretrained(folder)
+    return request.param, model, folder
+
+
+def pooled(output):
+    """The projected features: since version 5 transformers returns more beside them."""
+    return getattr(output, "pooler_output", output).numpy()
+
+
+def test_towers_of_a_folder_are_those_of_transformers_class(reference):
+    torch = pytest.importorskip("torch")
+    activation, model, folder = reference
+    text, vision = read_openai_clip(folder)
+    assert dataclasses.replace(TEXT, activation=activation, skip_last=0) == text.config
+    assert dataclasses.replace(VISION, activation=activation) == vision.config
+    extractor = open_extractor("openai-clip", folder.parent)
+    ids = extractor._tokenizer.encode(TEXTS)
+    ready = np.stack([picture_input(frame, 32, CLIP_MEAN, CLIP_DEVIATION) for frame in pictures()])
+    with torch.no_grad():
+        want_texts = pooled(model.get_text_features(input_ids=torch.from_numpy(ids).long()))
+        want = pooled(model.get_image_features(pixel_values=torch.from_numpy(ready.transpose(0, 3, 1, 2))))
+    assert min(np.abs(want_texts).max(), np.abs(want).max()) > 0.5
+    np.testing.assert_allclose(extractor.texts(TEXTS), want_texts, atol=1e-4)
+    np.testing.assert_allclose(extractor.features(pictures()), want, atol=1e-4)
+    assert extractor.name == "openai-vit-48-8"
+    assert f"float32, {activation}, weights clip-vit-base-patch32" in extractor.implementation
+    assert extractor.weights_sha256 == vision.sha256
+
+
+def test_the_two_activations_are_told_apart():
+    frame = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
+    params = {"params": host_params(VISION)}
+    exact, quick = (
+        network(dataclasses.replace(VISION, activation=name)).apply(params, frame) for name in ("gelu", "quick_gelu")
+    )
+    assert np.abs(exact - quick).max() > 1e-3
+
+
+def test_a_folder_of_another_kind_is_refused(reference, tmp_path):
+    _, _, folder = reference
+    described = json.loads((folder / "config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(SMCDError, match=r"config.json cannot be read"):
+        read_openai_clip(other)
+    (other / "config.json").write_text(json.dumps(described))
+    with pytest.raises(SMCDError, match=r"neither model.safetensors nor pytorch_model.bin"):
+        read_openai_clip(other)
+    (other / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    described["text_config"]["hidden_act"] = "relu"
+    (other / "config.json").write_text(json.dumps(described))
+    with pytest.raises(SMCDError, match="text_config has activation 'relu'"):
+        read_openai_clip(other)
+    (other / "config.json").write_text(json.dumps({"model_type": "siglip"}))
+    with pytest.raises(SMCDError, match="not of a CLIP"):
+        read_openai_clip(other)
+
+
+def test_an_openclip_file_is_read_by_the_tables_of_conversion(tmp_path):
+    torch = pytest.importorskip("torch")
+    # head widths of ViT-H/14, by which its file is read
+    text = TextEncoderConfig(width=64, heads=1, layers=2, embed_width=32)
+    vision = VisionEncoderConfig(picture_size=28, width=80, heads=1, layers=2, embed_width=32)
+    params = {config: host_params(config) for config in (text, vision)}
+    tensors = to_torch(text_encoder_rows(text), flatten(params[text]))
+    tensors |= to_torch(vision_encoder_rows(vision), flatten(params[vision])) | {"attn_mask": np.zeros((77, 77))}
+    file = tmp_path / "open_clip_pytorch_model.bin"
+    torch.save({name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}, file)
+    found = read_openclip(file)
+    assert [tower.config for tower in found] == [text, vision]
+    for tower, config in zip(found, params, strict=True):
+        for path, leaf in flatten(params[config]).items():
+            np.testing.assert_array_equal(flatten(tower.params)[path], leaf)
+
+
+def test_a_model_converted_with_its_vision_tower_needs_no_other_weights(tmp_path):
+    least = {"width": 32, "multipliers": (1,), "residual_blocks": 1}
+    config = ModelConfig(
+        unet=UNetConfig(**least, attention_scales=(), head_width=16, stem_heads=2, text_width=64),
+        position_net=None,
+        image_encoder=None,
+        autoencoder=AutoencoderConfig(**least),
+        text_encoder=TEXT,
+        vision_encoder=VISION,
+    )
+    leaves = ((name, flatten(host_params(part))) for name, part in config.components().items())
+    model = write_model_folder(tmp_path / "model", config, leaves, origin=Origin("untrained"))
+    extractor = open_extractor("openclip", model=model)
+    assert extractor.texts(["a cat"]).shape == extractor.features(pictures(1)).shape == (1, 32)
+    assert extractor.weights_sha256 == model.digest
+    with pytest.raises(SMCDError, match=r"put open_clip_pytorch_model.bin"):
+        open_extractor("openclip", tmp_path, model=ModelFolder("tiny"))
+
+
+def test_the_activation_is_written_only_where_it_is_not_the_usual_one():
+    # feature caches know an encoder by its config as written: a new field must not make old ones strangers
+    assert "activation" not in to_dict(TEXT)
+    quick = dataclasses.replace(TEXT, activation="quick_gelu")
+    assert to_dict(quick)["activation"] == "quick_gelu"
+    for config in (TEXT, quick):
+        assert from_dict(TextEncoderConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+# Extractors
+
+
+@pytest.fixture(scope="module")
+def clip():
+    towers = [(config, host_params(config)) for config in (TEXT, VISION)]
+    return CLIPExtractor(*towers, family="openclip", source="here", weights_sha256="0" * 64)
+
+
+def test_features_do_not_depend_on_the_batch(clip):
+    config = DINOConfig(picture_size=32, patch=8, width=64, heads=1, layers=2)
+    dino = DINOExtractor(config, host_params(config), source="here", weights_sha256="0" * 64)
+    frames = pictures(4)
+    for extractor in (clip, dino):
+        together = extractor.features(frames)
+        assert together.dtype == np.float64
+        assert np.abs(together[0] - together[1]).max() > 1e-3
+        np.testing.assert_array_equal(extractor.features(frames[::-1]), together[::-1])
+        np.testing.assert_array_equal(np.concatenate([extractor.features(f[None]) for f in frames]), together)
+    np.testing.assert_array_equal(clip.texts(TEXTS[::-1]), clip.texts(TEXTS)[::-1])
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
+def test_frames_of_another_kind_are_refused(clip, frames):
+    with pytest.raises(SMCDError, match=r"openclip-vit-48-8: frames are .*; give uint8 of \[n, height, width, 3\]"):
+        clip.features(frames)
+
+
+def test_towers_of_different_clips_are_refused():
+    other = dataclasses.replace(VISION, embed_width=16)
+    with pytest.raises(SMCDError, match="texts end in 32 numbers and pictures in 16"):
+        CLIPExtractor((TEXT, {}), (other, {}), family="openclip", source="x", weights_sha256="")
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 56), (56, 40), (20, 20), (32, 32), (33, 70)])
+def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre(height, width):
+    [frame] = pictures(1, height, width)
+    got = picture_input(frame, 32, CLIP_MEAN, CLIP_DEVIATION)
+    assert (got.shape, got.dtype) == ((32, 32, 3), np.float32)
+    factor = 32 / min(height, width)
+    size = (int(width * factor + 1e-9), int(height * factor + 1e-9))
+    resized = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), np.float64)
+    top, left = (round((length - 32) / 2) for length in resized.shape[:2])
+    want = (resized[top : top + 32, left : left + 32] / 255 - CLIP_MEAN) / CLIP_DEVIATION
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_pictures_come_as_transformers_own_processor_makes_them():
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for height, width in ((40, 56), (64, 36)):
+        [frame] = pictures(1, height, width)
+        want = processor(images=frame, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        np.testing.assert_allclose(picture_input(frame, 32, CLIP_MEAN, CLIP_DEVIATION), want, atol=1e-5)
+
+
+# Weights on disk
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_missing_weights_name_file_source_and_place(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("SMCD_WEIGHTS_DIR", raising=False)
+    for folder in (None, tmp_path):
+        with pytest.raises(SMCDError) as caught:
+            open_extractor(name, folder)
+        message = str(caught.value)
+        assert KNOWN[name].file in message
+        assert KNOWN[name].source in message
+        assert "--weights" in message
+        assert "SMCD_WEIGHTS_DIR" in message
+    assert str(tmp_path) in message
+
+
+def test_the_page_for_users_names_every_measure_tracker_and_file():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in (*KINDS, *KNOWN, *TRACKERS, SPRITES, f"{VIT}:FILE.onnx", *(of.file for of in KNOWN.values())):
+        assert f"`{name}`" in page.replace("/`", "`"), name
+
+
+def test_weights_are_found_in_the_folder_given_or_in_that_of_the_variable(tmp_path, monkeypatch):
+    file = tmp_path / "dino_vitbase16_pretrain.pth"
+    file.write_bytes(b"x")
+    assert find_weights("dino-b16", tmp_path) == file
+    monkeypatch.setenv("SMCD_WEIGHTS_DIR", str(tmp_path))
+    assert find_weights("dino-b16") == file
+    file.rename(file.with_suffix(".safetensors"))
+    assert find_weights("dino-b16") == file.with_suffix(".safetensors")
+    folder = tmp_path / "clip-vit-base-patch32"
+    folder.mkdir()
+    with pytest.raises(SMCDError, match="the folder clip-vit-base-patch32"):
+        find_weights("openai-clip")
+    (folder / "config.json").write_text("{}")
+    assert find_weights("openai-clip") == folder
+    with pytest.raises(SMCDError, match="no weights are known as 'vgg'"):
+        find_weights("vgg")
+
+
+# Similarities
+
+
+def directions(*degrees):
+    """Vectors of length 3 at these angles."""
+    return 3 * np.array([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
+
+
+def test_caption_similarity_is_the_mean_cosine_whatever_the_lengths():
+    frames = {"a": directions(0, 60), "b": directions(90, 90), "c": directions(0)}
+    captions = {"a": directions(0)[0], "b": 7 * directions(180)[0]}
+    result = caption_similarity(frames, captions, Named)
+    assert result.name == "clip-sim-net"
+    assert result.per_clip == pytest.approx({"a": 0.75, "b": 0}, abs=1e-12)
+    assert (result.value, result.count) == (pytest.approx(0.375), 2)
+    assert result.note == "1 of 3 clips left out, no caption: c"
+    with pytest.raises(SMCDError, match="clip-sim-net: no clip can be measured"):
+        caption_similarity(frames, {}, Named)
+
+
+def test_frame_consistency_is_the_mean_cosine_of_neighbours():
+    result = frame_consistency(
+        {"still": directions(20, 20, 20), "moves": directions(0, 60, 60), "one": directions(0)}, Named
+    )
+    assert result.name == "frame-consistency-net"
+    assert result.per_clip == pytest.approx({"still": 1, "moves": 0.75})
+    assert result.note == "1 of 3 clips left out, a single frame: one"
+
+
+def test_first_frame_fidelity_is_of_the_first_frame_and_of_all():
+    first, every = first_frame_fidelity({"a": directions(60, 0, 0, 90)}, {"a": directions(0)[0]}, Named)
+    assert (first.name, every.name) == ("fff-first-net", "fff-all-net")
+    assert (first.value, every.value) == (pytest.approx(0.5), pytest.approx(0.625))
+    assert (first.frame_rule, every.frame_rule) == ("frame 0, resized", "every frame, resized")
+    assert first.weights_sha256 == every.weights_sha256 == Named.weights_sha256
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_feature_without_direction_is_refused(bad):
+    with pytest.raises(SMCDError, match="clip a: a feature is all zeros, NaN or infinite"):
+        caption_similarity({"a": np.full((2, 2), bad)}, {"a": directions(0)[0]}, Named)
+    with pytest.raises(SMCDError, match="clip a: features of width 3 and 2"):
+        caption_similarity({"a": np.ones((2, 3))}, {"a": directions(0)[0]}, Named)
+
+
+def test_the_order_of_clips_changes_no_bit():
+    random = np.random.default_rng(0)
+    frames = {f"{index}": random.standard_normal((8, 5)) for index in range(20)}
+    captions = {clip: random.standard_normal(5) for clip in frames}
+    again = {clip: frames[clip] for clip in reversed(frames)}
+    for measure in (
+        lambda given: to_json([caption_similarity(given, captions, Named)]),
+        lambda given: to_json([frame_consistency(given, Named)]),
+        lambda given: to_json(first_frame_fidelity(given, captions, Named)),
+    ):
+        assert measure(again) == measure(frames)
+
+
+# Pixels
+
+
+def test_psnr_of_a_known_error_and_of_equal_frames():
+    pytest.importorskip("skimage")
+    real = np.full((2, 16, 16, 3), 100, np.uint8)
+    assert psnr(real + np.uint8(5), real) == pytest.approx(20 * math.log10(255 / 5))
+    assert psnr(real, real) == 100
+    half = np.stack([real[0] + np.uint8(5), real[1]])
+    assert psnr(half, real) == pytest.approx((20 * math.log10(255 / 5) + 100) / 2)
+
+
+def test_ssim_of_flat_frames_is_the_closed_form():
+    pytest.importorskip("skimage")
+    real, other = (np.full((1, 16, 20, 3), level, np.uint8) for level in (100, 120))
+    c = (0.01 * 255) ** 2
+    assert ssim(other, real) == pytest.approx((2 * 100 * 120 + c) / (100**2 + 120**2 + c))
+    noise = pictures(2, 24, 32)
+    assert ssim(noise, noise) == pytest.approx(1)
+    assert abs(ssim(pictures(2, 24, 32, seed=1), noise)) < 0.1
+
+
+def test_ssim_is_the_formula_under_a_gaussian_window():
+    pytest.importorskip("skimage")
+    filters = pytest.importorskip("scipy.ndimage")
+    real = pictures(1, 20, 24)
+    other = (0.5 * real + 0.5 * pictures(1, 20, 24, seed=1)).astype(np.uint8)
+    blur = lambda x: filters.gaussian_filter(x, 1.5, axes=(0, 1), truncate=3.5)  # noqa: E731
+    x, y = real[0].astype(float), other[0].astype(float)
+    means = blur(x), blur(y)
+    covariance = blur(x * y) - means[0] * means[1]
+    variances = blur(x * x) - means[0] ** 2, blur(y * y) - means[1] ** 2
+    c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    each = (2 * means[0] * means[1] + c_1) * (2 * covariance + c_2)
+    each /= (means[0] ** 2 + means[1] ** 2 + c_1) * (sum(variances) + c_2)
+    want = each[5:-5, 5:-5].mean()  # where the window of 11 lies within the frame
+    assert 0.2 < want < 0.95
+    assert ssim(other, real) == pytest.approx(want, abs=1e-9)
+
+
+def test_clips_that_do_not_fit_the_real_ones_are_refused():
+    pytest.importorskip("skimage")
+    with pytest.raises(SMCDError, match=r"PSNR: the generated clip is uint8 of shape \(2, 16, 16, 3\), the real one"):
+        psnr(pictures(2, 16, 16), pictures(3, 16, 16))
+    with pytest.raises(SMCDError, match="SSIM: frames of 16 x 8 pixels; at least 11"):
+        ssim(pictures(1, 8, 16), pictures(1, 8, 16))
+
+
+def test_pixel_measures_name_the_library_and_its_settings():
+    pytest.importorskip("skimage")
+    result = pixel_measure("psnr", {"a": 20.0, "b": 30.0})
+    assert (result.value, result.better) == (25, "higher")
+    assert result.implementation.startswith("scikit-image 0.")
+    assert result.implementation.endswith("dB, capped at 100")
+
+
+def test_lpips_reads_the_weights_given_and_fetches_nothing(tmp_path):
+    pytest.importorskip("lpips")
+    torch, models = pytest.importorskip("torch"), pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    torch.save(models.alexnet(weights=None).state_dict(), tmp_path / "alexnet-owt-7be5be79.pth")
+    opened = open_extractor("lpips", tmp_path)
+    real, other = pictures(2, 64, 64), pictures(2, 64, 64, seed=1)
+    assert opened.distance(real, real) == 0
+    assert opened.distance(other, real) > 0
+    result = pixel_measure("lpips", {"a": opened.distance(other, real)}, lpips=opened)
+    assert (result.name, result.better) == ("lpips-alex", "lower")
+    assert "weights alexnet-owt-7be5be79.pth" in result.implementation
+    assert opened.distance(other, real) == open_extractor("lpips", tmp_path).distance(other, real)
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "alexnet-owt-7be5be79.pth")
+    with pytest.raises(SMCDError, match=r"is not torchvision's AlexNet: features.0.bias is missing"):
+        open_extractor("lpips", tmp_path)
+
+
+# The record
+
+
+def test_a_measure_survives_json_bit_for_bit():
+    values = {"b": np.float64(0.1) + np.float64(0.2), "a": np.float32(1) / 3}
+    measure = Measure.mean_of_clips("m", values, implementation="i", weights_sha256="s", frame_rule="r", note="n")
+    never = Measure.not_run("n", SMCDError("no weights"), better="lower")
+    text = to_json([measure, never])
+    assert from_json(text) == [measure, never]
+    assert to_json(from_json(text)) == text
+    assert json.loads(text)[0]["per_clip"]["b"] == 0.1 + 0.2
+    assert list(measure.per_clip) == ["a", "b"]
+    assert (never.value, never.note) == (None, "not run: no weights")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_measure_that_is_no_number_is_refused(bad):
+    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
+        Measure("m", bad)
+    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
+        Measure("m", 1.0, per_clip={"a": 1.0, "b": bad})
+    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
+        Measure("m", 1.0, interval=(0.0, bad))
+
+
+@pytest.mark.parametrize("text", ["{", '[{"name": "m"}]', '[{"name": "m", "value": 1, "colour": 2}]', "[3]"])
+def test_what_is_no_list_of_measures_is_refused(text):
+    with pytest.raises(SMCDError, match=r"metrics.json: cannot be read as measures"):
+        from_json(text, where="metrics.json")
+
+
+def test_the_interval_of_a_mean_is_near_the_normal_one():
+    values = np.random.default_rng(0).normal(2, 1, 400)
+    low, high = bootstrap_interval(values)
+    error = 1.96 * values.std() / 20
+    # a quantile of 1000 draws is known to 3 or 4 percent of the width
+    assert low == pytest.approx(values.mean() - error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + error, abs=0.15 * error)
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval(values, seed=1) != (low, high)
+    assert bootstrap_interval([1.0]) is None
+    assert bootstrap_interval([3.0, 3.0]) == (3.0, 3.0)

@@ -1,0 +1,122 @@
+"""Speed of training, measured on the run's own step."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from smcd_jax.cli import main
+from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.sharding import make_mesh
+from smcd_jax.training import benchmark
+from smcd_jax.training.benchmark import TrainingMeasures, measure_training, random_batch, random_state
+from smcd_jax.training.config import load_config
+from smcd_jax.training.program import TrainProgram, stand_in_null_text
+
+CONFIG = "tests/training/training_run.py:pictures"
+
+
+def small_config(*overrides: str):
+    return load_config(CONFIG, ("mesh.fsdp=8", *overrides))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """optax raises float decays to powers of integer step counts, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def measures() -> TrainingMeasures:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMCD_CACHE_DIR", "")
+        patch.setattr(benchmark, "measured_flops", lambda *_, **__: 2e9)
+        return measure_training(small_config(), steps_timed=2)
+
+
+class TestMeasures:
+    def test_rates_follow_from_the_step(self, measures):
+        assert 0 < measures.step_seconds <= measures.median_step_seconds
+        assert measures.compile_seconds > 0
+        assert measures.clips_per_second == measures.batch / measures.step_seconds
+        assert measures.tflop_per_second == pytest.approx(measures.tflop_per_step / measures.step_seconds)
+        assert measures.share_of_peak == pytest.approx(measures.tflop_per_second / 2e-3)
+        assert measures.peak_memory_bytes > 1e8
+
+    def test_it_is_of_the_config(self, measures):
+        config = small_config()
+        program = TrainProgram(config, make_mesh(config.mesh), null_text=stand_in_null_text(config))
+        assert measures.tflop_per_step == program.flops() / 1e12
+        assert (measures.batch, measures.inputs, measures.dtype, measures.mesh["fsdp"]) == (8, "features", "float32", 8)
+
+    @pytest.mark.parametrize(
+        ("overrides", "multiple"),
+        [(("data.batch_size=12",), "8"), (("data.batch_size=24", "optimizer.accumulation=2"), "16")],
+    )
+    def test_a_batch_that_the_mesh_does_not_divide_is_refused(self, overrides, multiple):
+        with pytest.raises(SMCDError, match=f"does not divide: use a multiple of {multiple} "):
+            measure_training(small_config(*overrides))
+
+    def test_no_step_is_nothing_to_measure(self):
+        with pytest.raises(SMCDError, match="steps_timed is 0"):
+            measure_training(small_config(), steps_timed=0)
+
+
+class TestInputs:
+    @pytest.mark.parametrize("inputs", ["features", "latents", "video"])
+    def test_a_batch_is_as_the_step_takes_it(self, inputs):
+        config = small_config(f"data.inputs={inputs}")
+        program = TrainProgram(config, make_mesh(config.mesh), null_text=stand_in_null_text(config))
+        batch = random_batch(program)
+        assert set(batch) == set(program.batch)
+        for name, shape in program.batch.items():
+            assert (batch[name].shape, batch[name].dtype) == (shape.shape, shape.dtype)
+            assert batch[name].sharding.is_equivalent_to(shape.sharding, len(shape.shape))
+            assert name in ("mask", "boxes") or np.asarray(batch[name]).std() > 0
+
+    def test_weights_are_random_and_sharded(self):
+        config = small_config()
+        program = TrainProgram(config, make_mesh(config.mesh), null_text=stand_in_null_text(config))
+        state = random_state(program)
+        assert jax.tree.structure(state) == jax.tree.structure(program.state)
+        kernel = state.params["position_net"]["dense_1"]["kernel"]
+        assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
+        assert 0.1 < float(kernel.std()) < 0.5  # 1 / sqrt(16)
+        assert int(state.step) == 0
+
+
+class TestCommand:
+    def test_it_prints_a_table_and_writes_the_figures(self, measures, monkeypatch, tmp_path, capsys):
+        asked = []
+        monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
+        flags = ["--config", CONFIG, "--no_cache", "--batch", "16", "--config.optimizer.learning_rate=0.5"]
+        assert main(["bench", "train", *flags, "--output", str(tmp_path / "out.json")]) == 0
+        (config,) = asked
+        assert (config.data.inputs, config.data.batch_size, config.optimizer.learning_rate) == ("video", 16, 0.5)
+        assert "clips" in capsys.readouterr().out
+        written = json.loads((tmp_path / "out.json").read_text())
+        assert written["clips_per_second"] == measures.clips_per_second
+
+    @pytest.mark.parametrize("preset", ["tiny", "smcd"])
+    def test_a_preset_is_stage_2(self, preset, measures, monkeypatch):
+        asked = []
+        monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
+        assert main(["bench", "train", "--preset", preset]) == 0
+        assert asked[0].name == "stage2_scene"
+        assert asked[0].model.unet.width == {"tiny": 32, "smcd": 320}[preset]
+
+    @pytest.mark.parametrize(
+        ("flags", "says"),
+        [
+            (["--preset", "tiny", "--config", CONFIG], "give one of them"),
+            (["--batch", "0"], "--batch 0: must be 1 or more"),
+            (["--config.data.colour=3"], "unknown key"),
+        ],
+    )
+    def test_wrong_input_is_one_line(self, flags, says, capsys):
+        assert main(["bench", "train", *flags]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert len(err.splitlines()) == 1

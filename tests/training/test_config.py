@@ -1,0 +1,340 @@
+"""Configs of training: the shipped ones train what they say, and what cannot be is refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
+from smcd_jax.conversion.unet_table import unet_rows
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import abstract_params, flatten
+from smcd_jax.training import state
+from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config
+from smcd_jax.training.optimizer import learning_rate
+from smcd_jax.training.selection import is_gate, join, select, split
+from smcd_jax.training.state import abstract, fresh_paths, policy, trained_paths
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are no configs themselves
+# by the name of get_config's parameter, or by file where that has parts of its own
+FORMS = {
+    "preset": ("smcd", "tiny"),
+    "tiny/base": ("pictures", "clips"),
+    "tiny/ablation": ("object", "image", "zc", "gca", "zc_gca", "joint"),
+}
+
+
+def forms(name: str) -> tuple[str, ...]:
+    """What may stand behind the colon after a config file; a new file with parts of its own needs a line above."""
+    parameters = inspect.signature(importlib.import_module(f"configs.{name.replace('/', '.')}").get_config).parameters
+    return FORMS[name if name in FORMS else next(iter(parameters))] if parameters else ("",)
+
+
+NAMES = sorted(
+    str(file.relative_to(CONFIGS).with_suffix(""))
+    for file in CONFIGS.glob("*/*.py")
+    if file.stem not in SHARED_BY_OTHERS
+)
+SHIPPED = [f"{name}.py:{form}".rstrip(":") for name in NAMES for form in forms(name)]
+STAGE_1, STAGE_2 = "smcd/stage1_object.py:smcd", "smcd/stage2_scene.py:smcd"
+ROWS = {
+    "unet": ("unet", unet_rows),
+    "position_net": ("position_net", position_net_rows),
+    "image_encoder": ("visual_encoder", image_encoder_rows),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shapes_once():
+    """Tracing the shapes of a full-size network takes seconds, and the configs share them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "abstract_params", functools.cache(abstract_params))
+        yield
+
+
+def load(name: str, *overrides: str) -> TrainConfig:
+    return load_config(str(CONFIGS / name), overrides)
+
+
+def trained_counts(config: TrainConfig) -> dict[str, int]:
+    """Trained parameters by component."""
+    leaves, counts = flatten(abstract(config)), {}
+    for path in trained_paths(config):
+        name = path.split("/", 1)[0]
+        counts[name] = counts.get(name, 0) + int(np.prod(leaves[path].shape))
+    return counts
+
+
+def torch_names(config: TrainConfig) -> dict[str, list[str]]:
+    """Trained parameters as the published weights name them, by the reference's module names."""
+    named = {module: [] for module, _ in ROWS.values()}
+    paths = trained_paths(config)
+    for component, (module, rows) in ROWS.items():
+        part = config.model.components().get(component)
+        named[module] = [row.torch for row in rows(part) if f"{component}/{row.path}" in paths] if part else []
+    assert sum(map(len, named.values())) == len(paths)
+    return named
+
+
+@pytest.mark.parametrize(("file", "name"), [("trainable_stage1.json", STAGE_1), ("trainable_stage2.json", STAGE_2)])
+def test_a_stage_trains_the_parameters_of_the_reference_by_name(shared, file, name):
+    wanted = json.loads((shared / "golden" / "keys" / file).read_text())
+    ours = torch_names(load(name))
+    for module, names in ours.items():
+        assert sorted(names) == sorted(wanted[module])
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        (STAGE_1, {"unet": 211_213_152, "position_net": 1_346_624}),
+        (STAGE_2, {"unet": 459_256_672, "image_encoder": 202_936_064}),
+    ],
+)
+def test_a_stage_trains_as_many_parameters_as_the_reference(name, counts):
+    assert trained_counts(load(name)) == counts
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_loads_and_each_of_its_patterns_matches(name):
+    config = load(name)
+    paths = flatten(abstract(config))
+    assert trained_paths(config) <= set(paths)
+    select(paths, config.init.fresh, what="config: init.fresh")
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+    folder, file = name.split(".")[0].split("/")
+    assert config.name.startswith("tiny" if folder == "tiny" else file)
+    learning_rate(config.optimizer, config.run.steps)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SHIPPED if name.startswith(("smcd/joint", "smcd/stage1", "smcd/stage2"))]
+)
+def test_what_a_stage_starts_from_scratch_is_trained(name):
+    """A layer that nobody has trained and that stays frozen would be noise."""
+    config = load(name)
+    paths = flatten(abstract(config))
+    assert select(paths, config.init.fresh, what="fresh") <= trained_paths(config)
+
+
+def test_stage_2_trains_every_temporal_block_but_the_first():
+    trained = trained_paths(load(STAGE_2))
+    assert not [path for path in trained if path.startswith("unet/encoder_0/temporal")]
+    assert len({path.split("/temporal/")[0] for path in trained if "/temporal/block/" in path}) == 16
+
+
+class TestOverrides:
+    def test_values_are_read_as_python_writes_them(self):
+        config = load(
+            "smcd/stage2_scene.py:tiny",
+            "optimizer.learning_rate=1e-4",
+            "run.steps=7",
+            "temporal=false",
+            "loss.min_snr_gamma=5",
+            "name=1e-4",
+            "init.model=models/mine",
+        )
+        assert config.optimizer.learning_rate == 1e-4
+        assert (config.run.steps, config.temporal, config.loss.min_snr_gamma) == (7, False, 5.0)
+        assert (config.name, config.init.model) == ("1e-4", "models/mine")  # texts stay texts
+        assert (
+            load("smcd/stage2_scene.py:tiny", "loss.min_snr_gamma=5", "loss.min_snr_gamma=none").loss.min_snr_gamma
+            is None
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("a,b", ("a", "b")),
+            ("a", ("a",)),
+            ("", ()),
+            ("('a','b')", ("a", "b")),
+            ("['a']", ("a",)),
+            (r"unet/(?!x).*,y", (r"unet/(?!x).*", "y")),
+        ],
+    )
+    def test_a_tuple_of_texts(self, text, value):
+        assert load("smcd/stage2_scene.py:tiny", f"data.records={text}").data.records == value
+
+    @pytest.mark.parametrize(("text", "value"), [("0.5,2", (0.5, 2.0)), ("(1,2)", (1.0, 2.0)), ("", ())])
+    def test_a_tuple_of_numbers(self, text, value):
+        assert load("smcd/stage2_scene.py:tiny", f"data.weights={text}").data.weights == value
+
+    def test_the_last_of_two_counts(self):
+        assert load("smcd/stage2_scene.py:tiny", "seed=1", "seed=2").seed == 2
+
+    @pytest.mark.parametrize(
+        ("override", "words"),
+        [
+            ("optimizer.learningrate=1", "unknown key; did you mean 'learning_rate'?"),
+            ("optimiser.learning_rate=1", "unknown key; did you mean 'optimizer'?"),
+            ("zzz=1", "unknown key; known are"),
+            ("seed.zzz=1", "unknown key"),
+            ("model.unet.zzz=1", "unknown key; known are"),
+            ("optimizer=1", "is a group; set one of accumulation, b1"),
+            ("seed", "write --config.seed=VALUE"),
+            ("run.steps=many", "run: steps must be int, not 'many'"),
+            ("run.steps=1.5", "run: steps must be int, not 1.5"),
+            ("run.steps=true", "run: steps must be int, not True"),
+            ("temporal=1", "temporal must be bool, not 1"),
+            ("optimizer.learning_rate=fast", "learning_rate must be float, not 'fast'"),
+            ("drop.unit=clip", "unit must be one of 'example', 'batch', not 'clip'"),
+            ("data.inputs=cache", "inputs must be one of"),
+            ("data.weights=a,b", "weights must be float, not 'a'"),
+            ("trained=3,4", "trained must be str, not"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, override, words):
+        with pytest.raises(SMCDError) as refusal:
+            load("smcd/stage2_scene.py:tiny", override)
+        assert words in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+class TestFiles:
+    def test_another_sort_of_file_is_refused(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("steps: 3")
+        with pytest.raises(SMCDError, match="is no Python file; give one such as configs/"):
+            load_config(str(tmp_path / "config.yaml"))
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (None, "no config file"),
+            ("import no_such_module_at_all", "ModuleNotFoundError: No module named"),
+            ("def get_config(:", "SyntaxError"),
+            ("x = 1", "has no get_config()"),
+            ("def get_config():\n    raise KeyError('lost')", "KeyError: 'lost'"),
+            ("def get_config():\n    return None", "get_config returns a NoneType; return a ConfigDict"),
+            (
+                "from smcd_jax.training.config import default_config\n"
+                "def get_config():\n    return default_config('huge')",
+                "there is no preset 'huge'; use smcd or tiny",
+            ),
+            (
+                "from smcd_jax.training.config import default_config\n"
+                "def get_config():\n    c = default_config('tiny')\n    c.run.step = 3\n    return c",
+                "unknown key 'step' of RunConfig",
+            ),
+            (
+                "from smcd_jax.training.config import default_config\n"
+                "def get_config():\n    c = default_config('tiny')\n    c.run.steps = 'long'\n    return c",
+                "steps",
+            ),
+        ],
+    )
+    def test_one_that_fails_says_so_in_one_line(self, tmp_path, content, words):
+        file = tmp_path / "mine.py"
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(SMCDError) as refusal:
+            load_config(str(file))
+        assert words in str(refusal.value)
+        assert str(file) in str(refusal.value) or "config" in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("smcd/stage2_scene.py:middle", "no preset 'middle'; use smcd or tiny"),
+            ("tiny/base.py:picture", "no part 'picture'; use pictures or clips"),
+            ("tiny/stage1_object.py:smcd", "has no presets; give it without :smcd"),
+        ],
+    )
+    def test_an_unknown_preset(self, name, words):
+        with pytest.raises(SMCDError, match=words):
+            load(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("drop.text=1.5", r"drop\.text is 1\.5; use a rate from 0 to 1"),
+        ("drop.boxes=-0.1", r"drop\.boxes is -0\.1"),
+        ("drop.image_tokens=2", r"drop\.image_tokens is 2"),
+        ("optimizer.accumulation=3", r"batch_size 16 is no multiple of optimizer\.accumulation 3"),
+        ("optimizer.accumulation=0", r"optimizer\.accumulation"),
+        ("dtype=float16", r"dtype is 'float16'; use float32 or bfloat16"),
+        ("run.steps=0", r"run\.steps.* must be 1 or more"),
+        ("run.validation_examples=0", r"run\.validation_examples must be 1 or more"),
+        ("run.log_every=0", r"must be 1 or more"),
+        ("data.batch_size=0", r"must be 1 or more"),
+        ("optimizer.ema_decay=1", r"ema_decay is 1; use 0 up to below 1"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(override, words):
+    with pytest.raises(SMCDError, match=words):
+        load("smcd/stage2_scene.py:tiny", override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("optimizer.warmup_steps=10", "run.steps=10"), "warmup_steps is 10; use 0 up to below run.steps 10"),
+        (("optimizer.warmup_steps=-1",), "warmup_steps is -1"),
+        (("optimizer.learning_rate=0",), "learning_rate is 0; use a rate above 0"),
+    ],
+)
+def test_a_schedule_that_cannot_be(overrides, words):
+    config = load("smcd/stage2_scene.py:tiny", *overrides)
+    with pytest.raises(SMCDError, match=words):
+        learning_rate(config.optimizer, config.run.steps)
+
+
+def test_the_rate_rises_and_falls():
+    overrides = ("learning_rate=1.0", "warmup_steps=10", "schedule=cosine", "final_share=0.1")
+    config = load("smcd/stage2_scene.py:tiny", "run.steps=110", *(f"optimizer.{text}" for text in overrides))
+    rate = learning_rate(config.optimizer, config.run.steps)
+    assert [float(rate(step)) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    assert float(rate(60)) == pytest.approx(0.55)  # half way down a cosine from 1 to 0.1
+    assert float(rate(110)) == pytest.approx(0.1)
+
+
+class TestSelection:
+    PATHS = ("unet/a/kernel", "unet/a/bias", "unet/gates/alpha_ff", "position_net/null_box")
+
+    def test_a_pattern_matches_whole_paths(self):
+        assert select(self.PATHS, ("unet/a/.*",), what="x") == {"unet/a/kernel", "unet/a/bias"}
+        with pytest.raises(SMCDError, match="'unet/a' matches none of 4 parameters"):
+            select(self.PATHS, ("position_net/.*", "unet/a"), what="config: trained")
+
+    def test_a_pattern_that_is_none(self):
+        with pytest.raises(SMCDError, match="'unet/\\(' is not a regular expression"):
+            select(self.PATHS, ("unet/(",), what="config: trained")
+
+    def test_nothing_trained(self):
+        with pytest.raises(SMCDError, match="trained names no parameters"):
+            trained_paths(load("smcd/stage2_scene.py:tiny", "trained="))
+
+    def test_split_and_join_are_inverse(self):
+        tree = {"unet": {"a": {"kernel": 1, "bias": 2}, "b": 3}, "position_net": {"c": 4}}
+        trained, frozen = split(tree, frozenset({"unet/a/kernel", "position_net/c"}))
+        assert trained == {"unet": {"a": {"kernel": 1}}, "position_net": {"c": 4}}
+        assert frozen == {"unet": {"a": {"bias": 2}, "b": 3}}
+        assert join(trained, frozen) == tree
+
+    def test_gates_are_known_by_name(self):
+        assert [is_gate(path) for path in self.PATHS] == [False, False, True, False]
+
+
+def test_from_scratch_everything_may_be_fresh_and_from_a_folder_only_what_is_named():
+    config = load("smcd/stage2_scene.py:tiny")
+    assert fresh_paths(config, None) == set(flatten(abstract(config)))
+    named = fresh_paths(config, object())
+    assert named == trained_paths(config) - {path for path in trained_paths(config) if "/temporal/" in path} - {
+        "unet/encoder_0/conv/kernel",
+        "unet/encoder_0/conv/bias",
+    }
+
+
+def test_trained_parameters_are_float32_and_frozen_ones_of_the_computation():
+    config = load("smcd/stage2_scene.py:tiny", "dtype=bfloat16", "remat=blocks")
+    of_run = policy(config)
+    assert (np.dtype(of_run.params), np.dtype(of_run.compute).name, of_run.remat) == (np.float32, "bfloat16", True)

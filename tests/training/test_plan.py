@@ -1,0 +1,444 @@
+"""What a run would need: topologies by name, communication read from the compiler's text, and plans kept on disk."""
+
+import collections
+import dataclasses
+import importlib.util
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from smcd_jax.cli import main
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import flatten
+from smcd_jax.runtime import hlo_collectives, topology
+from smcd_jax.runtime.hlo_collectives import Collective, collective_report
+from smcd_jax.runtime.sharding import MeshShape, make_mesh
+from smcd_jax.runtime.topology import check_topology_name, find_topology
+from smcd_jax.training.config import load_config
+from smcd_jax.training.plan import plan as plan_module
+from smcd_jax.training.plan import plan_cache
+from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, needed_by
+from smcd_jax.training.plan.plan import Planner, parameter_lines
+from smcd_jax.training.program import TrainProgram, stand_in_null_text
+from smcd_jax.training.state import abstract
+
+jax.devices()  # eight, before a topology asks for fewer
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
+CONFIG = "tests/training/training_run.py:pictures"
+OVERRIDES = ("mesh.fsdp=8", "run.sample_every=6", "run.sample_steps=2")
+GIB = 2**30
+
+
+def small_config(*overrides: str):
+    return load_config(CONFIG, (*OVERRIDES, *overrides))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """optax raises float decays to powers of integer step counts, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, promotion):
+    """A folder with the plans of the very small run on cpu:8, and the plans."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMCD_CACHE_DIR", str(folder))
+        planner = Planner(small_config(), "cpu:8")
+        return folder, planner.plan("step"), planner.plan("sampler")
+
+
+@pytest.fixture
+def kept(store, monkeypatch):
+    """The plans of `store`, with whatever would compile forbidden."""
+    monkeypatch.setenv("SMCD_CACHE_DIR", str(store[0]))
+    monkeypatch.setattr(plan_module, "compile_program", lambda *_, **__: pytest.fail("compiled again"))
+    return store
+
+
+class TestTopology:
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("v9:2x2", "unknown"),
+            ("", "unknown"),
+            ("v5e", "a slice of v5e has 2 axes, as in v5e:2x2"),
+            ("v5e:2x2x2", "has 2 axes"),
+            ("v5p:2x4", "a slice of v5p has 3 axes, as in v5p:2x2x2"),
+            ("v6e:0x4", "has 2 axes"),
+            ("v4:8", "has 3 axes"),
+            ("cpu:0", "unknown"),
+            ("cpu:many", "unknown"),
+        ],
+    )
+    def test_a_wrong_name_is_answered_in_one_line(self, name, says):
+        with pytest.raises(SMCDError, match=says) as caught:
+            check_topology_name(name)
+        assert "\n" not in str(caught.value)
+
+    def test_fake_cpu_devices_share_main_memory(self):
+        found = find_topology("cpu:4")
+        assert (len(found.devices), found.platform, found.usable_bytes) == (4, "cpu", None)
+
+    def test_more_cpu_devices_than_jax_runs_with(self):
+        with pytest.raises(SMCDError, match=r"cpu:512: JAX runs with 8 CPU devices; set XLA_FLAGS=.*count=512"):
+            find_topology("cpu:512")
+
+    def test_what_is_here_is_local(self):
+        assert find_topology("local").devices == tuple(jax.devices())
+
+    def test_without_libtpu_it_says_what_to_install(self, monkeypatch):
+        monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(SMCDError, match=r"pip install 'smcd_jax\[tpu\]'"):
+            find_topology("v5e:2x4")
+
+    @needs_libtpu
+    @pytest.mark.parametrize(
+        ("name", "count", "gibibytes"),
+        [("v5e:2x4", 8, 15.75), ("v5e:1x1", 1, 15.75), ("v5p:2x2x2", 8, 95.74), ("v4:2x2x1", 4, 30.75)],
+    )
+    def test_a_device_is_a_chip_of_a_slice(self, name, count, gibibytes):
+        found = find_topology(name)
+        assert (len(found.devices), found.platform) == (count, "tpu")
+        assert found.usable_bytes == pytest.approx(gibibytes * GIB, rel=1e-6)
+
+    @needs_libtpu
+    def test_a_slice_that_cannot_be_cut_is_an_error(self):
+        with pytest.raises(SMCDError, match=r"^topology v5e:2x3: .*not divisible"):
+            find_topology("v5e:2x3")
+
+
+HLO = """\
+HloModule jit_step, is_scheduled=true, num_partitions=8, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %sum = f32[] add(%a, %a)
+}
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%p), index=1
+  %moved = f32[4]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+  ROOT %t = (s32[], f32[4]) tuple(%p, %moved)
+}
+
+%cond (p: (s32[], f32[4])) -> pred[] {
+  ROOT %yes = pred[] constant(true)
+}
+
+%ring_body (q: (f32[6], u32[])) -> (f32[6], u32[]) {
+  %q = (f32[6]{0}, u32[]) parameter(0)
+  %two = u32[] constant(2)
+  %at = u32[]{:T(128)} get-tuple-element(%q), index=1
+  %next = u32[]{:T(128)S(6)} add(%at, %two), metadata={op_name="f(x)"}
+  %y = f32[6]{0} get-tuple-element(%q), index=0
+  %go = (f32[6]{0}, f32[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%y), source_target_pairs={{0,1}}
+  %gone = f32[6]{0} collective-permute-done(%go)
+  ROOT %u = (f32[6], u32[]) tuple(%gone, /*index=1*/%next)
+}
+
+%ring_cond (q.1: (f32[6], u32[])) -> pred[] {
+  %q.1 = (f32[6]{0}, u32[]) parameter(0)
+  %here = u32[] get-tuple-element(%q.1), index=1
+  %stop = u32[] constant(7)
+  ROOT %less = pred[] compare(%here, %stop), direction=LT
+}
+
+ENTRY %main (x: f32[8], /*index=1*/y: f32[6]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %start = u32[] copy(%zero)
+  %gs = (bf16[5,8]{1,0:T(8,128)(2,1)}, bf16[40,8]{1,0:T(8,128)(2,1)}) all-gather-start(%x.1), replica_groups=[1,8]<=[8]
+  %gd = bf16[40,8]{1,0:T(8,128)(2,1)} all-gather-done(%gs)
+  %ar = (f32[10]{0}, /*index=1*/f32[2,5]{1,0}) all-reduce(%x.1, %x.1), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %rs = f32[3]{0} reduce-scatter(%x.1), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}, to_apply=%add
+  %alone = f32[9]{0} all-reduce(%x.1), replica_groups={{0},{1}}, to_apply=%add
+  %aa = (f32[2]{0}, f32[2]{0}) all-to-all(%x.1, %x.1), replica_groups={}
+  %in = (s32[], f32[4]{0}) tuple(%zero, %x.1)
+  %w = (s32[], f32[4]{0}) while(%in), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %v = (s32[], f32[4]{0}) while(%in), condition=%cond, body=%body
+  %ring_in = (f32[6]{0}, u32[]) tuple(%x.1, %start)
+  %r = (f32[6]{0}, u32[]) while(%ring_in), condition=%ring_cond, body=%ring_body
+  ROOT %out = f32[8]{0} copy(%x.1)
+}
+"""
+
+
+class TestCollectives:
+    def test_kinds_groups_and_loops_of_a_text(self):
+        report = collective_report(HLO)
+        assert report.by_kind == {
+            "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, 7/8 of it
+            "all-reduce": Collective(1, 80, 80),  # 20 float32 among pairs: twice a half; among one it is nothing
+            "reduce-scatter": Collective(1, 48, 36),  # 3 float32 each of 4, 3/4 of them
+            "all-to-all": Collective(1, 16, 14),
+            # 5 times by its word, once for want of it, and 4 steps of 2 up to 7
+            "collective-permute": Collective(10, 6 * 16 + 4 * 24, 6 * 16 + 4 * 24),
+        }
+        assert report.unknown_loops == 1
+        assert report.total == Collective(14, 640 + 80 + 48 + 16 + 192, 560 + 80 + 36 + 14 + 192)
+
+    def test_types_of_less_than_a_byte_and_without_width(self):
+        assert hlo_collectives._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
+
+    def test_a_sum_over_eight_devices(self):
+        mesh = make_mesh(MeshShape(data=8))
+        summed = jax.shard_map(
+            lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False
+        )
+        x = jax.ShapeDtypeStruct((8, 1000), jnp.float32, sharding=NamedSharding(mesh, P("data")))
+        report = collective_report(jax.jit(summed).lower(x).compile().as_text())
+        assert report.by_kind == {"all-reduce": Collective(1, 4000, 7000)}
+
+    def test_a_gathered_matrix_in_a_scan(self):
+        mesh = make_mesh(MeshShape(fsdp=8))
+        whole = NamedSharding(mesh, P())
+
+        def repeat(x):
+            step = lambda carry, _: (jnp.tanh(jax.lax.with_sharding_constraint(x, whole).T @ carry), None)  # noqa: E731
+            return jax.lax.scan(step, jnp.ones((64, 16)), None, length=6)[0]
+
+        x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
+        report = collective_report(jax.jit(repeat, out_shardings=whole).lower(x).compile().as_text())
+        gathered = report.by_kind["all-gather"]
+        # once before the loop, or at each of its steps: as the compiler likes
+        assert gathered.payload_bytes == gathered.count * 64 * 64 * 4
+        assert gathered.count in (1, 6)
+
+    @needs_libtpu
+    def test_what_the_tpu_compiler_writes_is_read(self):
+        mesh = make_mesh(MeshShape(fsdp=8), find_topology("v5e:2x4").devices)
+        x = jax.ShapeDtypeStruct((64, 1024), jnp.bfloat16, sharding=NamedSharding(mesh, P("fsdp")))
+        gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+        assert collective_report(gather.lower(x).compile().as_text()).total == Collective(1, 131072, 114688)
+
+
+class TestProgramPlan:
+    def test_memory_is_that_of_the_shards(self, store):
+        config, plan = small_config(), store[1].plan
+        program = TrainProgram(config, make_mesh(config.mesh), null_text=stand_in_null_text(config))
+        trees = jax.tree.leaves((program.state, program.frozen, program.batch))
+        held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in trees)
+        assert plan.memory.arguments + plan.resident_bytes == held
+        assert 0 < plan.resident_bytes < held / 2  # the temporal layers, which this run does not use
+        state = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(program.state)]
+        assert plan.memory.aliased == pytest.approx(sum(4 * math.prod(shape) for shape in state), rel=0.01)
+        assert plan.memory.temporaries > 0
+        assert plan.needed_bytes == plan.memory.total + plan.resident_bytes
+        assert plan.fits
+
+    def test_arithmetic_and_communication_are_there(self, store):
+        plan = store[1].plan
+        assert plan.model_flops * 8 == pytest.approx(
+            TrainProgram(small_config(), make_mesh(MeshShape(fsdp=8))).flops(), rel=1e-6
+        )
+        assert plan.flops > 0.5 * plan.model_flops
+        count, payload, sent = plan.collectives["all-gather"]
+        assert count > 10
+        assert payload > sent > 0
+        assert plan.sent_bytes > sent
+        assert set(plan.seconds) == {"tracing", "lowering", "compiling"}
+
+    def test_the_setting_counts_parameters(self, store):
+        setting = store[1].plan.setting
+        sizes = {path: math.prod(leaf.shape) for path, leaf in flatten(abstract(small_config())).items()}
+        assert setting.trained + setting.frozen == sum(sizes.values())
+        assert setting.trained == sum(
+            size for path, size in sizes.items() if re.fullmatch(r"position_net/.*|unet/.*/gates/.*", path)
+        )
+        assert (setting.devices, setting.rows, setting.mesh["fsdp"], setting.dtype) == (8, 8, 8, "float32")
+        assert 0 < setting.replicated_share < 0.2
+
+    def test_the_sampler_runs_beside_the_moments(self, store):
+        step, sampler = store[1].plan, store[2].plan
+        assert sampler.memory.arguments < step.memory.arguments
+        assert sampler.resident_bytes > 2 * 4 * step.setting.trained / 8
+        assert sampler.needed_bytes == sampler.memory.total + sampler.resident_bytes
+
+    def test_a_batch_that_does_not_divide(self, monkeypatch):
+        monkeypatch.setenv("SMCD_CACHE_DIR", "")
+        with pytest.raises(SMCDError, match=r"batch 12 does not divide: use a multiple of 8"):
+            Planner(small_config(), "cpu:8").plan("step", 12)
+
+    def test_an_effort_out_of_range(self):
+        with pytest.raises(SMCDError, match="effort is 2; use -1"):
+            Planner(small_config(), "cpu:8", effort=2)
+
+    @needs_libtpu
+    def test_a_program_for_a_tpu_computes_as_on_a_tpu(self):
+        config = small_config()
+        program = TrainProgram(config, make_mesh(config.mesh, find_topology("v5e:2x4").devices))
+        assert program.platform == "tpu"
+        kernels = [leaf.dtype for leaf in jax.tree.leaves(program.frozen) if leaf.ndim]
+        assert set(kernels) == {jnp.dtype(jnp.bfloat16)}
+
+    @needs_libtpu
+    def test_the_tpu_compiler_says_what_a_refused_program_needs(self):
+        chip = SingleDeviceSharding(find_topology("v5e:1x1").devices[0])
+        x = jax.ShapeDtypeStruct((100_000, 100_000), jnp.float32, sharding=chip)
+        with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+            jax.jit(lambda x: jnp.sin(x) + 1).lower(x).compile()
+        assert needed_by(str(caught.value)) == pytest.approx(2 * 4 * 100_000**2, rel=0.02)
+
+    def test_a_program_refused_when_its_places_are_given(self):
+        refusal = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded"
+        assert needed_by(refusal) == 17.5 * GIB
+
+    def test_another_refusal_is_an_error(self):
+        with pytest.raises(SMCDError, match="cannot be compiled: INTERNAL: no such op"):
+            needed_by("INTERNAL: no such op")
+
+
+class TestStore:
+    def test_the_same_question_is_answered_from_disk(self, kept):
+        folder, step, _ = kept
+        assert step.since is None
+        again = Planner(small_config(), "cpu:8").plan("step")
+        assert again.since is not None
+        assert again.plan == step.plan
+        assert len(list((folder / "plans").iterdir())) == 2
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"config": {"a": 2}},
+            {"topology": "cpu:4"},
+            {"effort": -1.0},
+            {"what": "sampler"},
+        ],
+    )
+    def test_another_question_has_another_key(self, change):
+        asked = {"what": "step", "config": {"a": 1}, "topology": "cpu:8", "effort": 0.0}
+        assert plan_cache.key(asked) == plan_cache.key(dict(asked))
+        assert plan_cache.key(asked | change) != plan_cache.key(asked)
+
+    @pytest.mark.parametrize("name", ["jax", "jaxlib", "libtpu", "smcd_jax"])
+    def test_another_version_has_another_key(self, name, monkeypatch):
+        before = plan_cache.key({})
+        other = plan_cache.versions() | {name: "0.0.1"}
+        monkeypatch.setattr(plan_cache, "versions", lambda: other)
+        assert plan_cache.key({}) != before
+
+    @pytest.mark.parametrize("override", ["data.batch_size=16", "mesh.fsdp=4", "optimizer.ema_decay=0.0"])
+    def test_another_config_is_compiled(self, kept, override):
+        with pytest.raises(pytest.fail.Exception, match="compiled again"):
+            Planner(small_config(override), "cpu:8").plan("step")
+
+    def test_a_damaged_file_is_made_anew(self, kept, tmp_path, monkeypatch, caplog):
+        monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path))
+        plan_cache.write({"a": 1}, {"b": 2})
+        (file,) = (tmp_path / "plans").iterdir()
+        assert plan_cache.read({"a": 1}).plan == {"b": 2}
+        file.write_text(file.read_text()[:-9])
+        assert plan_cache.read({"a": 1}) is None
+        assert "damaged" in caplog.text
+
+    def test_without_a_folder_nothing_is_kept(self, monkeypatch):
+        monkeypatch.setenv("SMCD_CACHE_DIR", "")
+        plan_cache.write({"a": 1}, {"b": 2})
+        assert plan_cache.read({"a": 1}) is None
+
+
+def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bool = False) -> ProgramPlan:
+    """A plan with memory in GiB, of two groups of devices."""
+    usable = None if usable is None else int(usable * GIB)
+    setting = Setting(2, "some", {"data": 2, "fsdp": 1, "tensor": 1}, "bfloat16", usable, 1, 1, 0.0)
+    memory = None if refused else MemoryUse(0, 0, 0, int(needed * GIB), 0)
+    return ProgramPlan("step", batch, setting, int(needed * GIB), memory=memory)
+
+
+class TestLargestBatch:
+    planner = Planner(small_config(), "cpu:8")
+
+    def test_it_lies_on_the_line_through_two(self):
+        assert self.planner.largest_batch(planned(8, 10), planned(2, 7)) == 20  # 6 + batch / 2 up to 16
+        assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # pairs
+
+    def test_a_refused_one_is_a_point_too(self):
+        assert self.planner.largest_batch(planned(32, 22, refused=True), planned(2, 7)) == 20
+
+    def test_none_fits(self):
+        assert self.planner.largest_batch(planned(8, 30, refused=True), planned(2, 24, refused=True)) == 0
+
+    def test_without_a_limit_or_growth_there_is_no_largest(self):
+        assert self.planner.largest_batch(planned(8, 10, usable=None), planned(2, 7, usable=None)) is None
+        assert self.planner.largest_batch(planned(8, 7), planned(2, 7)) is None
+
+    def test_the_second_point_is_one_example_a_group(self):
+        assert self.planner.second_batch(planned(8, 1)) == 2
+        assert self.planner.second_batch(planned(2, 1)) == 4
+
+
+class TestList:
+    def test_every_parameter_has_a_line(self):
+        lines = list(parameter_lines(small_config(), find_topology("cpu:8")))
+        paths = flatten(abstract(small_config()))
+        assert [line.split()[0] for line in lines] == list(paths)
+        (line,) = [line for line in lines if line.startswith("position_net/dense_1/kernel ")]
+        assert line.split() == ["position_net/dense_1/kernel", "16x16", "trained", "fsdp"]
+        (line,) = [line for line in lines if line.startswith("unet/conv_out/bias ")]
+        assert line.split() == ["unet/conv_out/bias", "4", "frozen", "whole"]
+
+    def test_a_pattern_that_matches_nothing_is_said_after_the_list(self):
+        config = dataclasses.replace(small_config(), trained=("unet/nothing/.*",))
+        lines, shown = parameter_lines(config, find_topology("cpu:8")), []
+        with pytest.raises(SMCDError, match=r"'unet/nothing/\.\*' matches none"):
+            collections.deque((shown.append(line) for line in lines), maxlen=0)
+        assert len(shown) == len(flatten(abstract(config)))
+        assert all(line.split()[2] == "?" for line in shown)
+
+
+class TestCommand:
+    def run(self, *flags: str) -> int:
+        overrides = [f"--config.{override}" for override in OVERRIDES]
+        return main(["plan", "--config", CONFIG, "--topology", "cpu:8", *overrides, *flags])
+
+    def test_it_prints_what_it_found_and_that_it_lay_on_disk(self, kept, capsys):
+        assert self.run() == 0
+        out = capsys.readouterr().out
+        assert "cpu:8: 8 cpu, mesh data 1 x fsdp 8 x tensor 1" in out
+        assert re.search(r"train step +batch 8, 1 for each of 8 parts of the mesh; from disk", out)
+        assert re.search(r"all-gather [0-9.]+ MiB", out)
+        assert re.search(r"sampler +batch 8", out)
+        assert "share main memory" in out
+
+    def test_without_sampler_and_search(self, kept, capsys):
+        assert self.run("--batch", "8", "--no_sampler") == 0
+        out = capsys.readouterr().out
+        assert "sampler" not in out
+        assert "largest" not in out
+
+    def test_the_list(self, kept, capsys):
+        assert self.run("--list") == 0
+        assert "position_net/dense_1/kernel" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("flags", "says"),
+        [
+            (["--topology", "v5e:8"], "a slice of v5e has 2 axes"),
+            (["--batch", "0"], "--batch 0: must be 1 or more"),
+            (["--effort", "3"], "effort is 3"),
+            (["--config.mesh.fsdp=3"], "a multiple of 3 devices, and there are 8"),
+        ],
+    )
+    def test_wrong_input_is_one_line(self, flags, says, capsys, monkeypatch):
+        monkeypatch.setenv("SMCD_CACHE_DIR", "")
+        assert self.run(*flags) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert len(err.splitlines()) == 1
+
+
+def test_what_is_written_can_be_read_by_people(store):
+    files = [json.loads(file.read_text()) for file in (store[0] / "plans").iterdir()]
+    assert {file["what"] for file in files} == {"step", "sampler"}
+    assert all(file["versions"]["jax"] == jax.__version__ and file["since"] for file in files)

@@ -1,0 +1,298 @@
+"""One update: what it does to parameters, moments, moving average and the sums of the log, and what a NaN does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from smcd_jax.models.registry import flatten, network
+from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
+from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
+from smcd_jax.training.objective import Conditions, Losses, Noised, Objective, denoising_losses
+from smcd_jax.training.optimizer import make_optimizer
+from smcd_jax.training.program import TrainProgram
+from smcd_jax.training.selection import is_gate, split
+from smcd_jax.training.state import BANDS, NO_FAULT, TrainState, components, new_state, policy, trained_paths
+from smcd_jax.training.step import TrainStep, make_train_step, window_means
+from tests.training.training_run import BATCH, QUICKLY, configured, starting_params, training_files
+
+ROWS, WIDTH = 8, 3
+EXACT = {"rtol": 1e-6, "atol": 1e-7}  # float32 sums in another order
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    with training_files(tmp_path_factory.getbasetemp()) as made:
+        yield made
+
+
+def config_with(*, log_every: int = 1, **optimizer: Any) -> TrainConfig:
+    chosen = {"learning_rate": 0.1, "weight_decay": 0.01, "clip_norm": 1.0} | optimizer
+    run = RunConfig(log_every=log_every, steps=100)
+    config = TrainConfig(trained=("unet/.*",), optimizer=OptimizerConfig(**chosen), run=run)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=ROWS))
+
+
+def params() -> dict:
+    kernel = jnp.asarray([0.5, -1.0, 2.0])
+    return {"unet": {"a": {"kernel": kernel}, "gates": {"alpha_ff": jnp.asarray(0.3)}}}
+
+
+def frozen() -> dict:
+    return {"unet": {"a": {"bias": jnp.asarray([0.25])}}}
+
+
+def batch(seed: int = 0) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    return {"x": draw(ROWS, WIDTH), "y": draw(ROWS), "band": jnp.arange(ROWS, dtype=jnp.int32) % 2}
+
+
+def squares(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+    """Least squares: its gradient is known, and it reads the frozen bias."""
+    leaves = params["unet"]
+    found = batch["x"] @ leaves["a"]["kernel"] * jnp.tanh(leaves["gates"]["alpha_ff"]) + leaves["a"]["bias"]
+    return Losses(jnp.square(found - batch["y"]), batch["band"])
+
+
+def roots(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+    """Where x is 0 the loss is finite and its gradient is not."""
+    return Losses(jnp.sqrt(batch["x"] @ params["unet"]["a"]["kernel"]), batch["band"])
+
+
+def chance(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+    drawn = jax.random.uniform(key, batch["y"].shape)
+    return Losses(drawn + params["unet"]["gates"]["alpha_ff"], batch["band"])
+
+
+def start(config: TrainConfig) -> TrainState:
+    return new_state(params(), make_optimizer(config.optimizer, config.run.steps), config=config)
+
+
+def run(config: TrainConfig, state: TrainState, *batches: dict, objective=squares) -> TrainState:
+    for each in batches:
+        state = compiled(config, objective)(state, frozen(), each)
+    return state
+
+
+@functools.cache
+def compiled(config: TrainConfig, objective: Objective) -> TrainStep:
+    return jax.jit(make_train_step(config, objective, make_optimizer(config.optimizer, config.run.steps)))
+
+
+def bytes_of(tree: Any) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def assert_close(one: Any, other: Any, **tolerance: float) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **(tolerance or EXACT)), one, other)
+
+
+class TestUpdate:
+    def test_is_adamw_of_the_clipped_gradient_of_the_mean_loss(self):
+        config, trained = config_with(clip_norm=0.25), params()
+        whole = lambda trained: squares(  # noqa: E731
+            {"unet": {**trained["unet"], "a": trained["unet"]["a"] | frozen()["unet"]["a"]}}, batch(), None
+        ).loss.mean()
+        gradient = jax.grad(whole)(trained)
+        norm = float(optax.tree.norm(gradient))
+        assert norm > 0.3  # so that there is something to clip
+        clipped = jax.tree.map(lambda leaf: leaf * 0.25 / norm, gradient)
+        # the first step of Adam: both moments, freed of their bias, are the gradient and its square
+        updated = jax.tree.map(
+            lambda leaf, g: leaf - 0.1 * (g / (jnp.sqrt(jnp.square(g)) + 1e-8) + 0.01 * leaf), trained, clipped
+        )
+        state = run(config, start(config), batch())
+        assert_close(state.params, updated, rtol=1e-5)
+        np.testing.assert_allclose(
+            state.optimizer[1][0].mu["unet"]["a"]["kernel"], 0.1 * clipped["unet"]["a"]["kernel"], rtol=1e-5
+        )
+        assert int(state.step) == 1
+        np.testing.assert_allclose(state.window["loss"], whole(trained), rtol=1e-6)
+        np.testing.assert_allclose(state.window["gradient_norm"], norm, rtol=1e-6)
+
+    def test_without_clipping(self):
+        loose = run(config_with(clip_norm=0.0), start(config_with(clip_norm=0.0)), batch())
+        wide = run(config_with(clip_norm=1e6), start(config_with(clip_norm=1e6)), batch())
+        assert_close(loose.params, wide.params)
+
+    @pytest.mark.parametrize("parts", [2, 4, 8])
+    def test_in_parts_it_is_the_same(self, parts):
+        whole = run(config_with(), start(config_with()), batch(0), batch(1))
+        config = config_with(accumulation=parts)
+        sums = run(config, start(config), batch(0), batch(1))
+        assert_close(sums, whole)
+
+    def test_each_part_and_each_step_draws_anew_and_the_same_step_the_same(self):
+        config = config_with(accumulation=2, learning_rate=1e-9)  # parts are the even and the odd rows, as are bands
+        first = run(config, start(config), batch(), objective=chance)
+        assert first.window["band_loss"][0] != first.window["band_loss"][1]
+        again = run(config, start(config), batch(), objective=chance)
+        assert bytes_of(first) == bytes_of(again)
+        second = run(config, first, batch(), objective=chance)
+        assert abs(float(second.window["loss"] - first.window["loss"])) > 1e-4
+        other = run(
+            dataclasses.replace(config, seed=1), start(dataclasses.replace(config, seed=1)), batch(), objective=chance
+        )
+        assert abs(float(other.window["loss"] - first.window["loss"])) > 1e-4
+
+    def test_gates_may_have_a_rate_of_their_own(self):
+        plain = run(config_with(), start(config_with()), batch())
+        fast = run(config_with(gate_rate=3.0), start(config_with(gate_rate=3.0)), batch())
+        assert_close(fast.params["unet"]["a"], plain.params["unet"]["a"])
+        moved = [float(state.params["unet"]["gates"]["alpha_ff"]) - 0.3 for state in (plain, fast)]
+        assert moved[1] == pytest.approx(3 * moved[0], rel=1e-4)
+
+
+class TestMovingAverage:
+    def test_is_the_decayed_mean_of_the_parameters(self):
+        config = config_with(ema_decay=0.75)
+        state, average = start(config), params()
+        assert_close(state.ema, average)
+        for step in range(30):
+            state = run(config, state, batch(step))
+            keep = min(0.75, (1 + step) / (10 + step))  # early on the first parameters should not weigh
+            average = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, average, state.params)
+            assert_close(state.ema, average, rtol=1e-5)
+        assert keep == 0.75
+        assert bytes_of(state.ema) != bytes_of(state.params)
+
+    def test_may_be_off(self):
+        assert run(config_with(), start(config_with()), batch()).ema == {}
+
+
+class TestFault:
+    @pytest.mark.parametrize("parts", [1, 2])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_changes_nothing_and_neither_does_anything_after_it(self, parts, value):
+        config = config_with(ema_decay=0.9, accumulation=parts)
+        good = run(config, start(config), batch(0), batch(1))
+        bad = batch(2) | {"y": batch(2)["y"].at[5].set(value)}
+        state = run(config, good, bad)
+        assert int(state.fault) == 2
+        for later in (batch(3), bad):
+            for name in ("step", "params", "optimizer", "ema", "key"):
+                assert bytes_of(getattr(state, name)) == bytes_of(getattr(good, name)), name
+            state = run(config, state, later)
+            assert int(state.fault) == 2
+
+    def test_a_gradient_that_is_not_finite_is_one_though_the_loss_is(self):
+        config = config_with(ema_decay=0.9)
+        zero = batch() | {"x": jnp.zeros((ROWS, WIDTH))}
+        state = run(config, start(config), zero, objective=roots)
+        assert float(state.window["loss"]) == 0
+        assert int(state.fault) == 0
+        assert bytes_of(state.params) == bytes_of(params())
+
+    def test_none_without_one(self):
+        assert int(run(config_with(), start(config_with()), batch()).fault) == NO_FAULT
+
+
+class TestLogSums:
+    def test_begin_anew_after_each_line_and_hold_means(self):
+        config = config_with(log_every=3, ema_decay=0.5)
+        state, losses = start(config), []
+        for number in range(5):
+            state = run(config, state, batch(number))
+            alone = run(config, start(config)._replace(params=before(state, losses)), batch(number))
+            losses.append((float(alone.window["loss"]), state.params))
+            since = [loss for loss, _ in losses][3 * (number // 3) :]
+            means = window_means(jax.device_get(state.window))
+            assert means["loss"] == pytest.approx(np.mean(since), rel=1e-5)
+            assert float(state.window["steps"]) == len(since)
+
+    def test_a_band_is_the_mean_of_its_examples_and_an_empty_one_is_left_out(self):
+        bands = jnp.asarray([0, 0, 0, 1, 1, 3, 3, 3], jnp.int32)
+        state = run(config_with(), start(config_with()), batch() | {"band": bands})
+        means = window_means(jax.device_get(state.window))
+        assert set(means) == {"loss", "gradient_norm", "loss/t0", "loss/t250", "loss/t750"}
+        losses = np.asarray(
+            squares(
+                {"unet": params()["unet"] | {"a": params()["unet"]["a"] | frozen()["unet"]["a"]}}, batch(), None
+            ).loss
+        )
+        for name, band in (("loss/t0", 0), ("loss/t250", 1), ("loss/t750", 3)):
+            assert means[name] == pytest.approx(losses[np.asarray(bands) == band].mean(), rel=1e-5)
+        assert BANDS == 4
+
+
+def before(state: TrainState, losses: list) -> dict:
+    """Parameters that the step which made ``state`` began with."""
+    return losses[-1][1] if losses else params()
+
+
+class TestTheRealLoss:
+    """The step of the very small model, where noise and timesteps are given and no condition is dropped."""
+
+    @pytest.fixture
+    def given(self):
+        rng = np.random.default_rng(0)
+        draw = lambda *shape: rng.standard_normal((BATCH, *shape)).astype(np.float32)  # noqa: E731
+        return {
+            "latents": draw(1, 4, 4, 4),
+            "noise": draw(1, 4, 4, 4),
+            "timesteps": rng.integers(0, 1000, BATCH).astype(np.int32),
+            "text": draw(77, 16),
+            "labels": draw(2, 16),
+            "boxes": np.sort(rng.random((BATCH, 1, 2, 2, 2)).astype(np.float32), axis=-2).reshape(BATCH, 1, 2, 4),
+            "mask": (rng.random((BATCH, 1, 2)) < 0.7).astype(np.float32),
+        }
+
+    def one_step(self, files, given: dict, *overrides: str, devices: int) -> TrainState:
+        config = configured(files, *overrides)
+        networks = {name: network(part, policy(config)) for name, part in components(config).items()}
+
+        def objective(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+            first = batch["latents"][:, 0]
+            told = Conditions(batch["text"], batch["boxes"], batch["mask"], batch["labels"], first, first)
+            noised = Noised(batch["noise"], batch["timesteps"])
+            loss = denoising_losses(networks, params, batch["latents"], noised, conditions=told, config=config)
+            return Losses(loss, batch["timesteps"] * BANDS // 1000)
+
+        mesh = make_mesh(MeshShape(data=devices), jax.devices()[:devices])
+        optimizer = make_optimizer(config.optimizer, config.run.steps)
+        trained, still = split(starting_params(config), trained_paths(config))
+        with jax.set_mesh(mesh):
+            everywhere = jax.device_put((new_state(trained, optimizer, config=config), still), NamedSharding(mesh, P()))
+            arguments = (*everywhere, jax.device_put(given, batch_sharding(mesh)))
+            step = jax.jit(make_train_step(config, objective, optimizer)).lower(*arguments)
+            return jax.device_get(step.compile(QUICKLY)(*arguments))
+
+    def test_in_parts_over_two_devices_it_is_that_of_the_whole_batch(self, files, given):
+        whole = self.one_step(files, given, devices=1)
+        parts = self.one_step(files, given, "optimizer.accumulation=2", devices=2)
+        assert float(whole.window["loss"]) > 0.1
+        np.testing.assert_allclose(parts.window["band_loss"], whole.window["band_loss"], rtol=1e-5)
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(parts.window[name], whole.window[name], rtol=1e-5)
+        # Adam's first step is the sign of a gradient times the rate, so moments tell more than parameters
+        ours, theirs = (flatten(state.optimizer[1][0].mu) for state in (parts, whole))
+        scale = max(float(np.abs(leaf).max()) for leaf in theirs.values())
+        for path, leaf in theirs.items():
+            np.testing.assert_allclose(ours[path], leaf, rtol=1e-4, atol=1e-6 * scale, err_msg=path)
+
+
+def test_state_exists_for_trained_parameters_alone(files):
+    """Measured in bytes: two moments, parameters and moving average of the trained ones, and some counters."""
+    config = configured(files, preset="clips")
+    program = TrainProgram(config, make_mesh(MeshShape(data=8)), null_text=np.zeros((77, 16), np.float32))
+    size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+    trained, still = size(program.state.params), size(program.frozen)
+    assert set(flatten(program.state.params)) == program.trained
+    assert not set(flatten(program.frozen)) & program.trained
+    assert still > 0
+    assert trained == 4 * sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    assert size(program.state.ema) == trained
+    counters = size(program.state.optimizer) - 2 * trained
+    assert 0 < counters <= 16
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(program.state.params)} == {"float32"}
+    assert any(is_gate(path) for path in program.trained)

@@ -1,0 +1,412 @@
+"""What the tests of training share: a very small model, records of sprites, and `smcd train` here or in a process.
+
+The file is a config file too (``--config tests/training/training_run.py:pictures``), so that processes train what
+tests name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import ConfigDict
+
+from data_pipeline.batches import HostBatch
+from smcd_jax.cli import main
+from smcd_jax.files.config_json import to_dict
+from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
+from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
+from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
+from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig
+from smcd_jax.runtime.sharding import make_mesh
+from smcd_jax.training import loop
+from smcd_jax.training.checkpoint.manifest import Manifest
+from smcd_jax.training.checkpoint.orbax_io import read_arrays
+from smcd_jax.training.config import InitConfig, RunConfig, TrainConfig, load_config
+from smcd_jax.training.data import TrainingData
+from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
+from smcd_jax.training.program import TrainProgram
+from smcd_jax.training.state import component_params, components
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG_FILE = Path(__file__).resolve()
+QUICKLY = {"xla_backend_optimization_level": 0}  # options that halve the time a program compiles in
+BATCH = 8  # examples; divides by every mesh of the tests
+TOLD = "TRAINING_RUN_TOLD"  # environment variable: what `get_config` makes of the process it is called in, as JSON
+LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # of a loss; of the largest value of an array
+_compiled: dict[object, object] = {}  # steps by what they depend on, see `share_programs`
+_UNET = UNetConfig(
+    width=16,
+    multipliers=(1,),
+    residual_blocks=0,
+    attention_scales=(),
+    head_width=8,
+    stem_heads=2,
+    text_width=16,
+    object_width=16,
+    image_width=16,
+    groups=4,
+)
+MODEL = ModelConfig(
+    unet=dataclasses.replace(_UNET, gate="object_image", image_latent=True),
+    position_net=PositionNetConfig(label_width=16, token_width=16, hidden_width=16),
+    image_encoder=ImageEncoderConfig(stages=(16,), residual_blocks=1),
+    autoencoder=AutoencoderConfig(width=8, multipliers=(1, 1, 1), residual_blocks=1, groups=4),
+    text_encoder=TextEncoderConfig(width=16, heads=2, layers=2, embed_width=16),
+    prediction_type="v_prediction",
+    frames=2,
+    height=16,
+    width=16,
+    max_objects=2,
+)
+# The loop does not care what it trains, and without temporal layers and image gates a step compiles in a third of the
+# time: what is about the loop trains this.
+PICTURES = dataclasses.replace(
+    MODEL, unet=dataclasses.replace(_UNET, gate="object", image_latent=True), image_encoder=None
+)
+
+
+def get_config(preset: str = "pictures") -> ConfigDict:
+    """Stage 1 ("pictures") or stage 2 ("clips") of the very small model; model and records are given as overrides."""
+    do_as_told(**json.loads(os.environ.get(TOLD, "{}")))
+    pictures = preset == "pictures"
+    config = ConfigDict(to_dict(TrainConfig(name=f"very_small_{preset}", model=PICTURES if pictures else MODEL)))
+    config.trained = ("position_net/.*", "unet/.*/gates/.*")
+    if not pictures:
+        config.trained = (
+            "image_encoder/.*",
+            "unet/.*/gates/.*",
+            "unet/encoder_0/conv/.*",
+            r"unet/.*/temporal(_conv)?/.*",
+        )
+        config.drop.image_latent = config.drop.image_tokens = 0.25
+    config.temporal = not pictures
+    config.dropout = False
+    config.data.frames = 1 if pictures else MODEL.frames
+    config.data.batch_size = BATCH
+    config.data.threads = 1
+    config.drop.text = config.drop.boxes = 0.25
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.ema_decay = 0.9
+    config.run.steps = 6
+    config.run.log_every = 1
+    config.run.save_every = 2
+    config.run.validate_every = config.run.sample_every = 0
+    config.run.tensorboard = False
+    return config
+
+
+class Files(NamedTuple):
+    """What all runs of the session share.
+
+    Attributes:
+        model: model folder that training starts from.
+        records: sprites with cached features, splits train and val.
+        programs: compiled ones, so that a process starts in seconds.
+    """
+
+    model: Path
+    records: Path
+    programs: Path
+
+
+@contextlib.contextmanager
+def training_files(base: Path) -> Iterator[Files]:
+    """Makes the files where they are missing; within the block this process keeps its compiled programs there too."""
+    folder = base / "training"
+    files = Files(folder / "model", folder / "records", folder / "programs")
+    settings = {
+        "jax_compilation_cache_dir": str(files.programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    _configure(settings)
+    try:
+        if not files.records.exists():
+            write_stand_in(files.model)
+            _prepare(files)
+        yield files
+    finally:
+        _configure(before)
+
+
+def write_stand_in(path: Path, seed: int = 0) -> None:
+    """A model folder that stands in for a trained one: no layer is zero, and its gates are open.
+
+    Random numbers of NumPy, for the networks' own initialisers take half a minute to compile.
+    """
+    rng = np.random.default_rng(seed)
+
+    def made(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith(("scale", "bias")) or not shape:
+            return np.full(shape, {"scale": 1.0, "bias": 0.0}.get(name.rsplit("/", 1)[-1], 0.3), np.float32)
+        inputs = np.prod(shape[:-1]) if name.endswith("kernel") else 1
+        return (rng.standard_normal(shape) / np.sqrt(inputs)).astype(np.float32)
+
+    leaves = (
+        (component, {name: made(name, leaf.shape) for name, leaf in flatten(abstract_params(part)).items()})
+        for component, part in MODEL.components().items()
+    )
+    write_model_folder(path, MODEL, leaves, origin=Origin("untrained", note="random", license="CC0-1.0"))
+
+
+def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pictures") -> list[str]:
+    """Of the command line; ``more`` are its flags, or "key.of.config=value"."""
+    overrides = [f"init.model={files.model}", f"data.records={files.records}"]
+    flags = [word for word in more if word.startswith("--") or "=" not in word]
+    overrides += [word for word in more if word not in flags]
+    where = ["train", "--config", f"{CONFIG_FILE}:{preset}", "--workdir", str(workdir)]
+    return [*where, *flags, *(f"--config.{override}" for override in overrides)]
+
+
+def configured(files: Files, *overrides: str, preset: str = "pictures") -> TrainConfig:
+    """The config that those arguments name."""
+    where = (f"init.model={files.model}", f"data.records={files.records}")
+    return load_config(f"{CONFIG_FILE}:{preset}", (*where, *overrides))
+
+
+def starting_params(config: TrainConfig) -> Params:
+    """What a run starts from, whole components."""
+    folder = ModelFolder(config.init.model)
+    leaves = {}
+    for name, part in components(config).items():
+        leaves |= component_params(config, name, part, folder=folder, fresh=frozenset())
+    return unflatten({path: jax.numpy.asarray(leaf) for path, leaf in leaves.items()})
+
+
+def train_here(files: Files, workdir: Path, *more: str, devices: int = 1, preset: str = "pictures") -> int:
+    """`smcd train` in this process, on the first of its devices; its exit status."""
+    return run_here(train_arguments(files, workdir, *more, preset=preset), devices=devices)
+
+
+def run_here(arguments: list[str], *, devices: int = 1) -> int:
+    """`smcd` in this process, where `smcd train` takes the first of its devices; its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
+        return main(arguments)
+
+
+def start_training(
+    files: Files, workdir: Path, *more: str, devices: int = 1, log: Path, told: dict[str, Any] | None = None
+) -> subprocess.Popen:
+    """`smcd train` in a process of its own, with that many devices; what it says is added to ``log``.
+
+    ``told`` are arguments of `do_as_told`. The step is compiled as in `share_programs`, so that this takes seconds.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(files.programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        TOLD: json.dumps({"programs": True, **(told or {})}),
+    }
+    command = [sys.executable, "-m", "smcd_jax", *train_arguments(files, workdir, *more)]
+    with log.open("ab") as output:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+
+def do_as_told(
+    *,
+    programs: bool = False,
+    hold_after: int | None = None,
+    until: str = "",
+    batches: str = "",
+    full_disk_at: int = 0,
+) -> None:
+    """Makes this process one that a test can catch at the right moment; without arguments it changes nothing.
+
+    Args:
+        programs: see `share_programs`.
+        hold_after: batches, after which the next is held back until the file ``until`` exists: the run stands still
+            between two steps, while what it does in the background goes on.
+        until: see above; empty holds for ever.
+        batches: file that the clips and first frames of every batch are added to, as `seen_batches` reads them.
+        full_disk_at: step whose checkpoint this process cannot write.
+    """
+
+    def change(number: int, batch: HostBatch) -> HostBatch:
+        if hold_after is not None and number > hold_after:
+            while not (until and Path(until).exists()):
+                time.sleep(0.01)
+        if batches:
+            with Path(batches).open("a", encoding="utf-8") as file:
+                place = json.dumps(batch.state.to_dict(), sort_keys=True)
+                file.write(json.dumps([place, list(zip(batch.clip_ids, batch.starts.tolist(), strict=True))]) + "\n")
+        return batch
+
+    if programs:
+        share_programs(pytest.MonkeyPatch())
+    if hold_after is not None or batches:
+        change_batches(pytest.MonkeyPatch(), change)
+    if full_disk_at:
+        fail_saves(pytest.MonkeyPatch(), full_disk_at)
+
+
+def seen_batches(file: Path) -> dict[str, list[list]]:
+    """(clip, first frame) of each row by the place after the batch; a batch seen twice must be the same twice."""
+    seen: dict[str, list[list]] = {}
+    for place, rows in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        assert seen.setdefault(place, rows) == rows
+    return seen
+
+
+def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
+    """In the background, while its arrays are written, the checkpoint of this step meets a full disk here."""
+    unchanged = ocp.PyTreeCheckpointHandler.async_save
+
+    class FullDisk:
+        def result(self, timeout: float | None = None) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def async_save(handler: ocp.PyTreeCheckpointHandler, directory: Any, *args: Any, **rest: Any) -> list:
+        futures = list(await unchanged(handler, directory, *args, **rest) or ())
+        return [*futures, FullDisk()] if str(step) in re.findall(r"\d+", Path(directory).parent.name) else futures
+
+    patch.setattr(ocp.PyTreeCheckpointHandler, "async_save", async_save)
+
+
+def free_port() -> int:
+    """A port of this host that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, seconds: float = 400.0) -> bool:
+    """Waits until the condition holds; False where the process ends first."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < limit, "what was waited for did not come"
+        time.sleep(0.01)
+    return True
+
+
+def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch], HostBatch]) -> None:
+    """Sends every batch of later runs in this process through ``change(number from 1, batch)``."""
+    unchanged = TrainingData.stream
+
+    def stream(self: TrainingData, state: object) -> Iterator[HostBatch]:
+        for number, batch in enumerate(unchanged(self, state), 1):
+            yield change(number, batch)
+
+    patch.setattr(TrainingData, "stream", stream)
+
+
+def share_programs(patch: pytest.MonkeyPatch) -> None:
+    """Compiles the steps of later runs in this process in half the time, less optimised, and each only once.
+
+    Runs share one where their configs differ only in what a resumed run may change. Operations are not counted.
+    """
+
+    def compile_step(self: TrainProgram) -> object:
+        config = self.config
+        assert config.optimizer.schedule == "constant"  # else run.steps would count
+        data = dataclasses.replace(config.data, records=(), threads=1)
+        run = RunConfig(log_every=config.run.log_every)
+        same = dataclasses.replace(config, run=run, data=data, init=InitConfig()), self.mesh
+        if same not in _compiled:
+            with jax.set_mesh(self.mesh):
+                _compiled[same] = self.step.lower(self.state, self.frozen, self.batch).compile(QUICKLY)
+        return _compiled[same]
+
+    patch.setattr(TrainProgram, "compile", compile_step)
+    patch.setattr(TrainProgram, "flops", lambda self: 1)
+
+
+def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
+    """What was logged of losses and gradients, by step; times and rates, which differ, are left out."""
+    file = workdir / METRICS_FILE
+    lines = read_metrics(file) if file.exists() else []
+    kept = lambda name: name.startswith(("loss", "gates/")) or name in ("gradient_norm", "parameter_norm")  # noqa: E731
+    return {int(line["step"]): {name: line[name] for name in line if kept(name)} for line in lines if "loss" in line}
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps that are whole."""
+    return sorted(int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*") if folder.name.isdecimal())
+
+
+def checkpoint_content(workdir: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """All arrays of a checkpoint, by item and name, and its place in the data."""
+    folder = workdir / "checkpoints" / str(step)
+    manifest = Manifest.read(folder)
+    arrays = {
+        f"{item}/{name}": leaf
+        for item, records in manifest.arrays.items()
+        for name, leaf in read_arrays(folder / item, dict.fromkeys(records)).items()
+    }
+    return arrays, manifest.verified_json(folder)["data"]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Bit for bit: parameters, optimiser, moving average, key and sums of the log, place in the data, logged losses.
+
+    Args:
+        one: workdir of the run that was not interrupted.
+        other: of the other.
+        step: the last one.
+    """
+    (ours, place), (theirs, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
+    assert ours.keys() == theirs.keys()
+    kinds = {name.split("/")[1] for name in ours if name.startswith("train/")}
+    assert kinds == {"step", "optimizer", "ema", "key", "fault", "window"}
+    different = [name for name, leaf in ours.items() if leaf.tobytes() != theirs[name].tobytes()]
+    assert not different
+    assert place == other_place
+    logged, again = logged_losses(one), logged_losses(other)
+    assert step in logged
+    assert {number: again.get(number) for number in logged} == logged  # a resumed run logs its first step as well
+
+
+def assert_like(one: Path, other: Path, step: int) -> None:
+    """What other meshes and processes come to: the same place in the data, the same numbers within tolerance.
+
+    Float32 sums in another order differ in the last digits, and Adam divides by small moments.
+    """
+    ours, theirs = logged_losses(one), logged_losses(other)
+    for number in sorted({*ours} & {*theirs}):
+        for name in ("loss", "gradient_norm"):
+            assert ours[number][name] == pytest.approx(theirs[number][name], rel=LOSS_TOLERANCE), (number, name)
+    (arrays, place), (others, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
+    assert place == other_place
+    for name, leaf in arrays.items():
+        if name.startswith(("params/", "train/ema/")):
+            largest = np.abs(others[name]).max() + 0.1
+            np.testing.assert_allclose(leaf, others[name], rtol=0, atol=PARAMETER_TOLERANCE * largest, err_msg=name)
+
+
+def _configure(settings: dict[str, object]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it is opened once, and a later folder would not be looked at
+
+
+def _prepare(files: Files) -> None:
+    world = {"train_clips": 40, "val_clips": 8, "test_clips": 0, "width": 32, "height": 32, "frames": MODEL.frames}
+    world |= {"max_objects": 1}
+    options = [word for key, value in world.items() for word in ("--option", f"{key}={value}")]
+    assert main(["prepare", "sprites", "--output", str(files.records), "--workers", "1", *options]) == 0
+    assert (
+        main(["prepare", "--features", str(files.model), "--output", str(files.records), "--splits", "train,val"]) == 0
+    )
