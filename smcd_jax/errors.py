@@ -1,15 +1,35 @@
-"""The one exception that users see: a single line that says what was wrong, where, and what to do."""
+"""The exception for mistakes a user can correct."""
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 
 class SMCDError(ValueError):
-    """An error a user can cause and mend.
+    """An error that a user can cause and correct.
 
-    The message is one line: what was wrong, where (file, object, frame, value), and what to do. Where two things do not
-    fit each other, lines of a table that compares them may follow.
-    The command line prints that line and exits with status 2; ``--debug`` shows the traceback as well.
+    The message is one line: what is wrong, where, and what to do. The command line prints it and exits with status 2;
+    ``--debug`` adds the traceback. Callers and tests read the attributes, not the wording.
+
+    Attributes:
+        argument: Name of the argument, option or config key at fault; None if there is none.
+        path: File or folder at fault, as text; None if there is none.
+        value: Value that was refused; None if there is none.
+        table: Lines below the message that compare two things that do not fit; empty if there are none.
     """
 
-    def __init__(self, message: str, *, table: str = ""):
+    def __init__(
+        self,
+        message: str,
+        *,
+        argument: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        value: Any = None,
+        table: str = "",
+    ):
         super().__init__("\n".join([" ".join(message.split()), *table.splitlines()]))
+        self.argument = argument
+        self.path = None if path is None else os.fspath(path)
+        self.value = value
+        self.table = table
