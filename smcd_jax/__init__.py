@@ -6,13 +6,13 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["BoxTracks", "SMCDError", "SMCDPipeline", "__version__", "load_tracks"]
+__all__ = ["BoxTracks", "SMCDError", "VideoPipeline", "__version__", "load_tracks"]
 
 # Imported when first asked for: JAX takes a second, and `smcd --help` needs none of it.
 _HOMES = {
     "BoxTracks": "smcd_jax.tracks",
     "SMCDError": "smcd_jax.errors",
-    "SMCDPipeline": "smcd_jax.pipeline",
+    "VideoPipeline": "smcd_jax.pipeline",
     "load_tracks": "smcd_jax.tracks",
 }
 

@@ -26,12 +26,12 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
-from smcd_jax.models.registry import abstract_params, flatten, unflatten
-from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.models.registry import family_of, get_family
+from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
 
-FORMAT, VERSION = "smcd-model", 1
+FORMAT, VERSION = "smcd-model", 2
 SHIPPED = ("tiny",)  # models that come with the package, by name
 
 
@@ -67,7 +67,8 @@ class ModelFolder:
             )
         where = f"{self.path}/model.json"
         components, sampling = _object(content, "components", where), _object(content, "sampling", where)
-        self.config: ModelConfig = from_dict(ModelConfig, {**components, **sampling}, where=where)
+        self.family = get_family(str(content.get("family")))
+        self.config: Any = from_dict(self.family.config_class, {**components, **sampling}, where=where)
         # a component that is not named is absent, whatever the defaults say
         absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
@@ -88,7 +89,7 @@ class ModelFolder:
         """A component's arrays by path, as stored.
 
         Args:
-            component: "unet", "position_net", "image_encoder", "controlnet", "autoencoder", "text_encoder", ...
+            component: name of the component.
             verify: compare every array with its checksum.
 
         Raises:
@@ -146,7 +147,7 @@ def resolve_model(path: str | os.PathLike[str]) -> Path:
 
 def write_model_folder(
     path: str | os.PathLike[str],
-    config: ModelConfig,
+    config: Any,
     components: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     *,
     origin: Origin,
@@ -183,7 +184,8 @@ def write_model_folder(
         description = to_dict(config)
         parts = {name: description.pop(name) for name in config.components()}
         sampling = {name: value for name, value in description.items() if value is not None}
-        content = {"format": FORMAT, "version": VERSION, "components": parts, "sampling": sampling}
+        content = {"format": FORMAT, "version": VERSION, "family": family_of(config).name}
+        content |= {"components": parts, "sampling": sampling}
         content["origin"] = {**dataclasses.asdict(origin), "sources": list(origin.sources)}
         (partial / "model.json").write_text(json.dumps(content, indent=2) + "\n")
         (partial / "checksums.json").write_text(json.dumps(dict(sorted(digests.items())), indent=0) + "\n")

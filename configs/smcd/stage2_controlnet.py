@@ -27,5 +27,5 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     with_controlnet(config)
     config.init.fresh = (NEW, WIDER)
     config.trained = (NEW, WIDER, TEMPORAL_BLOCKS)
-    config.drop.image_latent = 0.0
+    config.condition_dropout.image_latent = 0.0
     return config

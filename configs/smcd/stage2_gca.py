@@ -15,5 +15,5 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.name = "stage2_gca"
     config.model.unet.image_latent = False
     config.trained = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*", TEMPORAL_BLOCKS)
-    config.drop.image_latent = 0.0
+    config.condition_dropout.image_latent = 0.0
     return config

@@ -27,9 +27,9 @@ def get_config(preset: str = "smcd") -> ConfigDict:
         "unet/encoder_0/conv/.*",
         TEMPORAL_BLOCKS,
     )
-    config.drop.boxes = 0.1
-    config.drop.image_latent = 0.25
-    config.drop.image_tokens = 0.1
+    config.condition_dropout.boxes = 0.1
+    config.condition_dropout.image_latent = 0.25
+    config.condition_dropout.image_tokens = 0.1
     config.data.batch_size = 16
     config.optimizer.learning_rate = 5e-5
     config.remat = "blocks" if preset == "smcd" else "none"

@@ -17,5 +17,5 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.model.image_encoder = None
     config.init.fresh = ()
     config.trained = ("unet/encoder_0/conv/.*", TEMPORAL_BLOCKS)
-    config.drop.image_tokens = 0.0
+    config.condition_dropout.image_tokens = 0.0
     return config

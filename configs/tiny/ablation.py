@@ -32,7 +32,7 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
     if variant in ("object", "image", "gca"):
         config.model.unet.image_latent = False
     if variant == "image":
-        config.drop.boxes = 1.0
+        config.condition_dropout.boxes = 1.0
     if variant == "joint":
         config.run.steps += stage_1().run.steps  # both stages see 64 frames a step
         config.init.model = "runs/tiny/base_clips/model"

@@ -20,7 +20,7 @@ def get_config(part: str = "pictures") -> ConfigDict:
     config.model.unet.image_latent = False
     config.model.position_net = None
     config.model.image_encoder = None
-    config.drop.text = 0.1
+    config.condition_dropout.text = 0.1
     if part == "pictures":
         config.init.model = "runs/tiny/autoencoder/model"
         config.init.fresh = ("unet/.*", "text_encoder/.*")

@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.init.gates = 0.2
     config.trained = ("position_net/.*", r"unet/(?!.*/temporal(_conv)?/).*")
     config.temporal = False
-    config.drop.text = 0.1
-    config.drop.boxes = 0.1
+    config.condition_dropout.text = 0.1
+    config.condition_dropout.boxes = 0.1
     config.data.frames = 1
     config.data.batch_size = 64
     config.run.steps = 1600

@@ -18,10 +18,10 @@ def get_config() -> ConfigDict:
     config.init.fresh = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
     config.init.gates = 0.2
     config.trained = ("image_encoder/.*", "unet/.*")
-    config.drop.text = 0.1
-    config.drop.boxes = 0.1
-    config.drop.image_latent = 0.4
-    config.drop.image_tokens = 0.3
+    config.condition_dropout.text = 0.1
+    config.condition_dropout.boxes = 0.1
+    config.condition_dropout.image_latent = 0.4
+    config.condition_dropout.image_tokens = 0.3
     config.data.batch_size = 8
     config.optimizer.warmup_steps = 30
     config.run.sample_every = 500

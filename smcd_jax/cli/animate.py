@@ -13,7 +13,7 @@ from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
-    from smcd_jax.pipeline import SMCDPipeline
+    from smcd_jax.pipeline import VideoPipeline
     from smcd_jax.runtime.progress import Progress
 
 FORMATS = ("mp4", "gif", "webp", "frames")
@@ -99,15 +99,15 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> SMCDPipeline:
+def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> VideoPipeline:
     """The pipeline on the model folder of --model; its weights are not read yet."""
-    from smcd_jax.pipeline import SMCDPipeline
+    from smcd_jax.pipeline import VideoPipeline
 
     model = "tiny" if args.model is None else args.model
-    return SMCDPipeline.from_pretrained(model, dtype=args.dtype, verify=not args.no_verify, keep_loaded=keep_loaded)
+    return VideoPipeline.from_pretrained(model, dtype=args.dtype, verify=not args.no_verify, keep_loaded=keep_loaded)
 
 
-def introduce(args: argparse.Namespace, pipeline: SMCDPipeline) -> None:
+def introduce(args: argparse.Namespace, pipeline: VideoPipeline) -> None:
     """Names the model and the device, and says if the weights are untrained or an accelerator is not used."""
     import jax
 

@@ -17,7 +17,7 @@ from smcd_jax.cli.clip_options import OPTIONS
 from smcd_jax.cli.clip_run import finish_clip, is_described, is_kept, make_clip
 from smcd_jax.cli.parser import did_you_mean
 from smcd_jax.errors import SMCDError
-from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.pipeline import VideoPipeline
 
 # How far a row is: not made; sampled but not decoded; made but for a file of it, which may be made anew; made.
 _WAITING, _KEPT, _PARTIAL, _FINISHED = "waiting", "kept", "partial", "finished"
@@ -101,7 +101,7 @@ class _Batch:
     """What all rows have in common."""
 
     args: argparse.Namespace
-    pipeline: SMCDPipeline
+    pipeline: VideoPipeline
     base: Path
 
     def check(self, row: Row) -> Clip:

@@ -14,16 +14,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
-from smcd_jax.cli.clip_options import check_fps, with_defaults
-from smcd_jax.diffusion.guidance import Guidance, composed_guidance, reference_guidance
-from smcd_jax.diffusion.samplers import make_solver_table
-from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.cli.clip_options import check_fps, sampling_options
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture
 from smcd_jax.media.ffmpeg import find_ffmpeg
-from smcd_jax.models.smcd.config import ModelConfig
-from smcd_jax.pipeline import SMCDPipeline
-from smcd_jax.pipeline.request import Request, make_request
+from smcd_jax.models.video_model import Request
+from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.request import make_request
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
@@ -39,25 +37,25 @@ class Clip:
 
     Attributes:
         picture: as read, not resized.
-        tracks: with as many frames as the video.
-        options: of sampling, all of them, by their names on the command line.
-        guidance: that the options describe.
+        tracks: Box tracks with as many frames as the video; None where there are none.
+        options: of sampling.
+        fps: frames per second of the files.
         description: what NAME.json says of the input; its "seed" is that of the first video.
         files: where the results go.
         notes: what a user should know, such as boxes that were clipped.
     """
 
     picture: UInt8[np.ndarray, "h w 3"]
-    tracks: BoxTracks
-    options: Mapping[str, Any]
-    guidance: Guidance
+    tracks: BoxTracks | None
+    options: SamplingOptions
+    fps: float
     description: Mapping[str, Any]
     files: ClipFiles
     notes: tuple[str, ...]
 
 
 def check_clip(
-    given: Mapping[str, Any], pipeline: SMCDPipeline, *, formats: tuple[str, ...], base: Path = Path()
+    given: Mapping[str, Any], pipeline: VideoPipeline, *, formats: tuple[str, ...], base: Path = Path()
 ) -> Clip:
     """Reads and checks all that a clip needs, without loading weights or writing anything but to memory.
 
@@ -70,29 +68,29 @@ def check_clip(
     Raises:
         SMCDError: one line that says what is wrong and what to do.
     """
-    options, config, folder = with_defaults(given), pipeline.config, pipeline.folder
-    frames = config.frames if options["num_frames"] is None else options["num_frames"]
-    check_fps(config.fps if options["fps"] is None else options["fps"], formats)
+    options, config, folder = sampling_options(given), pipeline.config, pipeline.folder
+    frames = options.num_frames or config.frames
+    fps = float(given.get("fps", config.fps))
+    check_fps(fps, formats)
     _check_memory(options, config, frames)
     find_ffmpeg()
-    files = clip_files(_output(given, base), formats=formats, count=max(1, options["num_videos_per_prompt"]))
+    files = clip_files(_output(given, base), formats=formats, count=options.num_videos_per_prompt)
     image = _image_path(given, base)
     picture = read_picture(image)
-    tracks, notes = _without_absent(_tracks(given, base, image_size=picture.shape[1::-1], frames=frames))
-    request = make_request(
-        config,
-        image=picture,
-        prompt=given.get("prompt"),
-        tracks=tracks,
-        negative_prompt=given.get("negative_prompt"),
-        **{name: options[name] for name in ("num_videos_per_prompt", "seed", "height", "width", "num_frames")},
-    )
-    guidance = chosen_guidance(options)
-    check_sampler(options, config)
-    notes += _check_texts(request, pipeline.tokenizer, config.text_encoder.length, truncate=options["truncate_prompt"])
+    tracks, notes = _tracks(given, base, image_size=picture.shape[1::-1], frames=frames), ()
+    if tracks is None:
+        files = dataclasses.replace(files, boxes_drawn=False)
+    else:
+        tracks, notes = _without_absent(tracks)
+        notes = (*tracks.notes, *notes)
+    request = make_request(pipeline.model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
+    pipeline.model.guidance(options.as_dict())
+    pipeline.solver_table(options)
+    truncate = bool(given.get("truncate_prompt"))
+    notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
     height, width = request.pictures.shape[1:3]
-    resolved = {**options, "height": height, "width": width, "num_frames": frames}
-    resolved["fps"] = float(config.fps if options["fps"] is None else options["fps"])
+    resolved = {**options.as_dict(), **pipeline.model.resolved_scales(options.as_dict())}
+    resolved |= {"height": height, "width": width, "num_frames": frames, "fps": fps, "truncate_prompt": truncate}
     resolved["dtype"] = str(pipeline.policy.compute)
     description = {
         "format": RUN_FORMAT,
@@ -105,11 +103,11 @@ def check_clip(
         "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
         "prompt": request.prompts[0],
         "negative_prompt": given.get("negative_prompt"),
-        "tracks": json.loads(track_file_text(tracks)),
-        "seed": options["seed"],
-        "options": {name: value for name, value in resolved.items() if name != "seed"},
+        "tracks": None if tracks is None else json.loads(track_file_text(tracks)),
+        "seed": options.seed,
+        "options": {name: value for name, value in resolved.items() if name not in ("seed", "negative_prompt")},
     }
-    return Clip(picture, tracks, options, guidance, description, files, (*tracks.notes, *notes))
+    return Clip(picture, tracks, options, fps, description, files, notes)
 
 
 def _image_path(given: Mapping[str, Any], base: Path) -> Path:
@@ -134,7 +132,7 @@ def _output(given: Mapping[str, Any], base: Path) -> Path | str:
     return Path(given.get("image", "video")).stem
 
 
-def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks:
+def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
     how = {"image_size": image_size, "frames": frames}
     joined = []
     if "input_data_path" in given:
@@ -146,9 +144,7 @@ def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int]
     elif "label" in given:
         raise SMCDError("--label names the object of a tracks file; a --track has its label before the colon")
     joined += [parse_track(text, **how) for text in given.get("track", [])]
-    if not joined:
-        raise SMCDError("no boxes: give --tracks FILE, or --track 'rocket: x1,y1,x2,y2 -> x1,y1,x2,y2'")
-    return join_tracks(joined)
+    return join_tracks(joined) if joined else None
 
 
 def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
@@ -169,34 +165,11 @@ def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
     return kept, (f"left out, for they are in none of the {tracks.num_frames} frames: {names}",)
 
 
-def chosen_guidance(options: Mapping[str, Any]) -> Guidance:
-    """Branches and weights that the options of sampling describe."""
-    names = {
-        True: ("guidance_scale", "img_free_guidance", "ti_free_guidance"),
-        False: ("guidance_scale", "image_guidance_scale", "box_guidance_scale"),
-    }[options["reference_guidance"]]
-    make = reference_guidance if options["reference_guidance"] else composed_guidance
-    return make(**{name: options[name] for name in names})
-
-
-def check_sampler(options: Mapping[str, Any], config: ModelConfig) -> None:
-    """Raises SMCDError for a sampler that cannot be made with these options."""
-    schedule = NoiseSchedule(
-        prediction_type=config.prediction_type, rescale_zero_terminal_snr=options["rescale_zero_terminal_snr"]
-    )
-    make_solver_table(
-        schedule,
-        sampler=options["scheduler"],
-        num_steps=options["num_inference_steps"],
-        spacing=options["timestep_spacing"],
-        eta=options["eta"],
-    )
-
-
 def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate: bool) -> tuple[str, ...]:
     notes = []
-    named = {"prompt": request.prompts[0], "negative_prompt": request.negative_prompts[0]}
-    for name, text in (*named.items(), *(("label", label) for label in request.labels)):
+    named = [("prompt", request.prompts[0]), ("negative_prompt", request.negative_prompts[0] or "")]
+    labels = dict.fromkeys(label for tracks in request.tracks if tracks is not None for label in tracks.labels)
+    for name, text in (*named, *(("label", label) for label in labels)):
         if not text.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
             raise SMCDError(f"the {name} {text!r:.60} is not text in UTF-8; write it in UTF-8")
         count = tokenizer.count(text)
@@ -210,12 +183,12 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
     return tuple(notes)
 
 
-def _check_memory(options: Mapping[str, Any], config: ModelConfig, frames: int) -> None:
+def _check_memory(options: SamplingOptions, config: Any, frames: int) -> None:
     """Refuses what cannot fit by orders of magnitude, which else would end in the system killing the process."""
-    height, width = options["height"] or config.height, options["width"] or config.width
-    pixels = frames * height * width * options["num_videos_per_prompt"]
+    height, width = options.height or config.height, options.width or config.width
+    pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:
         raise SMCDError(
-            f"{options['num_videos_per_prompt']} x {frames} frames of {width} x {height} are more than fit in memory; "
+            f"{options.num_videos_per_prompt} x {frames} frames of {width} x {height} are more than fit in memory; "
             "ask for fewer or smaller ones"
         )

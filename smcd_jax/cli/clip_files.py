@@ -35,12 +35,14 @@ class ClipFiles:
         name: without suffix.
         formats: of the video; "mp4" is always among them.
         count: number of videos.
+        boxes_drawn: whether a video with the boxes drawn is written too.
     """
 
     folder: Path
     name: str
     formats: tuple[str, ...] = ("mp4",)
     count: int = 1
+    boxes_drawn: bool = True
 
     @property
     def latents(self) -> Path:
@@ -66,7 +68,7 @@ class ClipFiles:
             for index in range(self.count)
             for path in (
                 *(self.video(index, name) for name in self.formats),
-                self.boxes(index),
+                *([self.boxes(index)] if self.boxes_drawn else []),
                 self.description(index),
             )
         )
@@ -108,7 +110,7 @@ class ClipFiles:
     def write(
         self,
         videos: UInt8[np.ndarray, "b f h w 3"],
-        tracks: BoxTracks,
+        tracks: BoxTracks | None,
         descriptions: Sequence[Mapping[str, Any]],
         *,
         fps: float,
@@ -124,8 +126,9 @@ class ClipFiles:
                 for name in self.formats:
                     if name != "frames":
                         write_video(frames, stack.enter_context(write_atomically(self.video(index, name))), fps=fps)
-                drawn = draw_boxes(_enlarged(frames), tracks.boxes, tracks.mask, tracks.labels)
-                write_video(drawn, stack.enter_context(write_atomically(self.boxes(index))), fps=fps)
+                if tracks is not None:
+                    drawn = draw_boxes(_enlarged(frames), tracks.boxes, tracks.mask, tracks.labels)
+                    write_video(drawn, stack.enter_context(write_atomically(self.boxes(index))), fps=fps)
                 write_json(stack.enter_context(write_atomically(self.description(index))), description)
             if "frames" in self.formats:  # a folder appears at once, so these come when all else is whole
                 for index, frames in enumerate(videos):
@@ -174,9 +177,9 @@ def read_kept(path: Path) -> tuple[Float[np.ndarray, "b f h w c"], dict[str, Any
     return latents, description
 
 
-def files_of_kept(path: Path, formats: Sequence[str], count: int) -> ClipFiles:
+def files_of_kept(path: Path, formats: Sequence[str], count: int, *, boxes_drawn: bool) -> ClipFiles:
     """The files that finish the sample kept at ``path``: NAME of NAME.latents.npz, beside it."""
-    return ClipFiles(path.parent, path.name[: -len(_KEPT)], tuple(formats), count)
+    return ClipFiles(path.parent, path.name[: -len(_KEPT)], tuple(formats), count, boxes_drawn)
 
 
 def _enlarged(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f H W 3"]:

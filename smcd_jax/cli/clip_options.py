@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import SamplingOptions
 
-# Of smcd_jax.diffusion, and a test holds them equal: importing it takes JAX, which help must not.
-SCHEDULERS = ("ddim", "euler", "dpmsolver++", "unipc")
-SPACINGS = ("leading", "trailing", "linspace", "reference")
 TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
 
 
@@ -109,29 +109,26 @@ INPUTS = (
     Option("tracks_format", str, "format of the tracks; by default found by name and content", choices=TRACK_FORMATS),
     Option("tracks_video", str, "id or name of the video to take from a YouTube-VIS file", metavar="ID"),
     Option("label", str, "what the object is, where the tracks do not say", metavar="TEXT"),
-    Option("negative_prompt", str, "what not to show", metavar="TEXT"),
 )
 
+
+def _sampling_options() -> Iterator[Option]:
+    """An option for each field of `SamplingOptions`."""
+    hints = typing.get_type_hints(SamplingOptions)
+    for field in dataclasses.fields(SamplingOptions):
+        hint, about = hints[field.name], field.metadata
+        kinds = [kind for kind in (bool, int, float, str) if kind is hint or kind in typing.get_args(hint)]
+        default = None if field.default is False else field.default
+        help = about["help"] if field.default is not None else f"{about['help']} (default: the model's)"
+        kind = kinds[0] if kinds else str
+        yield Option(field.name, kind, help, default, choices=about["choices"], metavar=about["metavar"])
+
+
+_OF_SAMPLING = {option.name: option for option in _sampling_options()}
+INPUTS = (*INPUTS, dataclasses.replace(_OF_SAMPLING.pop("negative_prompt"), help="what the video should not show"))
 SAMPLING = (
-    Option("num_inference_steps", int, "denoising steps, 1 to 1000", 50, metavar="N"),
-    Option("guidance_scale", float, "how strongly the prompt guides; 1 is not at all", 7.5, metavar="S"),
-    Option("image_guidance_scale", float, "the same for the picture", 1.0, metavar="S"),
-    Option("box_guidance_scale", float, "the same for the boxes", 1.0, metavar="S"),
-    Option("guidance_rescale", float, "0 to 1, against overexposure at high scales", 0.0, metavar="PHI"),
-    Option("seed", int, "of the first video; each further one takes the next", 0, metavar="N"),
-    Option("height", int, "of the video in pixels; by default the model's", metavar="N"),
-    Option("width", int, "of the video in pixels; by default the model's", metavar="N"),
-    Option("num_frames", int, "by default the model's", metavar="N"),
-    Option("num_videos_per_prompt", int, "how many videos, named NAME_0, NAME_1, ...", 1, metavar="N"),
-    Option("fps", float, "frames per second of the files; by default the model's", metavar="N"),
-    Option("scheduler", str, "the sampler; ddim is the paper's", "ddim", choices=SCHEDULERS),
-    Option("timestep_spacing", str, "which timesteps are visited; leading is the paper's", "leading", choices=SPACINGS),
-    Option("eta", float, "0 to 1, noise added back by ddim", 0.0, metavar="ETA"),
-    Option("rescale_zero_terminal_snr", bool, "for models trained so"),
-    Option("reference_guidance", bool, "guidance as the published code computes it, to reproduce its samples"),
-    Option("img_free_guidance", float, "its weight of the picture, with --reference_guidance", 0.0, metavar="W"),
-    Option("ti_free_guidance", float, "its weight of text and picture, with --reference_guidance", 0.0, metavar="W"),
-    Option("decode_chunk_size", int, "frames decoded at once; fewer need less memory", 8, metavar="N"),
+    *_OF_SAMPLING.values(),
+    Option("fps", float, "frames per second of the files (default: the model's)", metavar="N"),
     Option("truncate_prompt", bool, "read only the beginning of a text that is longer than the model reads"),
 )
 
@@ -140,30 +137,17 @@ OUTPUT = Option("output", str, "NAME of the results; by default that of the pict
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
 
-# Options that the pipeline takes as they are, whatever clip it makes.
-PIPELINE_ARGUMENTS = (
-    *("num_inference_steps", "guidance_rescale", "scheduler", "timestep_spacing", "rescale_zero_terminal_snr", "eta"),
-    *("height", "width", "num_frames", "decode_chunk_size"),
-)
-
-
-def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every sampling option: what is given, or its default.
+def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
+    """The sampling options among those given, with defaults for the rest.
 
     Raises:
-        SMCDError: an empty text, options that exclude each other, or a number out of range.
+        SMCDError: A text is empty, or an option is out of range or excludes another.
     """
-    values = {option.name: given.get(option.name, option.default) for option in SAMPLING}
     for name, value in given.items():
         if value == "" and name not in ("prompt", "negative_prompt"):
-            raise SMCDError(f"{name} is empty; give it a value or leave it out")
-    values |= {option.name: bool(values[option.name]) for option in SAMPLING if option.kind is bool}
-    _check_guidance(given, reference=values["reference_guidance"])
-    if values["decode_chunk_size"] < 1:
-        raise SMCDError(f"decode_chunk_size is {values['decode_chunk_size']}; use 1 or more")
-    if not 0 <= values["guidance_rescale"] <= 1:
-        raise SMCDError(f"guidance_rescale is {values['guidance_rescale']}; use a number from 0 to 1")
-    return values
+            raise SMCDError(f"{name} is empty; give it a value or leave it out", argument=name, value=value)
+    names = {field.name for field in dataclasses.fields(SamplingOptions)}
+    return SamplingOptions(**{name: value for name, value in given.items() if name in names})
 
 
 def check_fps(fps: float, formats: tuple[str, ...]) -> None:
@@ -172,11 +156,3 @@ def check_fps(fps: float, formats: tuple[str, ...]) -> None:
     if not math.isfinite(fps) or not 0.01 <= fps <= highest:
         of = " of a GIF" if highest == 50 and fps > 50 else ""
         raise SMCDError(f"fps{of} is {fps:g}; use a number from 0.01 to {highest}")
-
-
-def _check_guidance(given: Mapping[str, Any], *, reference: bool) -> None:
-    additive, composed = ("img_free_guidance", "ti_free_guidance"), ("image_guidance_scale", "box_guidance_scale")
-    for name in composed if reference else additive:
-        if name in given:
-            where = "composed guidance only: leave out --reference_guidance" if reference else "--reference_guidance"
-            raise SMCDError(f"{name} goes with {where}")

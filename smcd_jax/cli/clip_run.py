@@ -13,13 +13,13 @@ from jaxtyping import Float
 from smcd_jax.cli import console
 from smcd_jax.cli.clip import Clip
 from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
-from smcd_jax.cli.clip_options import PIPELINE_ARGUMENTS, check_fps
+from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
-from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.runtime.devices import device_summary, memory_in_words
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.tracks import parse_track_file
+from smcd_jax.tracks import BoxTracks, parse_track_file
 
 _SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
 SMALLER = (
@@ -28,7 +28,7 @@ SMALLER = (
 )
 
 
-def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict[str, float]:
+def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dict[str, float]:
     """Samples, decodes and writes a clip.
 
     Returns:
@@ -37,24 +37,21 @@ def make_clip(pipeline: SMCDPipeline, clip: Clip, *, progress: Progress) -> dict
     Raises:
         SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
     """
-    names = (*PIPELINE_ARGUMENTS, "num_videos_per_prompt", "seed")
     with memory_in_words(SMALLER):
         sample = pipeline(
             clip.picture,
             clip.description["prompt"],
-            clip.tracks,
-            negative_prompt=clip.description["negative_prompt"],
-            guidance=clip.guidance,
+            tracks=clip.tracks,
+            options=clip.options,
             output_type="latent",
             progress=progress,
-            **{name: clip.options[name] for name in names},
         )
     description = {**clip.description, **device_summary(), "seconds": sample.seconds, "formats": clip.files.formats}
     clip.files.keep(sample.latents, description)
     return _finish(pipeline, clip.files, sample.latents, description, progress=progress)
 
 
-def finish_clip(pipeline: SMCDPipeline, files: ClipFiles, *, changes: Mapping[str, Any], progress: Progress) -> dict:
+def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[str, Any], progress: Progress) -> dict:
     """Decodes and writes what an interrupted run has kept, with other options of decoding if ``changes`` has any.
 
     Returns:
@@ -80,10 +77,11 @@ def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict
     try:
         wanted = dict.fromkeys((*description["formats"], *formats))
         check_fps(description["options"]["fps"], tuple(wanted))
-        parse_track_file(json.dumps(description["tracks"]))
+        _tracks_of(description)
     except KeyError as error:
         raise SMCDError(f"{path} does not hold all that is needed to finish it ({error}); make it anew") from error
-    return files_of_kept(path, tuple(wanted), len(latents)), description
+    drawn = description["tracks"] is not None
+    return files_of_kept(path, tuple(wanted), len(latents), boxes_drawn=drawn), description
 
 
 def is_described(clip: Clip) -> bool:
@@ -102,7 +100,7 @@ def is_kept(clip: Clip) -> bool:
 
 
 def _finish(
-    pipeline: SMCDPipeline,
+    pipeline: VideoPipeline,
     files: ClipFiles,
     latents: Float[np.ndarray, "b f h w c"],
     description: Mapping[str, Any],
@@ -117,8 +115,7 @@ def _finish(
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
         said = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
         descriptions = [{**said, "seed": description["seed"] + index} for index in range(files.count)]
-        tracks = parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
-        files.write(videos, tracks, descriptions, fps=options["fps"])
+        files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
     except SMCDError as error:
         raise SMCDError(f"{error}; the sample is kept, {_how_to_finish(files)}") from error
     except BaseException:
@@ -126,6 +123,12 @@ def _finish(
         raise
     files.latents.unlink(missing_ok=True)
     return seconds
+
+
+def _tracks_of(description: Mapping[str, Any]) -> BoxTracks | None:
+    if description["tracks"] is None:
+        return None
+    return parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
 
 
 def _how_to_finish(files: ClipFiles) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smcd_jax.cli import console
 from smcd_jax.cli.animate import make_progress
-from smcd_jax.cli.clip_options import PIPELINE_ARGUMENTS, SAMPLING, check_fps, with_defaults
+from smcd_jax.cli.clip_options import SAMPLING, check_fps, sampling_options
 from smcd_jax.cli.evaluate_flags import BY_THE_LIST, add_flags, check_flags
 from smcd_jax.errors import SMCDError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from data_pipeline.records.reader import RecordFolder
     from smcd_jax.evaluation.report.results import Results
     from smcd_jax.evaluation.video_store import ClipStore
-    from smcd_jax.pipeline import SMCDPipeline
+    from smcd_jax.pipeline import VideoPipeline
 
 _FRAMES, _OBJECTS = 8, 8  # of the paper: where no model says otherwise
 _EVERY = "all"
@@ -75,7 +75,7 @@ class _Setup(NamedTuple):
     records: RecordFolder
     full: EvaluationList
     evaluation: EvaluationList  # its beginning, where --count says so
-    pipeline: SMCDPipeline | None
+    pipeline: VideoPipeline | None
     max_objects: int
 
 
@@ -141,17 +141,16 @@ def _keep_list(evaluation: EvaluationList, path: Path) -> None:
     evaluation.write(path)
 
 
-def _open_pipeline(args: argparse.Namespace, *, verify: bool) -> SMCDPipeline:
-    from smcd_jax.pipeline import SMCDPipeline
+def _open_pipeline(args: argparse.Namespace, *, verify: bool) -> VideoPipeline:
+    from smcd_jax.pipeline import VideoPipeline
 
-    return SMCDPipeline.from_pretrained(args.model, dtype=args.dtype, verify=verify)
+    return VideoPipeline.from_pretrained(args.model, dtype=args.dtype, verify=verify)
 
 
 def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], list]:
     import jax
     import numpy as np
 
-    from smcd_jax.cli.clip import check_sampler, chosen_guidance
     from smcd_jax.cli.clip_run import SMALLER
     from smcd_jax.evaluation.run import CLIPS, begin
     from smcd_jax.evaluation.sampling_run import SamplingRun
@@ -162,18 +161,20 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
 
     config = setup.pipeline.config
     given = {option.name: getattr(args, option.name) for option in SAMPLING if hasattr(args, option.name)}
-    options = {name: value for name, value in with_defaults(given).items() if name not in BY_THE_LIST}
-    options |= {name: getattr(config, name) for name in ("fps", "height", "width") if options[name] is None}
-    options |= {"num_frames": setup.full.frames, "fps": float(options["fps"])}
-    check_fps(options["fps"], ())
-    check_sampler(options, config)
-    guidance = chosen_guidance(options)
+    fps = float(given.pop("fps", config.fps))
+    check_fps(fps, ())
+    sizes = {"height": config.height, "width": config.width, "num_frames": setup.full.frames}
+    chosen = sampling_options({**sizes, **given, "num_frames": setup.full.frames})
+    model = setup.pipeline.model
+    model.guidance(chosen.as_dict())
+    setup.pipeline.solver_table(chosen)
+    resolved = {**chosen.as_dict(), **model.resolved_scales(chosen.as_dict()), "fps": fps}
+    options = {name: value for name, value in resolved.items() if name not in (*BY_THE_LIST, "negative_prompt")}
     asked, faults = read_all_asked(setup.records, setup.evaluation, max_objects=setup.max_objects, need_boxes=True)
-    arguments = {name: options[name] for name in PIPELINE_ARGUMENTS}
+    arguments = {name: value for name, value in chosen.as_dict().items() if name in options}
     for clip in asked[:1]:  # what the model refuses of one it refuses of all
-        sizes = {name: options[name] for name in ("height", "width", "num_frames")}
         picture, tracks = np.zeros((8, 8, 3), np.uint8), BoxTracks(clip.boxes, clip.mask, clip.labels)
-        make_request(config, image=picture, prompt=clip.caption, tracks=tracks, **sizes)
+        make_request(model, image=picture, prompt=clip.caption, tracks=tracks, options=chosen)
     made_with = {
         "model": setup.pipeline.folder.digest,
         "options": {**options, "dtype": str(setup.pipeline.policy.compute)},
@@ -183,8 +184,8 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     begin(args.output, {**told, **made_with, "platform": jax.devices()[0].platform})
     sampling = SamplingRun(
         args.output / CLIPS,
-        {**arguments, "guidance": guidance},
-        fps=options["fps"],
+        arguments,
+        fps=fps,
         said={"model": str(setup.pipeline.folder.path), "model_hash": made_with["model"], "options": options},
         batch_size=args.batch_size,
     )

@@ -16,8 +16,8 @@ from smcd_jax.conversion.diffusers_table import openclip_names
 from smcd_jax.conversion.dino_table import dino_config, dino_rows
 from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
 from smcd_jax.nn.i3d import I3DConfig
+from smcd_jax.nn.networks import Params, abstract_params, flatten, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import LazyTensor, file_sha256, open_tensors, values
@@ -33,7 +33,7 @@ class FeatureNetwork:
     """A network ready to apply.
 
     Attributes:
-        config: as `smcd_jax.models.registry.network` takes it.
+        config: as `smcd_jax.nn.networks.network` takes it.
         params: float32, on the host.
         file: name of the file they came from.
         sha256: of that file.

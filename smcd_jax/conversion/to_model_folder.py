@@ -12,7 +12,7 @@ import numpy as np
 
 from smcd_jax.conversion.layouts import Source, find_sources, model_config
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
-from smcd_jax.models.registry import abstract_params, flatten
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.tensor_files import file_sha256, values

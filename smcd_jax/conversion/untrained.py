@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import flatten, init_params
 from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.nn.networks import flatten, init_params
 
 
 def write_untrained(

@@ -1,31 +1,34 @@
-"""Classifier-free guidance as a weighted sum of network outputs over branches that see different conditions."""
+"""Classifier-free guidance: a weighted sum of network outputs over branches that see different conditions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.errors import SMCDError
 
+Branch = frozenset[str]  # the switches of the conditions that one network evaluation sees
 
-@dataclass(frozen=True)
-class Branch:
-    """Which conditions one network evaluation sees.
+
+class Condition(NamedTuple):
+    """A condition of a model that guidance scales.
 
     Attributes:
-        text: the prompt; without it the negative prompt, or the null text where none is given.
-        boxes: the object track; without it every box is masked out.
-        image_latent: the first frame's latent concatenated to the input; without it zeros.
-        image_tokens: the image encoder's tokens; without them those of a zero latent, as dropped in training.
+        name: Name of the condition, such as "text".
+        option: Name of the sampling option that holds its scale, such as "guidance_scale".
+        switches: Names of the inputs that appear and disappear with the condition.
+        default_scale: Default scale; or the name of another condition whose scale it takes.
     """
 
-    text: bool
-    boxes: bool
-    image_latent: bool
-    image_tokens: bool
+    name: str
+    option: str
+    switches: tuple[str, ...]
+    default_scale: float | str = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,64 +38,54 @@ class Guidance:
     branches: tuple[Branch, ...]
     weights: tuple[float, ...]
 
+    @classmethod
+    def weighted(cls, *weighted: tuple[Branch, float]) -> Guidance:
+        """The guidance of these branches and weights, without the branches whose weight is zero."""
+        kept = [(branch, float(weight)) for branch, weight in weighted if weight != 0]
+        return cls(branches=tuple(branch for branch, _ in kept), weights=tuple(weight for _, weight in kept))
 
-UNCONDITIONAL = Branch(text=False, boxes=False, image_latent=False, image_tokens=False)
-IMAGE = Branch(text=False, boxes=False, image_latent=True, image_tokens=True)
-IMAGE_AND_BOXES = Branch(text=False, boxes=True, image_latent=True, image_tokens=True)
-NO_IMAGE_LATENT = Branch(text=True, boxes=True, image_latent=False, image_tokens=True)
-ALL_CONDITIONS = Branch(text=True, boxes=True, image_latent=True, image_tokens=True)
 
+def composed_guidance(conditions: Sequence[Condition], scales: Mapping[str, float | None] | None = None) -> Guidance:
+    """Guidance with a scale for each condition, added in the order of ``conditions``.
 
-def composed_guidance(
-    *, guidance_scale: float, image_guidance_scale: float = 1.0, box_guidance_scale: float = 1.0
-) -> Guidance:
-    """Guidance with a scale for each condition, taken in the order image, boxes, text.
-
-    The sum is e() + s_image (e(image) - e()) + s_box (e(image, boxes) - e(image)) + s_text (e(all) - e(image, boxes))
-    for network outputs e, so its weights sum to one (InstructPix2Pix, Brooks et al. 2023, arXiv 2211.09800, eq. 3,
-    with one more condition). A branch of weight zero is left out: image and box scales of 1 leave two branches and the
-    reference's u + s (y - u), and s = 1 leaves one.
+    With network outputs e and scales s the sum is
+    e() + s_1 (e(1) - e()) + s_2 (e(1, 2) - e(1)) + ... + s_n (e(all) - e(1, ..., n-1)), so its weights sum to one
+    (InstructPix2Pix, Brooks et al. 2023, arXiv 2211.09800, eq. 3, for any number of conditions). Branches of weight
+    zero are left out: where all scales but the last are 1, two branches remain and the sum is u + s (y - u); where all
+    are 1, one branch remains.
 
     Args:
-        guidance_scale: s_text. 1 is no guidance.
-        image_guidance_scale: s_image, on both the image latent and the image tokens.
-        box_guidance_scale: s_box.
+        conditions: Conditions of the model, in guidance order.
+        scales: Scale by name of condition; a missing scale or None selects the condition's default.
 
     Raises:
-        SMCDError: for a scale that is not finite.
+        SMCDError: A scale is not finite.
     """
-    _refuse_non_finite(
-        guidance_scale=guidance_scale, image_guidance_scale=image_guidance_scale, box_guidance_scale=box_guidance_scale
-    )
-    return _without_zero_weights(
-        (UNCONDITIONAL, 1 - image_guidance_scale),
-        (IMAGE, image_guidance_scale - box_guidance_scale),
-        (IMAGE_AND_BOXES, box_guidance_scale - guidance_scale),
-        (ALL_CONDITIONS, guidance_scale),
-    )
+    resolved = resolve_scales(conditions, scales or {})
+    refuse_non_finite(**resolved)
+    seen: list[Branch] = [frozenset()]
+    for condition in conditions:
+        seen.append(seen[-1] | frozenset(condition.switches))
+    upper, lower = [1.0, *resolved.values()], [*resolved.values(), 0.0]
+    return Guidance.weighted(*((branch, a - b) for branch, a, b in zip(seen, upper, lower, strict=True)))
 
 
-def reference_guidance(
-    *, guidance_scale: float, img_free_guidance: float = 0.0, ti_free_guidance: float = 0.0
-) -> Guidance:
-    """Reproduces the reference's sampler, whose extra terms add whole noise predictions: weights sum to 1, 2, 3 or 4.
+def resolve_scales(conditions: Sequence[Condition], scales: Mapping[str, float | None]) -> dict[str, float]:
+    """The scale of each condition by its option, in guidance order.
 
-    The sum is u + s (y - u), plus f + w_img (y - f) where ``img_free_guidance`` = w_img is not zero, plus
-    2 i + w_ti (y - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all
-    but the image latent; i is meant to see neither text nor image latent but is given the latent, which makes it u. For
-    results, use ``composed_guidance``.
-
-    Raises:
-        SMCDError: for a scale that is not finite.
+    Args:
+        conditions: Conditions of the model.
+        scales: Scale by name of condition; a missing scale or None selects the condition's default.
     """
-    _refuse_non_finite(
-        guidance_scale=guidance_scale, img_free_guidance=img_free_guidance, ti_free_guidance=ti_free_guidance
-    )
-    return _without_zero_weights(
-        (IMAGE_AND_BOXES, 1 - guidance_scale + (2 - ti_free_guidance if ti_free_guidance else 0.0)),
-        (NO_IMAGE_LATENT, 1 - img_free_guidance if img_free_guidance else 0.0),
-        (ALL_CONDITIONS, guidance_scale + img_free_guidance + ti_free_guidance),
-    )
+    by_name = {condition.name: condition for condition in conditions}
+
+    def scale_of(condition: Condition) -> float:
+        given, default = scales.get(condition.name), condition.default_scale
+        if given is not None:
+            return given
+        return scale_of(by_name[default]) if isinstance(default, str) else default
+
+    return {condition.option: scale_of(condition) for condition in conditions}
 
 
 def combine(
@@ -104,17 +97,21 @@ def combine(
     """The weighted sum of the branches' outputs, in float32.
 
     Args:
-        model_outputs: one output for each branch, in ``Guidance``'s order.
-        weights: ``Guidance.weights``; as an array they may be traced, so a new scale needs no new compilation.
-        guidance_rescale: phi in 0..1 of Lin et al. 2023 (arXiv 2305.08891, section 3.4): how far to bring each
-            example's standard deviation back to that of the last branch, the most conditioned. Against overexposure at
+        model_outputs: One output for each branch, in the order of ``Guidance.branches``.
+        weights: ``Guidance.weights``; they may be traced, so that new scales need no new compilation.
+        guidance_rescale: Share phi, in 0..1, by which each example's standard deviation is brought back to that of the
+            last branch, the most conditioned (Lin et al. 2023, arXiv 2305.08891, section 3.4). Reduces overexposure at
             high scales.
 
     Raises:
-        SMCDError: for a phi out of range.
+        SMCDError: ``guidance_rescale`` is out of range.
     """
     if not 0 <= guidance_rescale <= 1:
-        raise SMCDError(f"guidance: guidance_rescale is {guidance_rescale}, use a number from 0 to 1")
+        raise SMCDError(
+            f"guidance_rescale must be between 0 and 1, got {guidance_rescale}",
+            argument="guidance_rescale",
+            value=guidance_rescale,
+        )
     model_outputs = model_outputs.astype(jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)
     # A sum of products rather than a dot: matmul units round float32 inputs, and weights of 8.5 and -7.5 magnify that.
@@ -122,21 +119,21 @@ def combine(
     return _rescaled(guided, model_outputs[-1], guidance_rescale) if guidance_rescale else guided
 
 
-def _rescaled(guided: Float[Array, "b ..."], conditional: Float[Array, "b ..."], phi: float) -> Float[Array, "b ..."]:
-    per_example = tuple(range(1, guided.ndim))
-    wanted = jnp.std(conditional, axis=per_example, keepdims=True)
-    present = jnp.std(guided, axis=per_example, keepdims=True)
-    # A network whose zero-initialised head is untrained puts out exact zeros, which have no deviation to restore.
-    factor = jnp.where(present > 0, wanted / present, 1.0)
-    return (phi * factor + (1 - phi)) * guided
+def refuse_non_finite(**scales: float) -> None:
+    """Checks guidance scales by option name.
 
-
-def _refuse_non_finite(**scales: float) -> None:
+    Raises:
+        SMCDError: A scale is infinite or not a number.
+    """
     for name, scale in scales.items():
         if not math.isfinite(scale):
-            raise SMCDError(f"guidance: {name} is {scale}, use a finite number")
+            raise SMCDError(f"{name} must be a finite number, got {scale}", argument=name, value=scale)
 
 
-def _without_zero_weights(*weighted: tuple[Branch, float]) -> Guidance:
-    kept = [(branch, float(weight)) for branch, weight in weighted if weight != 0]
-    return Guidance(branches=tuple(branch for branch, _ in kept), weights=tuple(weight for _, weight in kept))
+def _rescaled(guided: Float[Array, "b ..."], conditional: Float[Array, "b ..."], phi: float) -> Float[Array, "b ..."]:
+    per_example = tuple(range(1, guided.ndim))
+    target = jnp.std(conditional, axis=per_example, keepdims=True)
+    current = jnp.std(guided, axis=per_example, keepdims=True)
+    # A network whose zero-initialised head is untrained outputs exact zeros, which have no deviation to restore.
+    factor = jnp.where(current > 0, target / current, 1.0)
+    return (phi * factor + (1 - phi)) * guided

@@ -14,7 +14,7 @@ which is DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12), Euler's step in sigm
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,10 @@ from jaxtyping import Array, Float, Int
 
 from smcd_jax.diffusion.prediction import x0_coefficients
 from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.diffusion.timesteps import Spacing, inference_timesteps
+from smcd_jax.diffusion.timesteps import inference_timesteps
 from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import Sampler, Spacing
 
-Sampler = Literal["ddim", "euler", "dpmsolver++", "unipc"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 MULTISTEP_SAMPLERS = ("dpmsolver++", "unipc")
 
@@ -172,14 +172,36 @@ def solver_step(
     """
     if noise is None and isinstance(table.noise, np.ndarray) and table.noise.any():
         raise SMCDError("sampling: a table with eta above 0 needs fresh noise at each step, pass noise= to solver_step")
-    row = jax.tree.map(lambda column: jnp.asarray(column)[i], table._replace(num_steps=None))
-    x = state.latents
-    x0 = row.x0_from_x * x + row.x0_from_model * model_output.astype(jnp.float32)
-    x = _weighted_sum(row.corrector, (x, state.previous_latents, x0, state.previous_x0, state.earlier_x0))
+    row = table_row(table, i)
+    x0 = row.x0_from_x * state.latents + row.x0_from_model * model_output.astype(jnp.float32)
+    return advance(row, state, x0, noise=noise), x0
+
+
+def table_row(table: SolverTable, i: int | Int[Array, ""]) -> SolverTable:
+    """Row ``i`` of the table, without ``num_steps``."""
+    return jax.tree.map(lambda column: jnp.asarray(column)[i], table._replace(num_steps=None))
+
+
+def advance(
+    row: SolverTable,
+    state: SamplerState,
+    x0: Float[Array, "b f h w c"],
+    *,
+    noise: Float[Array, "b f h w c"] | None = None,
+) -> SamplerState:
+    """The next state, given the clean latents ``x0`` that were predicted at ``state.latents``.
+
+    Args:
+        row: Coefficients of the step, from `table_row`.
+        state: State before the step.
+        x0: Predicted clean latents, float32.
+        noise: Unit Gaussian noise, fresh at each step; needed where ``eta`` is above 0.
+    """
+    x = _weighted_sum(row.corrector, (state.latents, state.previous_latents, x0, state.previous_x0, state.earlier_x0))
     next_x = _weighted_sum(row.update, (x, x0, state.previous_x0, state.earlier_x0))
     if noise is not None:
         next_x = next_x + row.noise * noise.astype(jnp.float32)
-    return SamplerState(next_x, previous_latents=x, previous_x0=x0, earlier_x0=state.previous_x0), x0
+    return SamplerState(next_x, previous_latents=x, previous_x0=x0, earlier_x0=state.previous_x0)
 
 
 def _weighted_sum(weights: Float[Array, " k"], terms: tuple[Float[Array, ...], ...]) -> Float[Array, ...]:

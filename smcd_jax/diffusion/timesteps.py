@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import Spacing
 
-Spacing = Literal["leading", "trailing", "linspace", "reference"]
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
 

@@ -31,7 +31,7 @@ from smcd_jax.tracks import BoxTracks
 from smcd_jax.tracks.track_file import track_file_text
 
 if TYPE_CHECKING:
-    from smcd_jax.pipeline import SMCDPipeline
+    from smcd_jax.pipeline import VideoPipeline
 
 FORMAT, VERSION = "smcd-evaluation-clip", 1
 PROVENANCE, VIDEO = "provenance.json", "video.mp4"
@@ -63,7 +63,7 @@ class SamplingRun:
     def run(
         self,
         asked: Sequence[AskedClip],
-        open_pipeline: Callable[[bool], SMCDPipeline],
+        open_pipeline: Callable[[bool], VideoPipeline],
         *,
         devices: Sequence[jax.Device] | None = None,
         part: tuple[int, int] = (1, 1),
@@ -104,7 +104,7 @@ class SamplingRun:
                     work.stop.set()  # the others end their clip and no more
         return sorted(work.faults)
 
-    def make(self, pipeline: SMCDPipeline, call: Sequence[AskedClip]) -> list[Fault]:
+    def make(self, pipeline: VideoPipeline, call: Sequence[AskedClip]) -> list[Fault]:
         """Makes and writes the clips of one call.
 
         Returns:
@@ -129,7 +129,7 @@ class SamplingRun:
             made = pipeline(
                 [pictures[clip.clip_id] for clip in filled],
                 [clip.caption for clip in filled],
-                tracks,
+                tracks=tracks,
                 seed=[clip.seed for clip in filled],
                 output_type="uint8",
                 **self.arguments,
@@ -165,7 +165,7 @@ class _Work:
         self.stop = threading.Event()
         self.faults: list[Fault] = []
 
-    def on(self, device: jax.Device, open_pipeline: Callable[[bool], SMCDPipeline], *, verify: bool) -> None:
+    def on(self, device: jax.Device, open_pipeline: Callable[[bool], VideoPipeline], *, verify: bool) -> None:
         """Makes calls on a device until none is left."""
         try:
             with jax.default_device(device):

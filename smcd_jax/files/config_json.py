@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import types
 import typing
@@ -25,13 +26,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def from_dict(cls: type, values: Mapping[str, Any], *, where: str = "config") -> Any:
+def from_dict(
+    cls: type, values: Mapping[str, Any], *, where: str = "config", classes: Mapping[str, type] | None = None
+) -> Any:
     """A config dataclass from plain JSON values, the inverse of `to_dict`.
 
     Raises:
         SMCDError: an unknown key, or a value of another type; ``where`` says in which file.
     """
-    hints = typing.get_type_hints(cls)
+    hints = {**typing.get_type_hints(cls), **(classes or {})}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise SMCDError(f"{where}: unknown key {unknown[0]!r} of {cls.__name__}; known are {', '.join(sorted(hints))}")
@@ -48,6 +51,11 @@ def _from_value(hint: Any, value: Any, where: str) -> Any:
             raise SMCDError(f"{where} must be an object, not {value!r}")
         return from_dict(hint, value, where=where)
     origin = typing.get_origin(hint)
+    if origin is collections.abc.Mapping:
+        if not isinstance(value, Mapping):
+            raise SMCDError(f"{where} must be an object, not {value!r}")
+        item = typing.get_args(hint)[1]
+        return {name: _from_value(item, entry, f"{where}.{name}") for name, entry in value.items()}
     if origin is tuple:
         item = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""The networks; with them alone, flax.linen."""
+"""The model families, and the interface through which everything else uses them."""

@@ -1,100 +1,86 @@
-"""Which network belongs to which component of a model folder, and the shapes of its parameters."""
+"""Model families by name: their config class, presets and how a model is made of a config."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
-import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.interpreters.partial_eval import dce_jaxpr
-
-from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
-from smcd_jax.models.smcd.controlnet import ControlNet
-from smcd_jax.models.smcd.image_encoder import ImageEncoder
-from smcd_jax.models.smcd.unet3d import UNet3D
-from smcd_jax.nn.autoencoder_kl import AutoencoderKL
-from smcd_jax.nn.box_tokens import PositionNet
-from smcd_jax.nn.clip_towers import TextEncoder, VisionEncoder
-from smcd_jax.nn.config import (
-    AutoencoderConfig,
-    DINOConfig,
-    PositionNetConfig,
-    TextEncoderConfig,
-    UNetConfig,
-    VisionEncoderConfig,
-)
-from smcd_jax.nn.dino import DINO
-from smcd_jax.nn.i3d import I3D, I3DConfig
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.layers import ComputePolicy
 
-# Each network has a method ``touch`` that calls it on the smallest input it takes, so that every parameter is made.
-Params = dict[str, Any]
-_AT_ONCE = 64  # parameters that initialisation makes together
-Network = nn.Module  # by another name, so that only this room knows the library
 
-_NETWORKS: dict[type, type[nn.Module]] = {
-    UNetConfig: UNet3D,
-    ControlNetConfig: ControlNet,
-    PositionNetConfig: PositionNet,
-    ImageEncoderConfig: ImageEncoder,
-    AutoencoderConfig: AutoencoderKL,
-    TextEncoderConfig: TextEncoder,
-    VisionEncoderConfig: VisionEncoder,
-    DINOConfig: DINO,
-    I3DConfig: I3D,
-}
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model family.
 
-
-def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
-    """The network of a component config."""
-    policy, inner = policy or ComputePolicy(), getattr(config, "unet", config)
-    return _NETWORKS[type(config)](config, dataclasses.replace(policy, groups=getattr(inner, "groups", policy.groups)))
-
-
-def init_params(
-    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
-) -> Params:
-    """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
-
-    With ``only`` those of these paths alone; they are the same as among all.
+    Attributes:
+        name: Name in ``model.json`` and in configs.
+        config_class: Frozen dataclass of a model's config.
+        presets: Configs by name.
+        make: ``(config, policy) -> VideoModel``.
     """
-    return unflatten(dict(init_leaves(config, key, policy, only=only)))
+
+    name: str
+    config_class: type
+    presets: Mapping[str, Any]
+    make: Callable[[Any, ComputePolicy], VideoModel]
 
 
-def init_leaves(
-    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
-) -> Iterator[tuple[str, jax.Array]]:
-    """`init_params` by path, a few at a time, so that whoever takes them away keeps a large network off the device.
+# Families of this package are imported when first used; others call `register_family`.
+_BUILT_IN = {"smcd": "smcd_jax.models.smcd.family"}
+_FAMILIES: dict[str, Family] = {}
 
-    Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
-    compiling all initialisers as one program would take several times as long as running them one by one.
+
+def register_family(family: Family) -> None:
+    """Makes a family known to this process by its name."""
+    _FAMILIES[family.name] = family
+
+
+def get_family(name: str) -> Family:
+    """The family of a name.
+
+    Raises:
+        SMCDError: No such family is registered.
     """
-    module = network(config, policy)
-    traced, shapes = jax.make_jaxpr(lambda key: module.init(key, method="touch")["params"], return_shape=True)(key)
-    numbered = flatten(jax.tree.unflatten(jax.tree.structure(shapes), range(len(traced.jaxpr.outvars))))
-    paths = sorted(numbered, key=numbered.__getitem__)
-    wanted = [path for path in paths if only is None or path in only]
-    for start in range(0, len(wanted), _AT_ONCE):
-        some = wanted[start : start + _AT_ONCE]
-        initialisers, _ = dce_jaxpr(traced.jaxpr, [path in some for path in paths], instantiate=True)
-        yield from zip(some, jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key), strict=True)
+    if name not in _FAMILIES and name in _BUILT_IN:
+        importlib.import_module(_BUILT_IN[name])
+    if name not in _FAMILIES:
+        known = ", ".join(sorted({*_FAMILIES, *_BUILT_IN}))
+        raise SMCDError(f"unknown model family {name!r}; known are {known}", argument="family", value=name)
+    return _FAMILIES[name]
 
 
-def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:
-    """Shapes and dtypes of the parameters, without computing any."""
-    module = network(config, policy)
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), method="touch")["params"])
+def family_of(config: Any) -> Family:
+    """The family that a model config belongs to.
+
+    Raises:
+        SMCDError: No registered family has configs of this class.
+    """
+    for name in _BUILT_IN:
+        get_family(name)
+    for family in _FAMILIES.values():
+        if type(config) is family.config_class:
+            return family
+    raise SMCDError(
+        f"no model family has configs of class {type(config).__name__}", argument="config", value=type(config).__name__
+    )
 
 
-def flatten(params: Params) -> dict[str, Any]:
-    """Leaves by path, "encoder_0/conv/kernel"."""
-    return flax.traverse_util.flatten_dict(params, sep="/")
+def make_model(config: Any, policy: ComputePolicy | None = None) -> VideoModel:
+    """The model of a config, at a compute policy (float32 by default)."""
+    return family_of(config).make(config, policy or ComputePolicy())
 
 
-def unflatten(leaves: dict[str, Any]) -> Params:
-    """The inverse of `flatten`."""
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+def presets() -> dict[str, Any]:
+    """Configs of every family's presets, by name."""
+    for name in _BUILT_IN:
+        get_family(name)
+    return {name: config for family in _FAMILIES.values() for name, config in family.presets.items()}
+
+
+def preset_family(preset: str) -> str:
+    """Name of the family that a preset belongs to."""
+    return family_of(presets()[preset]).name

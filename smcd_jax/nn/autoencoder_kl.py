@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.config import AutoencoderConfig
@@ -137,7 +138,7 @@ class AutoencoderKL(nn.Module):
         self.quant = dense(2 * self.config.latent_channels, self.policy)
         self.post_quant = dense(self.config.latent_channels, self.policy)
 
-    def touch(self) -> Float[Array, "1 h w c"]:
+    def dummy_call(self) -> Float[Array, "1 h w c"]:
         """Uses every parameter once."""
         side = self.config.downscale
         picture = jnp.zeros((1, side, side, self.config.picture_channels))
@@ -160,3 +161,53 @@ class AutoencoderKL(nn.Module):
     def decode_unscaled(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
         """Pictures in about -1..1 from unscaled latents."""
         return self.decoder(self.post_quant(latents)).astype(jnp.float32)
+
+
+def to_model_range(frames: UInt8[Array, "m h w c"]) -> Float[Array, "m h w c"]:
+    """Pixels in 0..255 as -1..1, as `smcd_jax.media.to_model_range` computes on the host."""
+    return (frames.astype(jnp.float32) / jnp.float32(255) - jnp.float32(0.5)) / jnp.float32(0.5)
+
+
+def sampled_latents(
+    module: AutoencoderKL, params: Any, frames: UInt8[Array, "m h w c"], keys: PRNGKeyArray
+) -> Float[Array, "m hh ww d"]:
+    """Scaled latents of frames, drawn from the posterior without gradient; frame i depends on ``keys[i]`` alone."""
+    posterior = module.apply({"params": params}, to_model_range(frames), method="posterior")
+    noise = jax.vmap(lambda key: jax.random.normal(key, posterior.mean.shape[1:]))(keys)
+    return jax.lax.stop_gradient(posterior.with_noise(noise) * module.config.scaling_factor)
+
+
+def autoencoder_losses(
+    module: AutoencoderKL,
+    params: Any,
+    video: UInt8[Array, "b f h w c"],
+    key: PRNGKeyArray,
+    *,
+    weights: Mapping[str, float],
+) -> Float[Array, " b"]:
+    """Reconstruction error of every frame and of its edges, and the posterior's divergence from a unit Gaussian.
+
+    Errors are absolute plus squared. Edges are differences between neighbouring pixels; without them a small decoder
+    blurs what a tracker needs.
+
+    Args:
+        module: The autoencoder.
+        params: Its parameters.
+        video: Frames in 0..255.
+        key: Random key of the posterior.
+        weights: Weights of "edge" and "kl", relative to the reconstruction.
+    """
+    pictures = to_model_range(video.reshape(-1, *video.shape[2:]))
+    posterior = module.apply({"params": params}, pictures, method="posterior")
+    decoded = module.apply({"params": params}, posterior.sample(key), method="decode_unscaled")
+    error = decoded - pictures
+    edges = _picture_error(jnp.diff(error, axis=1)) + _picture_error(jnp.diff(error, axis=2))
+    divergence = 0.5 * (
+        jnp.square(posterior.mean) + jnp.exp(posterior.log_variance) - 1.0 - posterior.log_variance
+    ).mean(axis=(1, 2, 3))
+    loss = _picture_error(error) + weights["edge"] * edges + weights["kl"] * divergence
+    return loss.reshape(len(video), -1).mean(axis=1)
+
+
+def _picture_error(error: Float[Array, "m h w c"]) -> Float[Array, " m"]:
+    return jnp.mean(jnp.abs(error) + jnp.square(error), axis=(1, 2, 3))

@@ -49,6 +49,6 @@ class PositionNet(nn.Module):
         x = nn.silu(dense(config.hidden_width, policy, name="dense_1")(x))
         return dense(config.token_width, policy, name="dense_2")(x)
 
-    def touch(self) -> Float[Array, "1 1 e"]:
+    def dummy_call(self) -> Float[Array, "1 1 e"]:
         """Uses every parameter once."""
         return self(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.zeros((1, 1, self.config.label_width)))

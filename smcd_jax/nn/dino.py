@@ -49,7 +49,7 @@ class DINO(nn.Module):
             x = block(x)
         return self.norm_out(x)[:, 0]
 
-    def touch(self) -> Float[Array, "1 d"]:
+    def dummy_call(self) -> Float[Array, "1 d"]:
         """Uses every parameter once."""
         side = self.config.picture_size
         return self(jnp.zeros((1, side, side, 3)))

@@ -28,7 +28,7 @@ class ComputePolicy:
     precision: str | None = "highest"  # of matrix products: on GPUs and TPUs anything less rounds float32 inputs
     attention: Implementation = "xla"
     reduction: Reduction = "sum"  # of norm statistics, see `group_normalised`
-    groups: int = 32  # of every GroupNorm; set by `registry.network` from the component's config
+    groups: int = 32  # of every GroupNorm; set by `networks.network` from the component's config
     remat: bool = False  # compute the activations within each block of the UNet anew for the gradient
 
     @classmethod

@@ -1,5 +1,5 @@
 """From picture, prompt and tracks to video."""
 
-from smcd_jax.pipeline.pipeline import SMCDPipeline, VideoOutput
+from smcd_jax.pipeline.pipeline import VideoOutput, VideoPipeline
 
-__all__ = ["SMCDPipeline", "VideoOutput"]
+__all__ = ["VideoOutput", "VideoPipeline"]

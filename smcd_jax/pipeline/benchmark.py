@@ -16,9 +16,9 @@ from smcd_jax.diffusion.guidance import Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import PRESETS, ModelConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
 from smcd_jax.pipeline.denoise import denoise, predict
 from smcd_jax.runtime.device_specs import measured_flops

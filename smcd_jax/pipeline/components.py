@@ -1,4 +1,4 @@
-"""A model's networks at work: weights that are read when first needed, and programs compiled once for each shape."""
+"""A model's weights and programs at work: read when first needed, compiled once for each shape."""
 
 from __future__ import annotations
 
@@ -6,27 +6,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.registry import network
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.runtime.devices import Compiled, return_free_memory
 from smcd_jax.runtime.progress import Progress
 
 
 class Components:
-    """The networks of a model folder.
+    """The weights of a model folder's components, and the programs that use them.
 
     Attributes:
-        networks: module of each component of the folder, by name.
-        programs: compiled programs by key.
-        progress: what loading and compiling tell of themselves.
+        programs: Compiled programs by key.
+        progress: Progress reporting of loading and compiling.
     """
 
     def __init__(self, folder: ModelFolder, policy: ComputePolicy, *, verify: bool, keep_loaded: bool):
-        """With ``keep_loaded=False`` what `release` names is let go, else it stays for the next use."""
-        _check_complete(folder)
-        self.networks = {name: network(part, policy) for name, part in folder.config.components().items()}
+        """With ``keep_loaded=False``, `release` frees the weights that it names; otherwise they stay in memory."""
         self.programs: dict[Any, Compiled] = {}
         self.progress = Progress()
         self._folder, self._policy = folder, policy
@@ -43,7 +38,7 @@ class Components:
         """The weights of one component, in the policy's dtype.
 
         Raises:
-            SMCDError: they are damaged or do not fit into memory.
+            SMCDError: The weights are damaged.
         """
         if name not in self._params:
             start = time.perf_counter()
@@ -52,33 +47,24 @@ class Components:
             self._load_seconds += time.perf_counter() - start
         return self._params[name]
 
+    def params_of(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The weights of several components, by name."""
+        return {name: self.params(name) for name in names}
+
     def release(self, *names: str) -> None:
-        """Lets these weights go, and what reading and compiling have used and freed, unless all are to be kept."""
+        """Frees these weights, and memory that reading and compiling left behind, unless all are kept."""
         if not self._keep_loaded:
             for name in names:
                 self._params.pop(name, None)
             return_free_memory()
 
     def program(self, key: Any, function: Callable[..., Any]) -> Compiled:
-        """The compiled function of a key; ``function`` is taken the first time."""
+        """The compiled function of a key; ``function`` is used at the first call."""
         if key not in self.programs:
             name = key if isinstance(key, str) else key[0]
             self.programs[key] = Compiled(function, around=lambda: self.progress.stage(f"compile {name}"))
         return self.programs[key]
 
     def load_and_compile_seconds(self) -> tuple[float, float]:
-        """Seconds spent reading weights and compiling since these were made."""
+        """Seconds spent reading weights and compiling so far."""
         return self._load_seconds, sum(program.compile_seconds for program in self.programs.values())
-
-
-def _check_complete(folder: ModelFolder) -> None:
-    """A network that is there must find the networks whose output it takes: without them it would sample nonsense."""
-    config = folder.config
-    needed = {"unet": True, "autoencoder": True, "text_encoder": True}
-    if config.unet is not None:
-        needed["position_net"] = config.unet.uses_objects
-        needed["image_encoder"] = config.unet.uses_image_tokens
-        needed["controlnet"] = config.unet.control
-    absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
-    if absent:
-        raise SMCDError(f"{folder.path}: the model has no {' and no '.join(absent)}; convert or copy it again")

@@ -1,4 +1,4 @@
-"""SMCDPipeline: picture, prompt and tracks in, video out."""
+"""VideoPipeline: picture, prompt and tracks in, video out, for any model family."""
 
 from __future__ import annotations
 
@@ -11,87 +11,84 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.diffusion.guidance import Guidance, composed_guidance
-from smcd_jax.diffusion.samplers import Sampler, SamplerState, SolverTable, initial_state, make_solver_table
-from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.diffusion.timesteps import Spacing
+from smcd_jax.diffusion.guidance import Guidance
+from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan, branch_inputs, branch_outputs
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
-from smcd_jax.pipeline.conditions import (
-    BranchTokens,
-    ConditionInputs,
-    SamplingConditions,
-    encode_conditions,
-    encode_tokens,
-)
-from smcd_jax.pipeline.denoise import denoise
-from smcd_jax.pipeline.encoders import Encoders
-from smcd_jax.pipeline.request import Request, check_whole, make_request
+from smcd_jax.pipeline.features import encode_features
+from smcd_jax.pipeline.request import make_request
 from smcd_jax.runtime.devices import enable_compile_cache
 from smcd_jax.runtime.progress import Bars, Progress
+from smcd_jax.sampling_options import SamplingOptions, refuse
 
 OutputType = Literal["np", "uint8", "pil", "latent"]
-StepCallback = Callable[["SMCDPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
-DENOISERS = ("unet", "controlnet")  # what the denoising loop runs
-CONDITIONERS = ("position_net", "image_encoder")  # what its conditions need besides
+StepCallback = Callable[["VideoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoOutput:
-    """What a call returns.
+    """Result of a call.
 
     Attributes:
-        frames: by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list of lists
-            of pictures; "latent" scaled latents [b, f, h/8, w/8, 4].
-        latents: scaled latents, whatever the output type.
-        request: the checked inputs.
-        seconds: spent in load, compile, encode, denoise and decode.
+        frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
+            of lists of pictures; "latent" scaled latents [b, f, h, w, c].
+        latents: Scaled latents, whatever the output type.
+        request: The checked inputs.
+        notes: Remarks about the inputs, one line each.
+        seconds: Seconds spent in load, compile, encode, denoise and decode.
     """
 
     frames: Any
     latents: np.ndarray
     request: Request
+    notes: tuple[str, ...]
     seconds: dict[str, float]
 
 
-class SMCDPipeline:
-    """Animates a picture along box tracks.
+class VideoPipeline:
+    """Animates a picture with the model of a model folder.
 
-        pipe = SMCDPipeline.from_pretrained("tiny")
-        video = pipe("rocket.png", "a rocket lifting off", "tracks.json").frames[0]
+        pipe = VideoPipeline.from_pretrained("tiny")
+        video = pipe("rocket.png", "a rocket lifting off", tracks="tracks.json", seed=7).frames[0]
 
-    Components are read from the model folder when first needed. With ``keep_loaded=False`` each is let go after use, so
-    that memory holds the largest one and not their sum.
+    Components are read from the model folder when first needed. With ``keep_loaded=False`` each is freed after use, so
+    that memory holds the largest component and not their sum.
+
+    Attributes:
+        folder: The model folder.
+        model: Its model.
+        components: Weights and compiled programs.
     """
 
     def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
         self.folder, self.config = folder, folder.config
         self.policy = ComputePolicy.for_device(dtype)
-        self.schedule = NoiseSchedule(prediction_type=self.config.prediction_type)
+        self.model = make_model(folder.config, self.policy)
         self.tokenizer = folder.tokenizer()
         self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded)
-        self.networks = self.components.networks
-        self._encoders = Encoders(self.components, self.config, self.tokenizer)
         enable_compile_cache()
 
     @classmethod
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True
-    ) -> SMCDPipeline:
+    ) -> VideoPipeline:
         """Opens a model folder.
 
         Args:
-            path: a model folder, or the name of one that comes with the package ("tiny").
+            path: Model folder, or the name of one that comes with the package ("tiny").
             dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
-            verify: compare every array with its checksum while reading.
-            keep_loaded: keep components in memory between uses and calls.
+            verify: Whether to compare every array with its checksum while reading.
+            keep_loaded: Whether components stay in memory between uses and calls.
 
         Raises:
-            SMCDError: no model folder there, or not one this release reads.
+            SMCDError: There is no model folder at ``path``, or this release cannot read it.
         """
         return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded)
 
@@ -99,179 +96,146 @@ class SMCDPipeline:
         self,
         image: Any,
         prompt: str | Sequence[str] | None = None,
-        tracks: Any = None,
         *,
-        negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        image_guidance_scale: float = 1.0,
-        box_guidance_scale: float = 1.0,
+        tracks: Any = None,
+        options: SamplingOptions | None = None,
         guidance: Guidance | None = None,
-        guidance_rescale: float = 0.0,
-        scheduler: Sampler = "ddim",
-        timestep_spacing: Spacing = "leading",
-        rescale_zero_terminal_snr: bool = False,
-        eta: float = 0.0,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        num_videos_per_prompt: int = 1,
-        seed: int | Sequence[int] = 0,
         output_type: OutputType = "np",
-        decode_chunk_size: int = 8,
         callback_on_step_end: StepCallback | None = None,
         before_decode: Callable[[np.ndarray], None] | None = None,
         progress: bool | Progress = False,
+        **overrides: Any,
     ) -> VideoOutput:
         """Makes videos.
 
         Args:
-            image: the first frame: a path, PIL picture or array, or a list of them for a batch.
-            prompt: what happens; by default the prompt of the tracks.
-            tracks: `BoxTracks`, or a path in any format `smcd_jax.tracks.load_tracks` reads, or a list of them.
-            negative_prompt: what the text-free guidance branches see instead of the null text.
-            num_inference_steps: 1 to 1000.
-            guidance_scale: of text; 1 is no guidance.
-            image_guidance_scale: of the first frame; 1 as in the paper.
-            box_guidance_scale: of the boxes; 1 as in the paper.
-            guidance: branches and weights of your own (see `smcd_jax.diffusion.guidance`), instead of the three scales.
-            guidance_rescale: 0..1, against overexposure at high scales (arXiv 2305.08891, section 3.4).
-            scheduler: "ddim" (the paper's), "euler", "dpmsolver++" or "unipc".
-            timestep_spacing: "leading" (the paper's), "trailing", "linspace" or "reference".
-            rescale_zero_terminal_snr: for models trained so; needs v or x0 prediction.
-            eta: 0 to 1, noise added back at each step of DDIM.
-            height: pixels; by default the model's.
-            width: pixels; by default the model's.
-            num_frames: by default the model's.
-            num_videos_per_prompt: videos for each example, of seeds counted up.
-            seed: of the first video, or one per video. A video depends on its own seed, not on its place in a batch.
+            image: First frame: a path, PIL picture or array, or a list of them for a batch.
+            prompt: Description of what happens; by default the prompt of the tracks.
+            tracks: `BoxTracks`, a path in any format that `smcd_jax.tracks.load_tracks` reads, or a list of them.
+            options: Sampling options; by default `SamplingOptions()`.
+            guidance: Guidance branches and weights, in place of the guidance scales.
             output_type: "np", "uint8", "pil" or "latent".
-            decode_chunk_size: frames decoded at once; fewer need less memory.
-            callback_on_step_end: called after each step with (pipeline, step, timestep, {"latents": ...}); may return a
-                dict with other latents.
-            before_decode: called with the final latents, so that they can be kept if decoding fails.
-            progress: True shows bars; or a `smcd_jax.runtime.progress.Progress` of your own.
+            callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
+                may return a dict with other latents.
+            before_decode: Function called with the final latents, so that they can be kept if decoding fails.
+            progress: True for progress bars, or a `smcd_jax.runtime.progress.Progress`.
+            **overrides: Fields of `SamplingOptions`, in place of those in ``options``.
 
         Raises:
-            SMCDError: naming the argument, what is wrong with it and what to do.
+            SMCDError: An argument is wrong, weights are damaged, or the sample is not finite.
         """
         if output_type not in ("np", "uint8", "pil", "latent"):
-            raise SMCDError(f"output_type is {output_type!r}; use np, uint8, pil or latent")
-        for name, value in (("decode_chunk_size", decode_chunk_size), ("num_inference_steps", num_inference_steps)):
-            check_whole(name, value)
-        if decode_chunk_size < 1:
-            raise SMCDError(f"decode_chunk_size is {decode_chunk_size}; use 1 or more")
-        if not 0 <= guidance_rescale <= 1:
-            raise SMCDError(f"guidance_rescale is {guidance_rescale}; use a number from 0 to 1")
+            refuse("output_type", output_type, "be np, uint8, pil or latent")
+        options = (options or SamplingOptions()).updated(overrides)
         self.components.progress = _progress(progress)
-        request = make_request(
-            self.config,
-            image=image,
-            prompt=prompt,
-            tracks=tracks,
-            negative_prompt=negative_prompt,
-            num_videos_per_prompt=num_videos_per_prompt,
-            seed=seed,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-        )
-        schedule = dataclasses.replace(self.schedule, rescale_zero_terminal_snr=rescale_zero_terminal_snr)
-        table = make_solver_table(
-            schedule, sampler=scheduler, num_steps=num_inference_steps, spacing=timestep_spacing, eta=eta
-        )
-        if guidance is None:
-            guidance = composed_guidance(
-                guidance_scale=guidance_scale,
-                image_guidance_scale=image_guidance_scale,
-                box_guidance_scale=box_guidance_scale,
-            )
+        request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
+        plan = self.model.plan(request, self.tokenizer)
+        table = self.solver_table(options)
+        guidance = guidance or self.model.guidance(options.as_dict())
 
-        clock = Clock(self.components.load_and_compile_seconds)
+        clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
         with clock.stage("encode"):
-            tokens = self.encode_tokens(self.encode_inputs(request), guidance)
-        params = {name: self.components.params(name) for name in DENOISERS if name in self.networks}
+            inputs = self.encode_inputs(plan, request.seeds)
+            context = self.encode(inputs, guidance)
+        params = self.components.params_of(denoisers)
         with clock.stage("encode"):
-            conditions = self.encode_conditions(params, tokens)
+            program = self.components.program("precompute", self.model.precompute)
+            context = program(params, context)
         with clock.stage("denoise"):
             latents = self._denoise(
                 params,
-                conditions,
-                shape=(request.boxes.shape[1], *tokens.image_latent.shape[1:]),
+                context,
+                shape=plan.latent_shape,
                 seeds=request.seeds,
                 table=table,
                 guidance=guidance,
-                guidance_rescale=guidance_rescale,
+                guidance_rescale=options.guidance_rescale,
                 callback=callback_on_step_end,
             )
-        del params, conditions
-        self.components.release(*DENOISERS)
+        del params, context
+        self.components.release(*denoisers)
         if before_decode is not None:
             before_decode(latents)
         frames = latents
         if output_type != "latent":
             with clock.stage("decode"):
-                frames = self.decode(latents, chunk_size=decode_chunk_size, progress=self.components.progress)
+                frames = self.decode(
+                    latents, inputs, chunk_size=options.decode_chunk_size, progress=self.components.progress
+                )
             frames = _as_output(frames, output_type)
-        return VideoOutput(frames, latents, request, clock.seconds())
+        return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
 
-    def encode_inputs(self, request: Request) -> ConditionInputs:
-        """Text, labels and first frames through their encoders."""
-        return self._encoders(request)
+    def solver_table(self, options: SamplingOptions) -> SolverTable:
+        """The sampler's coefficients for these options.
 
-    def encode_tokens(self, inputs: ConditionInputs, guidance: Guidance) -> BranchTokens:
-        """Box tokens and image tokens of every guidance branch; done before the UNet takes its memory."""
-        names = [name for name in CONDITIONERS if name in self.networks]
-        networks = {name: self.networks[name] for name in names}
-        program = self.components.program(
-            ("tokens", guidance.branches),
-            lambda params, inputs: encode_tokens(networks, params, inputs, guidance.branches),
+        Raises:
+            SMCDError: The sampler cannot be made with these options.
+        """
+        schedule = self.model.schedule
+        if options.rescale_zero_terminal_snr:
+            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=True)
+        return make_solver_table(
+            schedule,
+            sampler=options.scheduler,
+            num_steps=options.num_inference_steps,
+            spacing=options.timestep_spacing,
+            eta=options.eta,
         )
-        tokens = program({name: self.components.params(name) for name in names}, inputs)
-        self.components.release(*CONDITIONERS)
-        return tokens
 
-    def encode_conditions(self, params: dict[str, Any], tokens: BranchTokens) -> SamplingConditions:
-        """Keys and values of every guidance branch (`smcd_jax.pipeline.conditions`)."""
-        networks = {name: self.networks[name] for name in params}
+    def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
+        """The conditions of a request, from the frozen encoders."""
+        return self.model.inputs(encode_features(self.model, self.components, plan.raw, seeds))
+
+    def encode(self, inputs: Inputs, guidance: Guidance) -> Context:
+        """Tokens of every guidance branch, computed before the denoising network takes its memory."""
+        names = self.model.in_stage("encode")
         program = self.components.program(
-            "conditions", lambda params, tokens: encode_conditions(networks, params, tokens)
+            ("encode", guidance.branches),
+            lambda params, inputs: self.model.encode(params, branch_inputs(self.model, inputs, guidance.branches)),
         )
-        return program(params, tokens)
+        context = program(self.components.params_of(names), inputs)
+        self.components.release(*names)
+        return context
 
     def load(self, *, progress: bool | Progress = False) -> None:
-        """Reads every component that sampling needs, so that damage shows before the first sample and not during it."""
+        """Reads every component that sampling needs, so that damage shows before the first sample."""
         self.components.progress = _progress(progress)
-        for name in self.networks:
-            if name in (*DENOISERS, *CONDITIONERS, "autoencoder", "text_encoder"):
-                self.components.params(name)
+        self.components.params_of(self.model.in_stage("features", "encode", "denoise", "decode"))
 
-    def decode(self, latents: np.ndarray, *, chunk_size: int = 8, progress: bool | Progress = False) -> np.ndarray:
-        """uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, 4]; one program serves all chunks."""
+    def decode(
+        self, latents: np.ndarray, inputs: Inputs = None, *, chunk_size: int = 8, progress: bool | Progress = False
+    ) -> np.ndarray:
+        """uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, c], decoded in chunks by one program.
+
+        Args:
+            latents: Scaled latents.
+            inputs: Inputs of the request, for models that render through the picture.
+            chunk_size: Number of frames decoded at once.
+            progress: See `__call__`.
+        """
         self.components.progress = _progress(progress)
-        params, module = self.components.params("autoencoder"), self.networks["autoencoder"]
-        program = self.components.program(
-            "decode", lambda params, z: module.apply({"params": params}, z, method="decode")
-        )
-        flat = latents.reshape(-1, *latents.shape[2:]).astype(np.float32)
-        size = min(chunk_size, len(flat))
-        program.program(params, flat[:size])
-        starts = range(0, len(flat), size)
+        names = self.model.in_stage("decode")
+        params = self.components.params_of(names)
+        decoded = self.components.program("motion", self.model.decode)(params, latents.astype(np.float32), inputs)
+        program = self.components.program("decode", self.model.render)
+        count = latents.shape[1]
+        size = min(max(1, chunk_size // len(latents)), count)
+        starts = range(0, count, size)
         frames = []
+        program.program(params, decoded, inputs, np.arange(size, dtype=np.int32))
         with self.components.progress.stage("decode", len(starts), "chunk") as advance:
             for start in starts:
-                chunk = flat[start : start + size]
-                filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-                frames.append(to_uint8(np.asarray(program(params, filled))[: len(chunk)]))
+                chosen = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
+                pictures = program(params, decoded, inputs, chosen)
+                frames.append(to_uint8(np.asarray(pictures)[:, : count - start]))
                 advance()
-        self.components.release("autoencoder")
-        frames = np.concatenate(frames)
-        return frames.reshape(*latents.shape[:2], *frames.shape[1:])
+        self.components.release(*names)
+        return np.concatenate(frames, axis=1)
 
     def _denoise(
         self,
         params: dict[str, Any],
-        conditions: SamplingConditions,
+        context: Context,
         *,
         shape: tuple[int, ...],
         seeds: Sequence[int],
@@ -281,35 +245,20 @@ class SMCDPipeline:
         callback: StepCallback | None,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, table.timesteps.size), shape))(keys)
-        state = initial_state(noise)
-        rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
-        weights = jnp.asarray(guidance.weights, jnp.float32)
-        networks = {name: self.networks[name] for name in params}
+        state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
+        settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
+        branches = len(guidance.branches)
 
-        def steps(
-            params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any
-        ) -> Any:
-            return denoise(
-                networks,
-                params,
-                state,
-                conditions,
-                table=rows,
-                weights=weights,
-                keys=keys,
-                start=start,
-                stop=stop,
-                guidance_rescale=guidance_rescale,
-            )
+        def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
+            predict = branch_outputs(self.model, params, context, branches)
+            return sample(predict, state, start=start, stop=stop, guidance_rescale=guidance_rescale, **settings)
 
-        program = self.components.program(("denoise", guidance_rescale), steps)
-        program.program(params, state, conditions, rows, weights, keys, np.int32(0), np.int32(1))
-        self.components.release()  # what the compiler has used
+        program = self.components.program(("denoise", branches, guidance_rescale), steps)
+        program.program(params, state, context, settings, np.int32(0), np.int32(1))
+        self.components.release()  # memory that compiling left behind
         with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
             for step in range(table.num_steps):
-                begin, end = np.int32(step), np.int32(step + 1)
-                state = program(params, state, conditions, rows, weights, keys, begin, end)
+                state = program(params, state, context, settings, np.int32(step), np.int32(step + 1))
                 if callback is not None:
                     state = self._call_back(callback, step, float(table.timesteps[step]), state)
                 if self.components.progress.live:
@@ -319,7 +268,9 @@ class SMCDPipeline:
         latents = np.asarray(state.latents)
         if not np.isfinite(latents).all():
             raise SMCDError(
-                "the sample is not finite (NaN or infinity); use --dtype float32, lower guidance scales, other weights"
+                "the sample is not finite (NaN or infinity); use --dtype float32, lower guidance scales or other "
+                "weights",
+                argument="guidance_scale",
             )
         return latents
 

@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
-HEAD_WIDTH = 64  # of the published networks; an attention layer splits over `tensor` by whole heads or not at all
-COMPONENTS = frozenset(
-    {"unet", "position_net", "image_encoder", "controlnet", "autoencoder", "text_encoder", "vision_encoder"}
-)
 
 Tree = Mapping[str, Any]
 Role = Literal["in", "out", "heads", "hidden"] | None
@@ -69,13 +65,17 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
 def _mesh_sizes(shape: MeshShape, count: int) -> tuple[int, int, int]:
     asked = f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor}"
     if shape.fsdp < 1 or shape.tensor < 1 or shape.data < -1 or shape.data == 0:
-        raise SMCDError(f"{asked}: sizes must be 1 or more (data: or -1 for what is left)")
+        raise SMCDError(
+            f"{asked}: sizes must be at least 1 (data: or -1 for the remaining devices)", argument="mesh", value=shape
+        )
     inner = shape.fsdp * shape.tensor
     data = max(count // inner, 1) if shape.data == -1 else shape.data
     if data * inner != count:
         raise SMCDError(
             f"{asked} takes {data * inner if shape.data != -1 else f'a multiple of {inner}'} devices, and there are "
-            f"{count}: choose sizes whose product is {count}"
+            f"{count}: choose sizes whose product is {count}",
+            argument="mesh",
+            value=shape,
         )
     return data, shape.fsdp, shape.tensor
 
@@ -101,87 +101,65 @@ class Rule(NamedTuple):
     roles: tuple[Role, ...]
 
 
-_ATTENTION = r".+/(self_attention|cross_attention|(object|image)_gate/attention)"
-_DENSE = "proj_in|proj_out|project_objects|project_image|skip|time|zero_conv_[0-9]+"
+@dataclasses.dataclass(frozen=True)
+class ShardingTable:
+    """How the parameters of a model are split over a mesh.
 
-# Vectors and scalars stay whole: they are 0.07 % of the published model's bytes, and gathering each would cost a
-# collective of its own.
-RULES: tuple[Rule, ...] = (
-    Rule("attention in", rf"(unet|controlnet){_ATTENTION}/(query|key|value)/kernel", ("in", "heads")),
-    Rule("attention out", rf"(unet|controlnet){_ATTENTION}/out/kernel", ("heads", "out")),
-    Rule("feed-forward in", r"(unet|controlnet)/.+/ff/dense_in/kernel", ("in", "hidden")),
-    Rule("feed-forward out", r"(unet|controlnet)/.+/ff/dense_out/kernel", ("hidden", "out")),
-    Rule("projection", rf"(unet|controlnet)/(.+/)?({_DENSE})/kernel", ("in", "out")),
-    Rule("time embedding", r"(unet|controlnet)/(time|fps)_embedding/dense_(in|out)/kernel", ("in", "out")),
-    Rule(
-        "convolution",
-        r"(unet|controlnet|image_encoder|autoencoder)/(.+/)?"
-        r"(conv|conv_in|conv_out|conv_[0-9]+|hint_conv|down_[0-9]+_downsample)/kernel",
-        (None, None, "in", "out"),
-    ),
-    Rule("position net", r"position_net/dense_[0-9]+/kernel", ("in", "out")),
-    Rule(
-        "autoencoder dense",
-        r"autoencoder/(.+/attention/(query|key|value|out)|.+_residual_[0-9]+/skip|quant|post_quant)/kernel",
-        ("in", "out"),
-    ),
-    # one kernel makes queries, keys and values: no cut of its output axis is a cut by heads
-    Rule("tower attention", r"(text|vision)_encoder/.+/attention/(query_key_value|out)/kernel", ("in", "out")),
-    Rule("tower feed-forward in", r"(text|vision)_encoder/.+/dense_in/kernel", ("in", "hidden")),
-    Rule("tower feed-forward out", r"(text|vision)_encoder/.+/dense_out/kernel", ("hidden", "out")),
-    Rule("tower patches", r"vision_encoder/patch_embedding/kernel", (None, None, None, "out")),
-    Rule("tower embedding", r"(text|vision)_encoder/(token|position)_embedding", (None, "out")),
-    Rule("tower projection", r"(text_encoder/text_projection|vision_encoder/projection)", ("in", "out")),
-    Rule("vector", r".+/(bias|scale|null_box|null_label|class_embedding)", (None,)),
-    Rule("scalar", r".+/(alpha_attention|alpha_ff|beta_object|beta_image|logit_scale)", ()),
-)
+    Attributes:
+        rules: Rules; every parameter must match exactly one.
+        components: Names of the model's components, the first part of every parameter's path.
+        head_dim: Channels of an attention head; attention layers split over ``tensor`` by whole heads or not at all.
+    """
+
+    rules: tuple[Rule, ...]
+    components: frozenset[str]
+    head_dim: int = 64
 
 
-def partition_specs(shapes: Tree, mesh: Mesh, *, rules: Iterable[Rule] = RULES, head_width: int = HEAD_WIDTH) -> Any:
+def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
     """The parameters' tree with a `PartitionSpec` for each.
 
     Args:
         shapes: ``{component: {...}}`` of arrays or anything with ``shape`` and ``dtype``.
-        mesh: see `make_mesh`; an axis that it lacks counts as 1.
-        rules: the table.
-        head_width: channels of an attention head, for ``tensor``.
+        mesh: Mesh, see `make_mesh`; an axis that it lacks counts as 1.
+        table: Rules of the model.
 
     Raises:
-        SMCDError: a parameter that no rule or more than one matches, or whose rule is for another number of axes.
+        SMCDError: A parameter that no rule or more than one matches, or whose rule is for another number of axes.
     """
-    matched = _match(_named_leaves(shapes), tuple(rules))
+    matched = _match(_named_leaves(shapes, table), table)
 
     def spec(path: KeyPath, leaf: Any) -> PartitionSpec:
-        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_width=head_width)
+        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_dim=table.head_dim)
 
     return tree_map_with_path(spec, shapes)
 
 
-def shardings(shapes: Tree, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> Any:
+def shardings(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
     """`partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
-    specs = partition_specs(shapes, mesh, head_width=head_width)
+    specs = partition_specs(shapes, mesh, table)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
-def state_shardings(state: Any, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> Any:
+def state_shardings(state: Any, mesh: Mesh, table: ShardingTable) -> Any:
     """A `NamedSharding` for each leaf of a training state: parameters, EMA, or an optimiser's state.
 
-    What lies under dictionary keys that end in a parameter's path (``mu/unet/encoder_0/...``) and has as many axes as
-    that parameter is split like it; counters, keys and the rest are whole on every device.
+    A leaf under dictionary keys that end in a parameter's path (``mu/unet/encoder_0/...``), with as many axes as that
+    parameter, is split like it; counters, keys and the rest are whole on every device.
 
     Raises:
-        SMCDError: as `partition_specs`.
+        SMCDError: As for `partition_specs`.
     """
     leaves, _ = tree_flatten_with_path(state)
-    names = {path for path in (_parameter_path(keys) for keys, _ in leaves) if path is not None}
-    matched = _match(((name, None) for name in sorted(names)), RULES)
+    names = {path for path in (_parameter_path(keys, table) for keys, _ in leaves) if path is not None}
+    matched = _match(((name, None) for name in sorted(names)), table)
 
     def place(keys: KeyPath, leaf: Any) -> NamedSharding:
-        name = _parameter_path(keys)
+        name = _parameter_path(keys, table)
         shape = np.shape(leaf)
         if name is None or len(matched[name].roles) != len(shape):
             return NamedSharding(mesh, PartitionSpec())
-        return NamedSharding(mesh, _spec(shape, matched[name].roles, mesh, head_width=head_width))
+        return NamedSharding(mesh, _spec(shape, matched[name].roles, mesh, head_dim=table.head_dim))
 
     return tree_map_with_path(place, state)
 
@@ -245,17 +223,17 @@ class CoverageReport(NamedTuple):
         return [heads, *body]
 
 
-def coverage_report(shapes: Tree, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -> CoverageReport:
+def coverage_report(shapes: Tree, mesh: Mesh, table: ShardingTable) -> CoverageReport:
     """What each rule covers of these parameters on this mesh.
 
     Raises:
         SMCDError: as `partition_specs`.
     """
-    leaves = dict(_named_leaves(shapes))
-    matched = _match(leaves.items(), RULES)
-    sums = {rule.name: [0, 0, 0, 0] for rule in RULES}
+    leaves = dict(_named_leaves(shapes, table))
+    matched = _match(leaves.items(), table)
+    sums = {rule.name: [0, 0, 0, 0] for rule in table.rules}
     for name, leaf in leaves.items():
-        spec = _spec(leaf.shape, matched[name].roles, mesh, head_width=head_width)
+        spec = _spec(leaf.shape, matched[name].roles, mesh, head_dim=table.head_dim)
         size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
         parts = math.prod(mesh.shape[axis] for axis in _axes_of(spec))
         row = sums[matched[name].name]
@@ -263,11 +241,11 @@ def coverage_report(shapes: Tree, mesh: Mesh, *, head_width: int = HEAD_WIDTH) -
     return CoverageReport(tuple(RuleCoverage(name, *row) for name, row in sums.items() if row[0]))
 
 
-def _spec(shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_width: int) -> PartitionSpec:
+def _spec(shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_dim: int) -> PartitionSpec:
     tensor, fsdp = mesh.shape.get("tensor", 1), mesh.shape.get("fsdp", 1)
     axes: list[tuple[str, ...]] = [()] * len(shape)
     for index, role in enumerate(roles):
-        unit = {"heads": head_width, "hidden": 1}.get(role or "")
+        unit = {"heads": head_dim, "hidden": 1}.get(role or "")
         if unit and tensor > 1 and shape[index] % (tensor * unit) == 0:
             axes[index] = ("tensor",)
     if fsdp > 1:
@@ -284,8 +262,8 @@ def _spec(shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_width
     return PartitionSpec(*(names if len(names) > 1 else names[0] if names else None for names in axes))
 
 
-def _match(leaves: Iterable[tuple[str, Any]], rules: Sequence[Rule]) -> dict[str, Rule]:
-    patterns = [(re.compile(rule.pattern), rule) for rule in rules]
+def _match(leaves: Iterable[tuple[str, Any]], table: ShardingTable) -> dict[str, Rule]:
+    patterns = [(re.compile(rule.pattern), rule) for rule in table.rules]
     matched, faults = {}, []
     for name, leaf in leaves:
         found = [rule for pattern, rule in patterns if pattern.fullmatch(name)]
@@ -298,19 +276,21 @@ def _match(leaves: Iterable[tuple[str, Any]], rules: Sequence[Rule]) -> dict[str
     if faults:
         shown = ", ".join(faults[:20]) + (f", and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise SMCDError(
-            f"{len(faults)} parameters do not match exactly one sharding rule: {shown}; mend RULES in "
-            "smcd_jax/runtime/sharding.py"
+            f"{len(faults)} parameters do not match exactly one sharding rule: {shown}; correct the family's rules",
+            argument="sharding",
+            value=faults,
         )
     return matched
 
 
-def _named_leaves(shapes: Tree) -> Iterator[tuple[str, Any]]:
+def _named_leaves(shapes: Tree, table: ShardingTable) -> Iterator[tuple[str, Any]]:
     for keys, leaf in tree_flatten_with_path(shapes)[0]:
         name = _dict_path(keys)
-        if name.split("/", 1)[0] not in COMPONENTS:
+        if name.split("/", 1)[0] not in table.components:
             raise SMCDError(
-                f"parameter {name}: trees to shard are nested by component, {{'unet': ...}}; components are "
-                f"{', '.join(sorted(COMPONENTS))}"
+                f"parameter {name} must be in a component of the model, one of {', '.join(sorted(table.components))}",
+                argument="shapes",
+                value=name,
             )
         yield name, leaf
 
@@ -319,14 +299,14 @@ def _dict_path(keys: KeyPath) -> str:
     return "/".join(str(key.key) if isinstance(key, DictKey) else str(key) for key in keys)
 
 
-def _parameter_path(keys: KeyPath) -> str | None:
-    """The part from the component's name on of the dictionary keys that end a key path; None where there is none."""
+def _parameter_path(keys: KeyPath, table: ShardingTable) -> str | None:
+    """The path of a parameter, from its component on, at the end of a key path; None if there is none."""
     names: list[str] = []
     for key in reversed(keys):
         if not isinstance(key, DictKey):
             break
         names = [*str(key.key).split("/"), *names]
-    start = next((index for index, name in enumerate(names) if name in COMPONENTS), None)
+    start = next((index for index, name in enumerate(names) if name in table.components), None)
     return None if start is None or start + 1 == len(names) else "/".join(names[start:])
 
 

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import make_model
 from smcd_jax.runtime.device_specs import measured_flops, peak_flops
 from smcd_jax.runtime.devices import device_summary, enable_compile_cache, peak_memory_bytes
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, stand_in_null_text
+from smcd_jax.training.program import TrainProgram, placeholder_null
 from smcd_jax.training.state import TrainState, new_state, policy
 
 
@@ -84,7 +85,7 @@ def measure_training(
     enable_compile_cache()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        program = TrainProgram(config, mesh, null_text=stand_in_null_text(config))
+        program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
         say("compiling the train step")
         start = time.perf_counter()
         step = program.compile()
@@ -128,7 +129,7 @@ def random_state(program: TrainProgram) -> TrainState:
 
 def random_batch(program: TrainProgram) -> dict[str, jax.Array]:
     """A batch of noise, with every object present in the middle of the picture."""
-    rng, vocabulary = np.random.default_rng(1), program.config.model.text_encoder.vocabulary
+    rng = np.random.default_rng(1)
 
     def leaf(name: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
         if name == "boxes":
@@ -136,7 +137,7 @@ def random_batch(program: TrainProgram) -> dict[str, jax.Array]:
         elif name == "mask":
             made = np.ones(shape.shape, np.float32)
         elif jnp.issubdtype(shape.dtype, jnp.integer):
-            made = rng.integers(0, 256 if name == "video" else vocabulary, shape.shape).astype(shape.dtype)
+            made = rng.integers(0, 256, shape.shape).astype(shape.dtype)
         else:
             made = rng.standard_normal(shape.shape, np.float32)
         return _place(made, shape.sharding)

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
-from smcd_jax.models.smcd.config import PRESETS, ModelConfig
+from smcd_jax.models.registry import get_family, make_model, preset_family, presets
 from smcd_jax.runtime.sharding import MeshShape
 
 
@@ -74,25 +74,6 @@ class InitConfig:
     model: str = ""
     fresh: tuple[str, ...] = ()
     gates: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class DropConfig:
-    """How often a condition is left out of an example, each drawn independently; rates in 0..1.
-
-    Attributes:
-        text: the caption becomes the null text.
-        boxes: every object becomes absent.
-        image_latent: the first frame's latent beside the noisy ones becomes zero (ZC).
-        image_tokens: the image encoder (or the ControlNet) sees a zero latent (GCA).
-        unit: "example" draws for each example; "batch" once for all, as the reference does.
-    """
-
-    text: float = 0.0
-    boxes: float = 0.0
-    image_latent: float = 0.0
-    image_tokens: float = 0.0
-    unit: Literal["example", "batch"] = "example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +168,9 @@ class TrainConfig:
 
     Attributes:
         name: of the experiment.
-        model: of what comes out, component by component.
-        objective: "denoise", or "autoencoder".
+        family: Name of the model family.
+        model: Config of the model that is trained, a dataclass of the family.
+        objective: "denoise", or an objective of the model's own, such as "autoencoder".
         trained: path patterns (regular expressions for whole paths such as "unet/encoder_1/spatial/.*") of the
             parameters that are trained; each must match.
         temporal: False leaves out every temporal layer, as stage 1 does.
@@ -197,11 +179,14 @@ class TrainConfig:
             parameters are float32 whatever it says; frozen ones have this type.
         remat: "none" keeps every activation for the gradient; "blocks" computes those within each block anew.
         dropout: in training; the rate is the model's.
+        condition_dropout: Rate, 0..1, at which each condition is dropped, by switch of the model.
+        condition_dropout_unit: "example" draws for each example; "batch" once for all, as the reference does.
     """
 
     name: str = "run"
-    model: ModelConfig = PRESETS["smcd"]
-    objective: Literal["denoise", "autoencoder"] = "denoise"
+    family: str = "smcd"
+    model: Any = None
+    objective: str = "denoise"
     trained: tuple[str, ...] = ()
     temporal: bool = True
     seed: int = 0
@@ -210,17 +195,17 @@ class TrainConfig:
     dropout: bool = True
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
-    drop: DropConfig = DropConfig()
+    condition_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    condition_dropout_unit: Literal["example", "batch"] = "example"
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     run: RunConfig = RunConfig()
 
     def __post_init__(self):
-        rates = {f"drop.{name}": getattr(self.drop, name) for name in ("text", "boxes", "image_latent", "image_tokens")}
-        for name, rate in rates.items():
-            if not 0 <= rate <= 1:
-                raise SMCDError(f"config: {name} is {rate:g}; use a rate from 0 to 1")
+        if self.model is None:
+            object.__setattr__(self, "model", get_family(self.family).presets[self.family])
+        make_model(self.model).check_rates(self.condition_dropout)
         if self.optimizer.accumulation < 1 or self.data.batch_size % self.optimizer.accumulation:
             raise SMCDError(
                 f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.accumulation "
@@ -242,9 +227,14 @@ def default_config(preset: str = "smcd") -> ConfigDict:
     Raises:
         SMCDError: no such preset.
     """
-    if preset not in PRESETS:
-        raise SMCDError(f"config: there is no preset {preset!r}; use {' or '.join(sorted(PRESETS))}")
-    return ConfigDict(to_dict(TrainConfig(model=PRESETS[preset])))
+    known = presets()
+    if preset not in known:
+        raise SMCDError(
+            f"config: unknown preset {preset!r}; known are {', '.join(sorted(known))}", argument="preset", value=preset
+        )
+    rates = dict.fromkeys(make_model(known[preset]).switches, 0.0)
+    family = preset_family(preset)
+    return ConfigDict(to_dict(TrainConfig(family=family, model=known[preset], condition_dropout=rates)))
 
 
 def with_controlnet(config: ConfigDict) -> None:
@@ -294,7 +284,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """A run from plain values, as `config_to_dict` gives them and checkpoints hold them."""
-    return from_dict(TrainConfig, values, where="config")
+    family = get_family(values.get("family", "smcd"))
+    return from_dict(TrainConfig, values, where="config", classes={"model": family.config_class})
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
 
@@ -129,7 +130,7 @@ def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:
 
     data, model = config.data, config.model
     size = ExampleSize(frames=data.frames, height=model.height, width=model.width, objects=model.max_objects)
-    texts: dict[str, Any] = {"tokenizer": tokenizer(config), "token_length": model.text_encoder.length}
+    texts: dict[str, Any] = {"tokenizer": tokenizer(config), "token_length": model.text_length}
     if data.inputs == "video":
         return VideoSource(RecordFolder(folder, split), size, crop_keep=data.crop_keep, **texts)
     if data.crop_keep != 1:
@@ -154,16 +155,17 @@ def base_digest(config: TrainConfig) -> str:
     return ModelFolder(config.init.model).digest if config.init.model else ""
 
 
-def null_text(config: TrainConfig) -> np.ndarray:
-    """What a dropped caption becomes: from the cache its embedding [l, d], else its token ids [l]."""
+def null_arrays(config: TrainConfig) -> dict[str, np.ndarray]:
+    """What a dropped prompt becomes, leading axis 1: its embedding from the cache, or its token ids."""
     from data_pipeline.features.cache import FeatureCache
     from data_pipeline.features.encoder_identity import encoder_identity
-    from data_pipeline.features.writer import NULL_CAPTION
 
     if config.data.inputs != "features":
-        return tokenizer(config).encode([NULL_CAPTION], length=config.model.text_encoder.length)[0]
+        prompt = make_model(config.model).null_prompt
+        return {"null_ids": tokenizer(config).encode([prompt], length=config.model.text_length)}
     folder = Path(config.data.records[0]) / config.data.features / config.data.split
-    return FeatureCache(folder, encoders=encoder_identity(ModelFolder(_encoders(config)).path)).null_text
+    cache = FeatureCache(folder, encoders=encoder_identity(ModelFolder(_encoders(config)).path))
+    return {"null_text": cache.null_text[None]}
 
 
 def _encoders(config: TrainConfig) -> str:

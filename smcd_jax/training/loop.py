@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import Params
+from smcd_jax.nn.networks import Params
 from smcd_jax.runtime.device_specs import peak_flops
 from smcd_jax.runtime.devices import device_summary, enable_compile_cache
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints, Restored
 from smcd_jax.training.config import TrainConfig, config_to_dict
-from smcd_jax.training.data import TrainingData, base_digest, null_text
+from smcd_jax.training.data import TrainingData, base_digest, null_arrays
 from smcd_jax.training.logging.gates import gate_values
 from smcd_jax.training.logging.metrics import MetricWriter, summary_line
 from smcd_jax.training.logging.throughput import Throughput
@@ -73,8 +73,8 @@ def train(
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), Workdir(workdir) as folder, contextlib.ExitStack() as closing:
         data = TrainingData(config, mesh)
-        null = null_text(config)
-        program = TrainProgram(config, mesh, null_text=null)
+        null = null_arrays(config)
+        program = TrainProgram(config, mesh, null=null)
         say(_description(program))
         run, saved = config.run, _checkpoint_config(config)
         checkpoints = Checkpoints(folder.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every or None)

@@ -6,24 +6,34 @@ Nothing here holds an array: states and batches are shapes until `initial_state`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import Params, flatten
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.video_model import VideoModel
+from smcd_jax.nn.networks import Params, flatten
 from smcd_jax.runtime.devices import collector_paused
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.sharding import batch_parts, batch_sharding, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Objective, make_objective
+from smcd_jax.training.objective import TrainObjective, make_objective
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
 from smcd_jax.training.selection import split
-from smcd_jax.training.state import TrainState, abstract, load_params, new_state, policy, trained_paths
+from smcd_jax.training.state import (
+    TrainState,
+    abstract,
+    is_cached,
+    load_params,
+    new_state,
+    policy,
+    trained_paths,
+)
 from smcd_jax.training.step import make_train_step
 
 
@@ -34,7 +44,8 @@ class TrainProgram:
         config: of the run.
         mesh: real devices, or those of a topology to compile for.
         platform: of these devices.
-        objective: of `make_objective`.
+        model: Model of the run, at its compute policy.
+        objective: Result of `make_objective`.
         optimizer: of `make_optimizer`.
         rate: learning rate by step.
         trained: paths of the trained parameters.
@@ -44,7 +55,7 @@ class TrainProgram:
         step: jitted ``(state, frozen, batch) -> state``; the state is donated.
     """
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, *, null_text: np.ndarray | None = None):
+    def __init__(self, config: TrainConfig, mesh: Mesh, *, null: Mapping[str, Any] | None = None):
         """Traces shapes only.
 
         Raises:
@@ -54,18 +65,19 @@ class TrainProgram:
         _check_batch(config, mesh)
         # that of the mesh: the devices of a topology to compile for are not those of this machine
         self.platform: str = mesh.devices.flat[0].platform
-        self.objective: Objective = make_objective(config, null_text=null_text, platform=self.platform)
+        self.model = make_model(config.model, policy(config, self.platform))
+        self.objective: TrainObjective = make_objective(config, self.model, null=null)
         self.optimizer: optax.GradientTransformation = make_optimizer(config.optimizer, config.run.steps)
         self.rate = learning_rate(config.optimizer, config.run.steps)
         self.trained = trained_paths(config)
-        head_width = config.model.unet.head_width
+        table = self.model.sharding
         trained, frozen = split(abstract(config), self.trained)
         compute = policy(config, self.platform).compute
         frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), frozen)
-        self.frozen = _placed(frozen, shardings(frozen, mesh, head_width=head_width))
+        self.frozen = _placed(frozen, shardings(frozen, mesh, table))
         state = jax.eval_shape(lambda params: new_state(params, self.optimizer, config=config), trained)
-        self.state: TrainState = _placed(state, state_shardings(state, mesh, head_width=head_width))
-        self.batch = _placed(batch_shapes(config), batch_sharding(mesh))
+        self.state: TrainState = _placed(state, state_shardings(state, mesh, table))
+        self.batch = _placed(batch_shapes(config, self.model), batch_sharding(mesh))
         self._norm = jax.jit(optax.tree.norm)
         step = make_train_step(config, self.objective, self.optimizer)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda x: x.sharding, self.state))
@@ -99,7 +111,8 @@ class TrainProgram:
     def flops(self) -> int:
         """Operations of a step over all devices; what rematerialisation computes twice counts once."""
         plain = dataclasses.replace(self.config, remat="none")
-        objective = make_objective(plain, null_text=stand_in_null_text(self.config), platform=self.platform)
+        model = make_model(plain.model, policy(plain, self.platform))
+        objective = make_objective(plain, model, null=placeholder_null(plain, model))
         step = make_train_step(plain, objective, self.optimizer)
         bare = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
         return count_flops(step, bare(self.state), bare(self.frozen), bare(self.batch))
@@ -114,23 +127,10 @@ def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
         )
 
 
-def batch_shapes(config: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of a batch, as formats.md lists them."""
-    data, model = config.data, config.model
-    rows, frames, objects, length = data.batch_size, data.frames, model.max_objects, model.text_encoder.length
-    side, width = model.autoencoder.downscale, model.unet.text_width
-    shape = lambda *axes, dtype=jnp.float32: jax.ShapeDtypeStruct((rows, *axes), dtype)  # noqa: E731
-    batch = {"boxes": shape(frames, objects, 4), "mask": shape(frames, objects)}
-    if data.inputs == "video":
-        batch["video"] = shape(frames, model.height, model.width, 3, dtype=jnp.uint8)
-    else:
-        latent = (model.height // side, model.width // side, model.autoencoder.latent_channels)
-        batch["latents"] = shape(frames, *latent)
-    if data.inputs == "features":
-        batch |= {"text": shape(length, width), "labels": shape(objects, width)}
-    else:
-        batch |= {"token_ids": shape(length, dtype=jnp.int32), "label_ids": shape(objects, length, dtype=jnp.int32)}
-    return batch
+def batch_shapes(config: TrainConfig, model: VideoModel) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the arrays of a batch; a feature that comes from the cache takes the place of its source."""
+    inputs = config.data.inputs
+    return model.feature_shapes(config.data.batch_size, config.data.frames, cached=lambda step: is_cached(step, inputs))
 
 
 def sample_rows(config: TrainConfig, mesh: Mesh) -> int:
@@ -138,10 +138,14 @@ def sample_rows(config: TrainConfig, mesh: Mesh) -> int:
     return batch_parts(mesh) * -(-config.run.samples // batch_parts(mesh))
 
 
-def stand_in_null_text(config: TrainConfig) -> np.ndarray:
-    """A stand-in for the null text, of its shape."""
-    text = config.model.text_encoder
-    return np.zeros((text.length, text.width) if config.data.inputs == "features" else text.length, np.int32)
+def placeholder_null(config: TrainConfig, model: VideoModel) -> dict[str, np.ndarray]:
+    """Zeros in the shape of `smcd_jax.training.data.null_arrays`, where no data are read."""
+    steps = [step for step in model.feature_steps if step.source == "null_ids"]
+    if not steps:
+        return {}
+    if is_cached(steps[0], config.data.inputs):
+        return {steps[0].name: np.zeros((1, *steps[0].shape), np.float32)}
+    return {"null_ids": np.zeros((1, config.model.text_length), np.int32)}
 
 
 def _placed(shapes: Any, places: Any) -> Any:

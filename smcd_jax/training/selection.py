@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import Params, flatten, unflatten
+from smcd_jax.nn.networks import Params, flatten, unflatten
 
 _GATES = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
 

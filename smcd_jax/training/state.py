@@ -13,16 +13,17 @@ import optax
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.registry import Params, abstract_params, flatten, init_leaves, unflatten
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.video_model import Component, FeatureStep, Stats
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
 from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.objective import NUM_BUCKETS
 from smcd_jax.training.selection import is_gate, select
 
 logger = logging.getLogger(__name__)
 
 NO_FAULT = -1
-BANDS = 4  # equal parts of the timesteps, whose losses are logged apart
-_STEM_CONV = "unet/encoder_0/conv/kernel"  # the convolution that reads the first frame's latent beside the noisy ones
 
 
 class TrainState(NamedTuple):
@@ -32,6 +33,7 @@ class TrainState(NamedTuple):
         step: updates made so far, int32.
         params: trained parameters, float32.
         optimizer: optax state of them.
+        stats: Running statistics that the objective returns, such as those of batch normalisation; not averaged.
         ema: their moving average; an empty dict where it is off.
         key: data of the random key from which every step's is derived, uint32.
         fault: the step whose loss or gradient was not finite, after which nothing changes any more; else `NO_FAULT`.
@@ -41,28 +43,32 @@ class TrainState(NamedTuple):
     step: jax.Array
     params: Params
     optimizer: optax.OptState
+    stats: Stats
     ema: Params
     key: jax.Array
     fault: jax.Array
     window: dict[str, jax.Array]
 
 
-def components(config: TrainConfig) -> dict[str, Any]:
-    """Config of each component that the training step runs, by name."""
-    named = config.model.components()
-    if config.objective == "autoencoder":
-        return {"autoencoder": named["autoencoder"]}
-    wanted = {"unet", "position_net", "image_encoder", "controlnet"}
-    if config.data.inputs == "video":
-        wanted.add("autoencoder")
-    if config.data.inputs != "features":
-        wanted.add("text_encoder")
-    return {name: part for name, part in named.items() if name in wanted}
+def components(config: TrainConfig) -> dict[str, Component]:
+    """Each component that the training step runs, by name."""
+    model = make_model(config.model)
+    if config.objective != "denoise":
+        names = set(model.objectives[config.objective].components)
+    else:
+        computed = {step.component for step in model.feature_steps if not is_cached(step, config.data.inputs)}
+        names = {*model.in_stage("encode", "denoise"), *computed}
+    return {name: part for name, part in model.components.items() if name in names}
+
+
+def is_cached(step: FeatureStep, inputs: str) -> bool:
+    """Whether a feature comes from the cache with ``data.inputs`` set to ``inputs``."""
+    return inputs == "features" or (inputs == "latents" and step.source == "video")
 
 
 def abstract(config: TrainConfig) -> Params:
     """Shapes of the parameters of all components of the step, float32."""
-    return {name: abstract_params(part) for name, part in components(config).items()}
+    return {name: abstract_params(part.config) for name, part in components(config).items()}
 
 
 def trained_paths(config: TrainConfig) -> frozenset[str]:
@@ -117,16 +123,17 @@ def _place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def component_params(
-    config: TrainConfig, name: str, part: Any, *, folder: ModelFolder | None, fresh: frozenset[str]
+    config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, fresh: frozenset[str]
 ) -> dict[str, np.ndarray]:
     """One component's starting parameters by whole path, float32, on the host."""
-    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part)).items()}
-    given = _read_component(folder, name)
+    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part.config)).items()}
+    given = _read_component(folder, name, part)
+    widened = {f"{name}/{path}" for path in part.widened}
     leaves = {}
     for path, shape in shapes.items():
         if path in given and given[path].shape == shape.shape:
             leaves[path] = given[path]
-        elif path in given and path == _STEM_CONV and _lacks_channels(given[path].shape, shape.shape):
+        elif path in given and path in widened and _lacks_channels(given[path].shape, shape.shape):
             leaves[path] = _with_zero_channels(given[path], shape.shape)
         elif path in given and path not in fresh:
             raise SMCDError(f"{path} has shape {given[path].shape} in {folder.path}, {shape.shape} in config.model")
@@ -138,7 +145,7 @@ def component_params(
             f"init.fresh names them ({', '.join(unnamed[:3])}, ...)"
         )
     if missing:
-        leaves |= _from_scratch(config, name, part, missing)
+        leaves |= _from_scratch(config, name, part.config, missing)
     return leaves
 
 
@@ -159,12 +166,13 @@ def fresh_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[st
     return select(paths, config.init.fresh, what="config: init.fresh")
 
 
-def _read_component(folder: ModelFolder | None, name: str) -> dict[str, np.ndarray]:
-    if folder is None or name not in folder.config.components():
-        # a ControlNet begins as a copy of the UNet's encoder
-        copied = _read_component(folder, "unet") if name == "controlnet" and folder is not None else {}
-        return {path.replace("unet/", "controlnet/", 1): leaf for path, leaf in copied.items()}
-    return {f"{name}/{path}": leaf.astype(np.float32, copy=False) for path, leaf in folder.leaves(name).items()}
+def _read_component(folder: ModelFolder | None, name: str, part: Component) -> dict[str, np.ndarray]:
+    if folder is None:
+        return {}
+    source = name if name in folder.config.components() else part.copied_from
+    if source not in folder.config.components():
+        return {}
+    return {f"{name}/{path}": leaf.astype(np.float32, copy=False) for path, leaf in folder.leaves(source).items()}
 
 
 def _lacks_channels(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -184,6 +192,7 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, config
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=optimizer.init(params),
+        stats=dict(make_model(config.model).initial_stats()),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else {},
         key=jax.random.key_data(jax.random.key(config.seed)),
         fault=jnp.full((), NO_FAULT, jnp.int32),
@@ -198,6 +207,6 @@ def empty_window() -> dict[str, jax.Array]:
         "steps": zero,
         "loss": zero,
         "gradient_norm": zero,
-        "band_loss": jnp.zeros(BANDS, jnp.float32),
-        "band_count": jnp.zeros(BANDS, jnp.float32),
+        "bucket_loss": jnp.zeros(NUM_BUCKETS, jnp.float32),
+        "bucket_count": jnp.zeros(NUM_BUCKETS, jnp.float32),
     }

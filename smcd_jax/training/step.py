@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from smcd_jax.models.registry import Params
+from smcd_jax.models.video_model import Losses, Stats
+from smcd_jax.nn.networks import Params
 from smcd_jax.runtime.sharding import constrain_batch
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Batch, Losses, Objective
+from smcd_jax.training.objective import NUM_BUCKETS, Batch, TrainObjective
 from smcd_jax.training.selection import join
-from smcd_jax.training.state import BANDS, NO_FAULT, TrainState, empty_window
+from smcd_jax.training.state import NO_FAULT, TrainState, empty_window
 
 TrainStep = Callable[[TrainState, Params, Batch], TrainState]
 
@@ -23,11 +24,13 @@ TrainStep = Callable[[TrainState, Params, Batch], TrainState]
 class _Sums(NamedTuple):
     gradient: Params
     loss: Array
-    band_loss: Array
-    band_count: Array
+    bucket_loss: Array
+    bucket_count: Array
 
 
-def make_train_step(config: TrainConfig, objective: Objective, optimizer: optax.GradientTransformation) -> TrainStep:
+def make_train_step(
+    config: TrainConfig, objective: TrainObjective, optimizer: optax.GradientTransformation
+) -> TrainStep:
     """``step(state, frozen, batch) -> state``: pure, for `jax.jit` with the state donated.
 
     A loss or gradient that is not finite changes nothing but ``state.fault``, and no later step changes anything: the
@@ -35,35 +38,41 @@ def make_train_step(config: TrainConfig, objective: Objective, optimizer: optax.
     """
     parts, decay = config.optimizer.accumulation, config.optimizer.ema_decay
 
-    def loss_of(trained: Params, frozen: Params, batch: Batch, key: Array) -> tuple[Array, Losses]:
-        losses = objective(join(trained, frozen), batch, key)
-        return losses.loss.mean(), losses
+    def loss_of(
+        trained: Params, frozen: Params, stats: Stats, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Losses, Stats]]:
+        losses, stats = objective(join(trained, frozen), stats, batch, key)
+        return losses.loss.mean(), (losses, stats)
 
-    def gradients(state: TrainState, frozen: Params, batch: Batch) -> _Sums:
+    def gradients(state: TrainState, frozen: Params, batch: Batch) -> tuple[_Sums, Stats]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def one_part(sums: _Sums, given: tuple[Array, Batch]) -> tuple[_Sums, None]:
-            index, part = given
-            part = jax.tree.map(constrain_batch, part)
-            part_key = jax.random.fold_in(key, index)
-            (loss, losses), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, frozen, part, part_key)
-            here = jax.nn.one_hot(losses.band, BANDS, dtype=jnp.float32)
-            new = _Sums(gradient, loss, losses.loss @ here, here.sum(axis=0))
-            return jax.tree.map(jnp.add, sums, new), None
+        def one_part(carry: tuple[_Sums, Stats], part: tuple[Array, Batch]) -> tuple[tuple[_Sums, Stats], None]:
+            (sums, stats), (index, rows) = carry, part
+            rows = jax.tree.map(constrain_batch, rows)
+            gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+            (loss, (losses, stats)), gradient = gradient_of(
+                state.params, frozen, stats, rows, jax.random.fold_in(key, index)
+            )
+            one_hot = jax.nn.one_hot(losses.timestep_bucket, NUM_BUCKETS, dtype=jnp.float32)
+            new = _Sums(gradient, loss, losses.loss @ one_hot, one_hot.sum(axis=0))
+            return (jax.tree.map(jnp.add, sums, new), stats), None
+
+        def zeros(gradient: Params) -> _Sums:
+            return _Sums(gradient, jnp.zeros(()), jnp.zeros(NUM_BUCKETS), jnp.zeros(NUM_BUCKETS))
 
         if parts == 1:
-            zero = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), state.params)
-            start = _Sums(zero, jnp.zeros(()), jnp.zeros(BANDS), jnp.zeros(BANDS))
-            return one_part(start, (jnp.zeros((), jnp.int32), batch))[0]
-        start = _Sums(jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()), jnp.zeros(BANDS), jnp.zeros(BANDS))
-        # every device keeps its own rows in every part, so nothing moves
+            start = zeros(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), state.params))
+            return one_part((start, state.stats), (jnp.zeros((), jnp.int32), batch))[0]
+        start = zeros(jax.tree.map(jnp.zeros_like, state.params))
+        # Every device keeps its own rows in every part, so nothing moves.
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-        sums, _ = jax.lax.scan(one_part, start, (jnp.arange(parts), split))
-        share = lambda x: x / parts  # noqa: E731
-        return sums._replace(gradient=jax.tree.map(share, sums.gradient), loss=share(sums.loss))
+        (sums, stats), _ = jax.lax.scan(one_part, (start, state.stats), (jnp.arange(parts), split))
+        mean = jax.tree.map(lambda x: x / parts, (sums.gradient, sums.loss))
+        return sums._replace(gradient=mean[0], loss=mean[1]), stats
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> TrainState:
-        sums = gradients(state, frozen, batch)
+        sums, stats = gradients(state, frozen, batch)
         norm = optax.tree.norm(sums.gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to powers of integer step counts
             updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
@@ -77,6 +86,7 @@ def make_train_step(config: TrainConfig, objective: Objective, optimizer: optax.
             step=state.step + good.astype(jnp.int32),
             params=keep(params, state.params),
             optimizer=keep(optimizer_state, state.optimizer),
+            stats=keep(stats, state.stats),
             ema=keep(ema, state.ema),
             key=state.key,
             fault=jnp.where(good | (state.fault != NO_FAULT), state.fault, state.step),
@@ -94,8 +104,8 @@ def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_ever
         "steps": jnp.ones((), jnp.float32),
         "loss": sums.loss,
         "gradient_norm": norm,
-        "band_loss": sums.band_loss,
-        "band_count": sums.band_count,
+        "bucket_loss": sums.bucket_loss,
+        "bucket_count": sums.bucket_count,
     }
     return jax.tree.map(jnp.add, before, new)
 
@@ -104,7 +114,7 @@ def window_means(window: dict[str, Any]) -> dict[str, float]:
     """Means of a window, by the names they are logged under; a band that no example fell into is left out."""
     steps = max(float(window["steps"]), 1.0)
     means = {name: float(window[name]) / steps for name in ("loss", "gradient_norm")}
-    for band, (loss, count) in enumerate(zip(window["band_loss"], window["band_count"], strict=True)):
+    for bucket, (loss, count) in enumerate(zip(window["bucket_loss"], window["bucket_count"], strict=True)):
         if count > 0:
-            means[f"loss/t{band * 1000 // BANDS}"] = float(loss) / float(count)
+            means[f"loss/t{bucket * 1000 // NUM_BUCKETS}"] = float(loss) / float(count)
     return means

@@ -17,9 +17,9 @@ from smcd_jax.conversion.to_torch import convert_to_torch
 from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.models.smcd.config import PRESETS, ControlNetConfig
 from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig
+from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.tensor_files import open_tensors
 

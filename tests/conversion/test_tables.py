@@ -25,11 +25,11 @@ from smcd_jax.conversion.detect import (
 from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
 from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.i3d import I3D, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 from smcd_jax.weights.conversion_table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
 
@@ -95,7 +95,7 @@ def test_every_i3d_name_is_one_leaf(shared):
 
     tensors = without_counters(published(shared, "i3d"))
     module = I3D(I3DConfig(), ComputePolicy())
-    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), method="touch")["params"])
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call")["params"])
     match(i3d_rows(I3DConfig()), tensors, flatten(abstract), where="i3d")
     assert len(i3d_rows(I3DConfig())) == len(tensors) == len(flatten(abstract))
 

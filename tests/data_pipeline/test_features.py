@@ -33,7 +33,7 @@ from smcd_jax.cli.features import model_encoders, prepare_features
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_model_range
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.registry import network
+from smcd_jax.nn.networks import network
 from smcd_jax.tokenizer import Tokenizer
 from tests.data_pipeline import moving_squares as squares
 

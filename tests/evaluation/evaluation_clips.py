@@ -13,9 +13,9 @@ from data_pipeline.records.reader import RecordFolder
 from smcd_jax.evaluation.video_store import AskedClip, ClipStore, read_all_asked
 from smcd_jax.media import write_frames
 from smcd_jax.model_folder import Origin, write_model_folder
-from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress
 
 CLIPS, FRAMES, SIDE = 4, 4, 32

@@ -33,9 +33,9 @@ from smcd_jax.evaluation.trackers.learned_tracker import VIT
 from smcd_jax.evaluation.trackers.object_trackers import TRACKERS
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, DINOConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import to_torch
 
 TEXT = TextEncoderConfig(width=64, heads=2, layers=2, embed_width=32)

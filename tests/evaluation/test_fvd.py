@@ -17,8 +17,8 @@ from smcd_jax.evaluation.features.extractors import I3DExtractor, TorchScriptI3D
 from smcd_jax.evaluation.metrics.frechet import frechet_distance
 from smcd_jax.evaluation.metrics.fvd import fvd, spread
 from smcd_jax.evaluation.metrics.fvd_preprocess import fvd_frames, held
-from smcd_jax.models.registry import flatten
 from smcd_jax.nn.i3d import I3DConfig
+from smcd_jax.nn.networks import flatten
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_i3d import i3d_params
 

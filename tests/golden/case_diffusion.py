@@ -1,4 +1,4 @@
-"""Golden cases of the diffusion: the noise schedule, and DDIM loops through the pipeline's conditions and steps."""
+"""Golden cases of the diffusion: the noise schedule, and DDIM loops through the model and the sampling loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.diffusion.guidance import reference_guidance
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
+from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
-from smcd_jax.models.registry import network
-from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
-from smcd_jax.pipeline.denoise import denoise
+from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.models.smcd.guidance import reference_guidance
+from smcd_jax.models.smcd.model import Inputs, SMCDModel
+from smcd_jax.models.video_model import branch_inputs, branch_outputs
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
 
@@ -40,7 +41,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     arrays, given = golden.arrays(), golden.config
     config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
     configs, params = load_aux(golden, golden.case["aux"])
-    networks = {"unet": network(config)} | {name: network(part) for name, part in configs.items()}
+    model = SMCDModel(ModelConfig(**{"unet": config, **configs}))
     params = {"unet": unet_params} | params
 
     guidance = reference_guidance(
@@ -51,36 +52,39 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     noise = video(arrays["in/noise"])
     batch, frames = noise.shape[:2]
     clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
-    inputs = ConditionInputs(
+    inputs = Inputs(
         text=jnp.asarray(arrays["in/y_cond"]),
         null_text=jnp.asarray(arrays["in/y_uncond"]),
         boxes=clips("in/boxes"),
         mask=clips("in/masks"),
         labels=clips("in/text_embeddings"),
         image_latent=picture(arrays["in/first_frame_latent"]),
+        hint=picture(arrays["in/first_frame_latent"]),
     )
-    tokens = networks["image_encoder"].apply({"params": params["image_encoder"]}, inputs.image_latent)
-    yield compare("image tokens", np.repeat(tokens, frames, axis=0), arrays["in/visual_feat"])
+    yield compare(
+        "image tokens", np.repeat(model.encode(params, inputs).image, frames, axis=0), arrays["in/visual_feat"]
+    )
 
     table = make_solver_table(
         NoiseSchedule(), sampler="ddim", num_steps=given["steps"], spacing="reference", eta=given["eta"]
     )
     yield compare("times", table.timesteps[: table.num_steps], arrays["out/timesteps"], 0.0)
-    encoders = {name: networks[name] for name in configs}
-    tokenise = jax.jit(lambda params, inputs: encode_tokens(encoders, params, inputs, guidance.branches))
-    encode = jax.jit(lambda params, tokens: encode_conditions({"unet": networks["unet"]}, params, tokens))
-    conditions = encode(params, tokenise(params, inputs))
-    rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
-    weights, keys = jnp.asarray(guidance.weights), jax.random.split(jax.random.key(0), batch)
+    encode = jax.jit(
+        lambda params, inputs: model.precompute(
+            params, model.encode(params, branch_inputs(model, inputs, guidance.branches))
+        )
+    )
+    context, rows = encode(params, inputs), on_device(table)
+    settings = {"weights": jnp.asarray(guidance.weights), "keys": jax.random.split(jax.random.key(0), batch)}
 
     @jax.jit  # all that differs between files comes as an argument, so that they share compiled programs
-    def step(params: dict, state: tuple, conditions: tuple, rows: tuple, weights: jax.Array, start: jax.Array) -> tuple:
-        how = {"table": rows, "weights": weights, "keys": keys}
-        return denoise(networks, params, state, conditions, start=start, stop=start + 1, **how)
+    def step(params: dict, state: tuple, context: tuple, rows: tuple, settings: dict, start: jax.Array) -> tuple:
+        predict = branch_outputs(model, params, context, len(guidance.branches))
+        return sample(predict, state, table=rows, start=start, stop=start + 1, **settings)
 
     state, worst_x, worst_x0 = initial_state(noise), 0.0, 0.0
     for index in range(table.num_steps):
-        state = step(params, state, conditions, rows, weights, jnp.int32(index))
+        state = step(params, state, context, rows, settings, jnp.int32(index))
         worst_x = max(worst_x, compare("", channels_first(state.latents), arrays["out/xt"][index]).error)
         worst_x0 = max(worst_x0, compare("", channels_first(state.previous_x0), arrays["out/pred_x0"][index]).error)
     yield Comparison(f"x of {table.num_steps} steps, worst", worst_x, LOOP_TOLERANCE)

@@ -13,11 +13,11 @@ import numpy as np
 
 from smcd_jax.conversion import component_tables as components
 from smcd_jax.conversion import unet_table
-from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.box_tokens import fourier_features
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.layers import ComputePolicy, Downsample, Upsample, sinusoid
+from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.nn.transformers import SpatialTransformer, TemporalTransformer
 from smcd_jax.nn.unet_blocks import ResidualBlock, TemporalConvBlock
 from smcd_jax.weights.conversion_table import CONV, POINTWISE_1D, Row, weighted

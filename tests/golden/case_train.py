@@ -11,11 +11,13 @@ import numpy as np
 
 from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.conversion.unet_table import unet_rows
-from smcd_jax.models.registry import Network, flatten, network
+from smcd_jax.models.registry import make_model
 from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.models.smcd.model import Inputs, SMCDModel
 from smcd_jax.nn.config import AutoencoderConfig
-from smcd_jax.training.config import DropConfig, TrainConfig
-from smcd_jax.training.objective import Conditions, Noised, denoising_losses, drop_conditions
+from smcd_jax.nn.networks import flatten
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.objective import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
@@ -35,7 +37,7 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     configs = {"unet": config} | configs
     params = {"unet": unet_params} | aux
     # Inputs are arguments, dropped conditions among them, so that files of one stage share a compiled program.
-    loss = jax.jit(jax.value_and_grad(lambda params, inputs: step_loss(configs, params, inputs, stage)))
+    loss = jax.jit(jax.value_and_grad(lambda params, step: step_loss(configs, params, step, stage)))
     value, gradients = loss(params, step_inputs(arrays, drop_all=golden.config["drop_all"]))
     yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
 
@@ -48,12 +50,11 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
 
 
 class StepInputs(NamedTuple):
-    """What one step is computed from; ``labels`` differ from frame to frame."""
+    """What one step is computed from."""
 
     latents: jax.Array
     noised: Noised
-    conditions: Conditions
-    labels: jax.Array
+    inputs: Inputs
 
 
 def step_inputs(arrays: Mapping[str, np.ndarray], *, drop_all: bool) -> StepInputs:
@@ -63,37 +64,22 @@ def step_inputs(arrays: Mapping[str, np.ndarray], *, drop_all: bool) -> StepInpu
     clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
     latents = (picture(arrays["in/z_vae"]) * AutoencoderConfig().scaling_factor).reshape(noise.shape)
     boxes, mask, labels = (clips(f"in/{name}") for name in ("boxes", "masks", "text_embeddings"))
-    given = Conditions(jnp.asarray(arrays["in/y"]), boxes, mask, labels[:, 0], latents[:, 0], latents[:, 0])
+    given = Inputs(jnp.asarray(arrays["in/y"]), None, boxes, mask, labels, latents[:, 0], latents[:, 0])
     if drop_all:
-        everything = DropConfig(boxes=1.0, image_latent=1.0, image_tokens=1.0)
-        given = drop_conditions(given, jax.random.key(0), rates=everything, null_text=None)
-    return StepInputs(latents, Noised(noise, jnp.asarray(arrays["in/t"])), given, labels)
+        nothing = jnp.zeros(batch, bool)
+        keep = {"boxes": nothing, "image_latent": nothing, "image_tokens": nothing}
+        given = SMCDModel(ModelConfig()).drop(given, keep)
+    return StepInputs(latents, Noised(noise, jnp.asarray(arrays["in/t"])), given)
 
 
-def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], inputs: StepInputs, stage: int) -> jax.Array:
+def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepInputs, stage: int) -> jax.Array:
     """The loss that `smcd train` minimises."""
     used = configs if stage == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
-    networks: dict[str, Any] = {name: network(part) for name, part in used.items()}
-    networks["position_net"] = LabelsByFrame(networks["position_net"], inputs.labels)
     config = TrainConfig(
         model=ModelConfig(**{"image_encoder": None, **used}), trained=("unet/.*",), temporal=stage == 2
     )
-    losses = denoising_losses(
-        networks, params, inputs.latents, inputs.noised, conditions=inputs.conditions, config=config
-    )
-    return losses.mean()
-
-
-class LabelsByFrame:
-    """The position net with labels that differ from frame to frame, as those of the files do and ours never."""
-
-    def __init__(self, module: Network, labels: jax.Array):
-        self._module, self._labels = module, labels
-
-    def apply(self, variables: Mapping[str, Any], boxes: jax.Array, mask: jax.Array, labels: jax.Array) -> jax.Array:
-        """As the network, but for the labels."""
-        assert labels.shape == self._labels.shape
-        return self._module.apply(variables, boxes, mask, self._labels)
+    model = make_model(config.model)
+    return denoising_losses(model, params, step.latents, step.noised, inputs=step.inputs, config=config).mean()
 
 
 def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: int) -> Comparison:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
-from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import ControlNetConfig
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.networks import abstract_params, network
 from tests.golden.case_modules import GATES
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 
@@ -125,7 +125,7 @@ def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
     arrays, config = golden.arrays(), unet_config(golden.case)
     abstract = abstract_params(config)
     rows = unet_rows(config)
-    from smcd_jax.models.registry import flatten
+    from smcd_jax.nn.networks import flatten
 
     leaves = flatten(abstract)
     shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows}

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.models.registry import abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.config import PositionNetConfig
+from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.conversion_table import Row
 

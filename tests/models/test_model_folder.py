@@ -11,8 +11,8 @@ import pytest
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import abstract_params, flatten
 from smcd_jax.models.smcd.config import TINY
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.parameter_store import save_leaves
 
 CONFIG = dataclasses.replace(TINY, unet=None, autoencoder=None, text_encoder=None)  # two components make a folder

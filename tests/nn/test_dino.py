@@ -11,9 +11,9 @@ import pytest
 from smcd_jax.conversion.dino_table import dino_config, dino_rows
 from smcd_jax.conversion.feature_networks import read_dino
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import abstract_params, flatten, network, unflatten
 from smcd_jax.nn.config import DINOConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 
 SMALL = DINOConfig(picture_size=32, patch=8, width=128, heads=2, layers=3)

@@ -16,9 +16,9 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.frechet import frechet_distance
 from smcd_jax.evaluation.metrics.fvd_preprocess import fvd_frames
 from smcd_jax.files.config_json import from_dict, to_dict
-from smcd_jax.models.registry import flatten, unflatten
 from smcd_jax.nn.i3d import I3D, ConvUnit, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import flatten, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 from tests.golden.case_i3d import abstract_i3d, i3d, i3d_params
 from tests.golden.comparison import Golden
@@ -100,7 +100,7 @@ def test_logits_are_the_mean_over_time():
 
 def test_a_half_precision_policy_keeps_logits_in_float32():
     module = I3D(SMALL, ComputePolicy.for_device("bfloat16"))
-    params = jax.eval_shape(lambda: module.init(jax.random.key(0), method="touch"))
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call"))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     video = jax.ShapeDtypeStruct((1, 9, 224, 224, 3), jnp.float32)
     assert jax.eval_shape(module.apply, params, video).dtype == jnp.float32

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from smcd_jax.models.registry import abstract_params, network
 from smcd_jax.models.smcd.config import SMCD
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.runtime.flops import count_flops
 
 

@@ -14,7 +14,7 @@ import pytest
 from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import abstract_params, flatten
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training import state
 from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config
 from smcd_jax.training.optimizer import learning_rate
@@ -185,7 +185,7 @@ class TestOverrides:
             ("run.steps=true", "run: steps must be int, not True"),
             ("temporal=1", "temporal must be bool, not 1"),
             ("optimizer.learning_rate=fast", "learning_rate must be float, not 'fast'"),
-            ("drop.unit=clip", "unit must be one of 'example', 'batch', not 'clip'"),
+            ("condition_dropout_unit=clip", "condition_dropout_unit must be one of 'example', 'batch', not 'clip'"),
             ("data.inputs=cache", "inputs must be one of"),
             ("data.weights=a,b", "weights must be float, not 'a'"),
             ("trained=3,4", "trained must be str, not"),
@@ -256,9 +256,9 @@ class TestFiles:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("drop.text=1.5", r"drop\.text is 1\.5; use a rate from 0 to 1"),
-        ("drop.boxes=-0.1", r"drop\.boxes is -0\.1"),
-        ("drop.image_tokens=2", r"drop\.image_tokens is 2"),
+        ("condition_dropout.text=1.5", r"condition_dropout\.text must be between 0 and 1"),
+        ("condition_dropout.boxes=-0.1", r"condition_dropout\.boxes must be"),
+        ("condition_dropout.image_tokens=2", r"condition_dropout\.image_tokens must be"),
         ("optimizer.accumulation=3", r"batch_size 16 is no multiple of optimizer\.accumulation 3"),
         ("optimizer.accumulation=0", r"optimizer\.accumulation"),
         ("dtype=float16", r"dtype is 'float16'; use float32 or bfloat16"),

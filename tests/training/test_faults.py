@@ -21,8 +21,8 @@ import pytest
 
 from smcd_jax.cli import main
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import flatten
-from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.nn.networks import flatten
+from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints
 from smcd_jax.training.config import load_config
@@ -378,7 +378,7 @@ class TestStage2:
 
     def test_what_it_comes_to_is_a_model(self, clips_run, tmp_path):
         assert main(["export", "--workdir", str(clips_run), "--output", str(tmp_path / "model")]) == 0
-        pipeline = SMCDPipeline.from_pretrained(tmp_path / "model")
+        pipeline = VideoPipeline.from_pretrained(tmp_path / "model")
         assert pipeline.config == MODEL
 
 
@@ -435,7 +435,7 @@ def test_gradients_exist_for_trained_parameters_alone(files):
         return gradient, state
 
     config = configured(files)
-    program = TrainProgram(config, make_mesh(MeshShape(data=8)), null_text=np.zeros((77, 16), np.float32))
+    program = TrainProgram(config, make_mesh(MeshShape(data=8)), null={"null_text": np.zeros((1, 77, 16), np.float32)})
     optimizer = optax.GradientTransformation(program.optimizer.init, spy)
     with jax.set_mesh(program.mesh):
         step = make_train_step(config, program.objective, optimizer)

@@ -18,8 +18,8 @@ from PIL import Image
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import probe_video
-from smcd_jax.models.registry import abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import SMCD, TINY
+from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.runtime import device_specs
 from smcd_jax.tracks import BoxTracks
 from smcd_jax.training.logging.gates import gate_report, gate_values

@@ -17,24 +17,19 @@ import pytest
 
 from smcd_jax.diffusion.loss import min_snr_weights
 from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.models.registry import flatten, network
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.smcd.model import Inputs, SMCDModel
+from smcd_jax.models.video_model import VideoModel
+from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents, to_model_range
+from smcd_jax.nn.networks import flatten, network
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training import objective
-from smcd_jax.training.config import DropConfig, TrainConfig
-from smcd_jax.training.objective import (
-    Conditions,
-    Noised,
-    autoencoder_losses,
-    denoising_losses,
-    draw_timesteps,
-    drop_conditions,
-    encode_latents,
-    make_objective,
-    to_model_range,
-)
+from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.objective import Noised, denoising_losses, draw_timesteps, make_objective
 from smcd_jax.training.selection import join, split
-from smcd_jax.training.state import components, policy, trained_paths
-from tests.training.training_run import QUICKLY, configured, starting_params, training_files
+from smcd_jax.training.state import policy, trained_paths
+from tests.errors import refused
+from tests.training.training_run import MODEL, QUICKLY, configured, starting_params, training_files
 
 MANY = 4000  # rows, so that a share is known to 0.03 at four standard deviations
 CONDITIONS = ("text", "boxes", "image_latent", "image_tokens")
@@ -46,29 +41,32 @@ def files(tmp_path_factory):
         yield made
 
 
-def told(rows: int) -> Conditions:
-    """Conditions without a zero anywhere."""
+NULL_TEXT = -np.ones((1, 3, 2), np.float32)
+
+
+def inputs_of(rows: int) -> Inputs:
+    """Inputs without a zero anywhere."""
     row = 1 + np.arange(rows, dtype=np.float32) / rows
     spread = lambda *shape: np.broadcast_to(row.reshape(-1, *(1,) * len(shape)), (rows, *shape))  # noqa: E731
     mask = np.ones((rows, 2, 2), np.float32)
-    return Conditions(spread(3, 2), spread(2, 2, 4), mask, spread(2, 2), spread(2, 2, 4), spread(2, 2, 4))
-
-
-NULL_TEXT = -np.ones((3, 2), np.float32)
+    latent = spread(2, 2, 4)
+    return Inputs(spread(3, 2), NULL_TEXT, spread(2, 2, 4), mask, spread(2, 2), latent, latent)
 
 
 @functools.cache
-def compiled(rates: DropConfig) -> Callable[..., Conditions]:
-    return jax.jit(functools.partial(drop_conditions, rates=rates))
+def model() -> VideoModel:
+    return SMCDModel(MODEL)
 
 
-def dropped(rates: DropConfig, rows: int = 6, seed: int = 0) -> tuple[Conditions, dict[str, np.ndarray]]:
+def dropped(
+    rates: dict[str, float], *, unit: str = "example", rows: int = 6, seed: int = 0
+) -> tuple[Inputs, dict[str, np.ndarray]]:
     """What is left, and by condition whether each row lost it; partly lost would be neither."""
-    given = told(rows)
-    left = jax.device_get(compiled(rates)(given, jax.random.key(seed), null_text=NULL_TEXT))
+    given = inputs_of(rows)
+    left = jax.device_get(model().drop(given, model().draw_keep(jax.random.key(seed), rows, rates, unit=unit)))
     lost = {}
     for name, field in zip(CONDITIONS, ("text", "mask", "image_latent", "hint"), strict=True):
-        before, now = (getattr(of, field).reshape(rows, -1) for of in (given, left))
+        before, now = (np.asarray(getattr(of, field)).reshape(rows, -1) for of in (given, left))
         nothing = NULL_TEXT.reshape(-1) if name == "text" else 0.0
         same, gone = (now == before).all(axis=1), (now == nothing).all(axis=1)
         assert (same ^ gone).all()
@@ -82,20 +80,20 @@ class TestDrop:
     @pytest.mark.parametrize("unit", ["example", "batch"])
     def test_rate_0_changes_nothing(self, unit):
         for seed in range(3):
-            left, _ = dropped(DropConfig(unit=unit), seed=seed)
-            jax.tree.map(np.testing.assert_array_equal, left, told(6))
+            left, _ = dropped(dict.fromkeys(CONDITIONS, 0.0), unit=unit, seed=seed)
+            jax.tree.map(np.testing.assert_array_equal, left, inputs_of(6)._replace(null_text=None))
 
     @pytest.mark.parametrize("unit", ["example", "batch"])
     @pytest.mark.parametrize("name", CONDITIONS)
     def test_rate_1_drops_that_condition_always_and_no_other(self, name, unit):
         for seed in range(3):
-            _, lost = dropped(DropConfig(**{name: 1.0}, unit=unit), seed=seed)
+            _, lost = dropped({name: 1.0}, unit=unit, seed=seed)
             assert {other: rows.all() for other, rows in lost.items()} == {other: other == name for other in CONDITIONS}
             assert not any(rows.any() for other, rows in lost.items() if other != name)
 
     def test_by_example_rows_are_dropped_apart_at_the_rate_and_conditions_independently(self):
         rates = {"text": 0.1, "boxes": 0.5, "image_latent": 0.25, "image_tokens": 0.9}
-        _, lost = dropped(DropConfig(**rates), rows=MANY)
+        _, lost = dropped(rates, rows=MANY)
         for name, rate in rates.items():
             assert lost[name].mean() == pytest.approx(rate, abs=0.03)
         for name in ("text", "image_latent", "image_tokens"):
@@ -103,18 +101,24 @@ class TestDrop:
             assert both == pytest.approx(rates["boxes"] * rates[name], abs=0.03)
 
     def test_by_batch_all_rows_are_alike_and_batches_differ(self):
-        rates = DropConfig(text=0.5, boxes=0.5, image_latent=0.5, image_tokens=0.5, unit="batch")
         seen = set()
         for seed in range(40):
-            _, lost = dropped(rates, seed=seed)
+            _, lost = dropped(dict.fromkeys(CONDITIONS, 0.5), unit="batch", seed=seed)
             assert all(rows.all() or not rows.any() for rows in lost.values())
             seen.add(tuple(bool(lost[name][0]) for name in CONDITIONS))
         assert len(seen) > 8  # of 16 combinations: the conditions do not go together
 
     def test_is_the_same_for_the_same_key(self):
-        rates = DropConfig(text=0.5, boxes=0.5, image_latent=0.5, image_tokens=0.5)
-        one, other = (dropped(rates, rows=64, seed=7)[0] for _ in range(2))
+        one, other = (dropped(dict.fromkeys(CONDITIONS, 0.5), rows=64, seed=7)[0] for _ in range(2))
         jax.tree.map(np.testing.assert_array_equal, one, other)
+
+    @pytest.mark.parametrize(
+        ("rates", "argument"),
+        [({"depth": 0.5}, "condition_dropout"), ({"boxes": 1.5}, "condition_dropout.boxes")],
+    )
+    def test_of_an_unknown_condition_or_rate_is_refused(self, rates, argument):
+        with refused(argument):
+            TrainConfig(model=MODEL, condition_dropout=rates)
 
 
 class TestTimesteps:
@@ -134,8 +138,8 @@ def asked(monkeypatch) -> list[dict[str, Any]]:
     """What `denoising_losses` was called with; nothing is computed."""
     calls: list[dict[str, Any]] = []
 
-    def note(networks, params, latents, noised, *, conditions, config, rngs=None):
-        calls.append({"latents": latents, "noised": noised, "conditions": conditions, "rngs": rngs})
+    def note(model, params, latents, noised, *, inputs, config, dropout_key=None):
+        calls.append({"latents": latents, "noised": noised, "inputs": inputs, "dropout_key": dropout_key})
         return jnp.zeros(len(latents))
 
     monkeypatch.setattr(objective, "denoising_losses", note)
@@ -151,16 +155,21 @@ def batch_of(config: TrainConfig, rows: int = 8) -> dict[str, jax.Array]:
     return common | {"latents": draw(frames, 4, 4, 4), "text": draw(77, 16), "labels": draw(2, 16)}
 
 
+def objective_of(config: TrainConfig, **null: np.ndarray) -> Callable[..., Any]:
+    """The run's objective without the statistics, of which SMCD has none."""
+    made = make_objective(config, make_model(config.model), null=null)
+    return lambda params, batch, key, **kwargs: made(params, {}, batch, key, **kwargs)[0]
+
+
 class TestObjective:
     def test_training_drops_and_validation_does_not(self, files, asked):
-        everything = [f"drop.{name}=1.0" for name in CONDITIONS]
+        everything = [f"condition_dropout.{name}=1.0" for name in CONDITIONS]
         config = configured(files, *everything, "dropout=true", preset="clips")
-        null = np.full((77, 16), 7.0, np.float32)
         batch = batch_of(config)
-        loss = make_objective(config, null_text=null)
+        loss = objective_of(config, null_text=np.full((1, 77, 16), 7.0, np.float32))
         losses = loss({}, batch, jax.random.key(0))
         loss({}, batch, jax.random.key(0), train=False)
-        trained, validated = (call["conditions"] for call in asked)
+        trained, validated = (call["inputs"] for call in asked)
         assert (trained.text == 7).all()
         assert not trained.mask.any()
         assert not trained.image_latent.any()
@@ -169,18 +178,19 @@ class TestObjective:
         np.testing.assert_array_equal(validated.mask, batch["mask"])
         np.testing.assert_array_equal(validated.image_latent, batch["latents"][:, 0])
         np.testing.assert_array_equal(validated.hint, batch["latents"][:, 0])
-        assert [call["rngs"] is None for call in asked] == [False, True]
+        assert [call["dropout_key"] is None for call in asked] == [False, True]
         stratified = asked[1]["noised"].timesteps
         assert stratified.tolist() == sorted(stratified.tolist())
-        np.testing.assert_array_equal(losses.band, asked[0]["noised"].timesteps // 250)
+        np.testing.assert_array_equal(losses.timestep_bucket, asked[0]["noised"].timesteps // 250)
 
     def test_dropout_may_be_off(self, files, asked):
-        make_objective(configured(files, "drop.text=0"))({}, batch_of(configured(files)), jax.random.key(0))
-        assert asked[0]["rngs"] is None
+        config = configured(files, "condition_dropout.text=0")
+        objective_of(config)({}, batch_of(config), jax.random.key(0))
+        assert asked[0]["dropout_key"] is None
 
     def test_noise_timesteps_and_drops_are_of_the_key(self, files, asked):
         config = configured(files)
-        loss = make_objective(config, null_text=np.zeros((77, 16), np.float32))
+        loss = objective_of(config, null_text=np.zeros((1, 77, 16), np.float32))
         for seed in (0, 0, 1):
             loss({}, batch_of(config), jax.random.key(seed))
         one, same, other = asked
@@ -192,52 +202,51 @@ class TestObjective:
 
     def test_noise_offset_moves_all_pixels_of_a_channel_alike(self, files, asked):
         for offset in ("0", "0.5"):
-            config = configured(files, f"loss.noise_offset={offset}", "drop.text=0", preset="clips")
-            make_objective(config)({}, batch_of(config), jax.random.key(0))
+            config = configured(files, f"loss.noise_offset={offset}", "condition_dropout.text=0", preset="clips")
+            objective_of(config)({}, batch_of(config), jax.random.key(0))
         moved = np.asarray(asked[1]["noised"].noise - asked[0]["noised"].noise)
         assert np.ptp(moved, axis=(1, 2, 3)) == pytest.approx(0, abs=1e-5)
         assert 0.2 < moved[:, 0, 0, 0].std() < 0.8
 
     def test_texts_online_are_encoded_and_a_dropped_one_is_the_null_caption(self, files, asked):
-        config = configured(files, "data.inputs=latents", "drop.text=0.5")
+        config = configured(files, "data.inputs=latents", "condition_dropout.text=0.5")
         tokenizer = Tokenizer.published()
         tokens = tokenizer.encode(["a cat", "a red car", " ", "a dog"])
         batch = {name: array[:4] for name, array in batch_of(config).items() if name not in ("text", "labels")}
         batch |= {"token_ids": jnp.asarray(tokens), "label_ids": jnp.asarray(tokens[:2])[None].repeat(4, axis=0)}
         params = starting_params(config)
-        loss = make_objective(config, null_text=tokenizer.encode([" "])[0])
+        loss = objective_of(config, null_ids=tokenizer.encode([" "]))
         for seed in range(4):
             loss(params, batch, jax.random.key(seed))
         tower = network(config.model.text_encoder, policy(config))
         expected = tower.apply({"params": params["text_encoder"]}, batch["token_ids"])
         null = np.asarray(expected[2])
-        rows = np.concatenate([np.asarray(call["conditions"].text) for call in asked])
+        rows = np.concatenate([np.asarray(call["inputs"].text) for call in asked])
         wanted = np.concatenate([np.asarray(expected)] * 4)
         kept = np.abs(rows - wanted).max(axis=(1, 2)) < 1e-5
         gone = np.abs(rows - null).max(axis=(1, 2)) < 1e-5
         assert (kept | gone).all()
         assert 0 < (gone & ~kept).sum() < 12
         labels = tower.apply({"params": params["text_encoder"]}, batch["token_ids"][:2], method="label_embedding")
-        np.testing.assert_allclose(asked[0]["conditions"].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
+        np.testing.assert_allclose(asked[0]["inputs"].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
 
 
 def test_online_latents_are_scaled_draws_without_gradient(files):
     config = configured(files, "data.inputs=video")
     module = network(config.model.autoencoder, policy(config))
-    params = {"autoencoder": starting_params(config)["autoencoder"]}
-    video = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3)), jnp.uint8)
-    networks, key = {"autoencoder": module}, jax.random.key(0)
+    params = starting_params(config)["autoencoder"]
+    frames = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)), jnp.uint8)
+    keys = jax.random.split(jax.random.key(0), 6)
 
     def total(params):
-        latents = encode_latents(networks, params, {"video": video}, key)
-        frames = to_model_range(video.reshape(6, 16, 16, 3))
-        posterior = module.apply({"params": params["autoencoder"]}, frames, method="posterior")
-        drawn = posterior.sample(key) * module.config.scaling_factor
-        return latents.sum(), (latents, drawn.reshape(latents.shape))
+        latents = sampled_latents(module, params, frames, keys)
+        posterior = module.apply({"params": params}, to_model_range(frames), method="posterior")
+        noise = jnp.stack([jax.random.normal(key, latents.shape[1:]) for key in keys])
+        return latents.sum(), (latents, posterior.with_noise(noise) * module.config.scaling_factor)
 
     program = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(params).compile(QUICKLY)
     (_, (latents, drawn)), gradient = program(params)
-    assert latents.shape == (2, 3, 4, 4, 4)
+    assert latents.shape == (6, 4, 4, 4)
     np.testing.assert_allclose(latents, drawn, rtol=1e-5, atol=1e-6)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
@@ -253,14 +262,14 @@ def drawn():
     draw = lambda *shape: jnp.asarray(rng.standard_normal((4, *shape)), jnp.float32)  # noqa: E731
     latents = draw(1, 4, 4, 4)
     boxes = jnp.broadcast_to(jnp.asarray([0.1, 0.2, 0.6, 0.8], jnp.float32), (4, 1, 2, 4))
-    given = Conditions(draw(77, 16), boxes, jnp.ones((4, 1, 2)), draw(2, 16), latents[:, 0], latents[:, 0])
+    given = Inputs(draw(77, 16), None, boxes, jnp.ones((4, 1, 2)), draw(2, 16), latents[:, 0], latents[:, 0])
     return latents, Noised(draw(1, 4, 4, 4), jnp.asarray([10, 300, 600, 990], jnp.int32)), given
 
 
 def losses_of(config: TrainConfig, params: Any, drawn: tuple, **more: Any) -> jax.Array:
     latents, noised, given = drawn
-    networks = {name: network(part, policy(config)) for name, part in components(config).items()}
-    return denoising_losses(networks, params, latents, noised, conditions=given, config=config, **more)
+    model = make_model(config.model, policy(config))
+    return denoising_losses(model, params, latents, noised, inputs=given, config=config, **more)
 
 
 class TestLoss:
@@ -277,7 +286,7 @@ class TestLoss:
                 losses_of(config, params, (latents, noised, given)),
                 losses_of(weighed, params, (latents, noised, given)),
                 losses_of(config, params, other),
-                losses_of(config, params, (latents, noised, given), rngs={"dropout": key}),
+                losses_of(config, params, (latents, noised, given), dropout_key=key),
             )
 
         params = starting_params(config)
@@ -319,10 +328,10 @@ def test_the_autoencoder_is_charged_for_pixels_edges_and_divergence(files):
 
     def all_of(params, key):
         losses = [
-            autoencoder_losses({"autoencoder": module}, params, {"video": video}, key, config=weighed(**weights)).loss
-            for weights in ({"edge_weight": 0.0, "kl_weight": 0.0}, {"edge_weight": 1.0, "kl_weight": 0.0})
+            autoencoder_losses(module, params["autoencoder"], video, key, weights={"edge": edge, "kl": 0.0})
+            for edge in (0.0, 1.0)
         ]
-        losses.append(make_objective(weighed(edge_weight=0.0, kl_weight=0.5))(params, {"video": video}, key).loss)
+        losses.append(objective_of(weighed(edge_weight=0.0, kl_weight=0.5))(params, {"video": video}, key).loss)
         pictures = to_model_range(video[:, 0])
         posterior = module.apply({"params": params["autoencoder"]}, pictures, method="posterior")
         decoded = module.apply({"params": params["autoencoder"]}, posterior.sample(key), method="decode_unscaled")

@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import flatten
+from smcd_jax.models.registry import make_model
+from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime import hlo_collectives, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
@@ -25,7 +26,7 @@ from smcd_jax.training.plan import plan as plan_module
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, needed_by
 from smcd_jax.training.plan.plan import Planner, parameter_lines
-from smcd_jax.training.program import TrainProgram, stand_in_null_text
+from smcd_jax.training.program import TrainProgram, placeholder_null
 from smcd_jax.training.state import abstract
 
 jax.devices()  # eight, before a topology asks for fewer
@@ -225,7 +226,7 @@ class TestCollectives:
 class TestProgramPlan:
     def test_memory_is_that_of_the_shards(self, store):
         config, plan = small_config(), store[1].plan
-        program = TrainProgram(config, make_mesh(config.mesh), null_text=stand_in_null_text(config))
+        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
         trees = jax.tree.leaves((program.state, program.frozen, program.batch))
         held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in trees)
         assert plan.memory.arguments + plan.resident_bytes == held

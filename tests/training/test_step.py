@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,14 +15,17 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from smcd_jax.models.registry import flatten, network
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.smcd.model import Inputs
+from smcd_jax.models.video_model import Losses
+from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
-from smcd_jax.training.objective import Conditions, Losses, Noised, Objective, denoising_losses
+from smcd_jax.training.objective import NUM_BUCKETS, Noised, TrainObjective, denoising_losses
 from smcd_jax.training.optimizer import make_optimizer
 from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.selection import is_gate, split
-from smcd_jax.training.state import BANDS, NO_FAULT, TrainState, components, new_state, policy, trained_paths
+from smcd_jax.training.state import NO_FAULT, TrainState, new_state, policy, trained_paths
 from smcd_jax.training.step import TrainStep, make_train_step, window_means
 from tests.training.training_run import BATCH, QUICKLY, configured, starting_params, training_files
 
@@ -54,24 +58,24 @@ def frozen() -> dict:
 def batch(seed: int = 0) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
-    return {"x": draw(ROWS, WIDTH), "y": draw(ROWS), "band": jnp.arange(ROWS, dtype=jnp.int32) % 2}
+    return {"x": draw(ROWS, WIDTH), "y": draw(ROWS), "bucket": jnp.arange(ROWS, dtype=jnp.int32) % 2}
 
 
-def squares(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+def squares(params: dict, batch: dict, key: jax.Array) -> Losses:
     """Least squares: its gradient is known, and it reads the frozen bias."""
     leaves = params["unet"]
     found = batch["x"] @ leaves["a"]["kernel"] * jnp.tanh(leaves["gates"]["alpha_ff"]) + leaves["a"]["bias"]
-    return Losses(jnp.square(found - batch["y"]), batch["band"])
+    return Losses(jnp.square(found - batch["y"]), batch["bucket"])
 
 
-def roots(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+def roots(params: dict, batch: dict, key: jax.Array) -> Losses:
     """Where x is 0 the loss is finite and its gradient is not."""
-    return Losses(jnp.sqrt(batch["x"] @ params["unet"]["a"]["kernel"]), batch["band"])
+    return Losses(jnp.sqrt(batch["x"] @ params["unet"]["a"]["kernel"]), batch["bucket"])
 
 
-def chance(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+def chance(params: dict, batch: dict, key: jax.Array) -> Losses:
     drawn = jax.random.uniform(key, batch["y"].shape)
-    return Losses(drawn + params["unet"]["gates"]["alpha_ff"], batch["band"])
+    return Losses(drawn + params["unet"]["gates"]["alpha_ff"], batch["bucket"])
 
 
 def start(config: TrainConfig) -> TrainState:
@@ -84,9 +88,16 @@ def run(config: TrainConfig, state: TrainState, *batches: dict, objective=square
     return state
 
 
+def without_stats(losses: Callable[..., Losses]) -> TrainObjective:
+    """The objective of a model that has no running statistics."""
+    return lambda params, stats, batch, key, train=True: (losses(params, batch, key), stats)
+
+
 @functools.cache
-def compiled(config: TrainConfig, objective: Objective) -> TrainStep:
-    return jax.jit(make_train_step(config, objective, make_optimizer(config.optimizer, config.run.steps)))
+def compiled(config: TrainConfig, objective: TrainObjective) -> TrainStep:
+    return jax.jit(
+        make_train_step(config, without_stats(objective), make_optimizer(config.optimizer, config.run.steps))
+    )
 
 
 def bytes_of(tree: Any) -> list[bytes]:
@@ -135,7 +146,7 @@ class TestUpdate:
     def test_each_part_and_each_step_draws_anew_and_the_same_step_the_same(self):
         config = config_with(accumulation=2, learning_rate=1e-9)  # parts are the even and the odd rows, as are bands
         first = run(config, start(config), batch(), objective=chance)
-        assert first.window["band_loss"][0] != first.window["band_loss"][1]
+        assert first.window["bucket_loss"][0] != first.window["bucket_loss"][1]
         again = run(config, start(config), batch(), objective=chance)
         assert bytes_of(first) == bytes_of(again)
         second = run(config, first, batch(), objective=chance)
@@ -212,7 +223,7 @@ class TestLogSums:
 
     def test_a_band_is_the_mean_of_its_examples_and_an_empty_one_is_left_out(self):
         bands = jnp.asarray([0, 0, 0, 1, 1, 3, 3, 3], jnp.int32)
-        state = run(config_with(), start(config_with()), batch() | {"band": bands})
+        state = run(config_with(), start(config_with()), batch() | {"bucket": bands})
         means = window_means(jax.device_get(state.window))
         assert set(means) == {"loss", "gradient_norm", "loss/t0", "loss/t250", "loss/t750"}
         losses = np.asarray(
@@ -222,7 +233,7 @@ class TestLogSums:
         )
         for name, band in (("loss/t0", 0), ("loss/t250", 1), ("loss/t750", 3)):
             assert means[name] == pytest.approx(losses[np.asarray(bands) == band].mean(), rel=1e-5)
-        assert BANDS == 4
+        assert NUM_BUCKETS == 4
 
 
 def before(state: TrainState, losses: list) -> dict:
@@ -249,14 +260,14 @@ class TestTheRealLoss:
 
     def one_step(self, files, given: dict, *overrides: str, devices: int) -> TrainState:
         config = configured(files, *overrides)
-        networks = {name: network(part, policy(config)) for name, part in components(config).items()}
+        model = make_model(config.model, policy(config))
 
-        def objective(params: dict, batch: dict, key: jax.Array, train: bool = True) -> Losses:
+        def losses(params: dict, batch: dict, key: jax.Array) -> Losses:
             first = batch["latents"][:, 0]
-            told = Conditions(batch["text"], batch["boxes"], batch["mask"], batch["labels"], first, first)
+            given = Inputs(batch["text"], None, batch["boxes"], batch["mask"], batch["labels"], first, first)
             noised = Noised(batch["noise"], batch["timesteps"])
-            loss = denoising_losses(networks, params, batch["latents"], noised, conditions=told, config=config)
-            return Losses(loss, batch["timesteps"] * BANDS // 1000)
+            loss = denoising_losses(model, params, batch["latents"], noised, inputs=given, config=config)
+            return Losses(loss, batch["timesteps"] * NUM_BUCKETS // 1000)
 
         mesh = make_mesh(MeshShape(data=devices), jax.devices()[:devices])
         optimizer = make_optimizer(config.optimizer, config.run.steps)
@@ -264,14 +275,14 @@ class TestTheRealLoss:
         with jax.set_mesh(mesh):
             everywhere = jax.device_put((new_state(trained, optimizer, config=config), still), NamedSharding(mesh, P()))
             arguments = (*everywhere, jax.device_put(given, batch_sharding(mesh)))
-            step = jax.jit(make_train_step(config, objective, optimizer)).lower(*arguments)
+            step = jax.jit(make_train_step(config, without_stats(losses), optimizer)).lower(*arguments)
             return jax.device_get(step.compile(QUICKLY)(*arguments))
 
     def test_in_parts_over_two_devices_it_is_that_of_the_whole_batch(self, files, given):
         whole = self.one_step(files, given, devices=1)
         parts = self.one_step(files, given, "optimizer.accumulation=2", devices=2)
         assert float(whole.window["loss"]) > 0.1
-        np.testing.assert_allclose(parts.window["band_loss"], whole.window["band_loss"], rtol=1e-5)
+        np.testing.assert_allclose(parts.window["bucket_loss"], whole.window["bucket_loss"], rtol=1e-5)
         for name in ("loss", "gradient_norm"):
             np.testing.assert_allclose(parts.window[name], whole.window[name], rtol=1e-5)
         # Adam's first step is the sign of a gradient times the rate, so moments tell more than parameters
@@ -284,7 +295,7 @@ class TestTheRealLoss:
 def test_state_exists_for_trained_parameters_alone(files):
     """Measured in bytes: two moments, parameters and moving average of the trained ones, and some counters."""
     config = configured(files, preset="clips")
-    program = TrainProgram(config, make_mesh(MeshShape(data=8)), null_text=np.zeros((77, 16), np.float32))
+    program = TrainProgram(config, make_mesh(MeshShape(data=8)), null={"null_text": np.zeros((1, 77, 16), np.float32)})
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
     trained, still = size(program.state.params), size(program.frozen)
     assert set(flatten(program.state.params)) == program.trained

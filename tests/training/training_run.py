@@ -32,9 +32,9 @@ from data_pipeline.batches import HostBatch
 from smcd_jax.cli import main
 from smcd_jax.files.config_json import to_dict
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
-from smcd_jax.models.registry import Params, abstract_params, flatten, unflatten
 from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig
+from smcd_jax.nn.networks import Params, abstract_params, flatten, unflatten
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import loop
 from smcd_jax.training.checkpoint.manifest import Manifest
@@ -87,7 +87,15 @@ def get_config(preset: str = "pictures") -> ConfigDict:
     """Stage 1 ("pictures") or stage 2 ("clips") of the very small model; model and records are given as overrides."""
     do_as_told(**json.loads(os.environ.get(TOLD, "{}")))
     pictures = preset == "pictures"
-    config = ConfigDict(to_dict(TrainConfig(name=f"very_small_{preset}", model=PICTURES if pictures else MODEL)))
+    config = ConfigDict(
+        to_dict(
+            TrainConfig(
+                name=f"very_small_{preset}",
+                model=PICTURES if pictures else MODEL,
+                condition_dropout=dict.fromkeys(("text", "boxes", "image_latent", "image_tokens"), 0.0),
+            )
+        )
+    )
     config.trained = ("position_net/.*", "unet/.*/gates/.*")
     if not pictures:
         config.trained = (
@@ -96,13 +104,13 @@ def get_config(preset: str = "pictures") -> ConfigDict:
             "unet/encoder_0/conv/.*",
             r"unet/.*/temporal(_conv)?/.*",
         )
-        config.drop.image_latent = config.drop.image_tokens = 0.25
+        config.condition_dropout.image_latent = config.condition_dropout.image_tokens = 0.25
     config.temporal = not pictures
     config.dropout = False
     config.data.frames = 1 if pictures else MODEL.frames
     config.data.batch_size = BATCH
     config.data.threads = 1
-    config.drop.text = config.drop.boxes = 0.25
+    config.condition_dropout.text = config.condition_dropout.boxes = 0.25
     config.optimizer.learning_rate = 2e-3
     config.optimizer.ema_decay = 0.9
     config.run.steps = 6

@@ -16,8 +16,8 @@ from PIL import Image
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.fvd_preprocess import FVD_RESIZE, fvd_frames, held
 from smcd_jax.evaluation.metrics.metric_rows import Described
-from smcd_jax.models.registry import Params, network
 from smcd_jax.nn.config import DINOConfig, TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.nn.networks import Params, network
 from smcd_jax.tokenizer import Tokenizer
 
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -60,6 +60,11 @@ class ModelConfig:
         return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
 
     @property
+    def text_length(self) -> int:
+        """Tokens of a text."""
+        return self.text_encoder.length
+
+    @property
     def size_multiple(self) -> int:
         """Height and width in pixels must be multiples of this."""
         levels = 2 ** (len(self.unet.multipliers) - 1)

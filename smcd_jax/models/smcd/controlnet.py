@@ -68,7 +68,7 @@ class ControlNet(nn.Module):
             features.append(zero_conv(x))
         return tuple(features)
 
-    def touch(self) -> tuple[Float[Array, "b f _ _ _"], ...]:
+    def dummy_call(self) -> tuple[Float[Array, "b f _ _ _"], ...]:
         """Uses every parameter once."""
         config = self.config.unet
         side = 2 ** (len(config.multipliers) - 1)

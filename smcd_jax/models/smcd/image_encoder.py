@@ -45,7 +45,7 @@ class ImageEncoder(nn.Module):
                 x = EncoderBlock(channels, downsample, self.policy, name=f"block_{block}")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
-    def touch(self) -> Float[Array, "1 m d"]:
+    def dummy_call(self) -> Float[Array, "1 m d"]:
         """Uses every parameter once."""
         side = self.config.downscale
         return self(jnp.zeros((1, side, side, self.config.latent_channels)))

@@ -141,7 +141,7 @@ class UNet3D(nn.Module):
         head = lambda frames: self.conv_out(nn.silu(self.norm_out(frames)))  # noqa: E731
         return on_frames(head, x).astype(jnp.float32)
 
-    def touch(self) -> Float[Array, "b f h w d"]:
+    def dummy_call(self) -> Float[Array, "b f h w d"]:
         """Uses every parameter once."""
         config, zeros = self.config, jnp.zeros
         side = 2 ** (len(config.multipliers) - 1)

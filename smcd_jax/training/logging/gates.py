@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from smcd_jax.models.registry import Params, flatten
+from smcd_jax.nn.networks import Params, flatten
 from smcd_jax.training.selection import is_gate
 
 _KINDS = ("object", "image")

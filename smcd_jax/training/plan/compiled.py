@@ -14,13 +14,14 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import make_model
 from smcd_jax.runtime.devices import collector_paused
 from smcd_jax.runtime.hlo_collectives import collective_report
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
 from smcd_jax.runtime.topology import Topology
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, sample_rows, stand_in_null_text
+from smcd_jax.training.program import TrainProgram, placeholder_null, sample_rows
 from smcd_jax.training.sampling import make_sampler
 from smcd_jax.training.selection import join
 from smcd_jax.training.state import policy
@@ -128,7 +129,7 @@ def compile_program(
             for another reason than memory.
     """
     mesh = make_mesh(config.mesh, topology.devices)
-    program = TrainProgram(config, mesh, null_text=stand_in_null_text(config))
+    program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
     setting, batch = _setting(program, topology), config.data.batch_size
     if what == "sampler":
         batch = sample_rows(config, mesh)
@@ -192,7 +193,7 @@ def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
         return program.step, (program.state, program.frozen, program.batch)
     if program.config.objective != "denoise":
         raise SMCDError("an autoencoder's training has no sampler to plan; leave it out with --no_sampler")
-    sampler = make_sampler(program.config, stand_in_null_text(program.config), platform=program.platform)
+    sampler = make_sampler(program.config, program.model, placeholder_null(program.config, program.model))
     params = join(program.state.ema or program.state.params, program.frozen)
     rows = sample_rows(program.config, program.mesh)
     batch = {
@@ -207,7 +208,7 @@ def _setting(program: TrainProgram, topology: Topology) -> Setting:
     config, mesh = program.config, program.mesh
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     held = join(program.state.params, program.frozen)
-    coverage = coverage_report(held, mesh, head_width=config.model.unet.head_width)
+    coverage = coverage_report(held, mesh, program.model.sharding)
     return Setting(
         devices=mesh.size,
         device_kind=topology.device_kind,

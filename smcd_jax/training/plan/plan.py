@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import flatten
+from smcd_jax.models.registry import make_model
+from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import make_mesh, partition_specs
 from smcd_jax.runtime.topology import Topology, find_topology
@@ -107,7 +108,7 @@ def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
         SMCDError: after the last line, if ``config.trained`` matches nothing.
     """
     mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
-    specs = flatten(partition_specs(abstract(config), mesh, head_width=config.model.unet.head_width))
+    specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))
     wrong, trained = None, frozenset()
     try:
         trained = select(shapes, config.trained, what="config: trained")

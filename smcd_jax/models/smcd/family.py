@@ -1,0 +1,10 @@
+"""SMCD as a registered family: its networks by config class, presets and model."""
+
+from __future__ import annotations
+
+from smcd_jax.models.registry import Family, register_family
+from smcd_jax.models.smcd.config import PRESETS, ModelConfig
+from smcd_jax.models.smcd.model import SMCDModel
+
+FAMILY = Family("smcd", ModelConfig, PRESETS, SMCDModel)
+register_family(FAMILY)

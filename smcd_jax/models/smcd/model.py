@@ -1,0 +1,326 @@
+"""SMCD as a video model: text, boxes and the first frame as conditions of a latent 3D UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from smcd_jax.diffusion.guidance import Guidance
+from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.models.smcd.guidance import BOXES, IMAGE, TEXT, reference_guidance
+from smcd_jax.models.smcd.sharding import RULES
+from smcd_jax.models.video_model import (
+    Component,
+    FeatureStep,
+    Keep,
+    Losses,
+    Objective,
+    Params,
+    Request,
+    SamplingPlan,
+    VideoModel,
+)
+from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents
+from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import network
+from smcd_jax.nn.transformers import BlockConditions
+from smcd_jax.runtime.sharding import ShardingTable
+from smcd_jax.tokenizer import Tokenizer
+
+STEM = "encoder_0/conv/kernel"  # reads the first frame's latent beside the noisy ones
+
+
+class Inputs(NamedTuple):
+    """Conditions of a batch.
+
+    Attributes:
+        text: Embedding of the prompt.
+        null_text: Embedding of the negative or null prompt, of each example or of all; None where none is dropped.
+        boxes: Boxes, xyxy in 0..1.
+        mask: 1 where an object is present, else 0.
+        labels: Embedding of each object's label; of each frame where labels change.
+        image_latent: Scaled latent of the first frame, for the input channels (zero convolution, ZC).
+        hint: The same latent for the image tokens (GCA) or the ControlNet.
+    """
+
+    text: Float[Array, "b l d"]
+    null_text: Float[Array, "#b l d"] | None
+    boxes: Float[Array, "b f n 4"]
+    mask: Float[Array, "b f n"]
+    labels: Float[Array, "b n e"] | Float[Array, "b f n e"]
+    image_latent: Float[Array, "b h w c"]
+    hint: Float[Array, "b h w c"]
+
+
+class Tokens(NamedTuple):
+    """What the attention layers read, before their projections.
+
+    Attributes:
+        text: Text tokens.
+        objects: Box tokens; None in models without boxes.
+        object_mask: 1 where an object is present, else 0.
+        image: Image tokens; None in models without.
+        image_latent: See `Inputs`.
+        hint: See `Inputs`.
+    """
+
+    text: Float[Array, "b l d"]
+    objects: Float[Array, "b f n e"] | None
+    object_mask: Float[Array, "b f n"]
+    image: Float[Array, "b m g"] | None
+    image_latent: Float[Array, "b h w c"]
+    hint: Float[Array, "b h w c"]
+
+
+class Context(NamedTuple):
+    """What is constant over the denoising steps.
+
+    Attributes:
+        unet: Keys and values of the UNet's attention layers, by block.
+        image_latent: Latent that joins the input on channels; None in models without.
+        controlnet: Keys and values of the ControlNet, by block; None in models without.
+        hint: Latent that the ControlNet reads.
+    """
+
+    unet: dict[str, BlockConditions]
+    image_latent: Float[Array, "b h w c"] | None
+    controlnet: dict[str, BlockConditions] | None
+    hint: Float[Array, "b h w c"]
+
+
+class SMCDModel(VideoModel):
+    """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
+
+    target: ClassVar[str] = "latents"
+    own_options: ClassVar[tuple[str, ...]] = ("reference_guidance", "img_free_guidance", "ti_free_guidance")
+    null_prompt: ClassVar[str] = " "  # the published model was trained with one space for no text
+
+    def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
+        _check_complete(config)
+        self.config = config
+        self.schedule = NoiseSchedule(prediction_type=config.prediction_type)
+        self.components = _components(config)
+        self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
+        unet = config.unet
+        self.required = ("image", "prompt", "tracks") if unet.uses_objects else ("image", "prompt")
+        self.conditions = (IMAGE, BOXES, TEXT)
+        self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_width)
+        self.feature_steps = self._feature_steps()
+        self.objectives = {"autoencoder": Objective(("autoencoder",), self._autoencoder_losses)}
+
+    def _feature_steps(self) -> tuple[FeatureStep, ...]:
+        text, autoencoder = self.config.text_encoder, self.config.autoencoder
+        side, tokens = autoencoder.downscale, (text.length, text.width)
+        latent = (self.config.height // side, self.config.width // side, autoencoder.latent_channels)
+        return (
+            FeatureStep("text", "token_ids", "text_encoder", 1, self._embed_text, tokens),
+            FeatureStep("null_text", "null_ids", "text_encoder", 1, self._embed_text, tokens),
+            FeatureStep("labels", "label_ids", "text_encoder", 1, self._embed_label, (text.width,)),
+            FeatureStep("latents", "video", "autoencoder", 3, self._encode_frames, latent, random=True),
+        )
+
+    def guidance(self, options: Mapping[str, Any]) -> Guidance:
+        """Composed guidance, or with ``reference_guidance`` that of the published sampler."""
+        if not options.get("reference_guidance"):
+            return super().guidance(options)
+        names = ("guidance_scale", "img_free_guidance", "ti_free_guidance")
+        scales = {name: options[name] for name in names if options.get(name) is not None}
+        return reference_guidance(**{"guidance_scale": TEXT.default_scale, **scales})
+
+    def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
+        """Token ids, padded boxes and the first frame."""
+        config = self.config
+        count, side = len(request.prompts), config.autoencoder.downscale
+        boxes, mask = (
+            np.stack(part).astype(np.float32)
+            for part in zip(*(self._padded(tracks, request.num_frames) for tracks in request.tracks), strict=True)
+        )
+        labels = np.zeros((count, config.max_objects, config.text_length), np.int32)
+        for row, tracks in zip(labels, request.tracks, strict=True):
+            if tracks is not None:
+                row[: tracks.num_objects] = self._ids(tokenizer, tracks.labels)
+        negative = [self.null_prompt if text is None else text for text in request.negative_prompts]
+        height, width = request.pictures.shape[1:3]
+        return SamplingPlan(
+            raw={
+                "video": request.pictures[:, None],
+                "token_ids": self._ids(tokenizer, request.prompts),
+                "null_ids": self._ids(tokenizer, negative),
+                "label_ids": labels,
+                "boxes": boxes,
+                "mask": mask,
+            },
+            latent_shape=(request.num_frames, height // side, width // side, config.autoencoder.latent_channels),
+            notes=self._cut_texts(tokenizer, (*request.prompts, *negative)),
+        )
+
+    def inputs(self, features: Mapping[str, Array]) -> Inputs:
+        """Text, boxes, labels and the latent of the first frame."""
+        null_text, first = features.get("null_text"), features["latents"][:, 0].astype(jnp.float32)
+        text = features["text"]
+        return Inputs(
+            text=text,
+            null_text=None if null_text is None else null_text.astype(text.dtype),
+            boxes=features["boxes"],
+            mask=features["mask"],
+            labels=features["labels"],
+            image_latent=first,
+            hint=first,
+        )
+
+    def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
+        """The prompt becomes the null text, every object absent, and each latent zero."""
+
+        def kept(switch: str, given: Array, dropped: Array | float = 0.0) -> Array:
+            if switch not in keep:
+                return given
+            where = keep[switch].reshape(-1, *(1,) * (given.ndim - 1))
+            return jnp.where(where, given, jnp.asarray(dropped, given.dtype))
+
+        text = inputs.text if inputs.null_text is None else kept("text", inputs.text, inputs.null_text)
+        return inputs._replace(
+            text=text,
+            null_text=None,
+            mask=kept("boxes", inputs.mask),
+            image_latent=kept("image_latent", inputs.image_latent),
+            hint=kept("image_tokens", inputs.hint),
+        )
+
+    def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
+        """Box tokens and image tokens."""
+        boxes, mask = inputs.boxes, inputs.mask
+        if frames is not None:
+            boxes, mask = boxes[:, frames], mask[:, frames]
+        objects = image = None
+        if "position_net" in self.networks:
+            labels = inputs.labels
+            labels = labels if labels.ndim == 4 else jnp.repeat(labels[:, None], boxes.shape[1], axis=1)
+            objects = self._apply("position_net", params, boxes, mask, labels)
+        if "image_encoder" in self.networks:
+            image = self._apply("image_encoder", params, inputs.hint)
+        return Tokens(inputs.text, objects, mask, image, inputs.image_latent, inputs.hint)
+
+    def precompute(self, params: Params, context: Tokens) -> Context:
+        """Keys and values of every attention to text, boxes and image."""
+        attended = self._apply(
+            "unet",
+            params,
+            context.text,
+            context.objects,
+            object_mask=context.object_mask,
+            image_tokens=context.image,
+            method="conditions",
+        )
+        control = None
+        if "controlnet" in self.networks:
+            control = self._apply("controlnet", params, context.text, method="conditions")
+        still = context.image_latent if self.config.unet.image_latent else None
+        return Context(attended, still, control, context.hint)
+
+    def denoise(
+        self,
+        params: Params,
+        x: Float[Array, "b f h w c"],
+        t: Float[Array, " b"],
+        context: Context,
+        *,
+        dropout_key: PRNGKeyArray | None = None,
+        temporal: bool = True,
+    ) -> Float[Array, "b f h w c"]:
+        """The UNet's output, with the ControlNet's features where the model has one."""
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        switches = {"temporal": temporal, "deterministic": rngs is None, "rngs": rngs}
+        control = None
+        if context.controlnet is not None:
+            control = self._apply("controlnet", params, x, context.hint, t, context.controlnet, **switches)
+        if context.image_latent is not None:
+            still = jnp.repeat(context.image_latent[:, None], x.shape[1], axis=1).astype(x.dtype)
+            x = jnp.concatenate([x, still], axis=-1)
+        return self._apply("unet", params, x, t, context.unet, control=control, **switches)
+
+    def render(
+        self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
+    ) -> Float[Array, "b k H W 3"]:
+        """Frames through the autoencoder's decoder."""
+        del inputs
+        chosen = decoded[:, frames]
+        pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
+        return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
+
+    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
+        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
+
+    def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids)
+
+    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
+
+    def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
+        return sampled_latents(self.networks["autoencoder"], params, frames, keys)
+
+    def _autoencoder_losses(
+        self, params: Params, stats: Any, batch: Mapping[str, Array], key: PRNGKeyArray, *, weights: Any
+    ) -> tuple[Losses, Any]:
+        network, kinds = self.networks["autoencoder"], {"kl": weights.kl_weight, "edge": weights.edge_weight}
+        loss = autoencoder_losses(network, params["autoencoder"], batch["video"], key, weights=kinds)
+        return Losses(loss, jnp.zeros(len(loss), jnp.int32)), stats
+
+    def _padded(self, tracks: Any, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        objects = self.config.max_objects
+        if tracks is None:
+            return np.zeros((frames, objects, 4)), np.zeros((frames, objects))
+        return tracks.pad(objects)
+
+    def _ids(self, tokenizer: Tokenizer, texts: Any) -> Int[np.ndarray, "m l"]:
+        ids = tokenizer.encode(list(texts), length=self.config.text_length)
+        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
+
+    def _cut_texts(self, tokenizer: Tokenizer, texts: tuple[str, ...]) -> tuple[str, ...]:
+        length = self.config.text_length
+        counts = {text: tokenizer.count(text) for text in texts}
+        return tuple(
+            f"the prompt has {count} tokens; the model reads the first {length}: {text[:60]}..."
+            for text, count in counts.items()
+            if count > length
+        )
+
+
+def _components(config: ModelConfig) -> dict[str, Component]:
+    stages = {
+        "unet": ("denoise",),
+        "controlnet": ("denoise",),
+        "position_net": ("encode",),
+        "image_encoder": ("encode",),
+        "text_encoder": ("features",),
+        "autoencoder": ("features", "decode"),
+        "vision_encoder": (),
+    }
+    extra = {"unet": {"widened": (STEM,)}, "controlnet": {"copied_from": "unet"}}
+    return {name: Component(part, stages[name], **extra.get(name, {})) for name, part in config.components().items()}
+
+
+def _check_complete(config: ModelConfig) -> None:
+    """A network must find the networks whose output it reads; without them it would sample nonsense."""
+    unet = config.unet
+    needed = {
+        "unet": True,
+        "autoencoder": True,
+        "text_encoder": True,
+        "position_net": unet is not None and unet.uses_objects,
+        "image_encoder": unet is not None and unet.uses_image_tokens,
+        "controlnet": unet is not None and unet.control,
+    }
+    absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
+    if absent:
+        raise SMCDError(
+            f"the model has no {' and no '.join(absent)}; convert or copy it again", argument="model", value=absent
+        )

@@ -1,0 +1,100 @@
+"""Networks by their config class, and their parameters: shapes, initialisation, and leaves by path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from smcd_jax.nn.autoencoder_kl import AutoencoderKL
+from smcd_jax.nn.box_tokens import PositionNet
+from smcd_jax.nn.clip_towers import TextEncoder, VisionEncoder
+from smcd_jax.nn.config import (
+    AutoencoderConfig,
+    DINOConfig,
+    PositionNetConfig,
+    TextEncoderConfig,
+    VisionEncoderConfig,
+)
+from smcd_jax.nn.dino import DINO
+from smcd_jax.nn.i3d import I3D, I3DConfig
+from smcd_jax.nn.layers import ComputePolicy
+
+Params = dict[str, Any]
+Network = nn.Module  # an alias, so that only nn/ and models/ import flax.linen
+_INITIALISED_TOGETHER = 64  # parameters that one traced program initialises
+
+_NETWORKS: dict[type, type[nn.Module]] = {
+    PositionNetConfig: PositionNet,
+    AutoencoderConfig: AutoencoderKL,
+    TextEncoderConfig: TextEncoder,
+    VisionEncoderConfig: VisionEncoder,
+    DINOConfig: DINO,
+    I3DConfig: I3D,
+}
+
+
+def register_network(config_class: type, module_class: type[nn.Module]) -> None:
+    """Makes `network` build ``module_class`` for configs of ``config_class``.
+
+    The module takes ``(config, policy)`` and has a method ``dummy_call`` that calls it on the smallest input it
+    accepts, so that every parameter is created.
+    """
+    _NETWORKS[config_class] = module_class
+
+
+def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
+    """The network of a component config."""
+    policy, inner = policy or ComputePolicy(), getattr(config, "unet", config)
+    return _NETWORKS[type(config)](config, dataclasses.replace(policy, groups=getattr(inner, "groups", policy.groups)))
+
+
+def init_params(
+    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
+) -> Params:
+    """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
+
+    With ``only`` those of these paths alone; they are the same as among all.
+    """
+    return unflatten(dict(init_leaves(config, key, policy, only=only)))
+
+
+def init_leaves(
+    config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
+) -> Iterator[tuple[str, jax.Array]]:
+    """`init_params` by path, a few at a time, so that whoever takes them away keeps a large network off the device.
+
+    Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
+    compiling all initialisers as one program would take several times as long as running them one by one.
+    """
+    module = network(config, policy)
+    traced, shapes = jax.make_jaxpr(lambda key: module.init(key, method="dummy_call")["params"], return_shape=True)(key)
+    numbered = flatten(jax.tree.unflatten(jax.tree.structure(shapes), range(len(traced.jaxpr.outvars))))
+    paths = sorted(numbered, key=numbered.__getitem__)
+    wanted = [path for path in paths if only is None or path in only]
+    for start in range(0, len(wanted), _INITIALISED_TOGETHER):
+        some = wanted[start : start + _INITIALISED_TOGETHER]
+        initialisers, _ = dce_jaxpr(traced.jaxpr, [path in some for path in paths], instantiate=True)
+        yield from zip(some, jaxpr_as_fun(ClosedJaxpr(initialisers, traced.consts))(key), strict=True)
+
+
+def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:
+    """Shapes and dtypes of the parameters, without computing any."""
+    module = network(config, policy)
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call")["params"])
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Leaves by path, "encoder_0/conv/kernel"."""
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(leaves: dict[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    return flax.traverse_util.unflatten_dict(leaves, sep="/")
