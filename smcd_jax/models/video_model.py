@@ -25,6 +25,7 @@ from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, 
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.sharding import ShardingTable
+from smcd_jax.sampling_options import FAMILY_OPTIONS
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks
 

@@ -94,7 +94,7 @@ class ToyModel(VideoModel):
         return ToyInputs(text, self.features({}, features, None)["latents"][:, 0] if latents is None else latents[:, 0])
 
     def drop(self, inputs, keep):
-        return inputs._replace(text=inputs.text * keep["text"][:, None]) if "text" in keep else inputs
+        return inputs._replace(text=jnp.where(keep["text"][:, None], inputs.text, 0.0)) if "text" in keep else inputs
 
     def encode(self, params, inputs, frames=None):
         return inputs

@@ -70,10 +70,10 @@ def open_pipeline() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     ``mask`` and ``labels`` describe one track per example. ``second_latents`` replaces the latents after the first
     step, so that a one-step solver does not depend on the initial noise. ``arguments`` are those of the public call.
     """
-    from smcd_jax import SMCDPipeline
+    from smcd_jax import VideoPipeline
     from smcd_jax.tracks import BoxTracks
 
-    pipeline = SMCDPipeline.from_pretrained("tiny", dtype="float32")
+    pipeline = VideoPipeline.from_pretrained("tiny", dtype="float32")
 
     def sample(
         boxes: np.ndarray,
@@ -99,34 +99,21 @@ def denoising_problem(config_file: str) -> Problem:
     ``[b, f, n]``, token_ids ``[b, l]``, label_ids ``[b, n, l]`` and null_ids ``[b, l]``, and float32 ``[b]`` that is
     0 where a condition is left out: keep_text, keep_boxes, keep_image_latent, keep_image_tokens.
     """
-    from smcd_jax.models.registry import network
+    from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.objective import Conditions, Noised, denoising_losses, encode_texts
+    from smcd_jax.training.objective import Noised, denoising_losses
     from smcd_jax.training.selection import join
-    from smcd_jax.training.state import components, policy
+    from smcd_jax.training.state import policy
 
     config = load_config(str(ROOT / config_file), _very_small(config_file))
-    networks = {name: network(part, policy(config)) for name, part in components(config).items()}
+    model = make_model(config.model, policy(config))
 
     def losses(trained: Any, frozen: Any, batch: Mapping[str, Any]) -> jax.Array:
         params = join(trained, frozen)
-        text, labels = encode_texts(networks, params, batch)
-        null, _ = encode_texts(networks, params, {**batch, "token_ids": batch["null_ids"]})
-        first = batch["latents"][:, 0]
-
-        def keep(name: str, axes: int) -> jax.Array:
-            return batch[name].reshape(-1, *(1,) * axes)
-
-        conditions = Conditions(
-            text=jnp.where(keep("keep_text", 2) > 0, text, null),
-            boxes=batch["boxes"],
-            mask=batch["mask"] * keep("keep_boxes", 2),
-            labels=labels,
-            image_latent=first * keep("keep_image_latent", 3),
-            hint=first * keep("keep_image_tokens", 3),
-        )
+        inputs = model.inputs(model.features(params, batch, jax.random.key(0)))
+        keep = {switch: batch[f"keep_{switch}"] > 0 for switch in model.switches}
         noised = Noised(batch["noise"], batch["timesteps"])
-        return denoising_losses(networks, params, batch["latents"], noised, conditions=conditions, config=config)
+        return denoising_losses(model, params, batch["latents"], noised, inputs=model.drop(inputs, keep), config=config)
 
     return Problem(*_starting_point(config), losses)
 
@@ -137,22 +124,21 @@ def autoencoder_problem(config_file: str) -> Problem:
     A batch holds video uint8 ``[b, 1, height, width, 3]`` and the posterior's noise ``[b, h, w, c]``. The loss takes a
     key for that noise today, so the draw is replaced while the loss is traced: how keys are split does not matter.
     """
-    from smcd_jax.models.registry import network
+    from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.objective import autoencoder_losses
+    from smcd_jax.training.objective import make_objective
     from smcd_jax.training.selection import join
-    from smcd_jax.training.state import components, policy
+    from smcd_jax.training.state import policy
 
     config = load_config(str(ROOT / config_file), _very_small(config_file))
-    networks = {name: network(part, policy(config)) for name, part in components(config).items()}
+    objective = make_objective(config, make_model(config.model, policy(config)))
 
     def losses(trained: Any, frozen: Any, batch: Mapping[str, Any]) -> jax.Array:
         def given(_key: Any, shape: tuple[int, ...], _dtype: Any = None) -> jax.Array:
             return batch["noise"].reshape(shape)
 
         with mock.patch.object(jax.random, "normal", given):
-            key = jax.random.key(0)
-            return autoencoder_losses(networks, join(trained, frozen), batch, key, config=config).loss
+            return objective(join(trained, frozen), {}, batch, jax.random.key(0))[0].loss
 
     return Problem(*_starting_point(config), losses)
 
@@ -169,7 +155,7 @@ def _starting_point(config: Any) -> tuple[Any, Any, optax.GradientTransformation
     Leaving out boxes, text, image latent or image tokens then changes the loss of most examples by 0.1 % or more.
     """
     from smcd_jax.model_folder import ModelFolder
-    from smcd_jax.models.registry import flatten, unflatten
+    from smcd_jax.nn.networks import flatten, unflatten
     from smcd_jax.training.optimizer import make_optimizer
     from smcd_jax.training.selection import split
     from smcd_jax.training.state import abstract, trained_paths
@@ -212,15 +198,16 @@ def plan_of(config_file: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     Returns mesh and batch (shape and dtype of every array), and for every parameter a row
     ``[component, trained, shape, dtype, axes]``, where axes names what each axis is split over; without paths.
     """
-    from smcd_jax.models.registry import flatten
-    from smcd_jax.sharding import make_mesh
+    from smcd_jax.models.registry import make_model
+    from smcd_jax.nn.networks import flatten
+    from smcd_jax.runtime.sharding import make_mesh
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.program import TrainProgram, stand_in_null_text
+    from smcd_jax.training.program import TrainProgram, placeholder_null
 
     config = load_config(str(ROOT / config_file), overrides)
     mesh = make_mesh(config.mesh, jax.devices()[:8])
     with jax.set_mesh(mesh):
-        program = TrainProgram(config, mesh, null_text=stand_in_null_text(config))
+        program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
     rows = [
         [path.split("/")[0], trained, list(leaf.shape), str(leaf.dtype), _axes(leaf)]
         for trained, tree in ((True, program.state.params), (False, program.frozen))

@@ -25,15 +25,15 @@ def cases() -> dict[str, Callable[[], tuple[adapters.Problem, list[Batch]]]]:
     """Builds the problem and its batches, by name."""
     return {
         "scene": lambda: (
-            adapters.denoising_problem("configs/tiny_scene.py"),
+            adapters.denoising_problem("configs/tiny/stage2_scene.py"),
             [denoising_batch(seed, frames=2) for seed in range(BATCHES)],
         ),
         "base": lambda: (
-            adapters.denoising_problem("configs/tiny_base.py:pictures"),
+            adapters.denoising_problem("configs/tiny/base.py:pictures"),
             [denoising_batch(seed, frames=1) for seed in range(BATCHES)],
         ),
         "autoencoder": lambda: (
-            adapters.autoencoder_problem("configs/tiny_autoencoder.py"),
+            adapters.autoencoder_problem("configs/tiny/autoencoder.py"),
             [autoencoder_batch(seed) for seed in range(BATCHES)],
         ),
     }

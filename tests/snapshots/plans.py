@@ -12,10 +12,10 @@ from tests.snapshots import adapters
 
 MESH = ("mesh.fsdp=4", "mesh.tensor=2")
 CASES = {
-    "stage1_object": ("configs/stage1_object.py:tiny", MESH),
-    "stage2_controlnet": ("configs/stage2_controlnet.py:tiny", MESH),
-    "tiny_scene": ("configs/tiny_scene.py", MESH),
-    "tiny_autoencoder": ("configs/tiny_autoencoder.py", MESH),
+    "stage1_object": ("configs/smcd/stage1_object.py:tiny", MESH),
+    "stage2_controlnet": ("configs/smcd/stage2_controlnet.py:tiny", MESH),
+    "tiny_scene": ("configs/tiny/stage2_scene.py", MESH),
+    "tiny_autoencoder": ("configs/tiny/autoencoder.py", MESH),
 }
 
 
