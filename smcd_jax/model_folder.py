@@ -67,11 +67,11 @@ class ModelFolder:
             )
         where = f"{self.path}/model.json"
         components, sampling = _object(content, "components", where), _object(content, "sampling", where)
-        self.config: ModelConfig = from_dict(ModelConfig, {**components, **sampling}, where=where)
+        self.config: ModelConfig = from_dict(ModelConfig, {**components, **sampling}, path=where)
         # a component that is not named is absent, whatever the defaults say
         absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
-        self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, where=where)
+        self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, path=where)
         self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
 
     @property

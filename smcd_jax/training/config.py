@@ -294,7 +294,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """A run from plain values, as `config_to_dict` gives them and checkpoints hold them."""
-    return from_dict(TrainConfig, values, where="config")
+    return from_dict(TrainConfig, values)
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
