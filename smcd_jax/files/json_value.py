@@ -18,7 +18,7 @@ class JsonValue:
 
     Attributes:
         data: Value as `json.loads` returns it.
-        path: Name of the file; None if the value comes from no file.
+        path: Name of the file; None for a config that comes from no file.
         key: Place of the value, such as `objects[0].label`; empty for the whole content.
     """
 
@@ -29,7 +29,7 @@ class JsonValue:
     @property
     def place(self) -> str:
         """File and key, for error messages."""
-        return ": ".join(part for part in (self.path, self.key) if part) or "config"
+        return ": ".join(part for part in (self.path or "config", self.key) if part)
 
     def error(self, problem: str, *, got: bool = True) -> SMCDError:
         """Returns the error about this value: `FILE: KEY PROBLEM`, followed by the value if ``got``."""
@@ -65,16 +65,16 @@ class JsonValue:
         for key in required:
             self.member(key)
 
-    def items(self, *, at_least: int = 0) -> list[JsonValue]:
+    def items(self, *, non_empty: bool = False) -> list[JsonValue]:
         """Returns the items of a list."""
-        if not isinstance(self.data, list | tuple) or len(self.data) < at_least:
-            raise self.error(f"must be a list of at least {at_least}" if at_least else "must be a list")
+        if not isinstance(self.data, list | tuple) or (non_empty and not self.data):
+            raise self.error("must be a non-empty list" if non_empty else "must be a list")
         return [JsonValue(item, self.path, f"{self.key}[{index}]") for index, item in enumerate(self.data)]
 
     def integer(self, *, low: int, high: int) -> int:
         """Returns a whole number from ``low`` to ``high``."""
         if isinstance(self.data, bool) or not isinstance(self.data, int) or not low <= self.data <= high:
-            raise self.error(f"must be a whole number from {low} to {high}")
+            raise self.error(f"must be a whole number from {low} to {high}" if low < high else f"must be {low}")
         return self.data
 
     def number(self) -> float:

@@ -116,7 +116,7 @@ def parse_track_file(text: str, source: str = "tracks.json") -> TrackFile:
     size = content.get("size").numbers(("width", "height"))
     if min(size) <= 0:
         raise content.get("size").error("must be positive")
-    objects = content.get("objects").items(at_least=1)
+    objects = content.get("objects").items(non_empty=True)
     return TrackFile(frames, size, tuple(_object(item, frames) for item in objects), prompt.data, source)
 
 
@@ -175,7 +175,7 @@ def _object(item: JsonValue, frames: int) -> TrackObject:
         )
     if interpolation not in INTERPOLATIONS:
         raise item.get("interpolation").error(f"must be one of {', '.join(INTERPOLATIONS)}")
-    keyframes = tuple(_keyframe(value, frames) for value in item.get("keyframes").items(at_least=1))
+    keyframes = tuple(_keyframe(value, frames) for value in item.get("keyframes").items(non_empty=True))
     for number, (earlier, later) in enumerate(itertools.pairwise(keyframes), 1):
         if later.frame <= earlier.frame:
             frame = item.get("keyframes").items()[number].get("frame")
@@ -195,7 +195,7 @@ def _keyframe(item: JsonValue, frames: int) -> Keyframe:
 
 def _visible(ranges: JsonValue, frames: int) -> tuple[tuple[int, int], ...]:
     checked = []
-    for item in ranges.items(at_least=1):
+    for item in ranges.items(non_empty=True):
         if len(ends := item.items()) != 2:
             raise item.error("must be [first frame, last frame]")
         first = ends[0].integer(low=0, high=frames - 1)
