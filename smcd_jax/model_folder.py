@@ -68,11 +68,11 @@ class ModelFolder:
         where = f"{self.path}/model.json"
         components, sampling = _object(content, "components", where), _object(content, "sampling", where)
         self.family = get_family(str(content.get("family")))
-        self.config: Any = from_dict(self.family.config_class, {**components, **sampling}, where=where)
+        self.config: Any = from_dict(self.family.config_class, {**components, **sampling}, path=where)
         # a component that is not named is absent, whatever the defaults say
         absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
-        self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, where=where)
+        self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, path=where)
         self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
 
     @property

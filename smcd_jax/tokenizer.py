@@ -1,11 +1,11 @@
-"""Text to token ids, exactly as OpenCLIP makes them, and the tokeniser files of a model folder.
+"""Tokeniser with the ids of OpenCLIP, and the tokeniser files of a model folder.
 
-A text is cleaned (`clean`), cut into words by CLIP's pattern, and each word is merged byte pair by byte pair into ids
-(Radford et al. 2021, "Learning transferable visual models from natural language supervision", section 2.4). A row of
-ids is `49406, words..., 49407, 0, 0, ...`: OpenCLIP pads with 0, not with the end marker.
+A text is cleaned (`clean`) and split into words by CLIP's pattern; byte-pair merges turn each word into ids (Radford et
+al. 2021, "Learning transferable visual models from natural language supervision", section 2.4). The ids of a text are
+`49406, words..., 49407, 0, 0, ...`: OpenCLIP pads with 0, not with the end marker.
 
-The merging is done by `tokenizers`, the library behind transformers' own tokenisers, on the same `tokenizer.json`.
-Importing it takes 0.02 s; `from transformers import CLIPTokenizer` takes about 1 s, which every start would pay.
+The merges are applied by `tokenizers`, the library that transformers uses as well, from the same `tokenizer.json`.
+Importing it takes 0.02 s; `from transformers import CLIPTokenizer` would add about 1 s to every start.
 """
 
 from __future__ import annotations
@@ -40,79 +40,94 @@ _PIECES = regex.compile(f"{_START}|{_END}|{_WORDS}", regex.IGNORECASE)
 
 
 def clean(text: str) -> str:
-    """Text as CLIP reads it: encodings mended, HTML entities resolved twice, white space collapsed, lower case.
+    """Returns the text that CLIP reads: mojibake fixed, HTML entities resolved twice, spaces collapsed, lower case.
 
-    Source: OpenCLIP's cleaning of the kind `lower`.
+    Source: the cleaning `lower` of OpenCLIP.
     """
-    import ftfy  # 0.05 s, and most of the package never cleans a text
+    import ftfy  # takes 0.05 s, and most commands clean no text
 
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return regex.sub(r"\s+", " ", text).strip().lower()
 
 
 class Tokenizer:
-    """OpenCLIP's tokeniser over CLIP's vocabulary of 49408 ids.
+    """Tokeniser of OpenCLIP with CLIP's vocabulary of 49408 ids.
 
-    A text may hold the markers `<start_of_text>` and `<end_of_text>` themselves: as in OpenCLIP they become the ids
-    49406 and 49407. The text tower attends backwards only, so an embedding taken at the first end marker, where
-    `eot_index` points, is that of the text before it; the reference raises for such a label.
+    As in OpenCLIP, the markers `<start_of_text>` and `<end_of_text>` within a text become the ids 49406 and 49407. The
+    text tower is causal, so the embedding at the first end marker, where `eot_index` points, is that of the text before
+    it; the published code raises for such a label.
     """
 
-    def __init__(self, engine: tokenizers.Tokenizer):
-        """Takes over an engine with CLIP's vocabulary; `published` and `from_folder` make one.
+    def __init__(self, engine: tokenizers.Tokenizer, *, path: Path | None = None):
+        """Uses and modifies an engine; `published` and `from_folder` make one.
+
+        Args:
+            engine: Engine with CLIP's vocabulary.
+            path: File of the engine, for error messages.
 
         Raises:
-            SMCDError: if the engine's vocabulary is another one.
+            SMCDError: The engine has another vocabulary.
         """
         found = (engine.get_vocab_size(), engine.token_to_id(_START), engine.token_to_id(_END))
         if found != (VOCAB_SIZE, START_ID, END_ID):
             raise SMCDError(
-                f"the tokeniser has {found[0]} ids, {_START} at {found[1]} and {_END} at {found[2]}; OpenCLIP's has "
-                f"{VOCAB_SIZE}, {START_ID} and {END_ID}: use the tokenizer folder that `smcd convert` writes"
+                f"the tokeniser must have OpenCLIP's {VOCAB_SIZE} ids, {_START} at {START_ID} and {_END} at {END_ID}, "
+                f"got {found[0]} ids, {found[1]} and {found[2]}; use the tokenizer folder that `smcd convert` writes",
+                argument="engine",
+                path=path,
+                value=found,
             )
-        # Words are cut by `regex`, as in OpenCLIP. The cutting in the file, which serves its other readers, knows
-        # another version of Unicode, normalises once more, and takes a marker glued to punctuation for a marker.
+        # Words are split by `regex`, as in OpenCLIP. The splitting in the file, which serves other programs, has
+        # another version of Unicode, normalises again, and treats a marker attached to punctuation as a marker.
         engine.normalizer = None
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._engine = engine
 
     @classmethod
     def published(cls) -> Tokenizer:
-        """The tokeniser of CLIP and OpenCLIP, from the merges shipped in this package."""
-        return cls(_described(_published_model()))
+        """Returns the tokeniser of CLIP and OpenCLIP, made from the merges shipped in this package."""
+        return cls(_engine(_published_model()))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Reads `tokenizer.json` of a model's `tokenizer/` folder; nothing is fetched.
+        """Returns the tokeniser in `tokenizer.json` of a model's `tokenizer/` folder, without network access.
 
         Raises:
-            SMCDError: if the file is absent, unreadable, or holds another vocabulary.
+            SMCDError: The file is missing, unreadable, or has another vocabulary.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
-            raise SMCDError(f"no tokenizer.json in {folder}: give the tokenizer folder that `smcd convert` wrote")
+            raise SMCDError(f"{path}: no such file; use the tokenizer folder that `smcd convert` writes", path=path)
         try:
             engine = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
-            raise SMCDError(f"{path} is not a tokeniser file ({error}): convert or download the model again") from error
-        return cls(engine)
+            raise SMCDError(
+                f"{path} is not a tokeniser file ({error}); convert or download the model again", path=path
+            ) from error
+        return cls(engine, path=path)
 
     def encode(self, texts: Sequence[str], *, length: int = CONTEXT_LENGTH) -> Int32[np.ndarray, "n l"]:
-        """Ids of each text, padded with 0 to `length`.
+        """Returns the ids of each text, padded with 0 to `length`.
 
-        A text that is too long loses its end, and its last id becomes the end marker; `count` tells beforehand.
+        A text that is too long is truncated, and its last id becomes the end marker; `count` returns the full length.
 
         Args:
-            texts: n texts.
-            length: ids in a row, at least 2.
+            texts: Sequence of n texts.
+            length: Ids per text, at least 2.
 
         Raises:
-            SMCDError: if `texts` is one string or holds something else than strings, or if `length` is below 2.
+            SMCDError: `texts` is one string, an item is not a string, or `length` is below 2.
         """
         if isinstance(texts, str):
-            raise SMCDError(f"encode takes a list of texts, not the string {texts[:40]!r}: put it in a list")
+            raise SMCDError(
+                f"texts must be a list of strings, got the string {texts[:40]!r}", argument="texts", value=texts
+            )
         if length < 2:
-            raise SMCDError(f"length {length} leaves no room for the start and the end marker: use 2 or more")
+            raise SMCDError(
+                f"length must be at least 2, for the start and the end marker, got {length}",
+                argument="length",
+                value=length,
+            )
         ids = np.full((len(texts), length), PAD_ID, np.int32)
         for row, text in zip(ids, texts, strict=True):
             tokens = self._tokens(text)
@@ -122,31 +137,35 @@ class Tokenizer:
         return ids
 
     def count(self, text: str) -> int:
-        """Ids the text takes with both markers before anything is cut off; above 77 its end will not be read."""
+        """Returns the number of ids of the whole text with both markers; the model reads the first 77."""
         return len(self._tokens(text))
 
     def eot_index(self, ids: Int[np.ndarray, "n l"]) -> Int[np.ndarray, " n"]:
-        """Position of the first end marker in each row, where the text tower's output is the embedding of a label.
+        """Returns the position of the first end marker of each text, where the text tower's output is its embedding.
 
         Raises:
-            SMCDError: if a row has no end marker.
+            SMCDError: The ids of a text have no end marker; `value` is its index.
         """
         is_end = np.asarray(ids) == END_ID
         missing = np.flatnonzero(~is_end.any(axis=1))
         if missing.size:
-            raise SMCDError(f"row {missing[0]} of the token ids has no end marker {END_ID}: make ids with encode")
+            raise SMCDError(
+                f"ids of text {missing[0]} have no end marker {END_ID}; use the ids that encode returns",
+                argument="ids",
+                value=int(missing[0]),
+            )
         return is_end.argmax(axis=1)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json`, `vocab.json`, `merges.txt` and `tokenizer_config.json`, the same bytes each time.
+        """Writes `tokenizer.json`, `vocab.json`, `merges.txt` and `tokenizer_config.json`; the bytes are deterministic.
 
-        transformers' `CLIPTokenizer.from_pretrained(folder)` reads them offline and gives a cleaned text the same ids
-        up to the padding. For it the padding token is the end marker: id 0 is the symbol "!", and as a padding token
-        it would be cut out of every text.
+        `CLIPTokenizer.from_pretrained(folder)` of transformers reads them offline and returns the same ids for a
+        cleaned text, except for the padding. Its padding token is the end marker: id 0 is the symbol "!", which as a
+        padding token would be removed from every text.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(_described(self._engine.model).to_str(), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(_engine(self._engine.model).to_str(), encoding="utf-8")
         self._engine.model.save(str(folder))  # vocab.json and merges.txt
         names = {"bos_token": _START, "eos_token": _END, "pad_token": _END, "unk_token": _END}
         config = {**names, "model_max_length": CONTEXT_LENGTH, "tokenizer_class": "CLIPTokenizer"}
@@ -155,7 +174,9 @@ class Tokenizer:
 
     def _tokens(self, text: str) -> list[int]:
         if not isinstance(text, str):
-            raise SMCDError(f"cannot encode {text!r:.40} of type {type(text).__name__}: give a string")
+            raise SMCDError(
+                f"text must be a string, got {text!r:.40} of type {type(text).__name__}", argument="texts", value=text
+            )
         pieces = _PIECES.findall(clean(text))
         words = self._engine.encode(pieces, is_pretokenized=True, add_special_tokens=False).ids
         return [START_ID, *words, END_ID]
@@ -163,10 +184,10 @@ class Tokenizer:
 
 @functools.cache
 def _published_model() -> models.BPE:
-    """The shipped merges, and ids in CLIP's order: 256 bytes, 256 bytes that end a word, the merges, two markers."""
+    """Returns the shipped merges with ids in CLIP's order: 256 bytes, 256 bytes that end a word, merges, markers."""
     packed = resources.files("smcd_jax").joinpath("assets", "clip_bpe", "merges.txt.gz").read_bytes()
     merges = [tuple(line.split()) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
-    # GPT-2's alphabet: a printable byte stands for itself, the others for the characters from 256 on.
+    # Alphabet of GPT-2: a printable byte is its own character, the other bytes are the characters from 256.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = [chr(code) for code in [*printable, *range(256, 512 - len(printable))]]
     symbols = [*alphabet, *(letter + _WORD_END for letter in alphabet), *map("".join, merges), _START, _END]
@@ -174,8 +195,8 @@ def _published_model() -> models.BPE:
     return models.BPE(vocabulary, merges, unk_token=_END, continuing_subword_prefix="", end_of_word_suffix=_WORD_END)
 
 
-def _described(model: models.BPE) -> tokenizers.Tokenizer:
-    """`model` with the cleaning, cutting and markers of transformers' CLIPTokenizer: what `tokenizer.json` holds."""
+def _engine(model: models.BPE) -> tokenizers.Tokenizer:
+    """Returns the engine stored in `tokenizer.json`: `model` with the rules of the CLIPTokenizer of transformers."""
     engine = tokenizers.Tokenizer(model)
     engine.add_special_tokens([_START, _END])
     white_space = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")

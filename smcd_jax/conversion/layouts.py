@@ -218,4 +218,4 @@ def _kept_config(folder: Path) -> ModelConfig | None:
     """The config that our own export left in ``configuration.json``."""
     path = folder / CONFIGURATION
     kept = _json(path).get(OURS) if path.is_file() else None
-    return from_dict(ModelConfig, kept, where=str(path)) if kept else None
+    return from_dict(ModelConfig, kept, path=path) if kept else None

@@ -1,4 +1,4 @@
-"""Owns writing whole files: a file or folder appears under its final name only when all of it is on the disk."""
+"""Atomic writes: a file or folder appears under its final name only when all of it is on disk."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from smcd_jax.errors import SMCDError
 
 @contextlib.contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that becomes ``path`` when the block ends well.
+    """Yields a temporary file that is renamed to ``path`` when the block ends without an exception.
 
-    The temporary file has the suffix of ``path``, so writers that choose a format by suffix work on it. A file that was
-    there under the final name stays untouched until it is replaced; when the block raises, the temporary is removed.
+    The temporary file has the suffix of ``path``, so writers that choose a format by suffix accept it. An existing file
+    at ``path`` stays unchanged until it is replaced. If the block raises, the temporary file is removed.
 
     Args:
-        path: the final name; its folder must exist.
+        path: Final name of the file; its folder must exist.
 
     Yields:
-        The path to write to, an empty file.
+        Path of the temporary file, which exists and is empty.
 
     Raises:
-        SMCDError: the folder is missing or may not be written to, the disk is full, or ``path`` is a folder.
+        SMCDError: The folder is missing or not writable, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
     temporary = _temporary_beside(path)
-    with _naming(path, temporary):
+    with _write_errors_name(path, temporary):
         if path.is_dir():
-            raise SMCDError(f"cannot write {path}: a folder of that name exists; choose another name or remove it")
+            raise SMCDError(
+                f"cannot write {path}: a folder of that name exists; choose another name or remove it", path=path
+            )
         temporary.touch(exist_ok=False)
     try:
-        with _naming(path, temporary):
+        with _write_errors_name(path, temporary):
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
@@ -51,28 +53,28 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_folder_atomically(
     folder: str | os.PathLike[str], *, may_replace: Callable[[Path], bool] = lambda entry: False
 ) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` that becomes ``folder`` when the block ends well.
+    """Yields a temporary folder that is renamed to ``folder`` when the block ends without an exception.
 
-    An existing folder is replaced only if ``may_replace`` is true of each of its entries, so that nobody's other files
-    are lost; an empty one always is.
+    An existing folder is replaced only if ``may_replace`` returns True for each of its entries, so that unrelated files
+    are never lost. An empty folder is always replaced.
 
     Args:
-        folder: the final name; the folder that holds it must exist.
-        may_replace: given an entry of an existing folder, whether it may be thrown away.
+        folder: Final name of the folder; its parent must exist.
+        may_replace: Function from an entry of an existing folder to whether it may be deleted.
 
     Yields:
-        The folder to write files into (no folders inside it).
+        Path of the temporary folder; it must receive files only, no folders.
 
     Raises:
-        SMCDError: as ``write_atomically``; or the folder exists and holds something that may not be replaced.
+        SMCDError: As for ``write_atomically``, or the folder exists and holds an entry that may not be deleted.
     """
     folder = Path(folder)
     temporary = _temporary_beside(folder)
-    with _naming(folder, temporary):
-        _refuse_to_lose(folder, may_replace)
+    with _write_errors_name(folder, temporary):
+        _check_replaceable(folder, may_replace)
         temporary.mkdir()
     try:
-        with _naming(folder, temporary):
+        with _write_errors_name(folder, temporary):
             yield temporary
             for entry in temporary.iterdir():
                 _sync(entry)
@@ -83,16 +85,33 @@ def write_folder_atomically(
     _sync_folder(folder.parent)
 
 
-def write_json(path: str | os.PathLike[str], data: Any) -> Path:
-    """Write ``data`` as JSON (UTF-8, indented, keys in the order given), whole or not at all.
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes a UTF-8 text file atomically, creating missing parent folders.
 
     Returns:
-        The path written.
+        Path of the file.
 
     Raises:
-        SMCDError: the file cannot be written.
-        TypeError: ``data`` holds something JSON has no form for.
-        ValueError: ``data`` holds NaN or an infinity, which JSON has no form for.
+        SMCDError: The file or one of its folders cannot be written.
+    """
+    path = Path(path)
+    with _write_errors_name(path, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> Path:
+    """Writes ``data`` as JSON atomically: UTF-8, indented, keys in the order of ``data``. The folder must exist.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        SMCDError: The file cannot be written.
+        TypeError: ``data`` holds an object that JSON cannot represent.
+        ValueError: ``data`` holds NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with write_atomically(path) as temporary:
@@ -102,44 +121,48 @@ def write_json(path: str | os.PathLike[str], data: Any) -> Path:
 
 def _temporary_beside(path: Path) -> Path:
     if not path.name:
-        raise SMCDError(f"cannot write to {path}: it has no name of its own; add one")
-    # Short and without the final stem, so that a name near the file system's limit can still be written.
+        raise SMCDError(f"cannot write to {path}: the path must end in a file name", path=path)
+    # Short and without the stem of the path, so that a name near the file system's limit can still be written.
     return path.with_name(f".smcd-{secrets.token_hex(6)}{path.suffix}")
 
 
 @contextlib.contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Turn the system's errors about ``temporary`` into one line about ``path``; let all others pass."""
+def _write_errors_name(path: Path, temporary: Path) -> Iterator[None]:
+    """Turns an OSError about ``temporary`` or ``path`` into an SMCDError about ``path``; others pass unchanged."""
     try:
         yield
     except OSError as error:
-        about_us = error.filename is None or str(error.filename).startswith((str(temporary), str(path)))
-        if error.errno is None or not about_us:
+        is_ours = error.filename is None or str(error.filename).startswith((str(temporary), str(path)))
+        if error.errno is None or not is_ours:
             raise
-        raise SMCDError(f"cannot write {path}: {_reason(error, path)}") from error
+        raise SMCDError(f"cannot write {path}: {_reason(error, path)}", path=path) from error
 
 
 def _reason(error: OSError, path: Path) -> str:
     parent = path.parent
     if isinstance(error, FileNotFoundError):
-        return f"there is no folder {parent}; make it first"
+        return f"the folder {parent} does not exist; create it first"
     if isinstance(error, NotADirectoryError):
-        return f"{parent} is a file, not a folder; choose another place"
+        return f"{parent} is a file, not a folder; choose another folder"
     if isinstance(error, PermissionError):
-        return f"no permission to write in {parent}; choose another place"
+        return f"no permission to write in {parent}; choose another folder"
     hint = "free some space there or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-    return f"{(error.strerror or str(error)).lower()}; {hint}choose another name or place"
+    return f"{(error.strerror or str(error)).lower()}; {hint}choose another name or folder"
 
 
-def _refuse_to_lose(folder: Path, may_replace: Callable[[Path], bool]) -> None:
+def _check_replaceable(folder: Path, may_replace: Callable[[Path], bool]) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise SMCDError(f"cannot write the folder {folder}: a file or link of that name exists; choose another name")
+        raise SMCDError(
+            f"cannot write the folder {folder}: a file or link of that name exists; choose another name", path=folder
+        )
     if not folder.exists():
         return
     kept = sorted(entry.name for entry in folder.iterdir() if not may_replace(entry))
     if kept:
         raise SMCDError(
-            f"cannot replace the folder {folder}: it holds other files, such as {kept[0]}; choose another name"
+            f"cannot replace the folder {folder}: it holds other files, such as {kept[0]}; choose another name",
+            path=folder,
+            value=kept[0],
         )
 
 
@@ -147,7 +170,7 @@ def _swap_in(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(temporary, folder)
         return
-    # Two folders cannot change places in one step everywhere: the old one steps aside, and back if the new one fails.
+    # Not every file system can exchange two folders atomically: the old one is renamed, and restored on failure.
     aside = _temporary_beside(folder)
     os.rename(folder, aside)
     try:
@@ -166,7 +189,7 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return
-    # Some network file systems refuse this; then the name becomes durable a little later, the contents are already.
+    # Some network file systems refuse this; the contents are durable already, the name then becomes so a little later.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,25 +1,23 @@
-"""Config dataclasses as plain JSON values, and back with every key and type checked."""
+"""Config dataclasses to plain JSON values, and back with every key and type checked."""
 
 from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
-from smcd_jax.errors import SMCDError
+from smcd_jax.files.json_value import JsonValue
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values (tuples become lists)."""
+    """Returns a config as plain JSON values; tuples become lists."""
     return {
-        field.name: to_dict(value)
-        if dataclasses.is_dataclass(value)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
+        field.name: _to_json(value)
         for field in dataclasses.fields(config)
         for value in [getattr(config, field.name)]
         if value != field.default or not field.metadata.get("unless_default")
@@ -27,45 +25,52 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(
-    cls: type, values: Mapping[str, Any], *, where: str = "config", classes: Mapping[str, type] | None = None
+    cls: type,
+    values: Mapping[str, Any],
+    *,
+    path: str | os.PathLike[str] | None = None,
+    classes: Mapping[str, type] | None = None,
 ) -> Any:
-    """A config dataclass from plain JSON values, the inverse of `to_dict`.
+    """Returns the config dataclass ``cls`` with plain JSON values, the inverse of `to_dict`.
+
+    Args:
+        cls: Dataclass of the config.
+        values: Value of each key; a missing key takes its default.
+        path: File that the values come from, for error messages.
+        classes: Class of a key whose type is not known before, by key.
 
     Raises:
-        SMCDError: an unknown key, or a value of another type; ``where`` says in which file.
+        SMCDError: A key is unknown, or a value has the wrong type. `argument` is the key, such as `unet.head_width`.
     """
-    hints = {**typing.get_type_hints(cls), **(classes or {})}
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise SMCDError(f"{where}: unknown key {unknown[0]!r} of {cls.__name__}; known are {', '.join(sorted(hints))}")
-    return cls(**{key: _from_value(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    return _from_json(cls, JsonValue(values, None if path is None else os.fspath(path)), classes or {})
 
 
-def _from_value(hint: Any, value: Any, where: str) -> Any:
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(hint: Any, value: JsonValue, classes: Mapping[str, type] = MappingProxyType({})) -> Any:
     if isinstance(hint, types.UnionType):
-        if value is None:
+        if value.data is None:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise SMCDError(f"{where} must be an object, not {value!r}")
-        return from_dict(hint, value, where=where)
+        hints = {**typing.get_type_hints(hint), **classes}
+        value.check_keys((), optional=sorted(hints))
+        return hint(**{key: _from_json(hints[key], value.get(key)) for key in value.data})
     origin = typing.get_origin(hint)
     if origin is collections.abc.Mapping:
-        if not isinstance(value, Mapping):
-            raise SMCDError(f"{where} must be an object, not {value!r}")
-        item = typing.get_args(hint)[1]
-        return {name: _from_value(item, entry, f"{where}.{name}") for name, entry in value.items()}
+        value.check_keys((), optional=sorted(value.data) if isinstance(value.data, Mapping) else ())
+        return {name: _from_json(typing.get_args(hint)[1], value.get(name)) for name in value.data}
     if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple):
-            raise SMCDError(f"{where} must be a list, not {value!r}")
-        return tuple(_from_value(item, entry, where) for entry in value)
+        return tuple(_from_json(typing.get_args(hint)[0], item) for item in value.items())
     if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise SMCDError(f"{where} must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}")
-        return value
+        if value.data not in typing.get_args(hint):
+            raise value.error(f"must be one of {', '.join(map(repr, typing.get_args(hint)))}")
+        return value.data
     accepted = (int, float) if hint is float else hint
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise SMCDError(f"{where} must be {hint.__name__}, not {value!r}")
-    return hint(value)
+    if not isinstance(value.data, accepted) or (isinstance(value.data, bool) and hint is not bool):
+        raise value.error(f"must be {hint.__name__}")
+    return hint(value.data)

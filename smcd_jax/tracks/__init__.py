@@ -1,4 +1,4 @@
-"""Tracks of labelled boxes: BoxTracks, the file formats they come from and go to, and their command line form."""
+"""Tracks of labelled boxes: BoxTracks, the file formats they are read from and written to, and tracks as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from smcd_jax.tracks.mot import MOT17_CLASSES, read_mot
 from smcd_jax.tracks.pixel_tracks import PixelTracks, xywh_to_xyxy, xyxy_to_xywh
 from smcd_jax.tracks.reference_folder import read_reference_folder
 from smcd_jax.tracks.track_file import Keyframe, TrackFile, TrackObject, parse_track_file, read_track_file
-from smcd_jax.tracks.track_formats import FORMATS, detect_format, load_tracks, save_tracks
+from smcd_jax.tracks.track_formats import (
+    FORMATS,
+    detect_format,
+    load_tracks,
+    read_tracks,
+    save_tracks,
+    written_files,
+)
 from smcd_jax.tracks.track_text import parse_track
 from smcd_jax.tracks.youtube_vis import AnnotatedVideo, YouTubeVIS, read_youtube_vis
 
@@ -35,8 +42,10 @@ __all__ = [
     "read_mot",
     "read_reference_folder",
     "read_track_file",
+    "read_tracks",
     "read_youtube_vis",
     "save_tracks",
+    "written_files",
     "xywh_to_xyxy",
     "xyxy_to_xywh",
 ]

@@ -1,33 +1,36 @@
-"""BoxTracks: labelled boxes over the frames of a video, float32 xyxy in 0..1 of the picture, as passed everywhere."""
+"""BoxTracks: labelled boxes over the frames of a video, in 0..1 of the picture; the form that all other rooms take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks.interpolation import frame_times
 
+LABEL_RULE = "label must be one line of text that is not empty"
+
 
 @dataclass(frozen=True, eq=False)
 class BoxTracks:
-    """Where every object is in every frame.
+    """Boxes of every object in every frame.
 
-    Arrays are copied and read-only. An absent box carries no information: whatever is given there is stored as zeros.
+    Arrays are copied and read-only. Boxes of absent objects are stored as zeros, whatever values are passed.
 
     Attributes:
-        boxes: float32 `[frames, objects, 4]`, `x1, y1, x2, y2` in 0..1 of the picture, `x1 < x2` and `y1 < y2` where
-            present, zeros where absent.
-        mask: bool `[frames, objects]`, True where the object is present. 0/1 numbers are accepted.
-        labels: one text per object.
-        prompt: text that came with the tracks, or None. A prompt given by the user wins.
-        notes: what import read and changed, in words: the convention of the file, boxes clipped to the picture.
+        boxes: Boxes `x1, y1, x2, y2` in 0..1 of the picture, float32 `[frames, objects, 4]`; `x1 < x2` and `y1 < y2`
+            where the object is present, zeros where it is absent.
+        mask: Presence of each object, bool `[frames, objects]`; numbers 0 and 1 are accepted.
+        labels: One text per object.
+        prompt: Text that came with the tracks, or None. A prompt from the user takes precedence.
+        notes: Remarks of the reader, such as the convention of the file and boxes clipped to the picture.
 
     Raises:
-        SMCDError: wrong shapes, no frame or no object, an empty label, a mask value other than 0 and 1, or a present
-            box that is not finite, not within 0..1 or without area. The message names object, frame and value.
+        SMCDError: Shapes do not match, there is no frame or no object, a label is empty, a mask value is neither 0 nor
+            1, or a present box is not finite, leaves 0..1 or has no area. The message names object, frame and value.
     """
 
     boxes: np.ndarray
@@ -43,14 +46,20 @@ class BoxTracks:
         if boxes.ndim != 3 or boxes.shape[2] != 4 or mask.shape != boxes.shape[:2] or mask.shape[1] != len(labels):
             raise SMCDError(
                 f"tracks need boxes [frames, objects, 4], mask [frames, objects] and one label per object, got "
-                f"boxes {list(boxes.shape)}, mask {list(mask.shape)} and {len(labels)} labels"
+                f"boxes {list(boxes.shape)}, mask {list(mask.shape)} and {len(labels)} labels",
+                argument="boxes",
+                value=boxes.shape,
             )
         if mask.size == 0:
             raise SMCDError(
-                f"tracks need a frame and an object, got {mask.shape[0]} frames and {mask.shape[1]} objects"
+                f"tracks need a frame and an object, got {mask.shape[0]} frames and {mask.shape[1]} objects",
+                argument="mask",
+                value=mask.shape,
             )
         if self.prompt is not None and not isinstance(self.prompt, str):
-            raise SMCDError(f"the prompt of tracks must be text or None, got {self.prompt!r}")
+            raise SMCDError(
+                f"prompt of tracks must be text or None, got {self.prompt!r}", argument="prompt", value=self.prompt
+            )
         boxes[~mask] = 0.0
         _check_boxes(boxes, mask, labels)
         boxes.setflags(write=False)
@@ -67,14 +76,14 @@ class BoxTracks:
 
     @property
     def num_objects(self) -> int:
-        """Number of objects, absent ones included."""
+        """Number of objects, including absent ones."""
         return self.boxes.shape[1]
 
     def resample(self, frames: int) -> BoxTracks:
-        """The same motion in another number of frames, first frame on first and last on last.
+        """Returns the same motion in another number of frames: first frame on first, last on last.
 
-        An object is present where it was in the nearest old frame (half way counts as the later one). Its box moves
-        linearly between two old frames that both show it; beside a frame that does not, it is the nearest frame's box.
+        An object is present where it is in the nearest old frame (the later one when halfway). Its box moves linearly
+        between two old frames that both show it; next to a frame that does not, it is the box of the nearest frame.
 
         Raises:
             SMCDError: `frames` is not a positive whole number.
@@ -90,39 +99,49 @@ class BoxTracks:
         return replace(self, boxes=boxes, mask=self.mask[at.nearest])
 
     def pad(self, objects: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes and mask with room for `objects` objects; the added ones have zero boxes and mask False.
+        """Returns boxes and mask for `objects` objects; the added ones have zero boxes and mask False.
 
         Returns:
             float32 `[frames, objects, 4]` and bool `[frames, objects]`, writable copies.
 
         Raises:
-            SMCDError: there are more objects than that.
+            SMCDError: There are more than `objects` objects.
         """
         missing = objects - self.num_objects
         if missing < 0:
             surplus = ", ".join(repr(label) for label in self.labels[objects:])
             raise SMCDError(
-                f"{self.num_objects} objects are too many: the model takes {objects}; leave out {-missing} (after the "
-                f"first {objects} come {surplus})"
+                f"{self.num_objects} objects are too many: the model takes {objects}; leave out {-missing}, such as "
+                f"the last: {surplus}",
+                argument="tracks",
+                value=self.num_objects,
             )
         boxes = np.pad(self.boxes, ((0, 0), (0, missing), (0, 0)))
         return boxes, np.pad(self.mask, ((0, 0), (0, missing)))
 
 
 def join_tracks(tracks: Sequence[BoxTracks]) -> BoxTracks:
-    """One BoxTracks with the objects of all, in order. Notes are joined; the prompts given must agree.
+    """Returns one BoxTracks with all objects in order and all notes; prompts that are not None must be equal.
 
     Raises:
-        SMCDError: nothing to join, different numbers of frames, or two different prompts.
+        SMCDError: `tracks` is empty, the numbers of frames differ, or two prompts differ.
     """
     if not tracks:
-        raise SMCDError("no tracks to join: give at least one")
+        raise SMCDError("tracks to join must be at least one, got none", argument="tracks")
     frames = [track.num_frames for track in tracks]
     if len(set(frames)) > 1:
-        raise SMCDError(f"tracks to join have {frames} frames: give them the same number (resample)")
+        raise SMCDError(
+            f"tracks to join must have the same number of frames, got {frames}; resample them",
+            argument="tracks",
+            value=frames,
+        )
     prompts = list(dict.fromkeys(track.prompt for track in tracks if track.prompt is not None))
     if len(prompts) > 1:
-        raise SMCDError(f"tracks to join have {len(prompts)} prompts ({prompts[0]!r}, {prompts[1]!r}): keep one")
+        raise SMCDError(
+            f"tracks to join must have one prompt, got {prompts[0]!r} and {prompts[1]!r}",
+            argument="tracks",
+            value=prompts,
+        )
     return BoxTracks(
         boxes=np.concatenate([track.boxes for track in tracks], axis=1),
         mask=np.concatenate([track.mask for track in tracks], axis=1),
@@ -133,19 +152,26 @@ def join_tracks(tracks: Sequence[BoxTracks]) -> BoxTracks:
 
 
 def check_frames(frames: int) -> None:
-    """Raise SMCDError unless `frames` is a positive whole number."""
+    """Raises SMCDError unless `frames` is a positive whole number."""
     if isinstance(frames, bool) or not isinstance(frames, int | np.integer) or frames < 1:
-        raise SMCDError(f"the number of frames must be a positive whole number, got {frames!r}")
+        raise SMCDError(
+            f"the number of frames must be a positive whole number, got {frames!r}", argument="frames", value=frames
+        )
 
 
-def sound_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Which boxes `[..., 4]` (xyxy) are finite and have an area, bool `[...]`; `box_fault` says what is wrong."""
+def is_label(label: Any) -> bool:
+    """Whether a value may label an object; `LABEL_RULE` is the rule as text."""
+    return isinstance(label, str) and bool(label.strip()) and len(label.splitlines()) == 1
+
+
+def valid_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Returns which boxes `[..., 4]` (xyxy) are finite and have an area, bool `[...]`."""
     finite = np.all(np.isfinite(boxes), axis=-1)
     return finite & np.all(boxes[..., :2] < boxes[..., 2:], axis=-1)
 
 
-def box_fault(box: np.ndarray) -> str | None:
-    """What keeps four numbers from being an xyxy box (not finite, or without area), in words; None if nothing does."""
+def box_fault(box: Sequence[float]) -> str | None:
+    """Returns why four numbers are no valid xyxy box, such as `x2 4 <= x1 5 in box [...]`, or None if they are one."""
     x1, y1, x2, y2 = (float(value) for value in box)
     if not np.all(np.isfinite(box)):
         return f"box {format_box(box)} is not finite"
@@ -156,17 +182,21 @@ def box_fault(box: np.ndarray) -> str | None:
     return None
 
 
-def format_box(box: np.ndarray) -> str:
-    """A box for a message: `[300, 125.5, 345, 405]`."""
+def format_box(box: Sequence[float]) -> str:
+    """Returns a box as text for messages: `[300, 125.5, 345, 405]`."""
     return "[" + ", ".join(f"{float(value):g}" for value in box) + "]"
 
 
 def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     if isinstance(labels, str):
-        raise SMCDError(f"labels must be one text per object, got the single text {labels!r}")
+        raise SMCDError(
+            f"labels must be a sequence of one text per object, got the text {labels!r}",
+            argument="labels",
+            value=labels,
+        )
     for index, label in enumerate(labels):
-        if not isinstance(label, str) or not label.strip() or len(label.splitlines()) > 1:
-            raise SMCDError(f"object {index}: label must be one line of text that is not empty, got {label!r}")
+        if not is_label(label):
+            raise SMCDError(f"object {index}: {LABEL_RULE}, got {label!r}", argument="labels", value=label)
     return tuple(labels)
 
 
@@ -174,16 +204,19 @@ def _checked_mask(mask: np.ndarray) -> np.ndarray:
     wrong = (mask != 0) & (mask != 1)
     if mask.ndim == 2 and np.any(wrong):
         frame, index = np.argwhere(wrong)[0]
-        raise SMCDError(f"object {index}, frame {frame}: mask must be 0 or 1, got {mask[frame, index]}")
+        value = mask[frame, index].item()
+        raise SMCDError(
+            f"object {index}, frame {frame}: mask must be 0 or 1, got {value}", argument="mask", value=value
+        )
     return mask.astype(bool)
 
 
 def _check_boxes(boxes: np.ndarray, mask: np.ndarray, labels: tuple[str, ...]) -> None:
     inside = np.all((boxes >= 0) & (boxes <= 1), axis=-1)
-    wrong = np.argwhere(mask & ~(sound_boxes(boxes) & inside))
+    wrong = np.argwhere(mask & ~(valid_boxes(boxes) & inside))
     if len(wrong) == 0:
         return
     frame, index = wrong[0]
-    box = boxes[frame, index]
+    box = boxes[frame, index].tolist()
     fault = box_fault(box) or f"box {format_box(box)} is not within 0..1 of the picture"
-    raise SMCDError(f"object {index} {labels[index]!r}, frame {frame}: {fault}")
+    raise SMCDError(f"object {index} {labels[index]!r}, frame {frame}: {fault}", argument="boxes", value=box)

@@ -1,4 +1,4 @@
-"""GOT-10k sequences (Huang et al. 2019): `groundtruth.txt` (x,y,w,h a frame), `absence.label`, `meta_info.ini`."""
+"""GOT-10k sequences (Huang et al. 2019): `groundtruth.txt` (x,y,w,h per frame), `absence.label`, `meta_info.ini`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.files.text_files import format_number, read_ini, read_numbers, write_text
+from smcd_jax.files import write_text
+from smcd_jax.files.text_files import format_number, read_ini, read_numbers
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, whole_size, xywh_to_xyxy, xyxy_to_xywh
 
@@ -18,13 +19,13 @@ _PROMPT = re.compile(r"A (?P<object>.+) that is (?P<motion>.+)\. ")
 
 
 def read_got10k(path: Path) -> PixelTracks:
-    """Read a sequence folder, or its `groundtruth.txt`: one object, its boxes in pixels from 0.
+    """Returns the one object of a sequence folder, or of its `groundtruth.txt`; boxes are in pixels from 0.
 
-    The object is present where `absence.label` says 0, everywhere without that file. `meta_info.ini` gives label
-    (object_class), size (resolution) and prompt; each is None without it.
+    The object is present where `absence.label` is 0, and everywhere if that file is missing. `meta_info.ini` gives the
+    label (object_class), the size (resolution) and the prompt; each is None if it is missing.
 
     Raises:
-        SMCDError: a file is not of its form, or `absence.label` has another number of lines than `groundtruth.txt`.
+        SMCDError: A file violates its format, or `absence.label` has another number of lines than `groundtruth.txt`.
     """
     file = path / BOXES if path.is_dir() else path
     boxes = xywh_to_xyxy(np.array(read_numbers(file, (4,))))[:, None]
@@ -37,30 +38,35 @@ def read_got10k(path: Path) -> PixelTracks:
         size=_resolution(meta["resolution"], meta_file) if "resolution" in meta else None,
         source=str(file),
         prompt=got10k_prompt(meta.get("object_class"), meta.get("motion_class")),
-        notes=(f"{file}: read as GOT-10k: x,y,width,height in pixels from 0, one line a frame",),
+        notes=(f"{file}: read as GOT-10k: x,y,width,height in pixels from 0, one line per frame",),
+        path=str(file),
     )
 
 
 def got10k_prompt(object_class: str | None, motion_class: str | None) -> str | None:
-    """The caption that training uses, its blank at the end included; None where one of the two is missing."""
+    """Returns the caption used in training, which ends in a space; None if one of the two is missing."""
     if not object_class or not motion_class:
         return None
     return f"A {object_class} that is {motion_class}. "
 
 
 def write_got10k(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | None) -> tuple[str, ...]:
-    """Write the three files of a sequence into the folder `path`; boxes in pixels with 4 decimals, as GOT-10k has them.
+    """Writes the three files of a sequence into the folder `path`; boxes in pixels with 4 decimals, as in GOT-10k.
 
     Returns:
-        What the format could not carry, in words: a prompt that is not `A {object} that is {motion}. `.
+        Texts that say what the files lack: a prompt of another form than `A {object} that is {motion}. `.
 
     Raises:
-        SMCDError: several objects, which the format cannot hold.
+        SMCDError: There are several objects, which the format cannot hold.
     """
     boxes = to_pixels(tracks, image_size, "got10k")
     width, height = whole_size(image_size, "got10k")
     if tracks.num_objects > 1:
-        raise SMCDError(f"a GOT-10k sequence holds one object, not {tracks.num_objects}: save as smcd-tracks")
+        raise SMCDError(
+            f"a GOT-10k sequence holds one object, got {tracks.num_objects}; save as smcd-tracks",
+            argument="tracks",
+            value=tracks.num_objects,
+        )
     rows = [",".join(format_number(side) for side in box) for box in xyxy_to_xywh(boxes[:, 0])]
     write_text(path / BOXES, "\n".join(rows) + "\n")
     write_text(path / ABSENCE, "\n".join(str(int(not shown)) for shown in tracks.mask[:, 0]) + "\n")
@@ -74,7 +80,8 @@ def write_got10k(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | No
     if tracks.prompt is None or carried:
         return ()
     return (
-        f"GOT-10k holds prompts of the form 'A {{object}} that is {{motion}}. ' only: {tracks.prompt!r} is left out",
+        "GOT-10k files hold only prompts of the form 'A {object} that is {motion}. '; "
+        f"{tracks.prompt!r} is left out",
     )
 
 
@@ -83,15 +90,29 @@ def _presence(path: Path, frames: int) -> np.ndarray:
         return np.ones(frames, bool)
     absent = np.array(read_numbers(path, (1,)))[:, 0]
     if len(absent) != frames:
-        raise SMCDError(f"{path}: {len(absent)} lines for {frames} boxes in {BOXES}: one line a frame")
+        raise SMCDError(
+            f"{path}: {BOXES} has {frames} lines; this file must have as many, got {len(absent)}",
+            path=path,
+            value=len(absent),
+        )
     for line, value in enumerate(absent, 1):
         if value not in (0, 1):
-            raise SMCDError(f"{path}: line {line}: {value:g} is neither 0 (present) nor 1 (absent)")
+            raise SMCDError(
+                f"{path}: line {line} must be 0 (present) or 1 (absent), got {value:g}",
+                argument=f"line {line}",
+                path=path,
+                value=value,
+            )
     return absent == 0
 
 
 def _resolution(text: str, path: Path) -> tuple[int, int]:
     match = _RESOLUTION.fullmatch(text.strip())
     if match is None:
-        raise SMCDError(f"{path}: resolution {text!r} is not of the form (1920, 1080)")
+        raise SMCDError(
+            f"{path}: resolution must have the form (1920, 1080), got {text!r}",
+            argument="resolution",
+            path=path,
+            value=text,
+        )
     return int(match[1]), int(match[2])

@@ -1,4 +1,4 @@
-"""The reference's folder of a user's own input: `img.png`, `bbox.txt` (x1,y1,x2,y2 a frame), `prompt.txt`."""
+"""Input folder of the published code: `img.png`, `bbox.txt` (x1,y1,x2,y2 per frame), `prompt.txt`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.files.text_files import format_number, read_numbers, read_text, write_text
+from smcd_jax.files import write_text
+from smcd_jax.files.text_files import format_number, read_numbers, read_text
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels
 
@@ -15,12 +16,13 @@ BOXES, PICTURE, PROMPT = "bbox.txt", "img.png", "prompt.txt"
 
 
 def read_reference_folder(path: Path) -> PixelTracks:
-    """Read `bbox.txt`, or the folder that holds it: one object, present in every frame, without a label.
+    """Returns the one object of `bbox.txt`, or of the folder that holds it: present in every frame, without a label.
 
-    The size is that of `img.png` beside it and the prompt `prompt.txt`, each None where there is no such file.
+    The size is that of `img.png` and the prompt that of `prompt.txt` in the same folder; each is None if its file is
+    missing.
 
     Raises:
-        SMCDError: no `bbox.txt`, a line that is not four numbers, or a picture that cannot be read.
+        SMCDError: `bbox.txt` is missing, a line is not four numbers, or the picture cannot be read.
     """
     file = path / BOXES if path.is_dir() else path
     boxes = np.array(read_numbers(file, (4,)))[:, None]
@@ -32,37 +34,44 @@ def read_reference_folder(path: Path) -> PixelTracks:
         size=_picture_size(file.with_name(PICTURE)),
         source=str(file),
         prompt=read_text(prompt).strip("\r\n") or None if prompt.is_file() else None,
-        notes=(f"{file}: read as the reference's folder: x1,y1,x2,y2 in pixels of {PICTURE}, one line a frame",),
+        notes=(f"{file}: read as a reference folder: x1,y1,x2,y2 in pixels of {PICTURE}, one line per frame",),
+        path=str(file),
     )
 
 
 def write_reference_folder(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | None) -> tuple[str, ...]:
-    """Write `bbox.txt` (pixels, at most 4 decimals) and `prompt.txt` into the folder `path`.
+    """Writes `bbox.txt` (pixels, at most 4 decimals) and `prompt.txt` into the folder `path`.
 
     Returns:
-        What the format could not carry, in words: the label, and the picture, which the user puts there.
+        Texts that say what the folder lacks: the label, and the picture, which the user copies there.
 
     Raises:
-        SMCDError: several objects, or an object absent from a frame, neither of which the format can say.
+        SMCDError: There are several objects, or the object is absent from a frame; the format can hold neither.
     """
     boxes = to_pixels(tracks, image_size, "reference")
     if tracks.num_objects > 1:
-        raise SMCDError(f"the reference's folder holds one object, not {tracks.num_objects}: save as smcd-tracks")
+        raise SMCDError(
+            f"a reference folder holds one object, got {tracks.num_objects}; save as smcd-tracks",
+            argument="tracks",
+            value=tracks.num_objects,
+        )
     if not tracks.mask.all():
         frame = int(np.flatnonzero(~tracks.mask[:, 0])[0])
         raise SMCDError(
-            f"object 0 {tracks.labels[0]!r} is absent in frame {frame}, which the reference's folder cannot say: "
-            f"save as smcd-tracks"
+            f"object 0 {tracks.labels[0]!r} is absent from frame {frame}, which a reference folder cannot represent; "
+            "save as smcd-tracks",
+            argument="tracks",
+            value=frame,
         )
     lines = [",".join(format_number(side) for side in box) for box in boxes[:, 0]]
     write_text(path / BOXES, "\n".join(lines) + "\n")
-    lost = [f"{BOXES} holds no label: pass --label {tracks.labels[0]!r} when reading it"]
+    lost = [f"{BOXES} holds no label; pass --label {tracks.labels[0]!r} when reading it"]
     if tracks.prompt is not None:
         write_text(path / PROMPT, tracks.prompt + "\n")
     elif (path / PROMPT).is_file():
-        lost.append(f"{PROMPT} was there before and stays: the tracks have no prompt")
+        lost.append(f"the existing {PROMPT} is kept: the tracks have no prompt")
     if not (path / PICTURE).is_file():
-        lost.append(f"{PICTURE} is not written: put the picture of {image_size[0]} x {image_size[1]} beside {BOXES}")
+        lost.append(f"{PICTURE} is not written; copy the picture of {image_size[0]} x {image_size[1]} next to {BOXES}")
     return tuple(lost)
 
 
@@ -75,4 +84,4 @@ def _picture_size(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as picture:
             return picture.size
     except (UnidentifiedImageError, OSError) as error:
-        raise SMCDError(f"{path}: cannot read the picture: {error}") from error
+        raise SMCDError(f"{path}: cannot read the picture: {error}", path=path) from error

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.files.text_files import MAX_COORDINATE, read_json, write_text
+from smcd_jax.files import write_text
+from smcd_jax.files.json_value import JsonValue
+from smcd_jax.files.text_files import read_json
 from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, xywh_to_xyxy, xyxy_to_xywh
+from smcd_jax.tracks.track_file import MAX_FRAMES
 
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedVideo:
-    """One video of the file: its id, its name (folder of its frames), the frames' file names, and its boxes."""
+    """One video of the file: its id, its name (folder of its frames), the file names of its frames, and its boxes."""
 
     id: int
     name: str
@@ -27,123 +30,113 @@ class AnnotatedVideo:
 
 @dataclass(frozen=True, eq=False)
 class YouTubeVIS:
-    """A parsed `instances.json`; videos are checked when they are asked for.
+    """A parsed `instances.json`; each video is checked only when `video` returns it.
 
     Attributes:
-        names: name of each video by its id, in the order of the file.
-        annotated: ids of the videos that have objects.
+        source: Name of the file.
+        names: Name of each video by its id, in the order of the file.
+        annotated: Ids of the videos that have objects.
     """
 
     source: str
     names: dict[int, str]
     annotated: tuple[int, ...]
-    _videos: dict[int, dict[str, Any]]
-    _annotations: dict[int, list[dict[str, Any]]]
+    _videos: dict[int, JsonValue]
+    _annotations: dict[int, list[JsonValue]]
     _categories: dict[int, str]
 
     def video(self, key: int | str | None = None) -> AnnotatedVideo:
-        """The video of that id or name; without one, the only video of the file. Its boxes are in pixels from 0.
+        """Returns one video, its boxes in pixels from 0.
+
+        Args:
+            key: Id or name of the video; None for the only video of the file.
 
         Raises:
-            SMCDError: no such video, several to choose from, a video without objects, or an entry not of the format.
+            SMCDError: No video or several videos match, the video has no objects, or an entry violates the format.
+                `argument` is `video`, or the key of the entry such as `annotations[3].bboxes[1]`.
         """
         identity = self._find(key)
-        entry, where = self._videos[identity], f"{self.source}: video {identity}"
-        annotations = self._annotations.get(identity, [])
+        entry, annotations = self._videos[identity], self._annotations.get(identity, [])
+        where = f"{self.source}: video {identity}"
         if not annotations:
-            raise SMCDError(f"{where} has no annotation (validation and test files carry none): choose another video")
-        length = _length(entry, where)
-        columns = [self._boxes(item, length, where=where) for item in annotations]
-        size = (
-            _number(_key(entry, "width", where), f"{where}: width"),
-            _number(_key(entry, "height", where), f"{where}: height"),
-        )
+            raise SMCDError(
+                f"{where} has no annotation, as in validation and test files; choose another video",
+                argument="video",
+                path=self.source,
+                value=key,
+            )
+        length = _length(entry)
+        columns = [_boxes(item, length) for item in annotations]
         tracks = PixelTracks(
             boxes=np.stack([boxes for boxes, _ in columns], axis=1),
             present=np.stack([present for _, present in columns], axis=1),
-            labels=tuple(self._label(item, where) for item in annotations),
-            size=size,
+            labels=tuple(self._label(item) for item in annotations),
+            size=(entry.member("width").number(), entry.member("height").number()),
             source=where,
             notes=(f"{where}: read as YouTube-VIS: x,y,width,height in pixels from 0, null where absent",),
+            path=self.source,
         )
-        return AnnotatedVideo(identity, self.names[identity], tuple(entry.get("file_names") or ()), tracks)
+        return AnnotatedVideo(identity, self.names[identity], tuple(entry.data.get("file_names") or ()), tracks)
 
     def _find(self, key: int | str | None) -> int:
         if key is None:
             if len(self.names) == 1:
                 return next(iter(self.names))
             first = ", ".join(f"{identity} ({name})" for identity, name in list(self.names.items())[:3])
-            raise SMCDError(f"{self.source} holds {len(self.names)} videos: choose one by id or name: {first}, ...")
-        named = [identity for identity, name in self.names.items() if name == str(key)]
-        if len(named) > 1:
-            raise SMCDError(f"{self.source}: videos {named[0]} and {named[1]} are both named {key!r}: choose by id")
-        if named:
-            return named[0]
-        if str(key).isdecimal() and int(key) in self.names:
-            return int(key)
-        raise SMCDError(f"{self.source}: no video of id or name {key!r} among {len(self.names)}")
+            problem = f"holds {len(self.names)} videos; choose one by id or name: {first}, ..."
+        else:
+            named = [identity for identity, name in self.names.items() if name == str(key)]
+            if len(named) == 1:
+                return named[0]
+            if not named and str(key).isdecimal() and int(key) in self.names:
+                return int(key)
+            problem = f"no video of id or name {key!r} among {len(self.names)}"
+            if named:
+                problem = f"videos {named[0]} and {named[1]} are both named {key!r}; choose one by id"
+        raise SMCDError(f"{self.source}: {problem}", argument="video", path=self.source, value=key)
 
-    def _label(self, annotation: dict[str, Any], where: str) -> str:
-        category = _key(annotation, "category_id", where)
-        if category not in self._categories:
-            raise SMCDError(f"{where}: category {category!r} is not among the {len(self._categories)} categories")
-        return self._categories[category]
-
-    def _boxes(self, annotation: dict[str, Any], length: int, *, where: str) -> tuple[np.ndarray, np.ndarray]:
-        where = f"{where}, annotation {annotation.get('id')}"
-        listed = annotation.get("bboxes")
-        if not isinstance(listed, list):
-            raise SMCDError(f"{where}: no list 'bboxes': only boxes listed per video can be read")
-        if len(listed) != length:
-            raise SMCDError(
-                f"{where}: {len(listed)} boxes for a video of {length} frames: one for each, null where absent"
-            )
-        present = np.array([box is not None for box in listed])
-        boxes = np.zeros((length, 4))
-        for frame in np.flatnonzero(present):
-            box = listed[frame]
-            if not isinstance(box, list) or len(box) != 4:
-                raise SMCDError(f"{where}, frame {frame}: box must be x,y,width,height or null, got {box!r}")
-            boxes[frame] = [_number(side, f"{where}, frame {frame}: box {box}") for side in box]
-        return xywh_to_xyxy(boxes), present
+    def _label(self, annotation: JsonValue) -> str:
+        category = _scalar(annotation, "category_id")
+        if category.data not in self._categories:
+            raise category.error(f"must be one of the {len(self._categories)} categories")
+        return self._categories[category.data]
 
 
 def read_youtube_vis(path: Path) -> YouTubeVIS:
-    """Read `instances.json`.
+    """Returns the content of a file, or of `instances.json` in a folder.
 
     Raises:
-        SMCDError: not JSON, or without videos, annotations or categories.
+        SMCDError: The file is not JSON, or lacks videos, annotations or categories.
     """
-    source = str(path)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise SMCDError(f"{source}: not YouTube-VIS: expected an object with videos, annotations and categories")
-    listed = _list(content, "videos", source)
-    videos = {_key(item, "id", f"{source}: videos"): item for item in listed}
+    source = str(path / "instances.json" if path.is_dir() else path)
+    content = JsonValue(read_json(Path(source)), source)
+    listed = _entries(content, "videos")
+    videos = {_scalar(item, "id").data: item for item in listed}
     if not videos or len(videos) < len(listed):
-        raise SMCDError(f"{source}: holds {len(listed)} videos with {len(videos)} ids: each video needs its own")
-    annotations: dict[int, list[dict[str, Any]]] = {}
-    for item in _list(content, "annotations", source):
-        annotations.setdefault(_key(item, "video_id", f"{source}: annotations"), []).append(item)
-    categories = {
-        _key(item, "id", f"{source}: categories"): _key(item, "name", f"{source}: categories")
-        for item in _list(content, "categories", source)
-    }
+        raise SMCDError(
+            f"{source}: videos must have one id each, got {len(listed)} videos with {len(videos)} ids",
+            argument="videos",
+            path=source,
+            value=len(listed),
+        )
+    annotations: dict[int, list[JsonValue]] = {}
+    for item in _entries(content, "annotations"):
+        annotations.setdefault(_scalar(item, "video_id").data, []).append(item)
     return YouTubeVIS(
         source=source,
-        names={identity: _video_name(item, identity) for identity, item in videos.items()},
+        names={identity: _video_name(item.data, identity) for identity, item in videos.items()},
         annotated=tuple(identity for identity in videos if identity in annotations),
         _videos=videos,
         _annotations=annotations,
-        _categories=categories,
+        _categories={_scalar(item, "id").data: _scalar(item, "name").data for item in _entries(content, "categories")},
     )
 
 
 def write_youtube_vis(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | None) -> tuple[str, ...]:
-    """Write `path` (`instances.json`) with one video of id 1, named after its folder; boxes in pixels, 4 decimals.
+    """Writes `path` (`instances.json`) with one video of id 1, named after its folder; boxes in pixels, 4 decimals.
 
     Returns:
-        What the format could not carry or we do not have, in words: the prompt, masks.
+        Texts that say what the file lacks: masks, and the prompt if there is one.
     """
     boxes = xyxy_to_xywh(np.round(to_pixels(tracks, image_size, "youtube-vis"), 4))
     name = path.absolute().parent.name or "video"
@@ -167,7 +160,7 @@ def write_youtube_vis(tracks: BoxTracks, path: Path, image_size: tuple[int, int]
     write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
     lost = ["the file holds boxes without masks (no 'segmentations')"]
     if tracks.prompt is not None:
-        lost.append(f"YouTube-VIS holds no prompt: {tracks.prompt!r} is left out")
+        lost.append(f"YouTube-VIS files hold no prompt; {tracks.prompt!r} is left out")
     return tuple(lost)
 
 
@@ -178,30 +171,42 @@ def _video_name(item: dict[str, Any], identity: int) -> str:
     return Path(files[0]).parent.name if isinstance(files, list) and files else str(identity)
 
 
-def _length(entry: dict[str, Any], where: str) -> int:
-    length = _key(entry, "length", where)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise SMCDError(f"{where}: length {length!r} is not a positive whole number")
+def _length(entry: JsonValue) -> int:
+    length = entry.member("length").integer(low=1, high=MAX_FRAMES)
     files = entry.get("file_names")
-    if files is not None and (not isinstance(files, list) or len(files) != length):
-        raise SMCDError(f"{where}: file_names does not list {length} files, one for each frame")
+    if files.data is not None and (not isinstance(files.data, list) or len(files.data) != length):
+        raise files.error(f"must list {length} files, one per frame")
     return length
 
 
-def _list(content: dict[str, Any], key: str, source: str) -> list[dict[str, Any]]:
-    items = content.get(key)
+def _boxes(annotation: JsonValue, length: int) -> tuple[np.ndarray, np.ndarray]:
+    listed = annotation.get("bboxes")
+    if not isinstance(listed.data, list):
+        raise listed.error("must be a list: only boxes listed per video can be read", got=False)
+    if len(listed.data) != length:
+        raise listed.error(f"must list {length} boxes, one per frame and null where absent")
+    present = np.array([box is not None for box in listed.data])
+    boxes = np.zeros((length, 4))
+    for frame, box in enumerate(listed.items()):
+        if present[frame]:
+            boxes[frame] = box.numbers(("x", "y", "width", "height"))
+    return xywh_to_xyxy(boxes), present
+
+
+def _entries(content: JsonValue, key: str) -> list[JsonValue]:
+    """Returns a list of objects; a file without it is not YouTube-VIS with annotations."""
+    items = content.data.get(key) if isinstance(content.data, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise SMCDError(f"{source}: not YouTube-VIS with annotations: no list of objects named {key!r}")
-    return items
+        raise SMCDError(
+            f"{content.path}: not YouTube-VIS with annotations: no list of objects named {key!r}",
+            argument=key,
+            path=content.path,
+        )
+    return content.get(key).items()
 
 
-def _key(item: dict[str, Any], key: str, where: str) -> Any:
-    if key not in item or isinstance(item[key], dict | list):
-        raise SMCDError(f"{where}: an entry has no key {key!r}")
-    return item[key]
-
-
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_COORDINATE:
-        raise SMCDError(f"{what}: {value!r} is not a finite number below {MAX_COORDINATE:g}")
-    return float(value)
+def _scalar(item: JsonValue, key: str) -> JsonValue:
+    value = item.member(key)
+    if isinstance(value.data, dict | list):
+        raise value.error("must be a number or text")
+    return value

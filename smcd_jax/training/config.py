@@ -285,7 +285,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     """A run from plain values, as `config_to_dict` gives them and checkpoints hold them."""
     family = get_family(values.get("family", "smcd"))
-    return from_dict(TrainConfig, values, where="config", classes={"model": family.config_class})
+    return from_dict(TrainConfig, values, classes={"model": family.config_class})
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:

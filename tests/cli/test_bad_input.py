@@ -79,13 +79,16 @@ OPTIONS = [
 
 # (change of the example's tracks.json, words of the line)
 FILES = [
-    (lambda file: file.update(objects=[]), "objects must be a list of at least one object"),
+    (lambda file: file.update(objects=[]), "objects must be a non-empty list"),
     (lambda file: file.update(objects=file["objects"] * 5), "5 objects are too many: the model takes 4"),
-    (lambda file: file["objects"][0]["keyframes"][0].update(box=[float("nan"), 1, 2, 3]), "x1 must be a finite number"),
+    (
+        lambda file: file["objects"][0]["keyframes"][0].update(box=[float("nan"), 1, 2, 3]),
+        "box[0] must be a finite number",
+    ),
     (lambda file: file["objects"][0]["keyframes"][0].update(box=[9, 1, 2, 3]), "x2 2 <= x1 9"),
     (lambda file: file["objects"][0]["keyframes"][0].update(box=[700, 1, 720, 3]), "outside the picture"),
     (lambda file: file["objects"][0].update(label=""), "label must be one line of text that is not empty"),
-    (lambda file: file.update(version=2), "version 2"),
+    (lambda file: file.update(version=2), "version must be 1, got 2"),
 ]
 
 # (file, text, words of the line)
@@ -180,7 +183,7 @@ def test_the_reference_folder_needs_a_label(capfd):
     shutil.copy(PICTURE, "mine/img.png")
     Path("mine/bbox.txt").write_text("300,125,345,405\n")
     changes = {"--image": None, "--track": None, "--input_data_path": "mine"}
-    assert "mine/bbox.txt does not name its object: pass --label" in refused(command(changes), capfd)
+    assert "mine/bbox.txt does not name its object; pass --label" in refused(command(changes), capfd)
 
 
 @pytest.mark.parametrize("text", ["", "PK\3\4 not really", None])

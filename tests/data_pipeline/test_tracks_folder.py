@@ -152,7 +152,7 @@ def write(name, content):
         (write("more.jpg", jpeg(5)), "no video", "found clip, frames"),
         (write("bbox.txt", "1,2,3,4\n"), "bad tracks", "holds tracks.json and bbox.txt"),
         (write("tracks.json", "{"), "bad tracks", "not JSON"),
-        (write("tracks.json", "[]"), "bad tracks", "expected an object in braces"),
+        (write("tracks.json", "[]"), "bad tracks", "must be an object"),
         (write("frames/frame_1.jpg", jpeg(1)[:-150]), "unreadable frame", "frame_1.jpg"),
         (write("frames/frame_1.jpg", jpeg(1, (32, 24))), "frames of different sizes", "frame 1 is 32 x 24"),
         (write("caption.txt", b"\xff\xfe\xff"), "bad caption.txt", "not UTF-8"),

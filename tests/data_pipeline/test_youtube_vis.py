@@ -84,13 +84,17 @@ def video(**changes):
 @pytest.mark.parametrize(
     ("edit", "kind", "where"),
     [
-        (annotation(bboxes=[BOX, None]), "bad entry in instances.json", "2 boxes for a video of 3 frames"),
-        (annotation(bboxes=[BOX, None, "none"]), "bad entry in instances.json", "must be x,y,width,height or null"),
-        (annotation(bboxes=[BOX, None, [1, 2, "3", 4]]), "bad entry in instances.json", "is not a finite number"),
-        (annotation(bboxes={"0": BOX}), "bad entry in instances.json", "no list 'bboxes'"),
+        (annotation(bboxes=[BOX, None]), "bad entry in instances.json", "must list 3 boxes"),
+        (
+            annotation(bboxes=[BOX, None, "none"]),
+            "bad entry in instances.json",
+            "must be the 4 numbers [x, y, width, height]",
+        ),
+        (annotation(bboxes=[BOX, None, [1, 2, "3", 4]]), "bad entry in instances.json", "must be a finite number"),
+        (annotation(bboxes={"0": BOX}), "bad entry in instances.json", "bboxes must be a list"),
         (annotation(bboxes=[BOX, None, [8, 10, -5, 24]]), "negative box size", "a box of -5 x 24 pixels"),
-        (annotation(category_id=77), "bad entry in instances.json", "category 77 is not among the 2"),
-        (video(length=2), "bad entry in instances.json", "file_names does not list 2 files"),
+        (annotation(category_id=77), "bad entry in instances.json", "must be one of the 2 categories, got 77"),
+        (video(length=2), "bad entry in instances.json", "file_names must list 2 files"),
         (video(width="wide"), "bad entry in instances.json", "width"),
         (video(width=480), "another aspect", "frames of 64 x 48, boxes for 480 x 48"),
         (video(file_names=[1, 2, 3], name="a"), "bad entry in instances.json", "file_names must be texts"),

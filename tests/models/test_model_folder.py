@@ -105,7 +105,7 @@ def test_a_cut_description_is_named(folder, file):
         ({"format": "other"}, "model.json is not of a model folder (format 'other')"),
         ({"components": []}, "components must be an object"),
         ({"sampling": {"framez": 8}}, "unknown key 'framez'"),
-        ({"components": {PART: {"label_width": "64"}}}, "label_width must be int, not '64'"),
+        ({"components": {PART: {"label_width": "64"}}}, "label_width must be int, got '64'"),
         ({"components": {PART: {"label_width": -1}}}, f"describes no possible {PART}"),
     ],
 )

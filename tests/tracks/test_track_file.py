@@ -1,4 +1,4 @@
-"""Facts about the track file `tracks.json`: every rule of the format, every fault by name, and writing it."""
+"""The track file `tracks.json`: every rule of the format, the place of every fault, and writing it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import BoxTracks, load_tracks, parse_track_file, save_tracks
+from tests.errors import refused
 
 ROCKET = {
     "format": "smcd-tracks",
@@ -48,11 +48,10 @@ def test_linear_keyframes_move_evenly():
     assert tracks.labels == ("rocket",)
     assert tracks.prompt == "a rocket lifting off"
     assert tracks.mask.all()
-    assert "smcd-tracks 1" in tracks.notes[0]
     assert len(tracks.notes) == 1
 
 
-def test_interpolation_is_linear_unless_said_and_prompt_and_visible_are_optional():
+def test_interpolation_defaults_to_linear_and_prompt_and_visible_are_optional():
     short = {key: value for key, value in ROCKET["objects"][0].items() if key in ("label", "keyframes")}
     content = {key: value for key, value in changed(objects=[short]).items() if key != "prompt"}
     tracks = load(content)
@@ -92,7 +91,7 @@ def test_a_frame_beside_a_hidden_one_stays_where_the_object_was_seen():
     np.testing.assert_array_equal(tracks.boxes[[9, 10]], load(content).boxes[[3, 3]])
 
 
-def test_clipping_to_the_picture_is_done_and_reported():
+def test_boxes_are_clipped_to_the_picture_and_a_note_reports_it():
     keyframes = [{"frame": 0, "box": [-64, 10, 64, 100]}, {"frame": 7, "box": [64, 10, 192, 100]}]
     tracks = load(changed_object(keyframes=keyframes))
     assert tracks.boxes[:, 0, 0].min() == 0
@@ -101,29 +100,27 @@ def test_clipping_to_the_picture_is_done_and_reported():
     )
 
 
-def test_a_size_of_another_aspect_is_noted_and_a_scaled_one_is_not():
-    assert "another aspect than the image" in load(ROCKET, image_size=(256, 256)).notes[1]
+def test_a_size_of_another_aspect_ratio_is_noted_and_a_scaled_one_is_not():
+    assert len(load(ROCKET, image_size=(256, 256)).notes) == 2
     assert len(load(ROCKET, image_size=(256, 171)).notes) == 1
 
 
 def test_a_box_entirely_outside_the_picture_is_an_error_where_it_is_visible():
     keyframes = [{"frame": 0, "box": [300, 125, 345, 405]}, {"frame": 7, "box": [640, 10, 700, 290]}]
-    with pytest.raises(SMCDError, match=r"object 0 'rocket', frame 7: box \[640, 10, 700, 290\] lies entirely outside"):
+    with refused("boxes", path="tracks.json", value=[640, 10, 700, 290]):
         load(changed_object(keyframes=keyframes))
     hidden = load(changed_object(keyframes=keyframes, visible=[[0, 6]]))
     assert not hidden.mask[7, 0]
 
 
-def test_smooth_that_folds_a_box_is_an_error_and_not_a_repaired_box():
-    # Between frames 4 and 5 the left side is nearly at rest and the right side leaps, so before, x1 overtakes x2.
+def test_smooth_interpolation_that_folds_a_box_is_an_error():
+    # Between frames 4 and 5 the left side is nearly at rest and the right side leaps, so x1 overtakes x2 before them.
     keyframes = [
         {"frame": 0, "box": [0, 0, 1, 9]},
         {"frame": 4, "box": [100, 0, 101, 9]},
         {"frame": 5, "box": [100.5, 0, 300, 9]},
     ]
-    with pytest.raises(
-        SMCDError, match=r"object 0 'rocket', frame \d: smooth interpolation folds the box \(x2 .* <= x1"
-    ):
+    with refused("interpolation", path="tracks.json", value="smooth"):
         load(changed_object(keyframes=keyframes, interpolation="smooth"))
     assert load(changed_object(keyframes=keyframes, interpolation="linear")).mask.all()
 
@@ -132,94 +129,109 @@ BOX = [300, 125, 345, 405]
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "argument", "value"),
     [
-        (changed(format="other"), r"format is 'other', expected 'smcd-tracks'"),
-        (changed(version=2), r"version 2 of smcd-tracks is unknown: this program reads version 1"),
-        (changed(version="1"), r"version '1'"),
-        (changed(version=True), r"version True"),
-        (changed(extra=1), r"unknown key 'extra'"),
-        (changed_object(colour="red"), r"object 0 'rocket': unknown key 'colour'"),
-        (changed(frames=0), r"frames is 0, out of range 1 to"),
-        (changed(frames=10**9), r"frames is 1000000000, out of range"),
-        (changed(frames="8"), r"frames must be a whole number, got '8'"),
-        (changed(frames=True), r"frames must be a whole number, got True"),
-        (changed(size=[640]), r"size must be \[width, height\], got \[640\]"),
-        (changed(size=[640, 0]), r"size must be positive, got \[640, 0\]"),
-        (changed(size=[640, "427"]), r"size must be a number, got '427'"),
-        (changed(prompt=None), r"prompt must be text, got None"),
-        (changed(objects=[]), r"objects must be a list of at least one object, got \[\]"),
-        (changed(objects={}), r"objects must be a list"),
-        (changed(objects=["rocket"]), r"object 0: expected an object in braces, got 'rocket'"),
-        ({key: value for key, value in ROCKET.items() if key != "size"}, r"key 'size' is missing"),
-        (changed_object(label=""), r"object 0 '': label must be one line of text that is not empty"),
-        (changed_object(label=7), r"object 0: label must be one line of text that is not empty, got 7"),
-        (changed_object(interpolation="cubic"), r"object 0 'rocket': interpolation 'cubic' is unknown"),
-        (changed_object(keyframes=[]), r"object 0 'rocket': no keyframe"),
-        (
-            changed_object(keyframes=[{"frame": 8, "box": BOX}]),
-            r"'rocket', keyframe 0: frame is 8, out of range 0 to 7",
-        ),
-        (changed_object(keyframes=[{"frame": -1, "box": BOX}]), r"keyframe 0: frame is -1, out of range"),
-        (changed_object(keyframes=[{"frame": 1.0, "box": BOX}]), r"keyframe 0: frame must be a whole number, got 1.0"),
-        (changed_object(keyframes=[{"frame": 0}]), r"'rocket', keyframe 0: key 'box' is missing"),
-        (changed_object(keyframes=[{"frame": 0, "box": BOX, "x": 1}]), r"keyframe 0: unknown key 'x'"),
-        (
-            changed_object(keyframes=[{"frame": 0, "box": [1, 2, 3]}]),
-            r"\(frame 0\): box must be four numbers .* \[1, 2, 3\]",
-        ),
+        (changed(format="other"), "format", "other"),
+        (changed(version=2), "version", 2),
+        (changed(version="1"), "version", "1"),
+        (changed(version=True), "version", True),
+        (changed(extra=1), "extra", 1),
+        (changed_object(colour="red"), "objects[0].colour", "red"),
+        (changed(frames=0), "frames", 0),
+        (changed(frames=10**9), "frames", 10**9),
+        (changed(frames="8"), "frames", "8"),
+        (changed(frames=True), "frames", True),
+        (changed(size=[640]), "size", [640]),
+        (changed(size=[640, 0]), "size", [640, 0]),
+        (changed(size=[640, "427"]), "size[1]", "427"),
+        (changed(prompt=None), "prompt", None),
+        (changed(objects=[]), "objects", []),
+        (changed(objects={}), "objects", {}),
+        (changed(objects=["rocket"]), "objects[0]", "rocket"),
+        ({key: value for key, value in ROCKET.items() if key != "size"}, "size", None),
+        (changed_object(label=""), "objects[0].label", ""),
+        (changed_object(label=7), "objects[0].label", 7),
+        (changed_object(interpolation="cubic"), "objects[0].interpolation", "cubic"),
+        (changed_object(keyframes=[]), "objects[0].keyframes", []),
+        (changed_object(keyframes=[{"frame": 8, "box": BOX}]), "objects[0].keyframes[0].frame", 8),
+        (changed_object(keyframes=[{"frame": -1, "box": BOX}]), "objects[0].keyframes[0].frame", -1),
+        (changed_object(keyframes=[{"frame": 1.0, "box": BOX}]), "objects[0].keyframes[0].frame", 1.0),
+        (changed_object(keyframes=[{"frame": 0}]), "objects[0].keyframes[0].box", None),
+        (changed_object(keyframes=[{"frame": 0, "box": BOX, "x": 1}]), "objects[0].keyframes[0].x", 1),
+        (changed_object(keyframes=[{"frame": 0, "box": [1, 2, 3]}]), "objects[0].keyframes[0].box", [1, 2, 3]),
         (
             changed_object(keyframes=[{"frame": 2, "box": [345, 125, 300, 405]}]),
-            r"object 0 'rocket', keyframe 0 \(frame 2\): x2 300 <= x1 345",
+            "objects[0].keyframes[0].box",
+            [345, 125, 300, 405],
         ),
-        (changed_object(keyframes=[{"frame": 2, "box": [0, 5, 9, 5]}]), r"keyframe 0 \(frame 2\): y2 5 <= y1 5"),
+        (changed_object(keyframes=[{"frame": 2, "box": [0, 5, 9, 5]}]), "objects[0].keyframes[0].box", [0, 5, 9, 5]),
         (
-            changed_object(keyframes=[{"frame": 2, "box": [0, 0, float("nan"), 5]}]),
-            r"keyframe 0 \(frame 2\): x2 must be a finite number .* got nan",
+            changed_object(keyframes=[{"frame": 2, "box": [0, 0, float("inf"), 5]}]),
+            "objects[0].keyframes[0].box[2]",
+            float("inf"),
         ),
-        (changed_object(keyframes=[{"frame": 2, "box": [0, 0, 10**400, 5]}]), r"x2 must be a finite number"),
-        (changed_object(keyframes=[{"frame": 2, "box": [0, 0, "9", 5]}]), r"x2 must be a number, got '9'"),
+        (
+            changed_object(keyframes=[{"frame": 2, "box": [0, 0, 10**400, 5]}]),
+            "objects[0].keyframes[0].box[2]",
+            10**400,
+        ),
+        (changed_object(keyframes=[{"frame": 2, "box": [0, 0, "9", 5]}]), "objects[0].keyframes[0].box[2]", "9"),
         (
             changed_object(keyframes=[{"frame": 5, "box": BOX}, {"frame": 5, "box": BOX}]),
-            r"'rocket': keyframe at frame 5 follows frame 5",
+            "objects[0].keyframes[1].frame",
+            5,
         ),
-        (changed_object(visible=[]), r"'rocket': visible must list at least one range .* got \[\]"),
-        (changed_object(visible=[[0, 8]]), r"last frame of visible range \[0, 8\] is 8, out of range 0 to 7"),
-        (changed_object(visible=[[3, 2]]), r"last frame of visible range \[3, 2\] is 2, out of range 3 to 7"),
-        (changed_object(visible=[3]), r"visible range must be \[first frame, last frame\], got 3"),
+        (changed_object(visible=[]), "objects[0].visible", []),
+        (changed_object(visible=[[0, 8]]), "objects[0].visible[0][1]", 8),
+        (changed_object(visible=[[3, 2]]), "objects[0].visible[0][1]", 2),
+        (changed_object(visible=[3]), "objects[0].visible[0]", 3),
+        (changed_object(visible=[[3]]), "objects[0].visible[0]", [3]),
     ],
 )
-def test_each_fault_of_a_track_file_is_one_line_that_names_its_place(content, fault):
-    with pytest.raises(SMCDError, match=fault) as raised:
+def test_each_fault_of_a_track_file_is_one_line_that_names_its_place(content, argument, value):
+    with refused(argument, path="tracks.json", value=value) as record:
         load(content)
-    assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith("tracks.json: ")
+    assert type(record.value.value) is type(value)
+
+
+def test_a_box_that_holds_nan_is_refused():
+    with refused("objects[0].keyframes[0].box[2]", path="tracks.json") as record:
+        load(changed_object(keyframes=[{"frame": 2, "box": [0, 0, float("nan"), 5]}]))
+    assert np.isnan(record.value.value)
+
+
+def test_the_message_names_file_place_rule_and_value():
+    with refused() as record:
+        load(changed_object(keyframes=[{"frame": 8, "box": BOX}]))
+    expected = "tracks.json: objects[0].keyframes[0].frame must be a whole number from 0 to 7, got 8"
+    assert str(record.value) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "argument"),
     [
-        ("", r"not JSON: .* line 1 column 1"),
-        ('{"format": "smcd-tracks",}', r"not JSON"),
-        ("[]", r"expected an object in braces"),
-        ('{"version": 1, "version": 2}', r"key 'version' is given twice"),
-        ("[" * 100_000, r"not JSON"),
+        ("", None),
+        ('{"format": "smcd-tracks",}', None),
+        ("[" * 100_000, None),
+        ("[]", None),
+        ('{"version": 1, "version": 2}', "version"),
     ],
 )
-def test_what_is_no_json_object_is_refused(text, fault):
-    with pytest.raises(SMCDError, match=fault):
+def test_text_that_is_not_a_json_object_is_refused(text, argument):
+    with refused(path="tracks.json") as record:
         parse_track_file(text)
+    assert record.value.argument == argument
 
 
-def test_a_file_is_named_in_its_errors_and_a_missing_one_is_an_error(tmp_path):
+def test_errors_name_the_file_even_if_it_is_missing(tmp_path):
     file = tmp_path / "tracks.json"
-    with pytest.raises(SMCDError, match=r"tracks\.json: cannot read: No such file"):
+    with refused(path=file):
         load_tracks(file)
     file.write_text(json.dumps(changed(version=3)))
-    with pytest.raises(SMCDError, match=rf"{file}: version 3"):
+    with refused("version", path=file, value=3):
         load_tracks(file)
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(SMCDError, match="not UTF-8"):
+    with refused(path=file):
         load_tracks(file)
 
 
@@ -234,7 +246,7 @@ def test_writing_a_track_file_gives_the_same_float32_boxes_back(tmp_path):
     assert (again.labels, again.prompt) == (tracks.labels, tracks.prompt)
 
 
-def test_an_object_in_no_frame_cannot_be_written_to_a_track_file(tmp_path):
+def test_an_object_absent_from_all_frames_cannot_be_written_to_a_track_file(tmp_path):
     tracks = BoxTracks(np.tile([0, 0, 1, 1], (3, 2, 1)), [[1, 0]] * 3, ("a", "b"))
-    with pytest.raises(SMCDError, match="object 1 'b' is in no frame"):
+    with refused("tracks", value="b"):
         save_tracks(tracks, tmp_path / "tracks.json", format="smcd-tracks")
