@@ -301,7 +301,7 @@ def test_changed_features_are_noticed_and_replaced(cache_folder, tmp_path):
     batches = Batches([FeatureSource(open_cache(copy), SIZE)], 12, max_bad_share=0.1)
     [batch] = take(batches, OrderState(0), 1)
     assert not any(clip_id.endswith("clip-004") for clip_id in batch.clip_ids)
-    assert list(batches.damage.reasons[0]) == ["clip-004"]
+    assert list(batches.bad_clips.reasons[0]) == ["clip-004"]
 
 
 def test_frames_that_cannot_be_read_cost_only_their_windows(records, tmp_path):
@@ -426,7 +426,7 @@ def test_every_path_of_the_benchmark_delivers(tmp_path):
         "plain loop",
         "decoded",
         "decoded, short side",
-        "decoded, as they came",
+        "decoded, original size",
         "cached",
     ]
     for speed in speeds:
