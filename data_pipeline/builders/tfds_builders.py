@@ -1,13 +1,13 @@
-"""The data sets as builders of TensorFlow Datasets, for programs that load data by `tfds.load`.
+"""The data sets as builders of TensorFlow Datasets, for programs that use `tfds.load`.
 
-Importing this module registers them. The raw data are TFDS's manual folder:
+Importing this module registers the builders. The raw data are in TFDS's manual folder:
 
     import tensorflow_datasets as tfds
     import data_pipeline.builders.tfds_builders
     config = tfds.download.DownloadConfig(manual_dir="/data/GOT-10k")
     tfds.load("got10k", split="train", download_and_prepare_kwargs={"download_config": config})
 
-The examples are those of `smcd prepare`, in an order of TFDS's own and without the index by which training finds them.
+The examples are those of `smcd prepare`, in TFDS's order and without the index that training needs.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ MAX_BAD_SHARE = 0.01
 
 
 class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder over the source of its own name.
+    """A builder over the source of the same name.
 
     Args:
-        options: further arguments of the source.
-        max_bad_share: share of a split's clips that may be bad before that is an error.
-        **arguments: of every TFDS builder: `data_dir`, `version` and so on.
+        options: Further arguments of the source.
+        max_bad_share: Largest share of bad clips per split, 0 to 1.
+        **arguments: Arguments of every TFDS builder: `data_dir`, `version` and so on.
     """
 
-    # Where TFDS looks for checksums of downloads, of which there are none; its own way of finding out needs the package
-    # importlib_resources, which it does not bring (4.9.10).
+    # Path under which TFDS looks for download checksums; there are none. TFDS's default needs importlib_resources,
+    # which TFDS 4.9.10 does not install.
     code_path = None
     VERSION = tfds.core.Version(f"{SCHEMA_VERSION}.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Give the folder of the raw data as manual_dir; docs/data_sets.md says how to get it."
+        "Pass the folder of the raw data as manual_dir; docs/data_sets.md describes how to get it."
     )
 
     def __init__(
@@ -67,19 +67,21 @@ class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 bad += 1
                 if bad > self._max_bad_share * len(clip_ids):
                     raise SMCDError(
-                        f"{bad} of {len(clip_ids)} clips of {split} are bad, more than the share of "
-                        f"{self._max_bad_share:g} that may be; the last: {error.reason}"
+                        f"{bad} of {len(clip_ids)} clips of {split} are bad, more than "
+                        f"max_bad_share={self._max_bad_share:g} allows; the last: {error.reason}",
+                        argument="max_bad_share",
+                        value=bad,
                     ) from error
                 continue
             yield clip_id, clip_to_example(clip)
 
 
 class Got10k(_SourceBuilder):
-    """GOT-10k: videos of one moving object, a box in every frame."""
+    """GOT-10k: videos of one moving object, with a box in every frame."""
 
 
 class YoutubeVis(_SourceBuilder):
-    """YouTube-VIS 2021: videos of several objects; a hold-out carved from the training part."""
+    """YouTube-VIS 2021: videos of several objects, with a hold-out split taken from the training part."""
 
 
 class Grounding(_SourceBuilder):
@@ -91,7 +93,7 @@ class TracksFolder(_SourceBuilder):
 
 
 class Sprites(_SourceBuilder):
-    """A procedural world of named sprites that move over varied backgrounds."""
+    """Procedurally generated videos of named sprites that move over varied backgrounds."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = None
 
