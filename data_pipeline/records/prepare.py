@@ -16,18 +16,8 @@ from tqdm import tqdm
 
 from data_pipeline.builders import RawReport, Source, make_source
 from data_pipeline.records.frames import StoredFrames
-from data_pipeline.records.reader import (
-    FORMAT,
-    INDEX_ARRAYS,
-    PER_FRAME,
-    PER_RECORD,
-    RECORDS,
-    REPORT,
-    VERSION,
-    WORK,
-    index_path,
-    write_index,
-)
+from data_pipeline.records.index import INDEX_ARRAYS, PER_FRAME, PER_RECORD, index_path, write_index
+from data_pipeline.records.reader import FORMAT, RECORDS, REPORT, VERSION, WORK
 from data_pipeline.records.report import Report
 from data_pipeline.records.runners import Processes, Runner
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, features, serialize

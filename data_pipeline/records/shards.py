@@ -14,7 +14,8 @@ from typing import Any
 
 from data_pipeline.builders import Source
 from data_pipeline.records.frames import StoredFrames
-from data_pipeline.records.reader import PER_FRAME, PER_RECORD, WORK
+from data_pipeline.records.index import PER_FRAME, PER_RECORD
+from data_pipeline.records.reader import WORK
 from data_pipeline.records.schema import BadClip, Clip, serialize
 from data_pipeline.records.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
 from smcd_jax.errors import SMCDError

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.records.contact_sheets import check_records
+from data_pipeline.records.index import index_path
 from data_pipeline.records.prepare import prepare
-from data_pipeline.records.reader import RECORDS, RecordFolder, index_path
+from data_pipeline.records.reader import RECORDS, RecordFolder
 from data_pipeline.records.schema import (
     BadClip,
     Clip,
@@ -120,7 +121,7 @@ def test_tfds_serializes_to_an_equal_record_and_reads_ours():
 
 
 def test_records_are_the_same_bytes_in_every_process():
-    # Hashes of texts, and so the order of a protocol buffer's map, differ between processes unless told not to.
+    # Hashes of texts, and so the order of a protocol buffer's map, differ between processes by default.
     code = (
         "import hashlib; from data_pipeline.records.schema import serialize; "
         "from tests.data_pipeline.test_records import a_clip; "
