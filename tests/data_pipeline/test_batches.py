@@ -146,7 +146,7 @@ def test_a_held_clip_repeats_its_last_frame_with_its_boxes(records):
     assert not batch.arrays["mask"][row, 3:, 1].any()
 
 
-def test_clips_left_out_are_told(records, caplog):
+def test_clips_left_out_are_reported(records, caplog):
     Batches([video_source(records, ExampleSize(frames=10, height=16, width=16))], 1)
     assert "squares (train): 6 of 12 clips are shorter than 10 frames and are left out" in caplog.text
 
