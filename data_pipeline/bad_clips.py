@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from data_pipeline.checks import require, require_bad_share
 from data_pipeline.records.schema import BadClip
-from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,7 @@ class BadClipLog:
         Raises:
             SMCDError: The share is out of range.
         """
-        if not 0 <= max_bad_share <= 1:
-            raise SMCDError(
-                f"max_bad_share must be from 0 to 1, got {max_bad_share}", argument="max_bad_share", value=max_bad_share
-            )
+        require(0 <= max_bad_share <= 1, "max_bad_share", "from 0 to 1", max_bad_share)
         self._data_sets, self._max_bad_share = tuple(data_sets), max_bad_share
         self._reasons: tuple[dict[str, str], ...] = tuple({} for _ in data_sets)
         self._lock = threading.Lock()
@@ -57,10 +54,4 @@ class BadClipLog:
             known[clip_id] = error.reason
             count, (name, size) = len(known), self._data_sets[source]
         logger.warning("skipping clip %s: %s", clip_id, error.reason)
-        if count > self._max_bad_share * size:
-            raise SMCDError(
-                f"{name}: {count} of {size} clips are damaged, more than max_bad_share={self._max_bad_share:g} allows; "
-                f"prepare the data set again or raise max_bad_share; the last: {error.reason}",
-                argument="max_bad_share",
-                value=count,
-            )
+        require_bad_share(count, size, self._max_bad_share, where=name, example=error.reason)

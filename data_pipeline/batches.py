@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_pipeline.bad_clips import BadClipLog
+from data_pipeline.checks import require
 from data_pipeline.examples import ExampleSource
 from data_pipeline.order.permutation import OrderState
 from data_pipeline.order.sequence import Examples, GlobalSequence
@@ -89,17 +90,10 @@ class Batches:
         Raises:
             SMCDError: There are no sources, the sources cannot be mixed, or an argument is out of range.
         """
-        if global_batch < 1:
-            raise SMCDError(
-                f"global_batch must be at least 1, got {global_batch}", argument="global_batch", value=global_batch
-            )
+        require(global_batch >= 1, "global_batch", "at least 1", global_batch)
         self._rows = range(global_batch) if rows is None else rows
-        if not self._rows or self._rows.step != 1 or self._rows.start < 0 or self._rows.stop > global_batch:
-            raise SMCDError(
-                f"rows must be consecutive rows of a global batch of {global_batch}, got {self._rows}",
-                argument="rows",
-                value=self._rows,
-            )
+        inside = self._rows and self._rows.step == 1 and self._rows.start >= 0 and self._rows.stop <= global_batch
+        require(inside, "rows", f"consecutive rows of a global batch of {global_batch}", self._rows)
         self._sources, self._global_batch = tuple(sources), global_batch
         _check_mixable(self._sources)
         self.sequence = GlobalSequence(
@@ -241,14 +235,8 @@ def host_rows(global_batch: int, *, host: int, hosts: int) -> range:
     Raises:
         SMCDError: The batch is not divisible, or the index is out of range.
     """
-    if not 0 <= host < hosts:
-        raise SMCDError(f"host must be from 0 to {hosts - 1}, got {host}", argument="host", value=host)
-    if global_batch % hosts:
-        raise SMCDError(
-            f"global_batch must be a multiple of the {hosts} hosts, got {global_batch}",
-            argument="global_batch",
-            value=global_batch,
-        )
+    require(0 <= host < hosts, "host", f"from 0 to {hosts - 1}", host)
+    require(global_batch % hosts == 0, "global_batch", f"a multiple of {hosts}, the number of hosts", global_batch)
     share = global_batch // hosts
     return range(host * share, (host + 1) * share)
 
@@ -261,8 +249,7 @@ def _close_streams() -> None:
 
 
 def _check_mixable(sources: Sequence[ExampleSource]) -> None:
-    if not sources:
-        raise SMCDError("sources must contain at least one data set, got 0", argument="sources", value=0)
+    require(bool(sources), "sources", "at least one data set", len(sources))
     specs = sources[0].specs()
     for source in sources[1:]:
         others = source.specs()

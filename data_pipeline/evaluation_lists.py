@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.checks import require
 from data_pipeline.examples import ExampleSource
 from data_pipeline.order.permutation import below, fold, permute
 from data_pipeline.order.windows import eligible_clips, window_start
@@ -182,15 +183,6 @@ def evaluation_batch(
 
 def _check_source(source: ExampleSource, evaluation: EvaluationList) -> None:
     wanted = f"{evaluation.name} ({evaluation.split})"
-    if source.name != wanted:
-        raise SMCDError(
-            f"data set must be {wanted}, for which the evaluation list was made, got {source.name}",
-            argument="source",
-            value=source.name,
-        )
-    if source.size.frames != evaluation.frames:
-        raise SMCDError(
-            f"frames per example must be {evaluation.frames}, as in the evaluation list, got {source.size.frames}",
-            argument="frames",
-            value=source.size.frames,
-        )
+    require(source.name == wanted, "source", f"{wanted}, as in the evaluation list", source.name)
+    frames = source.size.frames
+    require(frames == evaluation.frames, "frames", f"{evaluation.frames}, as in the evaluation list", frames)

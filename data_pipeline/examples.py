@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int64
 
+from data_pipeline.checks import require
 from data_pipeline.transforms import choose_objects
-from smcd_jax.errors import SMCDError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,8 @@ class ExampleSize:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SMCDError(
-                    f"{field.name} must be an integer of at least 1, got {value!r}", argument=field.name, value=value
-                )
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and value >= 1, field.name, "an integer of at least 1", value)
 
 
 class ArraySpec(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from data_pipeline.batches import HostBatch
+from data_pipeline.checks import require
 from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.sharding import batch_parts, batch_sharding
 
@@ -29,12 +30,8 @@ def local_rows(mesh: Mesh, global_batch: int) -> range:
     """
     sharding = batch_sharding(mesh)
     shards = batch_parts(mesh)
-    if global_batch % shards:
-        raise SMCDError(
-            f"global_batch must be a multiple of {shards}, the size of the mesh's batch axes, got {global_batch}",
-            argument="global_batch",
-            value=global_batch,
-        )
+    multiple = f"a multiple of {shards}, the size of the mesh's batch axes"
+    require(global_batch % shards == 0, "global_batch", multiple, global_batch)
     slices = [
         index[0].indices(global_batch) for index in sharding.addressable_devices_indices_map((global_batch,)).values()
     ]

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 from PIL import Image
 
+from data_pipeline.checks import require
 from data_pipeline.order.permutation import fold, uniform
 from data_pipeline.records.schema import BadClip
-from smcd_jax.errors import SMCDError
 
 # An object with less than this share of its area inside a crop is absent: its label no longer describes the picture.
 MIN_VISIBLE = 0.25
@@ -47,8 +47,7 @@ def random_crop(key: np.uint64, keep: float) -> Crop:
     Raises:
         SMCDError: ``keep`` is out of range.
     """
-    if not 0 < keep <= 1:
-        raise SMCDError(f"crop_keep must be above 0 and at most 1, got {keep}", argument="crop_keep", value=keep)
+    require(0 < keep <= 1, "crop_keep", "above 0 and at most 1", keep)
     if keep == 1:
         return WHOLE
     scale, x, y = uniform(fold(key, np.array([_SCALE, _X, _Y]))).tolist()
@@ -80,13 +79,13 @@ def decode_frame(
     try:
         with Image.open(io.BytesIO(frame), formats=("JPEG", "PNG")) as image:
             image.draft("RGB", needed)
-            colours = image.convert("RGB")
+            image_rgb = image.convert("RGB")
     except _DECODER_ERRORS as error:
         raise BadClip(f"{where}: cannot be decoded ({error})", kind="unreadable frame") from error
-    if crop != WHOLE or colours.size != (width, height):
-        box = tuple(side * size for side, size in zip(crop, colours.size * 2, strict=True))
-        colours = colours.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(colours)
+    if crop != WHOLE or image_rgb.size != (width, height):
+        box = tuple(side * size for side, size in zip(crop, image_rgb.size * 2, strict=True))
+        image_rgb = image_rgb.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image_rgb)
 
 
 def crop_boxes(

@@ -33,44 +33,11 @@ from smcd_jax.tracks import PixelTracks, read_got10k
 
 # The 34 training videos with wrong labels that the reference excludes. The 35th entry of its list, "txt", excludes
 # list.txt, because the reference matches names as substrings; here only folders are videos.
-EXCLUDED_IDS = frozenset(
-    {
-        1665,
-        1849,
-        1858,
-        1867,
-        1898,
-        2446,
-        2449,
-        4419,
-        5912,
-        7610,
-        7643,
-        7645,
-        7788,
-        8628,
-        8630,
-        8721,
-        8917,
-        8925,
-        8931,
-        9027,
-        9031,
-        9032,
-        9058,
-        9059,
-        9065,
-        9094,
-        9102,
-        9210,
-        9211,
-        9214,
-        9274,
-        9302,
-        9320,
-        9323,
-    }
-)
+_EXCLUDED = """
+1665 1849 1858 1867 1898 2446 2449 4419 5912 7610 7643 7645 7788 8628 8630 8721 8917
+8925 8931 9027 9031 9032 9058 9059 9065 9094 9102 9210 9211 9214 9274 9302 9320 9323
+"""
+EXCLUDED_IDS = frozenset(map(int, _EXCLUDED.split()))
 BOXES, ABSENCE, META, LIST = "groundtruth.txt", "absence.label", "meta_info.ini", "list.txt"
 # Label files that are validated but not used, with their largest value.
 _OTHER_LABELS = {"cover.label": 8, "cut_by_image.label": 1}

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.builders import RawReport
+from data_pipeline.checks import require
 from data_pipeline.records.schema import Clip
 from data_pipeline.sprites import SPLITS, SpriteWorld, WorldConfig, clip_id
 from smcd_jax.errors import SMCDError
@@ -50,12 +51,9 @@ class Sprites:
             )
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         for split, count in self.clips.items():
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MAX_CLIPS:
-                raise SMCDError(
-                    f"{split}_clips must be an integer from 0 to {_MAX_CLIPS}, got {count!r}",
-                    argument=f"{split}_clips",
-                    value=count,
-                )
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            condition = f"an integer from 0 to {_MAX_CLIPS}"
+            require(whole and 0 <= count <= _MAX_CLIPS, f"{split}_clips", condition, count)
         self.world = SpriteWorld(_config(world))
 
     def clip_ids(self, split: str) -> list[str]:
@@ -68,12 +66,8 @@ class Sprites:
         Raises:
             SMCDError: The split or the index does not exist.
         """
-        if not 0 <= index < self._count(split):
-            raise SMCDError(
-                f"index of a clip of {split} must be from 0 to {self.clips[split] - 1}, got {index}",
-                argument="index",
-                value=index,
-            )
+        count = self._count(split)
+        require(0 <= index < count, "index", f"from 0 to {count - 1} in split {split}", index)
         drawn = self.world.render(index, split=split)
         return Clip(
             clip_id=clip_id(split, index),
@@ -98,10 +92,7 @@ class Sprites:
         return RawReport(dict(self.clips), (f"generated: {world}, world {config.fingerprint()[:12]}",))
 
     def _count(self, split: str) -> int:
-        if split not in self.clips:
-            raise SMCDError(
-                f"split must be one of {', '.join(self.splits)}, got {split!r}", argument="split", value=split
-            )
+        require(split in self.clips, "split", f"one of {', '.join(self.splits)}", split)
         return self.clips[split]
 
 
@@ -117,10 +108,5 @@ _COUNTS = ("train_clips", "val_clips", "test_clips")
 def _config(world: dict[str, Any]) -> WorldConfig:
     known = [field.name for field in dataclasses.fields(WorldConfig)]
     unknown = [name for name in world if name not in known]
-    if unknown:
-        raise SMCDError(
-            f"options of sprites must be among {', '.join((*_COUNTS, *known))}, got {unknown[0]!r}",
-            argument="options",
-            value=unknown[0],
-        )
+    require(not unknown, "options", f"among {', '.join((*_COUNTS, *known))}", next(iter(unknown), None))
     return WorldConfig(**world)

@@ -18,8 +18,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_pipeline.builders import Source, make_source
+from data_pipeline.checks import require_bad_share
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, clip_to_example, features
-from smcd_jax.errors import SMCDError
 
 MAX_BAD_SHARE = 0.01
 
@@ -65,13 +65,8 @@ class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 clip = source.clip(split, index)
             except BadClip as error:
                 bad += 1
-                if bad > self._max_bad_share * len(clip_ids):
-                    raise SMCDError(
-                        f"{bad} of {len(clip_ids)} clips of {split} are bad, more than "
-                        f"max_bad_share={self._max_bad_share:g} allows; the last: {error.reason}",
-                        argument="max_bad_share",
-                        value=bad,
-                    ) from error
+                where = f"{self.name} ({split})"
+                require_bad_share(bad, len(clip_ids), self._max_bad_share, where=where, example=error.reason)
                 continue
             yield clip_id, clip_to_example(clip)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from data_pipeline.checks import require
 from data_pipeline.order.permutation import fold, permute
 from smcd_jax.errors import SMCDError
 
@@ -74,20 +75,15 @@ def make_mixture(
         SMCDError: There is no data set, a data set is empty, the weights are not one positive number per data set, or
             a weight is so small that its data set gets no place.
     """
-    if not sizes:
-        raise SMCDError("sizes must contain at least one data set, got 0", argument="sizes", value=0)
+    require(bool(sizes), "sizes", "those of at least one data set", len(sizes))
     if min(sizes) < 1:
         source = list(sizes).index(min(sizes))
         raise SMCDError(f"data set {source} of the mixture has no clips; leave it out", argument="sizes", value=source)
     if weights is None and epoch_length is None:
         return Mixture(tuple(sizes), tuple(sizes))
     shares = np.asarray(sizes if weights is None else weights, np.float64)
-    if shares.shape != (len(sizes),) or not np.isfinite(shares).all() or (shares <= 0).any():
-        raise SMCDError(
-            f"weights must be {len(sizes)} positive numbers, one per data set, got {weights}",
-            argument="weights",
-            value=weights,
-        )
+    positive = shares.shape == (len(sizes),) and np.isfinite(shares).all() and (shares > 0).all()
+    require(positive, "weights", f"{len(sizes)} positive numbers, one per data set", weights)
     length = sum(sizes) if epoch_length is None else epoch_length
     exact = shares / shares.sum() * length
     quotas = np.floor(exact).astype(np.int64)

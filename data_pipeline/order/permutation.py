@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
+from data_pipeline.checks import require
 from smcd_jax.errors import SMCDError
 
 # Rounds of the Feistel network. Four give a pseudorandom permutation (Luby and Rackoff 1988); two more make up for the
@@ -41,12 +42,8 @@ class OrderState:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-                raise SMCDError(
-                    f"{field.name} must be an integer from 0 to 2^63 - 1, got {value!r}",
-                    argument=field.name,
-                    value=value,
-                )
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and 0 <= value < 2**63, field.name, "an integer from 0 to 2^63 - 1", value)
 
     def advanced(self, examples: int, epoch_length: int) -> OrderState:
         """Returns the position that many examples later, in a later epoch if necessary."""
@@ -81,12 +78,7 @@ class OrderState:
             SMCDError: Keys or values are not those of a state.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise SMCDError(
-                f"keys of the data position must be {', '.join(sorted(names))}, got {', '.join(map(str, values))}",
-                argument="values",
-                value=tuple(values),
-            )
+        require(set(values) == names, "keys", ", ".join(sorted(names)), tuple(values))
         return cls(**values)
 
 

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from data_pipeline.checks import require
 from data_pipeline.order.permutation import below
-from smcd_jax.errors import SMCDError
 
 # Rule for clips with fewer frames than a window: leave them out, or repeat the last frame (picture, boxes and mask) to
 # the end of the window. Repeated frames teach a model to stop moving, so leaving out is the default.
@@ -28,14 +28,9 @@ def eligible_clips(
     Raises:
         SMCDError: The rule is unknown, or the length is below 1.
     """
-    if short_clips not in get_args(ShortClips):
-        raise SMCDError(
-            f"short_clips must be {' or '.join(get_args(ShortClips))}, got {short_clips!r}",
-            argument="short_clips",
-            value=short_clips,
-        )
-    if length < 1:
-        raise SMCDError(f"frames must be at least 1, got {length}", argument="frames", value=length)
+    rules = get_args(ShortClips)
+    require(short_clips in rules, "short_clips", " or ".join(rules), short_clips)
+    require(length >= 1, "frames", "at least 1", length)
     return np.flatnonzero(np.asarray(num_frames) >= (length if short_clips == "leave_out" else 1))
 
 

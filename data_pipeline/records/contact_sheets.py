@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipeline.checks import require_bad_share
 from data_pipeline.records.frames import decode_frame
 from data_pipeline.records.reader import RecordFolder
 from data_pipeline.records.schema import BadClip, Clip
@@ -92,16 +93,9 @@ def check_records(records: RecordFolder, *, max_bad_share: float = 0.0) -> Count
             first = first or error.reason
             bad[error.kind] += 1
     total = len(records) + records.lost
-    if bad.total() > max_bad_share * total:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(bad.items()))
-        where = f"; the first: {first}" if first else ""
-        raise SMCDError(
-            f"{records.folder}: {bad.total()} of {total} clips of {records.split!r} are damaged ({kinds}), more than "
-            f"max_bad_share={max_bad_share:g} allows; prepare the data set again{where}",
-            argument="max_bad_share",
-            path=records.folder,
-            value=bad.total(),
-        )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(bad.items()))
+    where, example = f"{records.folder} ({records.split})", f"{first or 'missing records'} ({kinds})"
+    require_bad_share(bad.total(), total, max_bad_share, where=where, example=example, path=records.folder)
     return bad
 
 

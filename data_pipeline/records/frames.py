@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_pipeline.checks import require
 from data_pipeline.records.schema import JPEG_START, PNG_START, BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture, resize_picture
@@ -52,7 +53,7 @@ def read_frame(path: Path) -> Frame:
 def check_frame(data: bytes, name: str) -> Frame:
     """Returns an encoded picture unchanged if TensorFlow and Pillow decode it alike, else re-encoded as png.
 
-    Upright jpeg and png files, grey or coloured, with 8 bits and no transparency stay unchanged. Anything else that
+    Upright jpeg and png files, grey or color, with 8 bits and no transparency stay unchanged. Anything else that
     `smcd_jax.media.read_picture` reads (rotated by EXIF, CMYK, 16 bit, transparent, other formats) is stored as the
     pixels it returns. Every picture is decoded completely.
 
@@ -128,16 +129,8 @@ class StoredFrames:
     def __post_init__(self):
         if self.short_side is not None and self.size is not None:
             raise SMCDError("short_side and frame_size must not be combined; use one of them", argument="frame_size")
-        if self.short_side is not None and self.short_side < 1:
-            raise SMCDError(
-                f"short_side must be at least 1, got {self.short_side}", argument="short_side", value=self.short_side
-            )
-        if self.size is not None and min(self.size) < 1:
-            raise SMCDError(
-                f"frame_size must be at least 1 x 1, got {self.size[0]} x {self.size[1]}",
-                argument="frame_size",
-                value=self.size,
-            )
+        require(self.short_side is None or self.short_side >= 1, "short_side", "at least 1", self.short_side)
+        require(self.size is None or min(self.size) >= 1, "frame_size", "at least 1 x 1", self.size)
 
     @property
     def jpeg_quality(self) -> int | None:

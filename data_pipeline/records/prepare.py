@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.builders import RawReport, Source, make_source
+from data_pipeline.checks import require, require_bad_share
 from data_pipeline.records.frames import StoredFrames
 from data_pipeline.records.index import INDEX_ARRAYS, PER_FRAME, PER_RECORD, index_path, write_index
 from data_pipeline.records.reader import FORMAT, RECORDS, REPORT, VERSION, WORK
@@ -95,12 +96,7 @@ def prepare(
 
 def _chosen_splits(source: Source, splits: Sequence[str] | None) -> tuple[str, ...]:
     for split in splits or ():
-        if split not in source.splits:
-            raise SMCDError(
-                f"{source.name}: splits must be among {', '.join(source.splits)}, got {split!r}",
-                argument="splits",
-                value=split,
-            )
+        require(split in source.splits, "splits", f"among {', '.join(source.splits)}", split)
     return tuple(dict.fromkeys(splits or source.splits))
 
 
@@ -113,12 +109,7 @@ def _plan(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns everything that determines the bytes of the records, as JSON values; `clips_per_shard` may be None."""
-    if clips_per_shard is not None and clips_per_shard < 1:
-        raise SMCDError(
-            f"clips_per_shard must be at least 1, got {clips_per_shard}",
-            argument="clips_per_shard",
-            value=clips_per_shard,
-        )
+    require(clips_per_shard is None or clips_per_shard >= 1, "clips_per_shard", "at least 1", clips_per_shard)
     contents = {}
     for split in splits:
         ids = source.clip_ids(split)
@@ -210,7 +201,7 @@ def _tasks(split: str, plan: dict[str, Any], output: Path, stored: StoredFrames)
 
 def _write_shards(source: Source, tasks: Sequence[ShardTask], *, runner: Runner, max_bad_share: float) -> None:
     total = sum(task.stop - task.start for task in tasks)
-    bad = _BadClipCounter(total, max_bad_share)
+    bad = _BadClipCounter(source.name, total, max_bad_share)
     with tqdm(total=total, desc=f"prepare {source.name}", unit="clip", disable=None) as bar:
         runner.run(source, tasks, advance=bar.update, done=bad.add)
     if bad.count == total:
@@ -224,21 +215,15 @@ def _write_shards(source: Source, tasks: Sequence[ShardTask], *, runner: Runner,
 class _BadClipCounter:
     """Counts skipped clips and raises an error when they exceed the allowed share."""
 
-    def __init__(self, total: int, share: float):
+    def __init__(self, name: str, total: int, max_bad_share: float):
         self.count, self.first = 0, ""
-        self._total, self._share = total, share
+        self._name, self._total, self._max_bad_share = name, total, max_bad_share
 
     def add(self, part: dict[str, Any]) -> None:
         if part["skipped"] and not self.first:
             self.first = part["skipped"][0]["reason"]
         self.count += len(part["skipped"])
-        if self.count > self._share * self._total:
-            raise SMCDError(
-                f"{self.count} of {self._total} clips are bad, more than max_bad_share={self._share:g} allows; fix the "
-                f"raw data or raise --max_bad_share; the first: {self.first}",
-                argument="max_bad_share",
-                value=self.count,
-            )
+        require_bad_share(self.count, self._total, self._max_bad_share, where=self._name, example=self.first)
 
 
 def _finish(output: Path, plan: dict[str, Any], parts: dict[str, list[dict[str, Any]]], raw: RawReport) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.checks import require_bad_share
 from data_pipeline.records.index import PER_FRAME, index_path, read_index
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, Clip, example_to_clip, parse
 from data_pipeline.records.tfrecord import FOOTER_BYTES
@@ -240,16 +241,9 @@ class RecordFolder:
 
     def _drop_lost(self, kept: np.ndarray, max_bad_share: float) -> int:
         lost = int((~kept).sum())
-        if lost > max_bad_share * len(kept):
-            broken = [shard.path for shard in self.shards if _size(shard.path) < shard.size]
-            others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-            raise SMCDError(
-                f"{broken[0]}: missing or truncated{others}; {lost} of {len(kept)} records are lost, more than "
-                f"max_bad_share={max_bad_share:g} allows; prepare the data set again",
-                argument="max_bad_share",
-                path=broken[0],
-                value=lost,
-            )
+        broken = [shard.path for shard in self.shards if _size(shard.path) < shard.size]
+        example, folder = f"{broken[0].name} is missing or truncated", str(self.folder)
+        require_bad_share(lost, len(kept), max_bad_share, where=folder, example=example, path=broken[0])
         frames = np.repeat(kept, self.index["frames"])
         self.index = {key: values[frames if key in PER_FRAME else kept] for key, values in self.index.items()}
         return lost

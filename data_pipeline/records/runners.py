@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data_pipeline.builders import Source
+from data_pipeline.checks import require
 from data_pipeline.records.shards import ShardTask, finished_shard, write_shard
 from smcd_jax.errors import SMCDError
 
@@ -58,8 +59,7 @@ class Processes:
     workers: int = 1
 
     def __post_init__(self):
-        if self.workers < 1:
-            raise SMCDError(f"workers must be at least 1, got {self.workers}", argument="workers", value=self.workers)
+        require(self.workers >= 1, "workers", "at least 1", self.workers)
 
     def run(self, source: Source, tasks: Sequence[ShardTask], *, advance: Callable[[int], Any], done: Done) -> None:
         """See `Runner.run`."""

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 import smcd_jax
+from data_pipeline.checks import require
 from data_pipeline.sprites.colors import COLORS, recolor
 from smcd_jax.errors import SMCDError
 
@@ -129,12 +130,7 @@ def sprite_classes() -> dict[str, SpriteClass]:
         SMCDError: The package's atlas is missing or has another version.
     """
     content = json.loads(_asset("atlas.json").read_text(encoding="utf-8"))
-    if content["version"] != ATLAS_VERSION:
-        raise SMCDError(
-            f"version of the sprite atlas must be {ATLAS_VERSION}, got {content['version']}; reinstall smcd_jax",
-            argument="version",
-            value=content["version"],
-        )
+    require(content["version"] == ATLAS_VERSION, "version", f"{ATLAS_VERSION} in the sprite atlas", content["version"])
     return {
         entry["name"]: SpriteClass(
             entry["name"], entry["facing"], tuple(entry["box"]), tuple(entry["hue"]) if "hue" in entry else None
@@ -156,13 +152,10 @@ def sprite(name: str, color: str | None, *, mirrored: bool) -> Sprite:
         SMCDError: The class or color does not exist, or the color does not apply to the class.
     """
     sprite_class = sprite_classes().get(name)
-    if sprite_class is None:
-        raise SMCDError(
-            f"sprite class must be one of {', '.join(sprite_classes())}, got {name!r}", argument="name", value=name
-        )
-    if (color is not None) != (sprite_class.hue is not None) or (color is not None and color not in COLORS):
-        allowed = f"one of {', '.join(COLORS)}" if sprite_class.hue else "None"
-        raise SMCDError(f"color of sprite {name!r} must be {allowed}, got {color!r}", argument="color", value=color)
+    require(sprite_class is not None, "name", f"one of {', '.join(sprite_classes())}", name)
+    allowed = f"one of {', '.join(COLORS)}" if sprite_class.hue else "None"
+    fits = color in COLORS if sprite_class.hue else color is None
+    require(fits, "color", f"{allowed} for sprite {name!r}", color)
     x1, y1, x2, y2 = sprite_class.box
     pixels = _atlas()[y1:y2, x1:x2]
     if color is not None:

@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.checks import require
 from data_pipeline.sprites.atlas import SMALLEST_SIDE, sprite_classes
 from data_pipeline.sprites.backgrounds import BACKGROUNDS
 from data_pipeline.sprites.colors import COLORS
 from data_pipeline.sprites.motion import MOTIONS, SMALLEST_SHARE
-from smcd_jax.errors import SMCDError
 
 # To be increased when the same parameters give different clips; part of every fingerprint.
 WORLD_VERSION = 1
@@ -102,10 +102,10 @@ class WorldConfig:
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                _refuse(name, value, f"an integer from {low} to {high}")
-        if not 0.5 <= self.width / self.height <= 2:
-            _refuse("width", self.width, f"from half to twice the height, {self.height}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and low <= value <= high, name, f"an integer from {low} to {high}", value)
+        aspect_fits = 0.5 <= self.width / self.height <= 2
+        require(aspect_fits, "width", f"from half to twice the height, {self.height}", self.width)
         shares = {
             "min_size": (0.1, 0.5),
             "max_size": (self.min_size, 0.5),
@@ -113,30 +113,30 @@ class WorldConfig:
             "min_visible": (0, 1),
         }
         for name, (low, high) in shares.items():
-            if not low <= getattr(self, name) <= high:
-                _refuse(name, getattr(self, name), f"from {low:g} to {high:g}")
+            value = getattr(self, name)
+            require(low <= value <= high, name, f"from {low:g} to {high:g}", value)
 
     def _check_names(self) -> None:
         known = {"classes": sprite_classes(), "colors": COLORS, "backgrounds": BACKGROUNDS}
         for field, names in known.items():
             values = getattr(self, field)
             for name in values:
-                if name not in names:
-                    _refuse(field, name, f"among {', '.join(names)}")
-            if not values or len(set(values)) < len(values):
-                _refuse(field, values, "at least one name, without repetition")
+                require(name in names, field, f"among {', '.join(names)}", name)
+            distinct = values and len(set(values)) == len(values)
+            require(distinct, field, "at least one name, without repetition", values)
         for name, weight in self.motions:
-            if name not in MOTIONS or not 0 <= weight < math.inf:
-                _refuse("motions", (name, weight), f"pairs of one of {', '.join(MOTIONS)} and a weight of at least 0")
-        if not any(weight > 0 and MOTIONS[name].starts_inside for name, weight in self.motions):
-            _refuse("motions", self.motions, "weighted to include a motion that starts inside the picture")
-        if len(self.classes) < self.max_objects:
-            _refuse("max_objects", self.max_objects, f"at most the number of classes, {len(self.classes)}")
+            condition = f"pairs of one of {', '.join(MOTIONS)} and a weight of at least 0"
+            require(name in MOTIONS and 0 <= weight < math.inf, "motions", condition, (name, weight))
+        starts_inside = any(weight > 0 and MOTIONS[name].starts_inside for name, weight in self.motions)
+        condition = "weighted to include a motion that starts inside the picture"
+        require(starts_inside, "motions", condition, self.motions)
+        number = len(self.classes)
+        require(number >= self.max_objects, "max_objects", f"at most the {number} classes", self.max_objects)
         slimmest = min(min(sprite_classes()[name].aspect, 1 / sprite_classes()[name].aspect) for name in self.classes)
         smallest = SMALLEST_SHARE * CROWD_SHARES[self.max_objects] * self.min_size
         side = smallest * min(self.width, self.height) * math.sqrt(slimmest)
-        if side < SMALLEST_SIDE:
-            _refuse("min_size", self.min_size, f"large enough for {SMALLEST_SIDE} pixels per sprite, not {side:.1f}")
+        condition = f"large enough for {SMALLEST_SIDE} pixels per sprite, not {side:.1f}"
+        require(side >= SMALLEST_SIDE, "min_size", condition, self.min_size)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -155,7 +155,3 @@ class WorldConfig:
         """Returns the sha256 of version and parameters in hexadecimal, which identifies the clips."""
         content = {"world_version": WORLD_VERSION, **self.to_dict()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse(name: str, value: object, condition: str) -> None:
-    raise SMCDError(f"sprite world: {name} must be {condition}, got {value!r}", argument=name, value=value)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from data_pipeline.checks import require
 from data_pipeline.sprites.atlas import Patch
 from data_pipeline.sprites.scene import Scene
-from smcd_jax.errors import SMCDError
 
 # Smallest opacity, of 255, of a pixel that belongs to the visible part of a sprite.
 SEEN = 32
@@ -51,12 +51,8 @@ def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Render
     height, width = scene.background.shape[:2]
     count = len(scene.objects)
     frames = range(scene.num_frames) if frames is None else frames
-    if not all(0 <= frame < scene.num_frames for frame in frames):
-        raise SMCDError(
-            f"frames must be from 0 to {scene.num_frames - 1}, got {list(frames)}",
-            argument="frames",
-            value=list(frames),
-        )
+    inside = all(0 <= frame < scene.num_frames for frame in frames)
+    require(inside, "frames", f"from 0 to {scene.num_frames - 1}", list(frames))
     video = np.repeat(scene.background[None], len(frames), axis=0)
     boxes = np.zeros((len(frames), count, 4), np.float32)
     mask = np.zeros((len(frames), count), bool)

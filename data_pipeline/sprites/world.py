@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from data_pipeline.checks import require
 from data_pipeline.sprites.config import SPLITS, WorldConfig
 from data_pipeline.sprites.render import Rendering, render_scene
 from data_pipeline.sprites.scene import Scene, draw_scene
-from smcd_jax.errors import SMCDError
 
 
 class SpriteWorld:
@@ -61,12 +61,9 @@ def parse_clip_id(name: str) -> tuple[str, int]:
     """
     kind, _, rest = name.partition("-")
     split, _, number = rest.partition("-")
-    if kind != "sprites" or split not in SPLITS or not (number.isascii() and number.isdigit() and len(number) >= 9):
-        raise SMCDError(
-            f"clip id of the sprite world must have the form {clip_id('test', 0)}, got {name!r}",
-            argument="clip_id",
-            value=name,
-        )
+    well_formed = number.isascii() and number.isdigit() and len(number) >= 9
+    condition = f"an id of the sprite world, such as {clip_id('test', 0)}"
+    require(kind == "sprites" and split in SPLITS and well_formed, "clip_id", condition, name)
     return split, int(number)
 
 
@@ -83,7 +80,6 @@ def measure_rate(config: WorldConfig | None = None, *, seconds: float = 5.0, war
 
 
 def _check(split: str, index: int) -> None:
-    if split not in SPLITS:
-        raise SMCDError(f"split must be one of {', '.join(SPLITS)}, got {split!r}", argument="split", value=split)
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**63:
-        raise SMCDError(f"index must be an integer from 0 to 2^63 - 1, got {index!r}", argument="index", value=index)
+    require(split in SPLITS, "split", f"one of {', '.join(SPLITS)}", split)
+    whole = isinstance(index, int) and not isinstance(index, bool)
+    require(whole and 0 <= index < 2**63, "index", "an integer from 0 to 2^63 - 1", index)
