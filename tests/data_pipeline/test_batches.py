@@ -1,4 +1,4 @@
-"""Facts about batches of the decoded path: what stands in them, damage, crops, objects, devices, evaluation lists."""
+"""Tests of decoded batches: contents, damaged clips, crops, objects, devices, evaluation lists."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assert_equal(one: HostBatch, other: HostBatch) -> None:
 
 
 def joined(parts: list[HostBatch]) -> HostBatch:
-    """The rows of several hosts as one batch."""
+    """Joins the rows of several hosts into one batch."""
     return HostBatch(
         {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
         tuple(clip_id for part in parts for clip_id in part.clip_ids),
@@ -90,7 +90,7 @@ def check_row(row: dict[str, np.ndarray], index: int, start: int) -> None:
         assert (picture == squares.pixel(index, frame)).all()
     np.testing.assert_array_equal(row["token_ids"], TOKENIZER.encode([f"clip number {index}"])[0])
     count = squares.objects(index)
-    # all are seen as often but number 1, which is absent half of the time; of equals the later are larger
+    # All are present equally often except number 1, which is absent half of the time; later objects are larger.
     kept = {0: [], 1: [0], 2: [0, 1], 3: [0, 2]}[count]
     for place, number in enumerate(kept):
         np.testing.assert_array_equal(row["label_ids"][place], TOKENIZER.encode([f"thing {number}"])[0])
@@ -165,9 +165,9 @@ def test_objects_present_most_then_largest_are_kept_in_their_order():
     sides = np.array([0.9, 0.2, 0.1, 0.9, 0.3], np.float32)
     boxes = np.zeros((2, 5, 4), np.float32)
     boxes[..., 2:] = sides[:, None]
-    assert choose_objects(boxes, mask, 2)[0].tolist() == [1, 4]  # 0 is large, but there in one frame only
+    assert choose_objects(boxes, mask, 2)[0].tolist() == [1, 4]  # 0 is large but present in one frame only
     assert choose_objects(boxes, mask, 3) == (pytest.approx([1, 2, 4]), 1)
-    assert choose_objects(boxes, mask, 5)[0].tolist() == [0, 1, 2, 4]  # 3 is never there
+    assert choose_objects(boxes, mask, 5)[0].tolist() == [0, 1, 2, 4]  # 3 is never present
     assert choose_objects(boxes[:, :0], mask[:, :0], 2)[0].size == 0
 
 
@@ -232,7 +232,7 @@ def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path):
 
 
 class LateDamage(VideoSource):
-    """Finds the damage of clip 5 when all of the row is written."""
+    """Raises the error for clip 5 after writing the whole row."""
 
     def fill(self, row, *, clip, start, key):
         dropped = super().fill(row, clip=clip, start=start, key=key)
@@ -294,7 +294,7 @@ def test_crops_vary_and_are_pure():
     crops = [random_crop(fold(number), 0.9) for number in range(1000)]
     assert crops == [random_crop(fold(number), 0.9) for number in range(1000)]
     areas = np.array([(crop.x2 - crop.x1) ** 2 for crop in crops])
-    # uniform in 0.9..1: its mean has a standard deviation of 0.001
+    # Uniform in 0.9..1: the mean has a standard deviation of 0.001
     assert areas.mean() == pytest.approx(0.95, abs=0.005)
     assert areas.min() < 0.905
     assert areas.max() > 0.995
@@ -302,7 +302,7 @@ def test_crops_vary_and_are_pure():
 
 @pytest.mark.parametrize("key", range(5))
 def test_boxes_follow_the_crop(key):
-    """A white rectangle is found where its box says, to the pixel that resizing blurs."""
+    """The box matches the position of a white rectangle to the pixel that resizing blurs."""
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[50:150, 120:280] = 255
     box = np.array([[[120 / 400, 50 / 200, 280 / 400, 150 / 200]]], np.float32)
@@ -318,7 +318,7 @@ def test_boxes_follow_the_crop(key):
 def test_an_object_mostly_out_of_the_crop_is_absent():
     boxes = np.array([[[0, 0, 0.4, 1], [0.45, 0, 0.9, 1], [0, 0, 0.6, 1]]], np.float32)
     moved, mask = crop_boxes(boxes, np.ones((1, 3), bool), Crop(0.5, 0.0, 1.0, 0.5))
-    # shares in view: none; 0.4/0.45 of the width and half of the height; a sixth of the width and half of the height
+    # Visible shares: 0; 0.4/0.45 of the width and half of the height; a sixth of the width and half of the height
     assert MIN_VISIBLE == 0.25
     assert mask.tolist() == [[False, True, False]]
     np.testing.assert_allclose(moved[0, 1], [0, 0, 0.8, 1], rtol=1e-6)
@@ -393,7 +393,7 @@ from tests.data_pipeline.test_batches import Batches, mesh, video_source
 devices = mesh(4)
 rows = local_rows(devices, 8)
 assert (rows.start, rows.stop) == (4 * int(process), 4 * int(process) + 4), rows
-# More threads than cores, and the stream is left open: some are at work while the program ends, and it must end.
+# More threads than cores and an open stream: the program must end although threads are still running.
 batches = Batches([video_source(RecordFolder(folder, "train"))], 8, rows=rows, threads=8).iterate(OrderState(6))
 for step, batch in enumerate(islice(prefetch_to_device(batches, devices, 8), 2)):
     for name, array in batch.arrays.items():

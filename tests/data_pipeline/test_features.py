@@ -43,13 +43,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def numbers_of(texts: list[str], width: int) -> np.ndarray:
-    """Numbers that belong to each text alone."""
+    """Returns random numbers determined by each text."""
     seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
     return np.stack([np.random.default_rng(seed).standard_normal(width, np.float32) for seed in seeds])
 
 
 def made_encoders(**changes) -> FeatureEncoders:
-    """Means are the frame's colour at 1/8 of the size, log-variances -2; embeddings are numbers of the text."""
+    """Encoders with the frame's color at 1/8 size as mean and log-variance -2; embeddings depend on the text."""
 
     def moments(frames: np.ndarray) -> np.ndarray:
         small = frames[:, ::8, ::8].astype(np.float32)
@@ -78,7 +78,7 @@ def records(tmp_path_factory) -> RecordFolder:
 
 @pytest.fixture(scope="module")
 def cache_folder(records, tmp_path_factory) -> Path:
-    """Of three parts."""
+    """A cache of three parts."""
     folder = tmp_path_factory.mktemp("features") / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "PART_CLIPS", 5)
@@ -181,7 +181,7 @@ def test_the_draw_is_a_function_of_the_place_alone(cache_folder):
 
 
 def interrupted(records: RecordFolder, folder: Path, at: int) -> None:
-    """Ends the writing within the encoder, as Ctrl-C would."""
+    """Interrupts the writer inside the encoder, like Ctrl-C."""
     calls = 0
 
     def moments(frames: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_an_interrupted_cache_is_refused_and_resumes_to_the_same_bytes(
 
     write_features(records, folder, made_encoders(moments=moments), progress=False)
     assert contents(folder) == contents(cache_folder)
-    # what whole parts hold is not encoded again, but for the blank picture that tells the shape
+    # Complete parts are not encoded again; one blank picture is encoded to find the shapes.
     frames = [squares.length(clip) for clip in range(12)]
     done = {2: 0, 12: sum(frames[:5]), 18: sum(frames[:10])}[at]
     assert sum(encoded) == sum(frames) - done + 1
@@ -296,7 +296,7 @@ def test_a_cache_that_lacks_bytes_is_refused(cache_folder, tmp_path, name, cut):
 def test_changed_features_are_noticed_and_replaced(cache_folder, tmp_path):
     copy = copy_of(cache_folder, tmp_path / "copy")
     content = bytearray((copy / "part-00000.data").read_bytes())
-    content[-1] ^= 1  # in the last caption of the first part: that of clip 4
+    content[-1] ^= 1  # in the last caption of the first part, that of clip 4
     (copy / "part-00000.data").write_bytes(bytes(content))
     batches = Batches([FeatureSource(open_cache(copy), SIZE)], 12, max_bad_share=0.1)
     [batch] = take(batches, OrderState(0), 1)
@@ -347,7 +347,7 @@ def test_parts_hold_what_fits(monkeypatch):
 
 
 def test_features_of_a_model_are_what_its_networks_give(records, tmp_path):
-    """In float16, whose step is 2^-11 of a number; the rest is float32 summed in another order on 8 devices."""
+    """Tolerance: float16 has a relative step of 2^-11; float32 sums differ in order on 8 devices."""
     folder = ModelFolder("tiny")
     [report] = prepare_features(records.folder, "tiny", output=tmp_path, height=32, width=32, progress=False)
     assert report.unusable == 0

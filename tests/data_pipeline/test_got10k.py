@@ -1,4 +1,4 @@
-"""Facts about GOT-10k: what its files say is what the records say, and damaged sequences are named and skipped."""
+"""Tests of GOT-10k: records match the raw files, and damaged sequences are named and skipped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_test_sequence_has_the_box_of_its_first_frame_only(tmp_path):
     first = clips["GOT-10k_Test_000001"]
     assert first.num_frames == 3
     assert first.mask.tolist() == [[True], [False], [False]]
-    # Without meta_info.ini nobody knows what the object is: no label is made up.
+    # Without meta_info.ini the object is unknown, so it gets no label.
     second = clips["GOT-10k_Test_000002"]
     assert (second.caption, second.labels, second.num_frames) == ("", (), 3)
 
@@ -90,7 +90,7 @@ def test_all_three_splits_are_prepared(tmp_path):
 
 
 def test_excluded_ids_are_matched_as_ids(tmp_path):
-    # 34 are known; the 35th entry of the reference's list is "txt", which keeps list.txt from being taken for a video.
+    # 34 ids; the 35th entry of the reference's list, "txt", excludes list.txt.
     assert len(EXCLUDED_IDS) == 34
     names = ["GOT-10k_Train_001898", "GOT-10k_Train_101898", "GOT-10k_Train_001899"]
     for name in names:

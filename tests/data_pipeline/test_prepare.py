@@ -81,7 +81,7 @@ def preparing(program: Path, output: Path):
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the session of this very process, its workers with it
+            os.killpg(process.pid, signal.SIGKILL)  # the session of this process, including its workers
         process.communicate()
 
 
@@ -123,7 +123,7 @@ def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_pa
         with preparing(program, output) as process:
             wait_for_shards(output, already + rng.randint(1, 15))
             time.sleep(rng.random() * 0.01)
-            os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must notice
+            os.kill(process.pid, signal.SIGKILL)  # only the parent: its workers must notice
             process.wait()
             wait_until(lambda: not session_members(process.pid), 20)
         already = len(list(output.glob("*.tfrecord-*")))
@@ -133,7 +133,7 @@ def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_pa
     with preparing(program, output) as process:
         assert process.wait(120) == 0
     assert contents(output) == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # whole shards were not written again
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # complete shards were not written again
 
 
 def test_workers_do_not_change_the_bytes(tmp_path):
@@ -178,7 +178,7 @@ def test_done_before_it_only_reports(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
@@ -333,7 +333,7 @@ def test_frames_are_resized_to_exactly_the_frame_size_and_boxes_stay(tmp_path, s
     assert (sized.width, sized.height) == size
     np.testing.assert_array_equal(sized.boxes, whole.boxes)
     wanted = resize_picture(decode_frame(whole.frames[0]), width=size[0], height=size[1])
-    # The whole picture, squeezed and not cropped; jpeg of quality 95 on a smooth picture.
+    # The whole picture, resized without cropping; jpeg of quality 95 on a smooth picture.
     assert np.abs(decode_frame(sized.frames[0]).astype(int) - wanted).mean() < 2
     described = json.loads((tmp_path / "sized" / "records.json").read_text())["plan"]
     assert (described["frame_size"], described["jpeg_quality"]) == (list(size), 95)
@@ -356,7 +356,7 @@ def encoded(image: Image.Image, **options) -> bytes:
 
 PICTURE = Image.fromarray(decode_frame(jpeg(3)))
 TURNED = Image.Exif()
-TURNED[0x0112] = 6  # to be shown turned by a quarter
+TURNED[0x0112] = 6  # rotated by 90 degrees
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_frames_that_every_decoder_reads_alike_keep_their_bytes(data):
     frame = check_frame(data, "x")
     assert (frame.data, frame.size, frame.recoded) == (data, (64, 48), False)
     ours, theirs = decode_frame(data).astype(int), tf.io.decode_image(data, channels=3).numpy()
-    # TensorFlow's fast jpeg decoder rounds colours otherwise than Pillow's, and leaves out a smoothing of them.
+    # TensorFlow's fast jpeg decoder rounds colors differently from Pillow's and does not smooth chroma.
     assert np.abs(ours - theirs).mean() < 2
 
 
@@ -459,7 +459,7 @@ def test_a_sheet_shows_frames_with_boxes_and_leaves_out_what_cannot_be_read(tmp_
     top = alone.shape[0] - 120 - 2
     drawn = alone[top : top + 120, 2 : 2 + 160].astype(int)
     assert np.abs(drawn - plain).max() > 50  # the box
-    assert np.abs(drawn - plain)[60:].max() < 10  # nothing but the frame below it
+    assert np.abs(drawn - plain)[60:].max() < 10  # only the frame below the box
     assert picture.shape[0] > alone.shape[0]
     with refused(path=records.folder, value=1):
         sheet(records, [3])

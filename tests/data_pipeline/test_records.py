@@ -1,4 +1,4 @@
-"""Facts about training records: a clip's way to bytes and back, reading by position, and damaged or foreign records."""
+"""Tests of training records: serialization, reading by position, and damaged or foreign records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABEL = TEXT.filter(lambda text: text.strip() and len(text.splitlines()) == 1)
 
 def assert_same(one: Clip, other: Clip) -> None:
     for field in dataclasses.fields(Clip):
-        if field.name == "notes":  # for the report, not for the record
+        if field.name == "notes":  # part of the report, not of the record
             continue
         left, right = getattr(one, field.name), getattr(other, field.name)
         if isinstance(left, np.ndarray):
@@ -208,7 +208,7 @@ def test_the_checksum_of_tfrecord_is_the_published_one(data, checksum):
 def test_tensorflow_accepts_the_framing_of_records_of_any_length(tmp_path):
     import tensorflow as tf
 
-    # Around the chunks of 512 bytes that are worked on side by side, and numbers of them that are no power of two.
+    # Around the chunk size of 512 bytes, and numbers of chunks that are not powers of two.
     sizes = [0, 1, 511, 512, 513, 1023, 1024, 1536, 2560, 100_001]
     records = [np.random.default_rng(size).bytes(size) for size in sizes]
     (tmp_path / "file").write_bytes(b"".join(map(frame_record, records)))

@@ -1,4 +1,4 @@
-"""The sprite world: the same clips for ever, boxes and masks of what is seen, captions of what happens."""
+"""Tests of the sprite world: stable clips, boxes and masks of visible parts, captions of the motion."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from data_pipeline.sprites.rng import ClipRng
 from tests.errors import refused
 
 WORLD = SpriteWorld()
-CLIPS = range(150)  # of the default world: one to four objects, 64 x 64, 8 frames
+CLIPS = range(150)  # clips of the default world: one to four objects, 64 x 64, 8 frames
 
-# What clips of the default world look like: caption, boxes of the middle frame in 0..1, and the mean colour of its
-# sixteenths. A change of these is another world: raise WORLD_VERSION and print them again with `_golden`.
+# Clips of the default world: caption, boxes of the middle frame in 0..1, and the mean color of its 16 tiles. If these
+# change, increase WORLD_VERSION and print them again with `_golden`.
 GOLDEN = {
     "sprites-train-000000002": (
         "a strawberry moves up, an elephant grows and moves to the left, a turtle shrinks "
@@ -95,7 +95,7 @@ def many() -> list[tuple[Scene, Rendering]]:
 
 
 def _travel(item: SceneObject, picture: int = 64) -> np.ndarray:
-    """Centres in 0..1 of the picture, [T, 2]."""
+    """Returns centers in 0..1 of the picture, [T, 2]."""
     return (item.boxes[:, :2] + item.boxes[:, 2:]) / 2 / picture
 
 
@@ -107,7 +107,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _still(*placed: tuple[str, tuple[float, float, float, float]]) -> Scene:
-    """A scene of one frame of 64 x 64 with sprites at given boxes."""
+    """Returns a scene of one 64 x 64 frame with sprites at the given boxes."""
     objects = [
         SceneObject(label=name, name=name, color=None, mirrored=False, phrase="stays still", boxes=np.array([box]))
         for name, box in placed
@@ -141,7 +141,7 @@ class TestSameClipsForEver:
         assert text == GOLDEN[name][0]
         # Boxes are printed to 1e-4; sines may differ in the last bit between machines.
         np.testing.assert_allclose(boxes, GOLDEN[name][1], atol=2e-4)
-        # Pillow may resample a sprite a little differently: two levels of 255 in the mean of 256 pixels.
+        # Pillow may resample a sprite slightly differently: two levels of 255 in the mean of 256 pixels.
         np.testing.assert_allclose(colors, GOLDEN[name][2], atol=2)
 
     def test_raw_numbers_are_those_of_philox(self):
@@ -185,7 +185,7 @@ class TestScenes:
                 np.testing.assert_allclose(2 * one.boxes, other.boxes, atol=1e-9)  # rounding of doubles
             small, halved = render_scene(small_scene).video, render_scene(large_scene).video
             halved = halved.reshape(8, 64, 2, 64, 2, 3).mean(axis=(2, 4))
-            # Both are resampled from the same picture with filters of another width: edges differ, means do not.
+            # Both are resampled from the same picture with filters of different widths: edges differ, means do not.
             assert np.abs(small - halved).mean() < 3
 
     def test_more_frames_show_the_same_motion_in_smaller_steps(self):
@@ -270,7 +270,7 @@ class TestBoxesAndMask:
             for frame, item in np.argwhere(drawn.mask):
                 rows, columns = np.nonzero(scene.layer(item, frame)[..., 3] >= SEEN)
                 extents = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # A side lies somewhere within the first or last pixel that is opaque enough: one pixel.
+                # A side lies within the first or last sufficiently opaque pixel, hence one pixel.
                 assert np.abs(drawn.boxes[frame, item] * 64 - extents).max() <= 1
                 checked += 1
                 cut += bool(
@@ -286,7 +286,7 @@ class TestBoxesAndMask:
             for frame in np.flatnonzero(drawn.mask[:, 0]):
                 rows, columns = np.nonzero((drawn.video[frame] != scene.background).any(axis=-1))
                 x1, y1, x2, y2 = drawn.boxes[frame, 0] * 64
-                # One pixel for the faint edge, which the box of a cut sprite leaves out.
+                # One pixel for the faint edge, which the box of a clipped sprite excludes.
                 assert x1 - 1 <= columns.min()
                 assert columns.max() + 1 <= x2 + 1
                 assert y1 - 1 <= rows.min()
@@ -317,14 +317,14 @@ class TestBoxesAndMask:
         assert not drawn.boxes[0, 0].any()
         drawn = render_scene(_still(front, behind))
         assert drawn.mask.tolist() == [[True, True]]
-        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # what lies in front changes no box
+        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # sprites in front do not change boxes
 
     def test_the_box_of_a_sprite_in_the_corner_is_that_of_the_part_that_remains(self):
-        # Of a ball of radius 20 around (-8, 8) the part with x >= 0 shows: down to where its rim meets the border.
+        # A ball of radius 20 around (-8, 8) is visible for x >= 0, down to where its rim meets the border.
         drawn = render_scene(_still(("soccer ball", (-28, -12, 12, 28))))
         rim = 8 + (20**2 - 8**2) ** 0.5
         np.testing.assert_allclose(drawn.boxes[0, 0] * 64, [0, 0, 12, rim], atol=1)  # a pixel's width
-        assert rim < 27  # so that the whole ball's side, 28, would not pass
+        assert rim < 27  # otherwise the box of the whole ball, 28, would pass
 
     def test_the_first_object_is_in_the_first_frame(self, drawings):
         assert all(drawn.mask[0, 0] for drawn in drawings if len(drawn.labels) == 1)
@@ -401,7 +401,7 @@ class TestCaptions:
 
 
 class TestMotion:
-    """What the README and configs may rely on, over 300 clips of one to four objects."""
+    """Statistics that README and configs rely on, over 300 clips of one to four objects."""
 
     def test_sprites_travel_about_half_of_the_picture(self, many):
         lengths = [
@@ -439,7 +439,7 @@ class TestMotion:
 
     @pytest.mark.parametrize("name", MOTIONS)
     def test_every_motion_is_smooth(self, name):
-        # Beside another motion, which may start in the picture when this one may not.
+        # Combined with a motion that starts inside the picture.
         weights = ((name, 1.0),) if MOTIONS[name].starts_inside else ((name, 1.0), ("stay", 1e-9))
         config = WorldConfig(frames=33, min_objects=2, max_objects=2, motions=weights, crossing_share=0)
         for index in range(10):

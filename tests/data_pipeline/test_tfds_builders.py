@@ -1,4 +1,4 @@
-"""Facts about the builders of TensorFlow Datasets: `tfds.load` gives the clips that `smcd prepare` writes."""
+"""Tests of the builders of TensorFlow Datasets: `tfds.load` gives the clips that `smcd prepare` writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about a user's own folder: every track format, frames or videos, splits, and what is missing is said."""
+"""Tests of a user's own folder: track formats, frames or videos, splits, and missing files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smcd_jax.tracks import BoxTracks, save_tracks
 from tests.data_pipeline.raw_data import SIZE, clips_of, jpeg
 from tests.errors import refused
 
-# Sides that are whole 64ths and 48ths, so that pixels with 4 decimals say them exactly.
+# Multiples of 1/64 and 1/48, which pixels with 4 decimals represent exactly.
 ONE = BoxTracks(np.array([[[0.25, 0.25, 0.75, 0.5]], [[0.5, 0.25, 1, 0.5]]]), np.ones((2, 1)), ("dog",), "a dog runs")
 TWO = BoxTracks(
     np.array([[[0.25, 0.25, 0.75, 0.5], [0, 0, 0, 0]], [[0.5, 0.25, 1, 0.5], [0, 0.5, 0.25, 1]]]),
@@ -32,7 +32,7 @@ TWO = BoxTracks(
 def clip_folder(
     folder, tracks: BoxTracks, format: str, *, place: str = "frames", texts: dict | None = None
 ) -> list[bytes]:
-    """One clip with its frames in `place` ('' for the folder itself), tracks in a format, and text files."""
+    """Writes one clip with its frames in `place` ('' for the folder itself), tracks in a format, and text files."""
     (folder / place).mkdir(parents=True)
     frames = [jpeg(number) for number in range(tracks.num_frames)]
     for number, frame in enumerate(frames):

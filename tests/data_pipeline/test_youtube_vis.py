@@ -1,4 +1,4 @@
-"""Facts about YouTube-VIS: several objects with null where absent, captions by video, and a hold-out fixed by hash."""
+"""Tests of YouTube-VIS: several objects with null where absent, captions by video, and a hold-out fixed by hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.data_pipeline.raw_data import SIZE, clips_of, youtube_vis
 from tests.errors import refused
 
 BOX = [8, 10, 20, 24]
-# Of the names 0000000000 to 0000000063, hexadecimal.
+# Held-out names among 0000000000 to 0000000063, hexadecimal.
 HELD_OUT = ["000000001e", "0000000022", "000000002b", "0000000035", "000000004d"]
 VIDEO = {"objects": [("dog", [BOX, None, [50, 40, 30, 30]]), ("giant_panda", [None, None, BOX])], "length": 3}
 
@@ -46,7 +46,7 @@ def test_the_hold_out_is_fixed_by_the_names_alone(tmp_path):
     names = [f"{number:010x}" for number in range(4000)]
     share = sum(map(held_out, names)) / len(names)
     assert abs(share - HOLD_OUT) < 0.015  # four standard deviations of 4000 draws
-    # Fixed once: another function would mix videos trained on into the evaluation.
+    # Fixed forever: another function would move training videos into the evaluation.
     assert [name for name in names[:100] if held_out(name)] == HELD_OUT
     chosen = dict.fromkeys(names[:100], VIDEO)
     youtube_vis(tmp_path, dict(sorted(chosen.items(), reverse=True)))
