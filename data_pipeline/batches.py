@@ -1,4 +1,4 @@
-"""Owns batches: the rows of each global batch that this process loads, filled in parallel in tf.data."""
+"""Batches: the rows of each global batch that this process loads, filled in parallel in tf.data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from data_pipeline.bad_clips import DamageLog
+from data_pipeline.bad_clips import BadClipLog
+from data_pipeline.checks import require
 from data_pipeline.examples import ExampleSource
 from data_pipeline.order.permutation import OrderState
 from data_pipeline.order.sequence import Examples, GlobalSequence
@@ -26,13 +27,13 @@ from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
 
-# Substitutes tried for one damaged clip; that all are damaged by chance takes a share far above any allowed.
+# Substitutes tried for one damaged clip; all of them fail only if most of the data set is damaged.
 _ATTEMPTS = 16
-_PLACE = ("sources", "clips", "starts")  # arrays beside those of the source: where each row is from
-_AHEAD = 2  # batches that wait, ready, on the host
+_ORIGIN = ("sources", "clips", "starts")  # arrays added to those of the source: the origin of each row
+_AHEAD = 2  # batches prefetched on the host
 
-# Streams nobody has closed. The threads of tf.data that fill batches run Python: while the interpreter ends they would
-# wait for it, and it for them, for ever.
+# Streams to close at exit. The threads of tf.data that fill batches run Python; at interpreter shutdown they and the
+# interpreter would wait for each other forever.
 _open_streams: weakref.WeakSet[Generator[HostBatch]] = weakref.WeakSet()
 
 
@@ -40,10 +41,10 @@ class HostBatch(NamedTuple):
     """This process's rows of one global batch.
 
     Attributes:
-        arrays: by name, as formats.md lists them, rows first.
-        clip_ids: of each row, as "data set: clip".
-        starts: first frame of each row's window.
-        state: the place after this batch, of all hosts: what a checkpoint taken after it must hold.
+        arrays: Arrays [rows, ...] by name (docs/formats.md).
+        clip_ids: Clip per row as "data set: clip".
+        starts: First frame of each row's window.
+        state: Position after this batch, the same on all hosts, to be stored in a checkpoint taken after it.
     """
 
     arrays: dict[str, Any]
@@ -53,12 +54,12 @@ class HostBatch(NamedTuple):
 
 
 class Batches:
-    """An endless stream of batches whose content is a pure function of (seed, epoch, position).
+    """An endless stream of batches whose contents are a pure function of (seed, epoch, position).
 
     Attributes:
-        sequence: the order that all hosts share.
-        damage: the clips that could not be used.
-        counts: since the start: "examples", "objects dropped" (more than there is room for), "examples substituted".
+        sequence: Order of examples, the same on all hosts.
+        bad_clips: Damaged clips found so far.
+        counts: Totals of "examples", "objects dropped" (beyond the size of an example) and "examples substituted".
     """
 
     def __init__(
@@ -73,33 +74,32 @@ class Batches:
         max_bad_share: float = 0.01,
         threads: int | None = None,
     ):
-        """Puts data sets together.
+        """Combines data sets.
 
         Args:
-            sources: all of one path (decoded or cached) and size; their order is part of the sequence.
-            global_batch: examples of a batch over all hosts.
-            rows: those of each global batch that this process loads (`host_rows`, or `prefetch.local_rows` of a mesh);
-                by default all.
-            weights: share of each data set, by default its number of clips.
-            epoch_length: examples of an epoch, by default the number of clips.
-            short_clips: the rule for clips shorter than a window (`data_pipeline.order.windows`).
-            max_bad_share: the share of a data set's clips that may be damaged; each is replaced by another clip.
-            threads: by default one for each core this process may use.
+            sources: Data sets with the same arrays and size, all decoded or all cached; their order matters.
+            global_batch: Number of examples per batch over all hosts, at least 1.
+            rows: Rows of each global batch that this process loads (`host_rows`, or `prefetch.local_rows` for a mesh);
+                None for all.
+            weights: Weight of each data set, positive; None for its number of clips.
+            epoch_length: Number of examples per epoch; None for the number of clips.
+            short_clips: Rule for clips shorter than a window (`data_pipeline.order.windows`).
+            max_bad_share: Largest share of damaged clips per data set; each is replaced by another clip.
+            threads: Number of threads; None for one per available core.
 
         Raises:
-            SMCDError: no source, sources that cannot be mixed, or arguments that do not fit.
+            SMCDError: There are no sources, the sources cannot be mixed, or an argument is out of range.
         """
-        if global_batch < 1:
-            raise SMCDError(f"a batch of {global_batch} examples is none; use 1 or more")
+        require(global_batch >= 1, "global_batch", "at least 1", global_batch)
         self._rows = range(global_batch) if rows is None else rows
-        if not self._rows or self._rows.step != 1 or self._rows.start < 0 or self._rows.stop > global_batch:
-            raise SMCDError(f"rows {self._rows} are not rows of a global batch of {global_batch}")
+        inside = self._rows and self._rows.step == 1 and self._rows.start >= 0 and self._rows.stop <= global_batch
+        require(inside, "rows", f"consecutive rows of a global batch of {global_batch}", self._rows)
         self._sources, self._global_batch = tuple(sources), global_batch
         _check_mixable(self._sources)
         self.sequence = GlobalSequence(
             sources, sources[0].size.frames, weights=weights, epoch_length=epoch_length, short_clips=short_clips
         )
-        self.damage = DamageLog([(source.name, len(source.clip_ids)) for source in sources], max_bad_share)
+        self.bad_clips = BadClipLog([(source.name, len(source.clip_ids)) for source in sources], max_bad_share)
         for source, short in zip(sources, self.sequence.left_out, strict=True):
             if short:
                 logger.warning(
@@ -111,52 +111,55 @@ class Batches:
         self._lock = threading.Lock()
 
     def iterate(self, state: OrderState) -> Generator[HostBatch]:
-        """Batches from a state on, without end; the first takes no longer than any other.
+        """Yields batches from a state on, without end; starting late takes no longer than starting at 0.
 
-        A stream that is still open when the program ends is closed then.
+        A stream that is still open at exit is closed.
+
+        Args:
+            state: Position of the first example.
 
         Raises:
-            SMCDError: more damaged clips than allowed, or a state that these data sets do not have.
+            SMCDError: More clips are damaged than allowed, or the state does not belong to these data sets.
         """
         stream = self._stream(state)
         _open_streams.add(stream)
         return stream
 
     def _stream(self, state: OrderState) -> Generator[HostBatch]:
-        state.places(1, self.sequence.epoch_length)  # a state of other data is refused before any thread starts
+        state.places(1, self.sequence.epoch_length)  # refuses a state of other data before any thread starts
         failures: dict[int, Exception] = {}
         for step, tensors in enumerate(self._dataset(state, failures)):
             if step in failures:
                 raise failures[step]
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            sources, clips, starts = (arrays.pop(name) for name in _PLACE)
+            sources, clips, starts = (arrays.pop(name) for name in _ORIGIN)
             after = state.advanced((step + 1) * self._global_batch, self.sequence.epoch_length)
             yield HostBatch(arrays, self._names(sources, clips), starts, after)
 
     def load(self, examples: Examples) -> dict[str, np.ndarray]:
-        """The arrays of some examples before `ExampleSource.finish`, and "sources", "clips" and "starts" as loaded."""
+        """Loads the arrays of examples, before `ExampleSource.finish`, with "sources", "clips" and "starts"."""
         arrays = self._empty(len(examples.clips))
         names = self._sources[0].specs()
         for row in range(len(examples.clips)):
             loaded = self._fill({name: arrays[name][row] for name in names}, examples.row(row))
-            for name in _PLACE:
+            for name in _ORIGIN:
                 arrays[name][row] = getattr(loaded, name)[0]
         return arrays
 
     def _empty(self, count: int) -> dict[str, np.ndarray]:
         arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in self._sources[0].specs().items()}
-        return arrays | {name: np.zeros(count, np.int64) for name in _PLACE}
+        return arrays | {name: np.zeros(count, np.int64) for name in _ORIGIN}
 
     def _dataset(self, state: OrderState, failures: dict[int, Exception]) -> Any:
-        """A `tf.data.Dataset` of batches; of a step that failed the arrays are zeros, and `failures` has the error."""
+        """Returns a `tf.data.Dataset` of batches; a failed step gives zeros and its error in `failures`."""
         import tensorflow as tf
-        import tensorflow_datasets  # noqa: F401  here, since threads that import it at the same time wait for each other
+        import tensorflow_datasets  # noqa: F401  imported here: importing it in several threads can deadlock
 
         specs = self._sources[0].specs()
         rows = len(self._rows)
         shapes = {name: (rows, *spec.shape) for name, spec in specs.items()}
         dtypes = {name: spec.dtype for name, spec in specs.items()}
-        for name in _PLACE:
+        for name in _ORIGIN:
             shapes[name], dtypes[name] = (rows,), np.int64
         names = tuple(shapes)
 
@@ -184,28 +187,30 @@ class Batches:
         try:
             arrays = self.load(examples)
         except Exception as error:
-            # Not raised here: TensorFlow would pass on its text only, and write a traceback on the terminal.
+            # Not raised here: TensorFlow would keep only its text and print a traceback.
             failures[int(step)] = error
             arrays = self._empty(len(examples.clips))
         return list(arrays.values())
 
     def _fill(self, row: dict[str, np.ndarray], example: Examples) -> Examples:
-        """Fills a row with an example or, where its clip is damaged, with its substitute; returns what it holds."""
-        wanted = example
+        """Fills a row with an example, or a substitute if its clip is damaged; returns the example loaded."""
+        original = example
         for attempt in range(1, _ATTEMPTS + 1):
             source, clip = self._sources[int(example.sources[0])], int(example.clips[0])
             try:
                 dropped = source.fill(row, clip=clip, start=int(example.starts[0]), key=example.keys[0])
             except BadClip as error:
-                self.damage.note(int(example.sources[0]), source.clip_ids[clip], error)
-                example = self.sequence.substitute(wanted, attempt)
+                self.bad_clips.add(int(example.sources[0]), source.clip_ids[clip], error)
+                example = self.sequence.substitute(original, attempt)
                 for array in row.values():
                     array[...] = 0
                 continue
             self._count(dropped, substituted=attempt > 1)
             return example
         raise SMCDError(
-            f"{source.name}: {_ATTEMPTS} clips drawn one after the other are damaged: prepare the data set again"
+            f"{source.name}: {_ATTEMPTS} clips in a row are damaged; prepare the data set again",
+            argument="sources",
+            value=_ATTEMPTS,
         )
 
     def _count(self, dropped: int, *, substituted: bool) -> None:
@@ -220,15 +225,18 @@ class Batches:
 
 
 def host_rows(global_batch: int, *, host: int, hosts: int) -> range:
-    """Rows of each global batch that a host loads: the batch in equal parts, in the order of the hosts.
+    """Returns the rows of each global batch that a host loads: equal parts, in the order of the hosts.
+
+    Args:
+        global_batch: Number of examples per batch over all hosts, a multiple of `hosts`.
+        host: Index of the host, 0 to hosts - 1.
+        hosts: Number of hosts.
 
     Raises:
-        SMCDError: the batch does not divide, or there is no such host.
+        SMCDError: The batch is not divisible, or the index is out of range.
     """
-    if not 0 <= host < hosts:
-        raise SMCDError(f"there is no host {host} of {hosts}")
-    if global_batch % hosts:
-        raise SMCDError(f"a global batch of {global_batch} does not divide by {hosts} hosts: choose a multiple")
+    require(0 <= host < hosts, "host", f"from 0 to {hosts - 1}", host)
+    require(global_batch % hosts == 0, "global_batch", f"a multiple of {hosts}, the number of hosts", global_batch)
     share = global_batch // hosts
     return range(host * share, (host + 1) * share)
 
@@ -236,21 +244,20 @@ def host_rows(global_batch: int, *, host: int, hosts: int) -> range:
 @atexit.register
 def _close_streams() -> None:
     for stream in list(_open_streams):
-        with contextlib.suppress(ValueError):  # a daemon thread is within it
+        with contextlib.suppress(ValueError):  # a daemon thread is executing it
             stream.close()
 
 
 def _check_mixable(sources: Sequence[ExampleSource]) -> None:
-    if not sources:
-        raise SMCDError("no data set to train on: give at least one")
+    require(bool(sources), "sources", "at least one data set", len(sources))
+    specs = sources[0].specs()
     for source in sources[1:]:
-        if source.specs() != sources[0].specs():
+        others = source.specs()
+        different = sorted(name for name in {*specs, *others} if specs.get(name) != others.get(name))
+        if different:
             raise SMCDError(
-                f"{sources[0].name} and {source.name} cannot be mixed: their examples hold other arrays "
-                f"({_differences(sources[0], source)}); use one size, and the feature cache for all or for none"
+                f"{sources[0].name} and {source.name} cannot be mixed: they differ in {', '.join(different)}; use one "
+                "size, and the feature cache for all data sets or for none",
+                argument="sources",
+                value=tuple(different),
             )
-
-
-def _differences(one: ExampleSource, other: ExampleSource) -> str:
-    ours, theirs = one.specs(), other.specs()
-    return ", ".join(sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))

@@ -1,16 +1,16 @@
-"""Owns the measurement of the input pipeline: clips a second, and a core, beside a plain loop over the raw frames.
+"""Benchmark of the input pipeline: clips per second and per core, compared with a plain loop over raw frames.
 
-All is measured in one run, on clips made for it in the layout of GOT-10k, with frames of 1280 x 720. The plain loop
-works as the reference's data set does: in the main process Pillow opens each frame of a window, decodes it and resizes
-it. The pipeline reads what `prepare` made of the same frames, once:
+One run measures every path on clips generated in the layout of GOT-10k, with frames of 1280 x 720. The plain loop
+works like the reference's data set: in the main process, Pillow opens, decodes and resizes each frame of a window. The
+pipeline reads what `prepare` made from the same frames:
 
-- "decoded": records of `smcd prepare --frame_size`, with frames of the training size: most of the gain comes from that;
-- "decoded, short side": records of `smcd prepare --short_side`, which keep the aspect and so are resized each time;
-- "decoded, as they came": records with the frames of the raw data;
-- "cached": a feature cache of the published model's shapes. Its numbers are random, which takes as long to read.
+- "decoded": records of `smcd prepare --frame_size`, with frames of the training size, the main source of the speedup;
+- "decoded, short side": records of `smcd prepare --short_side`, which keep the aspect ratio and are resized on reading;
+- "decoded, original size": records with the frames of the raw data;
+- "cached": a feature cache with the published model's shapes. Its values are random, which takes as long to read.
 
-Clips a core are clips for each second of processor time of all threads of the process together, so they do not depend
-on how many cores the machine has or has free. The paths are measured in turn, and the rounds of each are added up.
+Clips per core are clips per second of processor time, summed over all threads of the process, and so do not depend on
+the number of free cores. The paths are measured in turn, and the rounds of each path are summed.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from data_pipeline.features.cache import FeatureCache
 from data_pipeline.features.source import FeatureSource
 from data_pipeline.features.writer import FeatureEncoders, write_features
 from data_pipeline.order.permutation import OrderState
+from data_pipeline.records.frames import StoredFrames
 from data_pipeline.records.prepare import prepare
 from data_pipeline.records.reader import RecordFolder
 from data_pipeline.sources import VideoSource
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 PLAIN = "plain loop"
-DECODED, SHORT_SIDE, AS_THEY_CAME = "decoded", "decoded, short side", "decoded, as they came"
+DECODED, SHORT_SIDE, ORIGINAL_SIZE = "decoded", "decoded, short side", "decoded, original size"
 CACHED = "cached"
-# Deliveries before a measurement, so that threads run, files are open and no batch is in store: one made before the
-# measurement must not count in it.
+# Batches taken before a measurement: threads are running, files are open, and prefetched batches are used up.
 _WARM_UP = 6
-_SETTLING = 0.3  # seconds after it, in which threads end
-_LATENT_SCALE, _LATENT_CHANNELS, _TEXT_WIDTH = 8, 4, 1024  # of the published model
+_SETTLING = 0.3  # seconds after each measurement, in which threads end
+_LATENT_SCALE, _LATENT_CHANNELS, _TEXT_WIDTH = 8, 4, 1024  # shapes of the published model
 _IDENTITY = {"random numbers": "0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class InputBenchmark:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
-        size: of the examples.
-        batch: examples of a batch.
-        threads: of the pipeline; None for one a core.
-        clips: in the data set made for it.
-        length: frames of each clip.
-        raw_width: pixels of the raw frames.
-        raw_height: pixels of the raw frames.
-        rounds: how often each path is measured, in turn.
-        seconds: of each measurement.
+        size: Size of an example.
+        batch: Number of examples per batch.
+        threads: Number of threads of the pipeline; None for one per core.
+        clips: Number of clips in the generated data set.
+        length: Number of frames per clip.
+        raw_width: Width of raw frames in pixels.
+        raw_height: Height of raw frames in pixels.
+        rounds: Number of measurements per path.
+        seconds: Duration of each measurement.
     """
 
     size: ExampleSize = dataclasses.field(default_factory=ExampleSize)
@@ -80,10 +80,10 @@ class PathSpeed:
     """Sums over the measurements of one path.
 
     Attributes:
-        name: of the path.
-        clips: that were delivered.
-        seconds: that passed.
-        core_seconds: of processor time of this process, all threads together.
+        name: Name of the path.
+        clips: Number of clips delivered.
+        seconds: Elapsed time.
+        core_seconds: Processor time of this process, summed over threads.
     """
 
     name: str
@@ -93,29 +93,29 @@ class PathSpeed:
 
     @property
     def clips_per_second(self) -> float:
-        """As the clock says."""
+        """Clips per second of elapsed time."""
         return self.clips / self.seconds
 
     @property
     def clips_per_core_second(self) -> float:
-        """For each second that one core worked."""
+        """Clips per second of processor time."""
         return self.clips / self.core_seconds
 
 
 def measure_input(
-    settings: InputBenchmark, folder: Path, *, say: Callable[[str], None] = lambda line: None
+    settings: InputBenchmark, folder: Path, *, progress: Callable[[str], None] = lambda line: None
 ) -> list[PathSpeed]:
-    """Makes the data in an empty folder, and measures every path.
+    """Generates the data in an empty folder and measures every path.
 
     Args:
-        settings: what is measured.
-        folder: takes about 150 MB at the defaults.
-        say: is told what is going on.
+        settings: Settings of the benchmark.
+        folder: Empty folder; the data take about 150 MB with the default settings.
+        progress: Function called with a line of text at each step.
 
     Returns:
-        The plain loop first.
+        Speed of every path, the plain loop first.
     """
-    say(f"making {settings.clips} clips of {settings.length} frames, {settings.raw_width} x {settings.raw_height}")
+    progress(f"making {settings.clips} clips of {settings.length} frames, {settings.raw_width} x {settings.raw_height}")
     raw = folder / "raw"
     write_raw_clips(settings, raw)
     sources = _prepared_sources(settings, raw, folder)
@@ -126,15 +126,15 @@ def measure_input(
     speeds = [PathSpeed(name) for name in paths]
     for number in range(settings.rounds):
         for speed in speeds:
-            say(f"round {number + 1} of {settings.rounds}: {speed.name}")
-            with contextlib.closing(paths[speed.name](number)) as deliver:
-                _measure(speed, deliver, settings.seconds)
+            progress(f"round {number + 1} of {settings.rounds}: {speed.name}")
+            with contextlib.closing(paths[speed.name](number)) as deliveries:
+                _measure(speed, deliveries, settings.seconds)
             time.sleep(_SETTLING)
     return speeds
 
 
 def write_raw_clips(settings: InputBenchmark, folder: Path) -> None:
-    """Clips in the layout of GOT-10k: a window that moves over an enlarged picture, with grain as a camera's."""
+    """Writes clips in the layout of GOT-10k: a moving window over an enlarged picture, with camera-like noise."""
     split = folder / "train"
     with resources.as_file(resources.files("smcd_jax") / "assets" / "examples" / "rocket" / "img.png") as path:
         picture = Image.open(path).convert("RGB")
@@ -155,9 +155,9 @@ def write_raw_clips(settings: InputBenchmark, folder: Path) -> None:
 
 
 def table(speeds: Sequence[PathSpeed]) -> list[str]:
-    """The result as lines of text."""
+    """Formats the result as lines of text."""
     plain = speeds[0].clips_per_core_second
-    lines = [f"{'path':<28}{'clips/s':>10}{'cores busy':>12}{'clips/s a core':>16}{'x plain':>9}"]
+    lines = [f"{'path':<28}{'clips/s':>10}{'cores busy':>12}{'clips/s/core':>16}{'x plain':>9}"]
     for speed in speeds:
         busy, core = speed.core_seconds / speed.seconds, speed.clips_per_core_second
         lines.append(f"{speed.name:<28}{speed.clips_per_second:>10.1f}{busy:>12.2f}{core:>16.1f}{core / plain:>9.1f}")
@@ -177,12 +177,12 @@ def _prepared_sources(settings: InputBenchmark, raw: Path, folder: Path) -> dict
     size, tokenizer = settings.size, Tokenizer.published()
     records = {}
     for name, stored in (
-        (DECODED, {"frame_size": (size.width, size.height)}),
-        (SHORT_SIDE, {"short_side": min(size.height, size.width)}),
-        (AS_THEY_CAME, {}),
+        (DECODED, StoredFrames(size=(size.width, size.height))),
+        (SHORT_SIDE, StoredFrames(short_side=min(size.height, size.width))),
+        (ORIGINAL_SIZE, StoredFrames()),
     ):
         output = folder / f"records {name}"
-        prepare("got10k", raw, output, **stored)
+        prepare("got10k", raw, output, stored=stored)
         records[name] = RecordFolder(output, "train")
     cache = folder / "features"
     write_features(records[DECODED], cache, random_encoders(size), progress=False)
@@ -193,7 +193,7 @@ def _prepared_sources(settings: InputBenchmark, raw: Path, folder: Path) -> dict
 
 
 def random_encoders(size: ExampleSize) -> FeatureEncoders:
-    """Encoders of the published model's shapes that give random numbers."""
+    """Returns encoders that give random numbers in the published model's shapes."""
     generator = np.random.default_rng(0)
     latent = (2, size.height // _LATENT_SCALE, size.width // _LATENT_SCALE, _LATENT_CHANNELS)
     return FeatureEncoders(
@@ -211,7 +211,7 @@ def random_encoders(size: ExampleSize) -> FeatureEncoders:
 
 
 def _plain_loop(settings: InputBenchmark, raw: Path) -> Generator[int]:
-    """As the reference reads clips, one after the other; yields the number delivered each time."""
+    """Reads clips one by one like the reference; yields 1 per clip."""
     size, generator = settings.size, np.random.default_rng(0)
     clips = [sorted(clip.glob("*.jpg")) for clip in sorted((raw / "train").iterdir()) if clip.is_dir()]
     while True:
@@ -227,17 +227,17 @@ def _plain_loop(settings: InputBenchmark, raw: Path) -> Generator[int]:
 
 
 def _clip_counts(batches: Batches, number: int) -> Generator[int]:
-    with contextlib.closing(batches.iterate(OrderState(seed=number))) as delivered:
-        for batch in delivered:
+    with contextlib.closing(batches.iterate(OrderState(seed=number))) as stream:
+        for batch in stream:
             yield len(batch.clip_ids)
 
 
-def _measure(speed: PathSpeed, deliver: Generator[int], seconds: float) -> None:
+def _measure(speed: PathSpeed, deliveries: Generator[int], seconds: float) -> None:
     for _ in range(_WARM_UP):
-        next(deliver)
-    began, worked, clips = time.perf_counter(), time.process_time(), 0
-    while time.perf_counter() - began < seconds:
-        clips += next(deliver)
+        next(deliveries)
+    start, core_start, clips = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - start < seconds:
+        clips += next(deliveries)
     speed.clips += clips
-    speed.seconds += time.perf_counter() - began
-    speed.core_seconds += time.process_time() - worked
+    speed.seconds += time.perf_counter() - start
+    speed.core_seconds += time.process_time() - core_start

@@ -1,8 +1,8 @@
-"""Owns evaluation lists: fixed files that say which windows of which clips a model is judged on, and with which seeds.
+"""Evaluation lists: files that fix the windows and seeds on which a model is evaluated.
 
-`NAME.json` (format `smcd-evaluation`, version 1): `records` (name and split), `frames` of a window, `entries` of
-`clip_id`, `start` (first frame) and `seed` (of the sample), and `sha256` of all the rest, so that two results with the
-same hash beside them are of the same examples. Entries stand in random order: the first hundred are as good as any.
+`NAME.json` (format `smcd-evaluation`, version 1) holds `records` (name and split), `frames` per window, `entries` of
+`clip_id`, `start` (first frame) and `seed` (of the sample), and the `sha256` of everything else: two results with the
+same hash were measured on the same examples. Entries are in random order, so any prefix is a random sample.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.checks import require
 from data_pipeline.examples import ExampleSource
 from data_pipeline.order.permutation import below, fold, permute
 from data_pipeline.order.windows import eligible_clips, window_start
@@ -26,12 +27,18 @@ from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-evaluation", 1
-_CLIPS, _STARTS, _SEEDS, _EXAMPLE = 31, 32, 33, 34  # what a number drawn for a list is used for
+_CLIPS, _STARTS, _SEEDS, _EXAMPLE = 31, 32, 33, 34  # stream ids for `fold`
 
 
 @dataclass(frozen=True)
 class EvaluationEntry:
-    """One example: a window of a clip, and the seed of the sample made for it."""
+    """One example of an evaluation list.
+
+    Attributes:
+        clip_id: Id of the clip.
+        start: First frame of the window.
+        seed: Seed of the sample made for it.
+    """
 
     clip_id: str
     start: int
@@ -40,13 +47,13 @@ class EvaluationEntry:
 
 @dataclass(frozen=True)
 class EvaluationList:
-    """What a model is judged on.
+    """Examples on which a model is evaluated.
 
     Attributes:
-        name: of the data set.
-        split: of the data set.
-        frames: of every window.
-        entries: the examples.
+        name: Name of the data set.
+        split: Split of the data set.
+        frames: Number of frames per window.
+        entries: Examples in random order.
     """
 
     name: str
@@ -56,14 +63,14 @@ class EvaluationList:
 
     @property
     def sha256(self) -> str:
-        """Hash of all of it; of the list's content, not of its file."""
+        """Hash of the list's contents, independent of the file's formatting."""
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
     def write(self, path: Path) -> Path:
-        """Writes the file.
+        """Writes the list to a file and returns its path.
 
         Raises:
-            SMCDError: it cannot be written.
+            SMCDError: The file cannot be written.
         """
         return write_json(path, self._content() | {"sha256": self.sha256})
 
@@ -80,63 +87,75 @@ class EvaluationList:
 def make_evaluation_list(
     records: RecordFolder, *, frames: int, count: int | None = None, seed: int = 0
 ) -> EvaluationList:
-    """Draws a list: each clip once at most, its window and seed at random, all from ``seed`` alone.
+    """Draws an evaluation list with random windows and sample seeds, each clip at most once.
 
     Args:
-        records: the split to judge on; clips with fewer frames than a window are left out.
-        frames: of a window.
-        count: of the examples; by default one for each clip.
-        seed: the same seed over the same records draws the same list.
+        records: Split to evaluate on; clips shorter than a window are left out.
+        frames: Number of frames per window.
+        count: Number of examples; None for one per clip.
+        seed: Seed of the list; the same seed and records give the same list.
 
     Raises:
-        SMCDError: there are fewer clips than that.
+        SMCDError: The split has fewer than `count` clips of this length.
     """
     lengths = records.index["frames"].astype(np.int64)
     clips = eligible_clips(lengths, frames, "leave_out")
     count = len(clips) if count is None else count
     if not 1 <= count <= len(clips):
         raise SMCDError(
-            f"{records.folder}: split {records.split!r} has {len(clips)} clips of {frames} frames or more; "
-            f"{count} cannot be drawn"
+            f"{records.folder}: count must be from 1 to {len(clips)}, the clips of split {records.split!r} with at "
+            f"least {frames} frames, got {count}",
+            argument="count",
+            path=records.folder,
+            value=count,
         )
     chosen = clips[permute(np.arange(count), len(clips), fold(seed, _CLIPS))]
     starts = window_start(fold(seed, _STARTS, np.arange(count)), lengths[chosen], frames)
     seeds = below(fold(seed, _SEEDS, np.arange(count)), 2**31)
-    drawn = zip(chosen.tolist(), starts.tolist(), seeds.tolist(), strict=True)
-    entries = tuple(EvaluationEntry(records.clip_ids[clip], start, number) for clip, start, number in drawn)
+    rows = zip(chosen.tolist(), starts.tolist(), seeds.tolist(), strict=True)
+    entries = tuple(EvaluationEntry(records.clip_ids[clip], start, number) for clip, start, number in rows)
     return EvaluationList(records.name, records.split, frames, entries)
 
 
 def read_evaluation_list(path: Path) -> EvaluationList:
-    """Reads a list and compares it with its hash.
+    """Reads an evaluation list and verifies its hash.
 
     Raises:
-        SMCDError: not a list, of another version, or changed since it was written.
+        SMCDError: The file is not an evaluation list, has another version, or does not match its hash.
     """
     content = read_json(Path(path))
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-        raise SMCDError(f"{path}: not an evaluation list of version {VERSION} (format {FORMAT!r}): make it again")
+        raise SMCDError(
+            f"{path}: not an evaluation list of format {FORMAT!r}, version {VERSION}; make it again",
+            argument="format",
+            path=path,
+        )
     try:
         entries = tuple(EvaluationEntry(**entry) for entry in content["entries"])
         records = content["records"]
         evaluation = EvaluationList(records["name"], records["split"], content["frames"], entries)
     except (KeyError, TypeError) as error:
-        raise SMCDError(f"{path}: damaged evaluation list ({error}): make it again") from error
+        raise SMCDError(f"{path}: damaged evaluation list ({error}); make it again", path=path) from error
     if evaluation.sha256 != content.get("sha256"):
-        raise SMCDError(f"{path}: changed since it was written (its sha256 does not fit): fetch it again")
+        raise SMCDError(f"{path}: the list does not match its sha256; make it again", argument="sha256", path=path)
     return evaluation
 
 
 def evaluation_batch(
     source: ExampleSource, evaluation: EvaluationList, entries: Sequence[EvaluationEntry]
 ) -> dict[str, np.ndarray]:
-    """The arrays of some entries of a list, as `data_pipeline.batches` has them for training.
+    """Loads the arrays of some entries of a list, in the form of `data_pipeline.batches`.
 
-    What else is drawn for an example (the noise of its latents) is a function of its seed.
+    All other randomness of an example, such as the noise of its latents, is a function of its seed.
+
+    Args:
+        source: Source of the data set that the list was made for.
+        evaluation: Evaluation list.
+        entries: Entries to load, one per row.
 
     Raises:
-        SMCDError: a clip is missing, shorter than the list says, or damaged; the source is of other data or windows.
-            Nothing is replaced: a judgement on other examples would be another number.
+        SMCDError: A clip is missing, shorter than the list requires, or damaged; or the source has other data or
+            windows. Clips are never replaced, because the result would then be measured on other examples.
     """
     _check_source(source, evaluation)
     positions = {clip_id: position for position, clip_id in enumerate(source.clip_ids)}
@@ -145,22 +164,25 @@ def evaluation_batch(
         clip = positions.get(entry.clip_id)
         if clip is None or entry.start + evaluation.frames > source.num_frames[clip]:
             raise SMCDError(
-                f"{source.name}: has no {evaluation.frames} frames from {entry.start} on of clip {entry.clip_id!r}, "
-                "which the evaluation list wants: prepare the same data"
+                f"{source.name}: clip {entry.clip_id!r} has no frames {entry.start} to "
+                f"{entry.start + evaluation.frames - 1}, which the evaluation list needs; prepare the same data",
+                argument="entries",
+                value=entry.clip_id,
             )
         try:
             views = {name: array[row] for name, array in arrays.items()}
             source.fill(views, clip=clip, start=entry.start, key=fold(entry.seed, _EXAMPLE)[()])
         except BadClip as error:
-            raise SMCDError(f"{source.name}: clip {entry.clip_id!r} is damaged: {error.reason}") from error
+            raise SMCDError(
+                f"{source.name}: clip {entry.clip_id!r} is damaged: {error.reason}",
+                argument="source",
+                value=entry.clip_id,
+            ) from error
     return {name: np.asarray(tensor) for name, tensor in source.finish(arrays).items()}
 
 
 def _check_source(source: ExampleSource, evaluation: EvaluationList) -> None:
     wanted = f"{evaluation.name} ({evaluation.split})"
-    if source.name != wanted:
-        raise SMCDError(f"the evaluation list is of {wanted}, not of {source.name}: give the data it was made for")
-    if source.size.frames != evaluation.frames:
-        raise SMCDError(
-            f"the evaluation list is of windows of {evaluation.frames} frames, the examples are of {source.size.frames}"
-        )
+    require(source.name == wanted, "source", f"{wanted}, as in the evaluation list", source.name)
+    frames = source.size.frames
+    require(frames == evaluation.frames, "frames", f"{evaluation.frames}, as in the evaluation list", frames)

@@ -1,4 +1,4 @@
-"""Owns what an example is to the pipeline: its size, the arrays it fills in a batch, and what a source offers."""
+"""Training examples: their size, their arrays, and the interface of a source of examples."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Int64
 
+from data_pipeline.checks import require
 from data_pipeline.transforms import choose_objects
-from smcd_jax.errors import SMCDError
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSize:
-    """How much of a clip an example holds.
+    """Size of an example; all values are at least 1.
 
     Attributes:
-        frames: of a window.
-        height: of a frame in pixels.
-        width: of a frame in pixels.
-        objects: room for that many, N; fewer are filled up with mask 0, the excess is dropped and counted.
+        frames: Number of frames per window.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        objects: Largest number of objects, N; missing objects have mask 0, excess objects are dropped and counted.
+
+    Raises:
+        SMCDError: A value is not a positive integer.
     """
 
     frames: int = 8
@@ -32,25 +35,25 @@ class ExampleSize:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SMCDError(f"examples of {field.name}={value!r}: must be a whole number, 1 or more")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and value >= 1, field.name, "an integer of at least 1", value)
 
 
 class ArraySpec(NamedTuple):
-    """Shape, without the batch axis, and type of an array of a batch."""
+    """Shape, without the batch axis, and dtype of one array of a batch."""
 
     shape: tuple[int, ...]
     dtype: type
 
 
 class ExampleSource(Protocol):
-    """A data set that fills rows of batches with windows of its clips. Called from several threads at once.
+    """A data set that fills rows of batches with windows of its clips. Must be thread-safe.
 
     Attributes:
-        name: for messages.
-        size: of an example.
-        clip_ids: by clip index.
-        num_frames: by clip index.
+        name: Name in messages.
+        size: Size of an example.
+        clip_ids: Clip ids by clip index.
+        num_frames: Number of frames by clip index.
     """
 
     name: str
@@ -59,38 +62,38 @@ class ExampleSource(Protocol):
     num_frames: Int64[np.ndarray, " n"]
 
     def specs(self) -> dict[str, ArraySpec]:
-        """The arrays that `fill` writes; the same for all sources that are mixed."""
+        """Returns the arrays that `fill` writes; equal for all sources of a mixture."""
 
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
         """Writes one example.
 
         Args:
-            row: zeros of `specs`, to be written in place. After `BadClip` its content is undefined.
-            clip: index of the clip.
-            start: first frame of the window.
-            key: random bits from which all chance is drawn.
+            row: Output arrays of `specs`, zeros. Undefined after `BadClip`.
+            clip: Index of the clip.
+            start: First frame of the window.
+            key: Random bits; all randomness of the example is a function of them.
 
         Returns:
-            How many objects were dropped for lack of room.
+            Number of objects dropped because the example has no room for them.
 
         Raises:
-            BadClip: the clip, or this window of it, cannot be used.
+            BadClip: The clip, or this window of it, cannot be used.
         """
 
     def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """What remains to be done to a whole batch, on TensorFlow tensors within tf.data."""
+        """Completes a whole batch of TensorFlow tensors within tf.data."""
 
 
 def fill_boxes(row: Mapping[str, np.ndarray], boxes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Writes the boxes and mask of the objects that there is room for.
+    """Writes boxes and mask of the chosen objects into a row.
 
     Args:
-        row: with "boxes" [F, N, 4] and "mask" [F, N].
-        boxes: float32 [F, objects, 4].
-        mask: bool [F, objects].
+        row: Output arrays "boxes" [F, N, 4] and "mask" [F, N].
+        boxes: Boxes of the window, float32 [F, objects, 4].
+        mask: Presence, bool [F, objects].
 
     Returns:
-        Indices of the objects written, at most N, and how many were dropped.
+        Indices of the objects written, at most N, and the number of objects dropped.
     """
     chosen, dropped = choose_objects(boxes, mask, row["mask"].shape[1])
     row["boxes"][:, : len(chosen)] = boxes[:, chosen]

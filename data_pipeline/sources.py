@@ -1,4 +1,4 @@
-"""Owns the decoded path: examples of prepared records with pictures as pixels and texts as token ids."""
+"""Examples of prepared records: frames decoded to pixels, texts as token ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipeline.records.reader import RecordFolder
 from data_pipeline.transforms import crop_boxes, decode_frame, random_crop
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
-_TEXTS_KEPT = 65536  # token ids of so many texts are remembered, 20 MB
+_MAX_CACHED_TEXTS = 65536  # about 20 MB of token ids
 
 
 class VideoSource:
@@ -32,12 +32,12 @@ class VideoSource:
         """Wraps records.
 
         Args:
-            records: of one data set.
-            size: of an example.
-            tokenizer: of the model that is trained.
-            token_length: ids in a row.
-            crop_keep: the least share of a picture's area that a random crop keeps; 1 for no crop. Stage 1 of the
-                paper uses 0.9.
+            records: Split of one data set.
+            size: Size of an example.
+            tokenizer: Tokenizer of the model.
+            token_length: Number of token ids per text.
+            crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping.
+                0.9 in stage 1 of the paper.
 
         Raises:
             SMCDError: ``crop_keep`` is out of range.
@@ -47,12 +47,13 @@ class VideoSource:
         self.clip_ids, self.num_frames = records.clip_ids, records.index["frames"].astype(np.int64)
         self._records, self._crop_keep = records, crop_keep
         self._token_length = token_length
-        self._tokens = functools.lru_cache(_TEXTS_KEPT)(
-            lambda text: tokenizer.encode([text], length=token_length)[0]  # a method would keep every source alive
+        # Not a cached method, which would keep every source alive.
+        self._tokens = functools.lru_cache(_MAX_CACHED_TEXTS)(
+            lambda text: tokenizer.encode([text], length=token_length)[0]
         )
 
     def specs(self) -> dict[str, ArraySpec]:
-        """As `ExampleSource.specs`."""
+        """See `ExampleSource.specs`."""
         size, tokens = self.size, self._token_length
         return {
             "video": ArraySpec((size.frames, size.height, size.width, 3), np.uint8),
@@ -63,7 +64,7 @@ class VideoSource:
         }
 
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
-        """As `ExampleSource.fill`."""
+        """See `ExampleSource.fill`."""
         stored = int(self.num_frames[clip])
         count = min(self.size.frames, stored - start)
         window = self._records.window(clip, start, count)
@@ -83,5 +84,5 @@ class VideoSource:
         return dropped
 
     def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Nothing remains to be done."""
+        """Returns the tensors unchanged."""
         return tensors

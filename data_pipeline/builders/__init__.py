@@ -1,4 +1,4 @@
-"""Sources of clips, one per data set: what each must offer, and the registry that finds one by its name."""
+"""Sources of clips, one per data set: their interface, and a registry by name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from smcd_jax.errors import SMCDError
 
 @dataclass(frozen=True)
 class RawReport:
-    """What a look at the raw data found before any clip is made.
+    """Report on raw data before any clip is made.
 
     Attributes:
-        clips: number of clips that each split offers, damaged ones included.
-        notes: what a user should know, in words: clips excluded by the data set's rules, files passed over.
+        clips: Number of clips per split, including damaged ones.
+        notes: Notes for the user as text: clips excluded by the data set's rules, files ignored.
     """
 
     clips: dict[str, int]
@@ -27,34 +27,34 @@ class RawReport:
 
 
 class Source(Protocol):
-    """Clips of one data set in random access. Made as `Source(folder, **options)`.
+    """Random access to the clips of one data set. Constructed as `Source(folder, **options)`.
 
-    An instance goes to other processes (pickle), so it holds lists and arrays, no open file and no pictures. The same
+    Instances are pickled for other processes, so they hold lists and arrays but no open files or pictures. The same
     raw data give the same ids in the same order and the same clips, in any process.
 
     Attributes:
-        name: of the data set, as in `smcd prepare NAME` and in the names of its files.
-        splits: the splits it offers, those that are prepared by default first.
+        name: Name of the data set, as in `smcd prepare NAME` and in the names of its files.
+        splits: Names of its splits.
     """
 
     name: str
     splits: tuple[str, ...]
 
     def clip_ids(self, split: str) -> Sequence[str]:
-        """Ids of the split's clips, sorted, each once; position in it is the `index` of `clip`. Cheap."""
+        """Returns the ids of the split's clips, sorted and unique; `clip` takes an index into them. Cheap."""
 
     def clip(self, split: str, index: int) -> Clip:
-        """One clip.
+        """Reads one clip.
 
         Raises:
-            BadClip: the raw data of this clip are damaged; the caller counts and skips it.
+            BadClip: The raw data of this clip are damaged; the caller counts and skips it.
         """
 
     def validate(self) -> RawReport:
-        """Check the raw data as a whole before the work begins: layout, files that all clips need.
+        """Checks the layout of the raw data and the files that all clips need.
 
         Raises:
-            SMCDError: nothing can be prepared from this folder; says what was expected where.
+            SMCDError: Nothing can be prepared from this folder.
         """
 
 
@@ -68,15 +68,29 @@ SOURCES = {
 
 
 def make_source(name: str, folder: Path | None, **options) -> Source:
-    """The source of that name over the raw data in `folder` (None for `sprites`, which needs none).
+    """Opens the source of a data set.
+
+    Args:
+        name: Name of the data set, one of `SOURCES`.
+        folder: Folder of the raw data; None for `sprites`, which are generated.
+        **options: Further arguments of the source.
 
     Raises:
-        SMCDError: no such data set, or what the source itself says about the folder.
+        SMCDError: The name or an option is unknown, the folder is missing, or the source refuses the folder.
     """
     if name not in SOURCES:
-        raise SMCDError(f"data set {name!r} is unknown: use one of {', '.join(SOURCES)}")
+        raise SMCDError(f"data set must be one of {', '.join(SOURCES)}, got {name!r}", argument="name", value=name)
     module, attribute = SOURCES[name].split(":")
-    made = getattr(importlib.import_module(module), attribute)
-    if folder is None and inspect.signature(made).parameters["folder"].default is inspect.Parameter.empty:
-        raise SMCDError(f"data set {name} is read from a folder: give it with --source")
-    return made(folder, **options)
+    source_class = getattr(importlib.import_module(module), attribute)
+    parameters = inspect.signature(source_class).parameters
+    if folder is None and parameters["folder"].default is inspect.Parameter.empty:
+        raise SMCDError(f"data set {name} needs the folder of the raw data; pass --source DIR", argument="source")
+    known = [parameter.name for parameter in parameters.values() if parameter.name != "folder"]
+    unknown = [option for option in options if option not in known]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        raise SMCDError(
+            f"options of data set {name} must be among {', '.join(known) or 'none'}, got {unknown[0]!r}",
+            argument="options",
+            value=unknown[0],
+        )
+    return source_class(folder, **options)

@@ -1,16 +1,16 @@
-"""Grounded still images as GLIGEN publishes them (Li et al. 2023, arXiv:2301.07093): Flickr30k, SBU, VG/GQA and others.
+"""Grounded still images published by GLIGEN (Li et al. 2023, arXiv:2301.07093): Flickr30k, SBU, VG/GQA and others.
 
 ```
-FOLDER/**/NAME.tsv        one image a line: its id, a tab, a JSON object
-FOLDER/**/NAME.lineidx    byte at which each line begins, one number a line; made anew where missing or wrong
+FOLDER/**/NAME.tsv        one image per line: its id, a tab, a JSON object
+FOLDER/**/NAME.lineidx    byte offset of each line, one per line; recomputed if missing or wrong
 ```
 
-Keys of the JSON object: `image` (the file in base64), `caption`, `annos`, each with `bbox` (x,y,width,height in
-pixels), `tokens_positive` (ranges of the caption that name the object, joined by blanks) and, optionally,
-`text_embedding_before` (float32 in base64: the name's embedding by CLIP ViT-L/14). Where `is_det` is true the data are
-from detection: `category_name` names the object, and the names joined by commas are the caption.
+Keys of the JSON object: `image` (the file in base64), `caption`, and `annos`, each with `bbox` (x,y,width,height in
+pixels), `tokens_positive` (ranges of the caption that name the object, joined by spaces) and, optionally,
+`text_embedding_before` (float32 in base64: CLIP ViT-L/14 embedding of the name). If `is_det` is true, the data come
+from a detection data set: `category_name` names the object, and the caption is the names joined by commas.
 
-A clip is one frame. Its id is the path of the shard and the number of its line, from 0.
+A clip has one frame. Its id is the path of the shard and the number of its line, from 0.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from smcd_jax.tracks import PixelTracks, xywh_to_xyxy
 
 EMBEDDING = "text_embedding_before"
 _WRONG_TYPE = "wrong JSON type"
-_BLOCK = 1 << 24  # bytes read at a time when looking for lines
+_BLOCK = 1 << 24  # bytes read at a time in search of line breaks
 
 
 class Grounding:
-    """Clips of GLIGEN's TSV files; all are training data."""
+    """Clips of GLIGEN's TSV files, all in the split `train`."""
 
     name = "grounding"
     splits = ("train",)
@@ -47,14 +47,16 @@ class Grounding:
         self._shards = sorted(self._folder.rglob("*.tsv"))
         if not self._shards:
             raise SMCDError(
-                f"{self._folder}: no .tsv file in it or below: expected GLIGEN's, such as flickr/train-00.tsv"
+                f"{self._folder}: no .tsv files found; use a folder with GLIGEN's files, such as flickr/train-00.tsv",
+                argument="source",
+                path=self._folder,
             )
         self._notes: list[str] = []
         self._lines = [self._line_starts(shard) for shard in self._shards]
         self._first = np.concatenate([[0], np.cumsum([len(lines) for lines in self._lines])]).tolist()
 
     def clip_ids(self, split: str) -> list[str]:
-        """`PATH/NAME:LINE` of every line, sorted as paths and then as numbers."""
+        """Returns `PATH/NAME:LINE` of every line, sorted by path and then by number."""
         return [
             f"{shard.relative_to(self._folder).with_suffix('').as_posix()}:{line:09d}"
             for shard, lines in zip(self._shards, self._lines, strict=True)
@@ -88,8 +90,8 @@ class Grounding:
         starts = _read_line_index(index) if index.is_file() else None
         if starts is not None and _is_line_index(shard, starts):
             return starts
-        fault = "does not fit its file" if index.is_file() else "is missing"
-        self._notes.append(f"{index}: {fault}, the lines were looked for instead")
+        fault = "does not match its file" if index.is_file() else "not found"
+        self._notes.append(f"{index}: {fault}; line offsets were computed from the .tsv file")
         return _find_lines(shard)
 
 
@@ -101,7 +103,7 @@ def _read_line_index(path: Path) -> np.ndarray | None:
 
 
 def _is_line_index(shard: Path, starts: np.ndarray) -> bool:
-    """Whether every start is the first byte of a line, in order, and the first and last line are among them."""
+    """Returns whether the starts are increasing offsets of lines, including the first and the last line."""
     size = shard.stat().st_size
     if len(starts) == 0 or starts[0] != 0 or np.any(np.diff(starts) <= 0) or starts[-1] >= size:
         return size == 0 and len(starts) == 0
@@ -132,7 +134,7 @@ def _find_lines(shard: Path) -> np.ndarray:
             newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
             starts.extend((newlines + position + 1).tolist())
             position += len(block)
-    # The last newline ends the file; without one the last line was cut short, which reading it will tell.
+    # The last newline ends the file. Without it, the last line is truncated, which is detected when it is read.
     return np.array([start for start in starts if start < position], np.int64)
 
 
@@ -142,20 +144,22 @@ def _read_line(shard: Path, start: int) -> bytes:
             file.seek(start)
             return file.readline()
     except OSError as error:
-        raise BadClip(f"{shard}: cannot read: {error.strerror}", kind="unreadable shard") from error
+        raise BadClip(f"{shard}: cannot be read ({error.strerror})", kind="unreadable shard") from error
 
 
 def _item(line: bytes, where: str) -> dict[str, Any]:
     columns = line.rstrip(b"\r\n").split(b"\t")
     if len(columns) != 2:
-        raise BadClip(f"{where}: {len(columns)} columns, expected an id and a JSON object", kind="not two columns")
+        raise BadClip(
+            f"{where}: must have two columns, an id and a JSON object, got {len(columns)}", kind="not two columns"
+        )
     with bad_clip_if_wrong("not JSON"):
         try:
             item = parse_json(columns[1].decode("utf-8"), where)
         except UnicodeDecodeError as error:
             raise BadClip(f"{where}: not UTF-8", kind="not JSON") from error
     if not isinstance(item, dict):
-        raise BadClip(f"{where}: expected a JSON object, got {item!r:.40}", kind=_WRONG_TYPE)
+        raise BadClip(f"{where}: must hold a JSON object, got {item!r:.40}", kind=_WRONG_TYPE)
     return item
 
 
@@ -168,14 +172,17 @@ def _typed(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
 
 def _label(annotation: Any, caption: str, is_detection: bool, *, where: str) -> str:
     if not isinstance(annotation, dict):
-        raise BadClip(f"{where}: an annotation is {annotation!r:.40}", kind=_WRONG_TYPE)
+        raise BadClip(f"{where}: annotations must be JSON objects, got {annotation!r:.40}", kind=_WRONG_TYPE)
     if is_detection:
         return _typed(annotation, "category_name", str, where)
     pieces = []
     for span in _typed(annotation, "tokens_positive", list, where):
-        whole = isinstance(span, list) and len(span) == 2 and all(type(side) is int for side in span)
-        if not whole or not 0 <= span[0] < span[1] <= len(caption):
-            raise BadClip(f"{where}: {span!r:.40} is no range of its caption", kind="label is not in the caption")
+        is_pair = isinstance(span, list) and len(span) == 2 and all(type(side) is int for side in span)
+        if not is_pair or not 0 <= span[0] < span[1] <= len(caption):
+            raise BadClip(
+                f"{where}: tokens_positive must be ranges of the caption, got {span!r:.40}",
+                kind="label is not in the caption",
+            )
         pieces.append(caption[span[0] : span[1]])
     return " ".join(pieces)
 
@@ -189,12 +196,14 @@ def _box(annotation: dict[str, Any], where: str) -> list[float]:
 
 
 def _embeddings(annotations: list[dict[str, Any]], where: str) -> np.ndarray | None:
-    given = [annotation for annotation in annotations if EMBEDDING in annotation]
-    if not given:
+    embedded = [annotation for annotation in annotations if EMBEDDING in annotation]
+    if not embedded:
         return None
-    rows = [_decode(_typed(annotation, EMBEDDING, str, where), where) for annotation in given]
+    rows = [_decode(_typed(annotation, EMBEDDING, str, where), where) for annotation in embedded]
     if len(rows) < len(annotations) or len({len(row) for row in rows}) > 1 or len(rows[0]) % 4 or not rows[0]:
-        raise BadClip(f"{where}: each annotation needs a {EMBEDDING} of the same length", kind="bad label embeddings")
+        raise BadClip(
+            f"{where}: {EMBEDDING} must be present and of equal length in all annotations", kind="bad label embeddings"
+        )
     return np.stack([np.frombuffer(row, "<f4") for row in rows])
 
 
@@ -202,4 +211,4 @@ def _decode(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise BadClip(f"{where}: not base64: {error}", kind="not base64") from error
+        raise BadClip(f"{where}: not valid base64 ({error})", kind="not base64") from error

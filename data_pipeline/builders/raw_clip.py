@@ -1,4 +1,4 @@
-"""From what a data set's files say to a clip: frames of one size, boxes clipped to them, every change told by name."""
+"""Building a clip from raw frames and boxes: checks sizes, clips boxes, and notes every change."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from smcd_jax.tracks import PixelTracks
 from smcd_jax.tracks.pixel_tracks import ASPECT_TOLERANCE, CLIP_REPORTED
 
 CLIPPED = "boxes clipped to the picture"
-EMPTY = "boxes without area in the picture taken as absent"
-SCALED = "boxes stated for another size than the frames have, scaled"
-RECODED = "frames encoded anew (turned, transparent, or neither jpeg nor png of 8 bits)"
+EMPTY = "boxes without area in the picture treated as absent"
+SCALED = "boxes given for another size than the frames, scaled"
+RECODED = "frames re-encoded (rotated, transparent, or neither jpeg nor png of 8 bits)"
 
 
 @contextlib.contextmanager
 def bad_clip_if_wrong(kind: str) -> Iterator[None]:
-    """Within the block an error about a file is an error about this clip alone, counted as `kind`."""
+    """Turns an `SMCDError` of the block into a `BadClip` of this kind, so that it costs one clip only."""
     try:
         yield
     except SMCDError as error:
@@ -36,24 +36,31 @@ def make_clip(
     tracks: PixelTracks,
     label_embeddings: np.ndarray | None = None,
 ) -> Clip:
-    """A clip from its frames and the boxes drawn on them.
+    """Builds a clip from its frames and boxes.
 
-    Boxes are in pixels of the size that the tracks state, of the frames themselves where they state none. Those over
-    the border are clipped. One with no area, or none within the picture, shows no object: it is absent there. What was
-    changed is in the clip's notes.
+    Boxes are in pixels of `tracks.size`, or of the frames if that is None. Boxes are clipped to the picture; a box
+    without area there marks its object as absent. The clip's notes list the changes.
+
+    Args:
+        clip_id: Id of the clip.
+        caption: Prompt of the clip.
+        frames: Frames, all of one size.
+        tracks: Boxes in pixels, with one row per frame.
+        label_embeddings: Embeddings `[N, D]` of the labels, or None.
 
     Raises:
-        BadClip: no frame, frames of different sizes or of another aspect than the boxes are for, another number of
-            frames than of boxes, an object without a name, a box with a negative side or a number that is not finite.
+        BadClip: There are no frames, frames have different sizes or another aspect ratio than the boxes were made for,
+            the numbers of frames and boxes differ, an object has no label, or a box has a negative side or is not
+            finite.
     """
     width, height = frame_size(clip_id, frames)
     if len(tracks.boxes) != len(frames):
         raise BadClip(
-            f"{clip_id}: boxes for {len(tracks.boxes)} frames, but {len(frames)} pictures", kind="frames do not match"
+            f"{clip_id}: boxes must cover {len(frames)} frames, got {len(tracks.boxes)}", kind="frames do not match"
         )
     for index, label in enumerate(tracks.labels):
         if label is None:
-            raise BadClip(f"{tracks.where(index)}: has no name", kind="object without a label")
+            raise BadClip(f"{tracks.where(index)}: the object has no label", kind="object without a label")
     _check_sides(tracks)
     size = tracks.size or (width, height)
     notes = [RECODED] if any(frame.recoded for frame in frames) else []
@@ -61,11 +68,12 @@ def make_clip(
         notes.append(SCALED)
         if abs(size[0] * height / (size[1] * width) - 1) > ASPECT_TOLERANCE:
             raise BadClip(
-                f"{clip_id}: frames of {width} x {height}, boxes for {size[0]:g} x {size[1]:g}", kind="another aspect"
+                f"{clip_id}: boxes for {size[0]:g} x {size[1]:g} pixels do not fit frames of {width} x {height}",
+                kind="another aspect",
             )
     exact = np.where(tracks.present[..., None], tracks.boxes, 0.0) / np.tile(size, 2)
     boxes = np.clip(exact, 0, 1).astype(np.float32)
-    # Judged as the record holds them: of a sliver at the border float32 may leave no area.
+    # Computed on float32, as stored: rounding may leave a sliver at the border without area.
     mask = tracks.present & np.all(boxes[..., :2] < boxes[..., 2:], axis=-1)
     beyond = np.any(np.abs(exact - boxes) > CLIP_REPORTED, axis=-1)
     notes += [EMPTY] * bool(np.any(tracks.present & ~mask)) + [CLIPPED] * bool(np.any(mask & beyond))
@@ -84,25 +92,25 @@ def make_clip(
 
 
 def frame_size(clip_id: str, frames: Sequence[Frame]) -> tuple[int, int]:
-    """(width, height) of all frames.
+    """Returns the width and height shared by all frames.
 
     Raises:
-        BadClip: no frame, or frames of different sizes.
+        BadClip: There are no frames, or they have different sizes.
     """
     if not frames:
-        raise BadClip(f"{clip_id}: no frame", kind="no frame")
+        raise BadClip(f"{clip_id}: the clip has no frames", kind="no frame")
     for index, frame in enumerate(frames):
         if frame.size != frames[0].size:
             raise BadClip(
-                f"{clip_id}: frame {index} is {frame.size[0]} x {frame.size[1]} pixels, frame 0 is "
-                f"{frames[0].size[0]} x {frames[0].size[1]}",
+                f"{clip_id}: frame {index} must be {frames[0].size[0]} x {frames[0].size[1]} pixels like frame 0, got "
+                f"{frame.size[0]} x {frame.size[1]}",
                 kind="frames of different sizes",
             )
     return frames[0].size
 
 
 def no_objects(frames: int, source: str) -> PixelTracks:
-    """Tracks of a clip that names no object."""
+    """Returns tracks without objects."""
     return PixelTracks(np.zeros((frames, 0, 4)), np.zeros((frames, 0), bool), labels=(), size=None, source=source)
 
 
@@ -113,4 +121,8 @@ def _check_sides(tracks: PixelTracks) -> None:
         if len(wrong):
             frame, index = wrong[0]
             width, height = sides[frame, index]
-            raise BadClip(f"{tracks.where(index, frame)}: a box of {width:g} x {height:g} pixels", kind=kind)
+            raise BadClip(
+                f"{tracks.where(index, frame)}: box size must be finite and not negative, got {width:g} x {height:g} "
+                "pixels",
+                kind=kind,
+            )

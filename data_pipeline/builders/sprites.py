@@ -1,4 +1,4 @@
-"""The sprite world (`data_pipeline/sprites`) as a source of clips: nothing to download, each made from its number."""
+"""The sprite world (`data_pipeline/sprites`) as a source of clips, generated from their indices."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.builders import RawReport
+from data_pipeline.checks import require
 from data_pipeline.records.schema import Clip
 from data_pipeline.sprites import SPLITS, SpriteWorld, WorldConfig, clip_id
 from smcd_jax.errors import SMCDError
 
-_MAX_CLIPS = 10**9  # ids have nine digits, and are sorted
+_MAX_CLIPS = 10**9  # sorted ids have nine digits
 
 
 class Sprites:
-    """Clips of named sprites on tracks, for `smcd prepare`; training may as well draw from a `SpriteWorld` directly.
+    """Clips of moving named sprites, for `smcd prepare`.
 
     Args:
-        folder: None; the world needs no raw data.
-        train_clips: clips of the split `train`, 0 to 10^9. More of them begin with the same ones.
-        val_clips: of `val`.
-        test_clips: of `test`: the held-out list that results are reported on.
-        world: fields of `WorldConfig`: width, height, frames, max_objects, seed and so on.
+        folder: None; sprites need no raw data.
+        train_clips: Number of clips in split `train`, 0 to 10^9. A larger split starts with the same clips.
+        val_clips: Number of clips in split `val`, 0 to 10^9.
+        test_clips: Number of clips in split `test`, 0 to 10^9, on which results are reported.
+        **world: Fields of `WorldConfig`: width, height, frames, max_objects, seed and so on.
 
     Raises:
-        SMCDError: a folder was given, or an option is unknown or out of its range.
+        SMCDError: A folder was given, or an option is unknown or out of range.
     """
 
     name = "sprites"
@@ -45,25 +46,28 @@ class Sprites:
         **world: Any,
     ):
         if folder is not None:
-            raise SMCDError(f"sprites are made, not read: there is nothing to take from {folder}; leave the folder out")
+            raise SMCDError(
+                f"sprites are generated and take no folder, got {folder}; omit --source", argument="source", path=folder
+            )
         self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
         for split, count in self.clips.items():
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MAX_CLIPS:
-                raise SMCDError(f"sprites: {split}_clips must be a whole number from 0 to {_MAX_CLIPS}, got {count!r}")
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            condition = f"an integer from 0 to {_MAX_CLIPS}"
+            require(whole and 0 <= count <= _MAX_CLIPS, f"{split}_clips", condition, count)
         self.world = SpriteWorld(_config(world))
 
     def clip_ids(self, split: str) -> list[str]:
-        """Ids of the split's clips in order: `sprites-train-000000000` and so on."""
+        """Returns the ids of the split's clips in order: `sprites-train-000000000` and so on."""
         return [clip_id(split, index) for index in range(self._count(split))]
 
     def clip(self, split: str, index: int) -> Clip:
-        """One clip; its frames are png, so that a detector that knows the sprites finds them exactly.
+        """Renders one clip. Frames are png, so that a detector that knows the sprites finds them exactly.
 
         Raises:
-            SMCDError: no such split or clip.
+            SMCDError: The split or the index does not exist.
         """
-        if not 0 <= index < self._count(split):
-            raise SMCDError(f"sprites: {split} has clips 0 to {self.clips[split] - 1}, not {index}")
+        count = self._count(split)
+        require(0 <= index < count, "index", f"from 0 to {count - 1} in split {split}", index)
         drawn = self.world.render(index, split=split)
         return Clip(
             clip_id=clip_id(split, index),
@@ -77,19 +81,18 @@ class Sprites:
         )
 
     def validate(self) -> RawReport:
-        """How many clips there will be, and of what world; draws one, so that a damaged installation shows.
+        """Reports the number of clips and the world; renders one clip to detect a damaged installation.
 
         Raises:
-            SMCDError: the sprites of the package are missing.
+            SMCDError: The sprite atlas of the package is missing.
         """
         self.world.render(0)
         config = self.world.config
         world = f"{config.width} x {config.height}, {config.frames} frames, seed {config.seed}"
-        return RawReport(dict(self.clips), (f"drawn, not read: {world}, world {config.fingerprint()[:12]}",))
+        return RawReport(dict(self.clips), (f"generated: {world}, world {config.fingerprint()[:12]}",))
 
     def _count(self, split: str) -> int:
-        if split not in self.clips:
-            raise SMCDError(f"sprites: split {split!r} is unknown: use one of {', '.join(self.splits)}")
+        require(split in self.clips, "split", f"one of {', '.join(self.splits)}", split)
         return self.clips[split]
 
 
@@ -105,6 +108,5 @@ _COUNTS = ("train_clips", "val_clips", "test_clips")
 def _config(world: dict[str, Any]) -> WorldConfig:
     known = [field.name for field in dataclasses.fields(WorldConfig)]
     unknown = [name for name in world if name not in known]
-    if unknown:
-        raise SMCDError(f"sprites: option {unknown[0]!r} is unknown: use one of {', '.join((*_COUNTS, *known))}")
+    require(not unknown, "options", f"among {', '.join((*_COUNTS, *known))}", next(iter(unknown), None))
     return WorldConfig(**world)

@@ -1,13 +1,13 @@
-"""The data sets as builders of TensorFlow Datasets, for programs that load data by `tfds.load`.
+"""The data sets as builders of TensorFlow Datasets, for programs that use `tfds.load`.
 
-Importing this module registers them. The raw data are TFDS's manual folder:
+Importing this module registers the builders. The raw data are in TFDS's manual folder:
 
     import tensorflow_datasets as tfds
     import data_pipeline.builders.tfds_builders
     config = tfds.download.DownloadConfig(manual_dir="/data/GOT-10k")
     tfds.load("got10k", split="train", download_and_prepare_kwargs={"download_config": config})
 
-The examples are those of `smcd prepare`, in an order of TFDS's own and without the index by which training finds them.
+The examples are those of `smcd prepare`, in TFDS's order and without the index that training needs.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from data_pipeline.builders import Source, make_source
+from data_pipeline.checks import require_bad_share
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, clip_to_example, features
-from smcd_jax.errors import SMCDError
 
 MAX_BAD_SHARE = 0.01
 
 
 class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder over the source of its own name.
+    """A builder over the source of the same name.
 
     Args:
-        options: further arguments of the source.
-        max_bad_share: share of a split's clips that may be bad before that is an error.
-        **arguments: of every TFDS builder: `data_dir`, `version` and so on.
+        options: Further arguments of the source.
+        max_bad_share: Largest share of bad clips per split, 0 to 1.
+        **arguments: Arguments of every TFDS builder: `data_dir`, `version` and so on.
     """
 
-    # Where TFDS looks for checksums of downloads, of which there are none; its own way of finding out needs the package
-    # importlib_resources, which it does not bring (4.9.10).
+    # Path under which TFDS looks for download checksums; there are none. TFDS's default needs importlib_resources,
+    # which TFDS 4.9.10 does not install.
     code_path = None
     VERSION = tfds.core.Version(f"{SCHEMA_VERSION}.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Give the folder of the raw data as manual_dir; docs/data_sets.md says how to get it."
+        "Pass the folder of the raw data as manual_dir; docs/data_sets.md describes how to get it."
     )
 
     def __init__(
@@ -65,21 +65,18 @@ class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 clip = source.clip(split, index)
             except BadClip as error:
                 bad += 1
-                if bad > self._max_bad_share * len(clip_ids):
-                    raise SMCDError(
-                        f"{bad} of {len(clip_ids)} clips of {split} are bad, more than the share of "
-                        f"{self._max_bad_share:g} that may be; the last: {error.reason}"
-                    ) from error
+                where = f"{self.name} ({split})"
+                require_bad_share(bad, len(clip_ids), self._max_bad_share, where=where, example=error.reason)
                 continue
             yield clip_id, clip_to_example(clip)
 
 
 class Got10k(_SourceBuilder):
-    """GOT-10k: videos of one moving object, a box in every frame."""
+    """GOT-10k: videos of one moving object, with a box in every frame."""
 
 
 class YoutubeVis(_SourceBuilder):
-    """YouTube-VIS 2021: videos of several objects; a hold-out carved from the training part."""
+    """YouTube-VIS 2021: videos of several objects, with a hold-out split taken from the training part."""
 
 
 class Grounding(_SourceBuilder):
@@ -91,7 +88,7 @@ class TracksFolder(_SourceBuilder):
 
 
 class Sprites(_SourceBuilder):
-    """A procedural world of named sprites that move over varied backgrounds."""
+    """Procedurally generated videos of named sprites that move over varied backgrounds."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = None
 

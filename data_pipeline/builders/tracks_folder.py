@@ -1,16 +1,16 @@
-"""A user's own videos with tracks of boxes in any format of `smcd_jax.tracks`.
+"""A user's own videos with box tracks in any format of `smcd_jax.tracks`.
 
 ```
-FOLDER/NAME/                     one folder a clip, with
-            tracks.json          the tracks (or groundtruth.txt, gt/gt.txt, bbox.txt, instances.json)
+FOLDER/NAME/                     one folder per clip, with
+            tracks.json          tracks (or groundtruth.txt, gt/gt.txt, bbox.txt, instances.json)
             *.mp4                a video, or frames: pictures in the folder itself, or in frames/, img1/ or JPEGImages/
-            caption.txt          what is to be seen, unless the tracks bring a prompt
-            label.txt            name of the objects, unless the tracks name them
-FOLDER/NAME.mp4, FOLDER/NAME.json    or a video with its tracks beside it
+            caption.txt          caption, unless the tracks have a prompt
+            label.txt            label of the objects, unless the tracks have labels
+FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks beside it
 ```
 
-Where `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, clips are looked for in those and each is a split; else all
-are of the split `train`. A clip's id is its name. Frames are those of the tracks, one for one: nothing is stretched.
+If `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, each is a split; otherwise all clips belong to the split
+`train`. A clip's id is its name. Video and tracks must have the same number of frames; neither is resampled.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FRAME_FOLDERS = ("frames", "img1", "JPEGImages")
 SPLITS = ("train", "val", "test")
 FROM_VIDEO = "frames of a video stored as jpeg"
 ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
-# The reference's own picture of a scene: the first frame of a video to be made, not a frame of one.
+# In the reference's folders, the picture to animate, which is not a frame of a video.
 _NOT_A_FRAME = "img.png"
 
 
@@ -47,7 +47,9 @@ class TracksFolder:
         folder = Path(folder)
         if not folder.is_dir():
             raise SMCDError(
-                f"{folder}: no such folder: it must hold a folder, or a video and its tracks, for each clip"
+                f"{folder}: folder not found; use a folder with one folder, or a video and its tracks, per clip",
+                argument="source",
+                path=folder,
             )
         parts = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
         self._folders = parts or {"train": folder}
@@ -55,7 +57,7 @@ class TracksFolder:
         self._entries = {split: _entries(part) for split, part in self._folders.items()}
 
     def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Names of the clips, sorted."""
+        """Returns the names of the clips, sorted."""
         return tuple(self._entries[split])
 
     def clip(self, split: str, index: int) -> Clip:
@@ -67,7 +69,8 @@ class TracksFolder:
         tracks = _tracks(path, (width, height))
         if tracks.num_frames != len(frames):
             raise BadClip(
-                f"{path}: tracks of {tracks.num_frames} frames for {len(frames)} pictures", kind="frames do not match"
+                f"{path}: tracks must have {len(frames)} frames like the video, got {tracks.num_frames}",
+                kind="frames do not match",
             )
         notes += [CLIPPED] * any("clipped to the picture" in note for note in tracks.notes)
         notes += [ANOTHER_ASPECT] * any("another aspect" in note for note in tracks.notes)
@@ -86,8 +89,12 @@ class TracksFolder:
     def validate(self) -> RawReport:
         """See `Source`."""
         if not any(self._entries.values()):
-            where = ", ".join(str(part) for part in self._folders.values())
-            raise SMCDError(f"{where}: no clip: expected a folder, or a video and its tracks, for each")
+            folders = ", ".join(str(part) for part in self._folders.values())
+            raise SMCDError(
+                f"{folders}: no clips found; use a folder with one folder, or a video and its tracks, per clip",
+                argument="source",
+                path=next(iter(self._folders.values())),
+            )
         return RawReport({split: len(entries) for split, entries in self._entries.items()})
 
 
@@ -98,7 +105,12 @@ def _entries(folder: Path) -> dict[str, Path]:
             continue
         name = path.name if path.is_dir() else path.stem
         if name in entries:
-            raise SMCDError(f"{folder}: {entries[name].name} and {path.name} make two clips of one name: rename one")
+            raise SMCDError(
+                f"{folder}: {entries[name].name} and {path.name} both give the clip id {name!r}; rename one of them",
+                argument="source",
+                path=path,
+                value=name,
+            )
         entries[name] = path
     return dict(sorted(entries.items()))
 
@@ -110,7 +122,7 @@ def _frames(path: Path) -> tuple[list[Frame], list[str]]:
     folders = [folder for folder in (path, *(path / name for name in FRAME_FOLDERS)) if _pictures(folder)]
     if len(videos) + len(folders) != 1:
         found = ", ".join(entry.name for entry in (*videos, *folders)) or "neither"
-        raise BadClip(f"{path}: expected one video or one folder of frames, found {found}", kind="no video")
+        raise BadClip(f"{path}: must hold one video or one folder of frames, got {found}", kind="no video")
     if videos:
         return _video_frames(videos[0])
     frames = [read_frame(file) for file in _pictures(folders[0])]
@@ -148,13 +160,13 @@ def _caption(path: Path, tracks: BoxTracks) -> str:
     caption = tracks.prompt or _text_beside(path, "caption.txt") or _text_beside(path, "prompt.txt")
     if not caption:
         raise BadClip(
-            f"{path}: no caption: put a prompt into tracks.json, or a caption.txt beside it", kind="no caption"
+            f"{path}: no caption found; add a prompt to tracks.json, or a file caption.txt", kind="no caption"
         )
     return caption
 
 
 def _text_beside(path: Path, name: str) -> str | None:
-    """`NAME/caption.txt` of a folder, `NAME.caption.txt` of a video; None where there is no such file."""
+    """Reads `NAME/caption.txt` for a folder, `NAME.caption.txt` for a video; None if the file is missing or empty."""
     file = path / name if path.is_dir() else path.with_suffix(f".{name}")
     with bad_clip_if_wrong(f"bad {name}"):
         return read_text(file).strip() or None if file.is_file() else None

@@ -1,14 +1,14 @@
-"""YouTube-VIS 2021 (Yang, Fan and Xu 2019, arXiv:1905.04804): videos of several objects, boxes or null a frame.
+"""YouTube-VIS 2021 (Yang, Fan and Xu 2019, arXiv:1905.04804): videos of several objects, a box or null per frame.
 
 ```
 FOLDER/
-  caption.json              one object: name of a video -> its caption
-  train/instances.json      videos, annotations (one object through its video: `bboxes` x,y,w,h or null), categories
+  caption.json              one JSON object that maps video names to captions
+  train/instances.json      videos, categories, annotations (one per object: `bboxes` as x,y,w,h or null per frame)
   train/JPEGImages/VIDEO/00000.jpg ...
 ```
 
-The validation and test parts have no annotations, so videos to evaluate on are taken from the training part: those
-whose name falls below `HOLD_OUT` by its hash. Which they are depends on nothing else.
+The validation and test parts have no annotations, so the split `holdout` is taken from the training part: the videos
+whose hashed name falls below `HOLD_OUT`. The choice depends on nothing else.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from smcd_jax.files.text_files import read_json
 from smcd_jax.tracks import PixelTracks, YouTubeVIS, read_youtube_vis
 
 CAPTIONS, INSTANCES, PICTURES = "caption.json", "instances.json", "JPEGImages"
-# The share of videos held out, and what is hashed with their names. Changing either changes what was trained on.
+# Share of videos held out, and the salt of the hash of their names. Changing either changes the training data.
 HOLD_OUT = 0.05
 SALT = "smcd youtube-vis 2021"
 
 
 @dataclass(frozen=True)
 class _Video:
-    """What a clip is made from; `fault` is set instead where the annotations cannot be used."""
+    """Raw data of a clip; `fault` is set instead if the annotations cannot be used."""
 
     name: str
     file_names: tuple[str, ...] = ()
@@ -52,28 +52,33 @@ class YouTubeVIS2021:
         self._pictures = Path(folder) / "train" / PICTURES
         annotations = Path(folder) / "train" / INSTANCES
         captions = Path(folder) / CAPTIONS
-        for path, hint in (
+        for path, content in (
             (annotations, "the annotations of the training part"),
-            (captions, "a caption for each video by its name, which YouTube-VIS does not bring"),
+            (captions, "a JSON object from video names to captions, which YouTube-VIS does not include"),
         ):
             if not path.is_file():
-                raise SMCDError(f"{path}: no such file: expected {hint}")
+                raise SMCDError(f"{path}: file not found; it must hold {content}", argument="source", path=path)
         self._captions: dict[str, Any] = read_json(captions)
         if not isinstance(self._captions, dict):
-            raise SMCDError(f"{captions}: must be one JSON object of video names and captions")
+            raise SMCDError(f"{captions}: must be one JSON object from video names to captions", path=captions)
         parsed = read_youtube_vis(annotations)
         self._videos: dict[str, tuple[_Video, ...]] = {}
         self._notes = _unannotated(parsed)
         videos = sorted((_video(parsed, identity) for identity in parsed.annotated), key=lambda video: video.name)
         names = [video.name for video in videos]
         if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise SMCDError(f"{annotations}: two videos are named {twice!r}: each needs its own name")
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise SMCDError(
+                f"{annotations}: names of videos must be unique, got {repeated!r} twice",
+                argument="name",
+                path=annotations,
+                value=repeated,
+            )
         for split in self.splits:
             self._videos[split] = tuple(video for video in videos if held_out(video.name) == (split == "holdout"))
 
     def clip_ids(self, split: str) -> tuple[str, ...]:
-        """Names of the annotated videos of the split, sorted."""
+        """Returns the names of the annotated videos of the split, sorted."""
         return tuple(video.name for video in self._videos[split])
 
     def clip(self, split: str, index: int) -> Clip:
@@ -85,23 +90,34 @@ class YouTubeVIS2021:
         if caption is None:
             raise BadClip(f"{video.name}: no caption in {CAPTIONS}", kind="no caption")
         if not isinstance(caption, str):
-            raise BadClip(f"{video.name}: its caption in {CAPTIONS} is {caption!r:.60}", kind="wrong JSON type")
+            raise BadClip(
+                f"{video.name}: caption in {CAPTIONS} must be a string, got {caption!r:.60}", kind="wrong JSON type"
+            )
         files = [self._pictures / name for name in video.file_names]
         if len(files) != len(video.tracks.boxes):
-            raise BadClip(f"{video.name}: {INSTANCES} names {len(files)} frames", kind=MISSING)
+            raise BadClip(
+                f"{video.name}: {INSTANCES} must list {len(video.tracks.boxes)} frames, got {len(files)}", kind=MISSING
+            )
         return make_clip(video.name, caption, [read_frame(file) for file in files], tracks=video.tracks)
 
     def validate(self) -> RawReport:
         """See `Source`."""
         if not self._pictures.is_dir():
-            raise SMCDError(f"{self._pictures}: no such folder: expected one folder of frames for each video")
+            raise SMCDError(
+                f"{self._pictures}: folder not found; it must hold one folder of frames per video",
+                argument="source",
+                path=self._pictures,
+            )
         if not any(self._videos.values()):
-            raise SMCDError(f"{self._pictures.parent / INSTANCES}: no video has an annotation: is this the train part?")
+            path = self._pictures.parent / INSTANCES
+            raise SMCDError(
+                f"{path}: no video has annotations; use the training part of YouTube-VIS", argument="source", path=path
+            )
         return RawReport({split: len(videos) for split, videos in self._videos.items()}, self._notes)
 
 
 def held_out(name: str) -> bool:
-    """Whether a video is kept for evaluation: decided by its name alone, 5 % of all names."""
+    """Returns whether a video belongs to the split `holdout`, 5 % of all names, by its name alone."""
     first = hashlib.sha256(f"{SALT}:{name}".encode()).digest()[:8]
     return int.from_bytes(first, "big") < HOLD_OUT * 2**64
 
@@ -113,7 +129,7 @@ def _video(parsed: YouTubeVIS, identity: int) -> _Video:
     except SMCDError as error:
         return _Video(name, fault=str(error))
     if not all(isinstance(file, str) for file in video.file_names):
-        return _Video(name, fault=f"video {identity}: file_names must be texts")
+        return _Video(name, fault=f"video {identity}: file_names must be strings")
     return _Video(name, video.file_names, video.tracks)
 
 

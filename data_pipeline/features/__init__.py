@@ -1,1 +1,1 @@
-"""The feature cache: latents and text embeddings computed once, stored in shards, and read as training examples."""
+"""Feature cache: latents and text embeddings, computed once, stored in shards and read as training examples."""

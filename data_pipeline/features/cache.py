@@ -1,11 +1,11 @@
-"""Owns the feature cache on disk: its format, and reading any window of it by position. The writer is `features`.
+"""The feature cache on disk: its format, and random access to any window of it. `features.writer` writes it.
 
-A cache belongs to one split of prepared records and to the encoders that made it:
+A cache belongs to one split of prepared records and to the encoders that computed it:
 
 ```
 FOLDER/
-  feature_cache.json  what the cache holds and what made it; `complete` is false until all parts are there
-  null_text.npy       float16 [l, d], the embedding of the null text (one space), for dropped captions
+  feature_cache.json  shapes, encoders and records of the cache; `complete` is false until every part is written
+  null_text.npy       float16 [l, d], the embedding of the null text (one space), which replaces dropped captions
   part-00000.npz      index of the part's clips (NumPy, no pickles)
   part-00000.data     little-endian float16: posterior moments of F frames [F, 2, h, w, c], then T texts [T, l, d]
 ```
@@ -15,16 +15,16 @@ in the order of the records:
 
 | array           | type, shape     | value                                                                            |
 |-----------------|-----------------|----------------------------------------------------------------------------------|
-| `clip_ids`      | uint8           | the ids as UTF-8, one a line                                                     |
-| `frames`        | int32 [C]       | frames of the clip                                                               |
-| `usable`        | bool [F]        | whether the frame could be decoded; its moments are zeros if not                 |
-| `moments_crc32` | uint32 [F]      | of each frame's moments                                                          |
-| `text`          | int32 [C]       | which of the texts is the caption's; -1 if the record could not be read          |
-| `texts_crc32`   | uint32 [T]      | of each text                                                                     |
-| `objects`       | int32 [C]       | objects of the clip, N                                                           |
-| `label`         | int32 [sum N]   | which of the label embeddings is each object's                                   |
-| `labels`        | float16 [L, d]  | label embeddings                                                                 |
-| `boxes`, `mask` | float32 [M, 4], | of every frame and object, frame by frame; as in the record                      |
+| `clip_ids`      | uint8           | Clip ids as UTF-8, separated by line breaks                                      |
+| `frames`        | int32 [C]       | Number of frames per clip                                                        |
+| `usable`        | bool [F]        | Whether the frame could be decoded; its moments are zeros otherwise              |
+| `moments_crc32` | uint32 [F]      | CRC-32 of the moments per frame                                                  |
+| `text`          | int32 [C]       | Index of the caption among the texts; -1 if the record could not be read         |
+| `texts_crc32`   | uint32 [T]      | CRC-32 per text                                                                  |
+| `objects`       | int32 [C]       | Number of objects per clip, N                                                    |
+| `label`         | int32 [sum N]   | Index of the label embedding per object                                          |
+| `labels`        | float16 [L, d]  | Label embeddings                                                                 |
+| `boxes`, `mask` | float32 [M, 4], | Boxes and presence per frame and object, frame by frame, as in the record        |
 |                 | bool [M]        |                                                                                  |
 """
 
@@ -66,12 +66,12 @@ INDEX_DTYPES = {
 
 @dataclass(frozen=True)
 class CachedWindow:
-    """What the cache holds of a window besides its moments.
+    """Boxes, presence and label embeddings of one window.
 
     Attributes:
-        boxes: xyxy in 0..1.
-        mask: True where the object is present.
-        labels: an embedding for each object.
+        boxes: Boxes [f, n, 4] as x1, y1, x2, y2 in 0..1 of the picture.
+        mask: Presence [f, n], True where the object is present.
+        labels: Label embeddings [n, d], one per object.
     """
 
     boxes: Float32[np.ndarray, "f n 4"]
@@ -80,39 +80,45 @@ class CachedWindow:
 
 
 class FeatureCache:
-    """A whole cache, opened for reading. May be shared by threads.
+    """A complete cache, opened for reading. Thread-safe.
 
     Attributes:
-        folder: where it is.
-        manifest: the content of `feature_cache.json`.
-        clip_ids: by position, the same as in the records.
-        num_frames: by position.
-        null_text: float16 [l, d], what a dropped caption is replaced by.
+        folder: Folder of the cache.
+        manifest: Content of `feature_cache.json`.
+        clip_ids: Clip ids by position, in the order of the records.
+        num_frames: Number of frames of each clip, by position.
+        null_text: Embedding [l, d] that replaces a dropped caption, float16.
     """
 
     def __init__(self, folder: str | Path, *, encoders: Mapping[str, str]):
         """Opens a cache.
 
         Args:
-            folder: of the cache.
-            encoders: those of the model that is to use it (`encoder_identity`).
+            folder: Folder of the cache.
+            encoders: Encoder hashes of the model that will use the cache (`encoder_identity`).
 
         Raises:
-            SMCDError: no cache there, a half-written or damaged one, one of another format version, or made by other
-                encoders.
+            SMCDError: The folder holds no cache, or the cache is incomplete, damaged, of another format version, or
+                was made by other encoders.
         """
         self.folder = Path(folder)
         self.manifest = read_features_manifest(self.folder)
         different = different_encoder(self.manifest["encoders"], encoders)
         if different:
             raise SMCDError(
-                f"{self.folder}: this feature cache was made by other encoders ({different}): make one for this model "
-                "with smcd prepare --features MODEL, in another folder"
+                f"{self.folder}: the feature cache was made by other encoders ({different}); make one for this model "
+                "in another folder with 'smcd prepare --features MODEL --features_output DIR'",
+                argument="encoders",
+                path=self.folder,
+                value=different,
             )
         if not self.manifest["complete"]:
             raise SMCDError(
-                f"{self.folder}: this feature cache is half-written: run the same smcd prepare --features MODEL again, "
-                "it goes on from there"
+                f"{self.folder}: the feature cache is incomplete; rerun the 'smcd prepare --features' command that "
+                "started it, which resumes the work",
+                argument="complete",
+                path=self.folder,
+                value=False,
             )
         self._parts = [FeaturePart(self.folder, number, self.manifest) for number in range(self.manifest["parts"])]
         self.clip_ids = tuple(clip_id for part in self._parts for clip_id in part.clip_ids)
@@ -126,17 +132,17 @@ class FeatureCache:
     def read(
         self, position: int, start: int, *, moments: Float16[np.ndarray, "f 2 h w c"], text: Float16[np.ndarray, "l d"]
     ) -> CachedWindow:
-        """Reads a window, its moments and text in place.
+        """Reads a window; moments and caption embedding are written into the given arrays.
 
         Args:
-            position: of the clip.
-            start: first frame.
-            moments: C-contiguous; its length says how many frames, all of which the clip must have.
-            text: C-contiguous; becomes the caption's embedding.
+            position: Position of the clip.
+            start: Index of the first frame.
+            moments: Output array [f, 2, h, w, c], C-contiguous; the clip must have f frames from `start` on.
+            text: Output array [l, d] for the caption's embedding, C-contiguous.
 
         Raises:
-            BadClip: the features differ from their checksum, or a frame or the record could not be read when they were
-                made.
+            BadClip: The features do not match their checksum, or a frame or the record was unreadable when the cache
+                was made.
         """
         number = int(np.searchsorted(self._ends, position, side="right"))
         part = self._parts[number]
@@ -144,13 +150,13 @@ class FeatureCache:
 
 
 class FeaturePart:
-    """One part of a cache."""
+    """One part of a cache, opened for reading."""
 
     def __init__(self, folder: Path, number: int, manifest: Mapping[str, Any]):
         """Opens a part.
 
         Raises:
-            SMCDError: a file is missing or damaged, or they do not fit each other.
+            SMCDError: A file of the part is missing or damaged, or the two files do not match.
         """
         self._path = data_path(folder, number)
         self.index, self.clip_ids = _read_index(index_path(folder, number))
@@ -164,23 +170,27 @@ class FeaturePart:
         found = self._path.stat().st_size if self._path.is_file() else 0
         if found != size:
             raise SMCDError(
-                f"{self._path}: {found} bytes, {size} were written: remove the feature cache and make it again"
+                f"{self._path}: size must be {size} bytes, got {found}; remove the feature cache and make it again",
+                path=self._path,
+                value=found,
             )
         self._file: int | None = None
         self._lock = threading.Lock()
 
     def read(self, clip: int, start: int, *, moments: np.ndarray, text: np.ndarray) -> CachedWindow:
-        """As `FeatureCache.read`, by the clip's number in the part."""
+        """Reads a window like `FeatureCache.read`; `clip` is the index of the clip in this part."""
         index, count = self.index, len(moments)
         first = int(self._first_frame[clip]) + start
         if index["text"][clip] < 0 or not index["usable"][first : first + count].all():
-            raise BadClip(f"{self.clip_ids[clip]}: could not be read when its features were made", kind="no features")
+            raise BadClip(f"{self.clip_ids[clip]}: unreadable when its features were made", kind="no features")
         self._read(moments, first * self._frame_bytes)
         texts = int(self._first_frame[-1]) * self._frame_bytes
         self._read(text, texts + int(index["text"][clip]) * self._text_bytes)
         wanted = [*index["moments_crc32"][first : first + count], index["texts_crc32"][index["text"][clip]]]
         if [zlib.crc32(array) for array in (*moments, text)] != wanted:
-            raise BadClip(f"{self._path}: features of {self.clip_ids[clip]} differ from their checksum", kind="damaged")
+            raise BadClip(
+                f"{self._path}: features of {self.clip_ids[clip]} do not match their checksum", kind="wrong checksum"
+            )
         return self._annotations(clip, start, count)
 
     def _annotations(self, clip: int, start: int, count: int) -> CachedWindow:
@@ -199,7 +209,7 @@ class FeaturePart:
             if self._file is None:
                 self._file = os.open(self._path, os.O_RDONLY)
         if os.preadv(self._file, [array], offset) != array.nbytes:
-            raise BadClip(f"{self._path}: ends early", kind="damaged")
+            raise BadClip(f"{self._path}: the file is truncated", kind="truncated feature file")
 
     def __del__(self):
         if getattr(self, "_file", None) is not None:
@@ -207,31 +217,43 @@ class FeaturePart:
 
 
 def read_features_manifest(folder: Path) -> dict[str, Any]:
-    """The content of `feature_cache.json`.
+    """Reads `feature_cache.json`.
 
     Raises:
-        SMCDError: there is none, or it is of another format or version.
+        SMCDError: The file is missing, or has another format or version.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise SMCDError(f"{folder}: no feature cache here (no {MANIFEST}): smcd prepare --features MODEL makes one")
+        raise SMCDError(
+            f"{folder}: no feature cache found ({MANIFEST} is missing); make one with 'smcd prepare --features MODEL'",
+            path=path,
+        )
     content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise SMCDError(f"{path}: not of the format {FORMAT}: make the feature cache again")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise SMCDError(
+            f"{path}: format must be {FORMAT!r}, got {found!r}; make the feature cache again",
+            argument="format",
+            path=path,
+            value=found,
+        )
     if content.get("version") != VERSION:
         raise SMCDError(
-            f"{path}: version {content.get('version')!r}, this program reads {VERSION}: make the feature cache again"
+            f"{path}: version must be {VERSION}, got {content.get('version')!r}; make the feature cache again",
+            argument="version",
+            path=path,
+            value=content.get("version"),
         )
     return content
 
 
 def index_path(folder: Path, number: int) -> Path:
-    """The file of a part's index."""
+    """Returns the path of a part's index."""
     return folder / f"part-{number:05d}.npz"
 
 
 def data_path(folder: Path, number: int) -> Path:
-    """The file of a part's features."""
+    """Returns the path of a part's features."""
     return folder / f"part-{number:05d}.data"
 
 
@@ -240,18 +262,24 @@ def _read_null_text(folder: Path) -> Float16[np.ndarray, "l d"]:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise SMCDError(f"{path}: missing or damaged ({error}): remove the feature cache and make it again") from error
+        raise SMCDError(
+            f"{path}: missing or damaged ({error}); remove the feature cache and make it again", path=path
+        ) from error
 
 
 def _read_index(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
-        # NumPy leaves a damaged archive open that it has opened itself.
+        # NumPy does not close an archive that it opened itself and found damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in INDEX_DTYPES}
             text = archive["clip_ids"].tobytes().decode("utf-8")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SMCDError(f"{path}: missing or damaged ({error}): remove the feature cache and make it again") from error
+        raise SMCDError(
+            f"{path}: missing or damaged ({error}); remove the feature cache and make it again", path=path
+        ) from error
     clip_ids = text.split("\n") if text else []
     if len(clip_ids) != len(arrays["frames"]):
-        raise SMCDError(f"{path}: its arrays do not fit each other: remove the feature cache and make it again")
+        raise SMCDError(
+            f"{path}: the arrays have inconsistent lengths; remove the feature cache and make it again", path=path
+        )
     return arrays, clip_ids

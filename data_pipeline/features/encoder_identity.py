@@ -1,4 +1,4 @@
-"""Owns the identity of a model's encoders: one hash each, by which a feature cache knows what made it."""
+"""Hashes of a model's encoders, which tie a feature cache to the model that made it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ENCODERS = ("autoencoder", "text_encoder")
 
 
 def encoder_identity(model: Path) -> dict[str, str]:
-    """sha256 of the autoencoder, the text encoder and the tokeniser of a model folder.
+    """Returns the sha256 of the autoencoder, the text encoder and the tokenizer of a model folder.
 
-    An encoder's hash covers its config and the checksums of its arrays, both as the folder states them; a UNet trained
-    further does not change it. Nothing but three small files is read.
+    An encoder's hash covers its config and the checksums of its arrays, both as stored in the folder. Training the
+    UNet does not change it. Only three small files are read.
 
     Raises:
-        SMCDError: not a model folder, or one without these encoders.
+        SMCDError: The folder is not a model folder, or the model lacks one of these encoders.
     """
     described, checksums = _read_json(model / "model.json"), _read_json(model / "checksums.json")
     identity = {}
@@ -28,7 +28,11 @@ def encoder_identity(model: Path) -> dict[str, str]:
         config = described.get("components", {}).get(name)
         arrays = {key: value for key, value in checksums.items() if key.split("/", 1)[0] == name}
         if config is None or not arrays:
-            raise SMCDError(f"{model}: the model has no {name}; features are made by a model that has")
+            raise SMCDError(
+                f"{model}: the model has no {name}; features need a model with an autoencoder and a text encoder",
+                argument=name,
+                path=model,
+            )
         content = json.dumps({"config": config, "arrays": arrays}, sort_keys=True)
         identity[name] = hashlib.sha256(content.encode()).hexdigest()
     identity["tokenizer"] = hashlib.sha256(_read(model / "tokenizer" / "tokenizer.json")).hexdigest()
@@ -36,7 +40,7 @@ def encoder_identity(model: Path) -> dict[str, str]:
 
 
 def different_encoder(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """The first encoder whose hashes differ, with the beginnings of both, for a message; None if all agree."""
+    """Returns the first encoder whose hashes differ and the first digits of both hashes; None if all are equal."""
     for name in sorted({*ours, *theirs}):
         if ours.get(name) != theirs.get(name):
             return f"{name} {ours.get(name, 'none')[:12]}, not {theirs.get(name, 'none')[:12]}"
@@ -47,14 +51,16 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SMCDError(f"{path}: cannot be read ({error.strerror}); give a whole model folder") from error
+        raise SMCDError(f"{path}: cannot be read ({error.strerror}); use a complete model folder", path=path) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read(path))
     except ValueError as error:
-        raise SMCDError(f"{path}: is not JSON ({error}); copy or convert the model folder again") from error
+        raise SMCDError(
+            f"{path}: not valid JSON ({error}); copy or convert the model folder again", path=path
+        ) from error
     if not isinstance(content, dict):
-        raise SMCDError(f"{path}: holds no object; copy or convert the model folder again")
+        raise SMCDError(f"{path}: must hold a JSON object; copy or convert the model folder again", path=path)
     return content

@@ -1,4 +1,4 @@
-"""Owns the half-cached path: latents of a feature cache with texts as token ids, for training the text tower."""
+"""Examples with cached latents and texts as token ids, for training the text encoder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
-_TEXTS_KEPT = 65536  # token ids of so many texts are remembered, 20 MB
+_MAX_CACHED_TEXTS = 65536  # about 20 MB of token ids
 
 
 class LatentSource:
     """Fills `latents` (scaled), `token_ids`, `boxes`, `mask` and `label_ids` (see `examples.ExampleSource`).
 
-    Its clips and windows are those of `FeatureSource` and of `VideoSource` over the same data.
+    Over the same data, seed and settings it gives the same clips and windows as `FeatureSource` and `VideoSource`.
     """
 
     def __init__(
@@ -33,35 +33,45 @@ class LatentSource:
         tokenizer: Tokenizer,
         token_length: int = CONTEXT_LENGTH,
     ):
-        """Wraps a cache and the records it was made of.
+        """Wraps a cache and the records it was made from.
+
+        Args:
+            cache: Feature cache of the split.
+            records: The same split of the prepared records.
+            size: Size of an example; height and width must be those of the cache.
+            tokenizer: Tokenizer of the model.
+            token_length: Number of token ids per text.
 
         Raises:
-            SMCDError: they are of different clips, or the cache is of frames of another size.
+            SMCDError: Cache and records hold different clips, or the cache was made at another frame size.
         """
         if cache.clip_ids != records.clip_ids:
             raise SMCDError(
-                f"{cache.folder}: this feature cache is of other clips than {records.folder} ({records.split}): make "
-                "it again with smcd prepare --features MODEL"
+                f"{cache.folder}: the feature cache and {records.folder} (split {records.split!r}) hold different "
+                "clips; make the cache again with 'smcd prepare --features MODEL'",
+                argument="records",
+                path=cache.folder,
             )
         self._latents, self._records, self._token_length = FeatureSource(cache, size), records, token_length
         self.name, self.size = self._latents.name, size
         self.clip_ids, self.num_frames = cache.clip_ids, cache.num_frames
-        self._texts = functools.lru_cache(_TEXTS_KEPT)(
-            lambda text: tokenizer.encode([text], length=token_length)[0]  # a method would keep every source alive
+        # Not a cached method, which would keep every source alive.
+        self._texts = functools.lru_cache(_MAX_CACHED_TEXTS)(
+            lambda text: tokenizer.encode([text], length=token_length)[0]
         )
         self._annotations: dict[int, tuple[str, tuple[str, ...]]] = {}
 
     def specs(self) -> dict[str, ArraySpec]:
-        """As `ExampleSource.specs`."""
+        """See `ExampleSource.specs`."""
         tokens = self._token_length
-        of_latents = {name: spec for name, spec in self._latents.specs().items() if name not in ("text", "labels")}
-        return of_latents | {
+        specs = {name: spec for name, spec in self._latents.specs().items() if name not in ("text", "labels")}
+        return specs | {
             "token_ids": ArraySpec((tokens,), np.int32),
             "label_ids": ArraySpec((self.size.objects, tokens), np.int32),
         }
 
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
-        """As `ExampleSource.fill`."""
+        """See `ExampleSource.fill`."""
         caption, labels = self._annotated(clip)
         chosen, dropped = self._latents.fill_latents(row, clip=clip, start=start, key=key)
         row["token_ids"][:] = self._texts(caption)
@@ -70,7 +80,7 @@ class LatentSource:
         return dropped
 
     def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Draws latents from the posterior."""
+        """Samples latents from the posterior."""
         return self._latents.finish(tensors)
 
     def _annotated(self, clip: int) -> tuple[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Owns the writing of one part of a feature cache: whole or not at all, the same bytes however often it is begun."""
+"""Writing one part of a feature cache: atomic, and with the same bytes after any interruption."""
 
 from __future__ import annotations
 
@@ -22,12 +22,17 @@ from smcd_jax.files import write_atomically
 if TYPE_CHECKING:
     from data_pipeline.features.writer import FeatureEncoders
 
-_CHUNK = 16  # frames that one task decodes
+_FRAMES_PER_TASK = 16
 
 
 @dataclass(frozen=True)
 class PartReport:
-    """How many frames of a part are unusable, and why, by clip id."""
+    """Unusable frames of one part.
+
+    Attributes:
+        unusable: Number of unusable frames.
+        reasons: Reason by clip id.
+    """
 
     unusable: int
     reasons: Mapping[str, str]
@@ -35,7 +40,7 @@ class PartReport:
 
 @dataclass
 class _Index:
-    """What is collected for a part's index while its data are written; see `feature_cache` for the arrays."""
+    """Entries of a part's index, collected while its data are written; see `features.cache` for the arrays."""
 
     clip_ids: list[str] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)  # None where the record could not be read
@@ -49,7 +54,7 @@ class _Index:
 
 
 class PartWriter:
-    """Reads records, has their frames and texts encoded, and writes parts."""
+    """Reads records, encodes their frames and texts, and writes parts."""
 
     def __init__(
         self,
@@ -60,14 +65,14 @@ class PartWriter:
         ahead: int,
         advance: Callable[[int], Any],
     ):
-        """Takes what all parts share.
+        """Stores what all parts share.
 
         Args:
-            records: whose features are written.
-            encoders: that make them.
-            pool: decodes frames.
-            ahead: how many tasks of decoding may wait.
-            advance: called with the number of frames encoded.
+            records: Split whose features are written.
+            encoders: Encoders of the model.
+            pool: Executor that decodes frames.
+            ahead: Largest number of decoding tasks in flight.
+            advance: Function called with the number of frames encoded in each batch.
         """
         self._records, self._encoders, self._pool = records, encoders, pool
         self._ahead, self._advance = ahead, advance
@@ -76,7 +81,7 @@ class PartWriter:
         """Writes one part.
 
         Raises:
-            SMCDError: an encoder gives values that are not finite, or the disk cannot be written.
+            SMCDError: An encoder returned values that are not finite, or the part cannot be written.
         """
         index = _Index()
         with write_atomically(data_path(folder, number)) as temporary, temporary.open("wb") as file:
@@ -102,13 +107,13 @@ class PartWriter:
         }
         typed = {key: np.asarray(arrays[key], dtype) for key, dtype in INDEX_DTYPES.items()}
         clip_ids = np.frombuffer("\n".join(index.clip_ids).encode("utf-8"), np.uint8)
-        # The index last: a part that has one is whole.
+        # The index is written last: a part with an index is complete.
         with write_atomically(index_path(folder, number)) as temporary:
             np.savez(temporary, clip_ids=clip_ids, **typed)
         return PartReport(index.usable.count(False), index.reasons)
 
     def _batches(self, clips: range, index: _Index) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The frames of clips one after the other, in batches for the encoder."""
+        """Yields the frames of the clips in order, in batches for the encoder."""
         size = self._encoders.frame_batch
         frames, usable = [], []
         for chunk, good in self._decoded(clips, index):
@@ -125,21 +130,21 @@ class PartWriter:
         for position in clips:
             readable = self._enter(position, index)
             count = int(self._records.index["frames"][position])
-            for start in range(0, count, _CHUNK):
+            for start in range(0, count, _FRAMES_PER_TASK):
                 if len(waiting) > self._ahead:
                     yield waiting.popleft().result()
-                frames = range(start, min(start + _CHUNK, count))
+                frames = range(start, min(start + _FRAMES_PER_TASK, count))
                 decode = self._decode if readable else self._blank
                 waiting.append(self._pool.submit(decode, position, frames, index.reasons))
         while waiting:
             yield waiting.popleft().result()
 
     def _enter(self, position: int, index: _Index) -> bool:
-        """Enters all of a record but its frames in the index; whether it could be read."""
+        """Adds everything but a record's frames to the index; returns whether the record is readable."""
         clip_id, count = self._records.clip_ids[position], int(self._records.index["frames"][position])
         clip: Clip | None = None
         try:
-            # Stand-ins for the frames, which are read later and one by one: a damaged one must not cost the others.
+            # Placeholders for the frames, which are read later one by one, so that a damaged frame costs no others.
             clip = example_to_clip(self._records.annotations(position) | {"frames": [JPEG_START] * count})
         except BadClip as error:
             index.reasons[clip_id] = error.reason
@@ -169,7 +174,7 @@ class PartWriter:
         return np.zeros(shape, np.uint8), [False] * len(numbers)
 
     def _write_moments(self, file: BinaryIO, frames: np.ndarray, usable: np.ndarray, index: _Index) -> None:
-        moments = half_precision(self._encoders.moments(frames), "moments of frames")
+        moments = half_precision(self._encoders.moments(frames), "moments")
         moments[~usable] = 0
         file.write(moments.tobytes())
         index.usable.extend(usable.tolist())
@@ -178,7 +183,7 @@ class PartWriter:
     def _write_texts(self, file: BinaryIO, captions: Sequence[str]) -> list[int]:
         checksums = []
         for some in _in_batches(captions, self._encoders.text_batch):
-            texts = half_precision(self._encoders.texts(some), "embeddings of captions")
+            texts = half_precision(self._encoders.texts(some), "texts")
             file.write(texts.tobytes())
             checksums.extend(zlib.crc32(text) for text in texts)
         return checksums
@@ -187,36 +192,41 @@ class PartWriter:
         if not labels:
             return np.zeros((0, self._encoders.labels([" "]).shape[1]), HALF)
         encoded = [self._encoders.labels(some) for some in _in_batches(labels, self._encoders.text_batch)]
-        return half_precision(np.concatenate(encoded), "embeddings of labels")
+        return half_precision(np.concatenate(encoded), "labels")
 
 
 def finished_part(folder: Path, number: int, manifest: Mapping[str, Any]) -> PartReport | None:
-    """What is in a part that is there and whole; None if it is not.
+    """Returns the report of a complete part, or None if the part has not been written.
 
     Raises:
-        SMCDError: the part is there but damaged.
+        SMCDError: The part is damaged.
     """
     if not index_path(folder, number).is_file():
         return None
     part = FeaturePart(folder, number, manifest)
     usable = part.index["usable"]
     bad = np.unique(np.repeat(np.arange(len(part.clip_ids)), part.index["frames"])[~usable])
-    reasons = {part.clip_ids[clip]: f"{part.clip_ids[clip]}: could not be read before" for clip in bad}
+    reasons = {part.clip_ids[clip]: f"{part.clip_ids[clip]}: unreadable in an earlier run" for clip in bad}
     return PartReport(int((~usable).sum()), reasons)
 
 
-def half_precision(values: Any, what: str) -> np.ndarray:
-    """Values as float16 in C order.
+def half_precision(values: Any, name: str) -> np.ndarray:
+    """Returns values as float16 in C order.
+
+    Args:
+        values: Array of any shape.
+        name: Name of the values in the error message.
 
     Raises:
-        SMCDError: some are not finite, or too large for float16.
+        SMCDError: Some values are not finite, or too large for float16.
     """
     with np.errstate(over="ignore"):
         halved = np.array(values, HALF, order="C")
     if not np.isfinite(halved).all():
         raise SMCDError(
-            f"{what}: the encoder gives values that are not finite in float16 (NaN, infinite or above 65504); "
-            "compute in float32, or use other weights"
+            f"{name} must be finite in float16, got NaN, infinity or values above 65504; "
+            "compute in float32 (--dtype float32) or use other weights",
+            argument=name,
         )
     return halved
 

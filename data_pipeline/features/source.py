@@ -1,4 +1,4 @@
-"""Owns the cached path: examples of a feature cache, with latents drawn from the posterior, and texts as embeddings."""
+"""Examples of a feature cache: latents sampled from the posterior, texts as embeddings."""
 
 from __future__ import annotations
 
@@ -13,47 +13,54 @@ from data_pipeline.order.permutation import fold
 from data_pipeline.order.windows import window_frames
 from smcd_jax.errors import SMCDError
 
-_NOISE = 21  # what a number drawn for an example is used for
+_NOISE = 21  # stream id for `fold`: posterior noise
 
 
 class FeatureSource:
     """Fills `latents` (scaled), `text`, `boxes`, `mask` and `labels` (see `data_pipeline.examples.ExampleSource`).
 
-    Over the same data, seed and settings its clips and windows are those of `sources.VideoSource`.
+    Over the same data, seed and settings it gives the same clips and windows as `sources.VideoSource`.
     """
 
     def __init__(self, cache: FeatureCache, size: ExampleSize):
         """Wraps a cache.
 
+        Args:
+            cache: Feature cache of one split.
+            size: Size of an example; height and width must be those of the cache.
+
         Raises:
-            SMCDError: the cache was made of frames of another size.
+            SMCDError: The cache was made at another frame size.
         """
-        made = cache.manifest
-        if (made["height"], made["width"]) != (size.height, size.width):
+        manifest = cache.manifest
+        if (manifest["height"], manifest["width"]) != (size.height, size.width):
             raise SMCDError(
-                f"{cache.folder}: this feature cache is of frames of {made['width']} x {made['height']} pixels, not of "
-                f"{size.width} x {size.height}: make one of that size, or train at the size it has"
+                f"{cache.folder}: frames of the feature cache must be {size.width} x {size.height} pixels, got "
+                f"{manifest['width']} x {manifest['height']}; make a cache of that size or train at the cached size",
+                argument="size",
+                path=cache.folder,
+                value=(size.width, size.height),
             )
-        records = made["records"]
+        records = manifest["records"]
         self.name, self.size = f"{records['name']} ({records['split']})", size
         self.clip_ids, self.num_frames = cache.clip_ids, cache.num_frames
         self._cache = cache
 
     def specs(self) -> dict[str, ArraySpec]:
-        """As `ExampleSource.specs`; `finish` makes `latents` of `moments` and `noise`, and float32 of float16."""
-        size, made = self.size, self._cache.manifest
-        pair = tuple(made["moments"])
+        """See `ExampleSource.specs`. `finish` turns `moments` and `noise` into `latents`, and float16 into float32."""
+        size, manifest = self.size, self._cache.manifest
+        pair = tuple(manifest["moments"])
         return {
             "moments": ArraySpec((size.frames, *pair), np.float16),
             "noise": ArraySpec((size.frames, *pair[1:]), np.float32),
-            "text": ArraySpec(tuple(made["text"]), np.float16),
+            "text": ArraySpec(tuple(manifest["text"]), np.float16),
             "boxes": ArraySpec((size.frames, size.objects, 4), np.float32),
             "mask": ArraySpec((size.frames, size.objects), np.float32),
-            "labels": ArraySpec((size.objects, made["label"]), np.float16),
+            "labels": ArraySpec((size.objects, manifest["label"]), np.float16),
         }
 
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
-        """As `ExampleSource.fill`."""
+        """See `ExampleSource.fill`."""
         chosen, dropped, window = self._fill(row, row["text"], clip=clip, start=start, key=key)
         row["labels"][: len(chosen)] = window.labels[chosen]
         return dropped
@@ -61,7 +68,7 @@ class FeatureSource:
     def fill_latents(
         self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64
     ) -> tuple[np.ndarray, int]:
-        """As `fill`, without `text` and `labels`; which objects were chosen, and how many dropped."""
+        """Like `fill`, without `text` and `labels`; returns the indices of the chosen objects and how many dropped."""
         text = np.empty(tuple(self._cache.manifest["text"]), np.float16)
         return self._fill(row, text, clip=clip, start=start, key=key)[:2]
 
@@ -71,7 +78,7 @@ class FeatureSource:
         count = min(self.size.frames, int(self.num_frames[clip]) - start)
         window = self._cache.read(clip, start, moments=row["moments"][:count], text=text)
         row["moments"][count:] = row["moments"][count - 1]
-        # A generator of the example's own; of NumPy's this one draws normal numbers fastest.
+        # One generator per example; SFC64 is NumPy's fastest bit generator for normal numbers.
         generator = np.random.Generator(np.random.SFC64(int(fold(key, _NOISE))))
         generator.standard_normal(out=row["noise"], dtype=np.float32)
         held = window_frames(0, self.size.frames, count)
@@ -79,7 +86,7 @@ class FeatureSource:
         return chosen, dropped, window
 
     def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Draws from the posterior, and makes float32 of float16: TensorFlow does so twice as fast as NumPy."""
+        """Samples from the posterior and converts float16 to float32; TensorFlow does both twice as fast as NumPy."""
         import tensorflow as tf
 
         tensors = dict(tensors)

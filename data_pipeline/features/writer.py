@@ -1,4 +1,4 @@
-"""Owns the making of a feature cache: every frame and text of prepared records once through a model's encoders."""
+"""Writing a feature cache: runs a model's encoders once over every frame and text of prepared records."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 
 NULL_CAPTION = " "  # the reference's null text
-# A part ends before either is exceeded: at 256 x 256 pixels 268 MB of moments and 646 MB of texts at most.
+# Limits of a part: at 256 x 256 pixels at most 268 MB of moments and 646 MB of texts.
 PART_FRAMES, PART_CLIPS = 16384, 4096
 
 
 @dataclass(frozen=True)
 class FeatureEncoders:
-    """A model's encoders as functions, and what has to be known of them.
+    """A model's encoders as functions, with their settings.
 
     Attributes:
-        identity: a hash for each (`encoder_identity`).
-        precision: that they compute in, such as "float32"; noted in the cache.
-        height: of the frames in pixels.
-        width: of the frames in pixels.
-        scaling_factor: what latents are multiplied by after the draw from the posterior.
-        frame_batch: how many frames are encoded at once.
-        text_batch: how many texts are encoded at once.
-        moments: the posterior's mean and log-variance of uint8 frames; up to ``frame_batch``.
-        texts: embeddings of captions; up to ``text_batch``.
-        labels: embeddings of labels; up to ``text_batch``.
+        identity: Hash of each encoder (`encoder_identity`).
+        precision: Compute dtype, such as "float32"; recorded in the cache.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        scaling_factor: Factor applied to latents after sampling from the posterior.
+        frame_batch: Largest number of frames per call of `moments`.
+        text_batch: Largest number of texts per call of `texts` and `labels`.
+        moments: Function from uint8 frames to the posterior's mean and log-variance.
+        texts: Function from captions to embeddings.
+        labels: Function from labels to embeddings.
     """
 
     identity: Mapping[str, str]
@@ -57,14 +57,14 @@ class FeatureEncoders:
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """What a cache holds.
+    """Counts of a feature cache.
 
     Attributes:
-        folder: where it is.
-        clips: of the records.
-        frames: of all clips.
-        unusable: frames that could not be decoded, and all frames of records that could not be read.
-        reasons: why, by clip id.
+        folder: Folder of the cache.
+        clips: Number of clips in the records.
+        frames: Number of frames in all clips.
+        unusable: Number of frames that could not be decoded, including all frames of unreadable records.
+        reasons: Reason by clip id.
     """
 
     folder: Path
@@ -83,19 +83,21 @@ def write_features(
     workers: int = 2,
     progress: bool = True,
 ) -> FeatureReport:
-    """Writes the feature cache of a split; begun before, it goes on after the last whole part; done, it only reports.
+    """Writes the feature cache of a split.
+
+    An interrupted cache resumes after its last complete part; a complete cache is only reported.
 
     Args:
-        records: one split.
-        output: folder of the cache: new, empty, or begun by the same encoders from the same records.
-        encoders: of the model that the features are for.
-        max_bad_share: the share of frames that may be unusable before this is an error.
-        workers: threads that decode frames while the devices encode others.
-        progress: show a bar of frames where stderr is a terminal.
+        records: Split to encode.
+        output: Folder of the cache: new, empty, or started by the same encoders over the same records.
+        encoders: Encoders of the model.
+        max_bad_share: Largest share of unusable frames, 0 to 1.
+        workers: Number of threads that decode frames while the devices encode.
+        progress: Whether to show a progress bar when stderr is a terminal.
 
     Raises:
-        SMCDError: another process is at work there, the folder holds something else, too many frames are unusable, an
-            encoder gives values that are not finite, or the disk is full.
+        SMCDError: Another process writes to the folder, the folder holds something else, too many frames are
+            unusable, an encoder returned values that are not finite, or the disk is full.
     """
     output, lengths = Path(output), records.index["frames"]
     parts = split_parts(lengths)
@@ -119,7 +121,7 @@ def write_features(
 
 
 def split_parts(lengths: Int32[np.ndarray, " clips"]) -> list[range]:
-    """Runs of clips that make a part each: as many as fit in `PART_CLIPS` and `PART_FRAMES`, but at least one."""
+    """Splits clips into parts: as many consecutive clips as fit in `PART_CLIPS` and `PART_FRAMES`, at least one."""
     parts, start, frames = [], 0, 0
     for clip, length in enumerate(lengths.tolist()):
         if clip > start and (frames + length > PART_FRAMES or clip - start == PART_CLIPS):
@@ -132,16 +134,26 @@ def split_parts(lengths: Int32[np.ndarray, " clips"]) -> list[range]:
 
 
 def _begin(output: Path, records: RecordFolder, encoders: FeatureEncoders, *, parts: int) -> dict[str, Any]:
-    """The manifest of the cache that is to be written, on the disk with `complete` false unless it was there."""
+    """Returns the manifest of the cache to write; a new cache gets it on disk with `complete` false."""
     if not len(records):
-        raise SMCDError(f"{records.folder}: split {records.split!r} has no clip to make features of")
+        raise SMCDError(
+            f"{records.folder}: split {records.split!r} has no clips; choose another split",
+            argument="split",
+            path=records.folder,
+            value=records.split,
+        )
     known = read_features_manifest(output) if (output / MANIFEST).is_file() else None
     if known is not None:
         different = different_encoder(known["encoders"], encoders.identity)
         if different:
-            raise SMCDError(f"{output}: holds features made by other encoders ({different}): choose another folder")
+            raise SMCDError(
+                f"{output}: holds features made by other encoders ({different}); choose another folder",
+                argument="encoders",
+                path=output,
+                value=different,
+            )
     elif any(entry.name != _LOCK for entry in output.iterdir()):
-        raise SMCDError(f"{output}: holds other files: choose an empty or new folder")
+        raise SMCDError(f"{output}: holds other files; choose an empty or new folder", argument="output", path=output)
     manifest = _manifest(records, encoders, parts=parts)
     if known is None:
         _write_null_text(output, encoders)
@@ -150,7 +162,10 @@ def _begin(output: Path, records: RecordFolder, encoders: FeatureEncoders, *, pa
     for key, value in manifest.items():
         if key != "complete" and known.get(key) != value:
             raise SMCDError(
-                f"{output}: holds features with other {key} ({known.get(key)!r}, not {value!r}): choose another folder"
+                f"{output}: {key} of the features there is {known.get(key)!r}, got {value!r}; choose another folder",
+                argument=key,
+                path=output,
+                value=value,
             )
     return manifest
 
@@ -176,7 +191,7 @@ def _manifest(records: RecordFolder, encoders: FeatureEncoders, *, parts: int) -
 
 
 def _write_null_text(output: Path, encoders: FeatureEncoders) -> None:
-    null_text = half_precision(encoders.texts([NULL_CAPTION])[0], "the null text")
+    null_text = half_precision(encoders.texts([NULL_CAPTION])[0], "null_text")
     with write_atomically(output / NULL_TEXT) as temporary:
         np.save(temporary, null_text)
 
@@ -184,28 +199,34 @@ def _write_null_text(output: Path, encoders: FeatureEncoders) -> None:
 def _check_share(unusable: int, total: int, *, max_bad_share: float, reasons: Mapping[str, str]) -> None:
     if unusable > max_bad_share * total:
         raise SMCDError(
-            f"{unusable} of {total} frames cannot be used, more than the share of {max_bad_share:g} that may be; the "
-            f"first: {next(iter(reasons.values()))}. Prepare the records again, or raise max_bad_share"
+            f"{unusable} of {total} frames are unusable, more than max_bad_share={max_bad_share:g} allows; prepare the "
+            f"records again or raise max_bad_share; the first: {next(iter(reasons.values()))}",
+            argument="max_bad_share",
+            value=unusable,
         )
 
 
 _LOCK = ".lock"
-_UNFINISHED = ".smcd-*"  # what `write_atomically` leaves behind when the process is killed
+_UNFINISHED = ".smcd-*"  # temporary files of `write_atomically` after the process was killed
 
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Makes the folder and keeps other processes from it during the block."""
+    """Creates the folder and locks it against other processes during the block."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = (output / _LOCK).open("w")
     except OSError as error:
-        raise SMCDError(f"cannot write {output}: {error.strerror}; choose another folder") from error
+        raise SMCDError(
+            f"{output}: cannot be written ({error.strerror}); choose another folder", argument="output", path=output
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SMCDError(f"{output}: another process makes features there: wait for it") from error
+            raise SMCDError(
+                f"{output}: another process is writing features there; wait until it has finished", path=output / _LOCK
+            ) from error
         for leftover in output.glob(_UNFINISHED):
             leftover.unlink()
         yield

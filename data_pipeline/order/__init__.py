@@ -1,1 +1,1 @@
-"""The order of training examples as pure functions of seed, epoch and position."""
+"""Order of training examples, as pure functions of seed, epoch and position."""

@@ -1,4 +1,4 @@
-"""Owns the global sequence of examples: mixing, order and windows in one pure function of (seed, epoch, position)."""
+"""Global sequence of examples: mixing, order and windows as one pure function of (seed, epoch, position)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from data_pipeline.order.permutation import OrderState, below, fold
 from data_pipeline.order.windows import ShortClips, eligible_clips, window_start
 from smcd_jax.errors import SMCDError
 
-# What a number drawn for a place is used for; the numbers only have to differ.
+# Stream ids for `fold`; they only have to differ.
 _EXAMPLE, _WINDOW, _SUBSTITUTE = 11, 12, 13
 
 
 class ClipTable(Protocol):
-    """What the sequence needs to know of a data set: its name, its clips' ids, and how many frames each has."""
+    """Name of a data set, and id and number of frames of each of its clips."""
 
     name: str
     clip_ids: Sequence[str]
@@ -26,13 +26,13 @@ class ClipTable(Protocol):
 
 
 class Examples(NamedTuple):
-    """Some examples of the sequence.
+    """Examples of the sequence, one per row.
 
     Attributes:
-        sources: index of each one's data set.
-        clips: index of its clip in the data set.
-        starts: first frame of its window.
-        keys: 64 random bits of its own, from which all further chance is drawn (crop, noise).
+        sources: Index of the data set.
+        clips: Index of the clip in the data set.
+        starts: First frame of the window.
+        keys: Random bits for all further randomness of the example (crop, noise).
     """
 
     sources: Int64[np.ndarray, " n"]
@@ -41,16 +41,17 @@ class Examples(NamedTuple):
     keys: UInt64[np.ndarray, " n"]
 
     def row(self, index: int) -> Examples:
-        """One of them alone."""
+        """Returns a single row as `Examples` of length 1."""
         return Examples(*(part[[index]] for part in self))
 
 
 class GlobalSequence:
-    """The endless sequence of examples that all hosts share.
+    """The endless sequence of examples, the same on all hosts.
 
     Attributes:
-        epoch_length: examples in an epoch.
-        left_out: for each data set, how many clips are too short for a window and left out.
+        frames: Number of frames per window.
+        epoch_length: Number of examples in an epoch.
+        left_out: Number of clips per data set that are too short for a window and left out.
     """
 
     def __init__(
@@ -62,17 +63,17 @@ class GlobalSequence:
         epoch_length: int | None = None,
         short_clips: ShortClips = "leave_out",
     ):
-        """Puts data sets together.
+        """Combines data sets.
 
         Args:
-            tables: the data sets; their order is part of the sequence.
-            frames: of a window.
-            weights: share of each data set, by default its number of clips (see `data_pipeline.order.mixing`).
-            epoch_length: by default as many examples as there are clips.
-            short_clips: the rule for clips with fewer frames (see `data_pipeline.order.windows`).
+            tables: Data sets; their order matters.
+            frames: Number of frames per window, at least 1.
+            weights: Weight per data set, positive; None for its number of clips (see `data_pipeline.order.mixing`).
+            epoch_length: Number of examples per epoch; None for the number of clips.
+            short_clips: Rule for clips with fewer frames (see `data_pipeline.order.windows`).
 
         Raises:
-            SMCDError: no clip of a data set is long enough, or the weights do not fit.
+            SMCDError: A data set has no clip that is long enough, or the weights do not match the data sets.
         """
         self.frames = frames
         self._num_frames = [np.asarray(table.num_frames, np.int64) for table in tables]
@@ -81,8 +82,10 @@ class GlobalSequence:
             if not len(clips):
                 longest = max(table.num_frames, default=0)
                 raise SMCDError(
-                    f"{table.name}: none of its {len(table.num_frames)} clips has the {frames} frames of a window (the "
-                    f"longest has {longest}): use fewer frames, or short_clips='hold'"
+                    f"{table.name}: all {len(table.num_frames)} clips are shorter than the {frames} frames of a window "
+                    f"(the longest has {longest}); use fewer frames or short_clips='hold'",
+                    argument="frames",
+                    value=frames,
                 )
         self.left_out = tuple(
             len(lengths) - len(clips) for lengths, clips in zip(self._num_frames, self._eligible, strict=True)
@@ -92,21 +95,26 @@ class GlobalSequence:
         self.epoch_length = self._mixture.epoch_length
 
     def at(self, state: OrderState, rows: range) -> Examples:
-        """Examples by their distance from a state: ``rows`` of range(0, 4) are the four from the state on."""
+        """Returns examples by their offset from a state; ``rows=range(0, 4)`` gives the next four.
+
+        Args:
+            state: Position of offset 0.
+            rows: Offsets, consecutive.
+        """
         epochs, positions = state.advanced(rows.start, self.epoch_length).places(len(rows), self.epoch_length)
         sources, indices = self._mixture.locate(state.seed, epochs, positions)
         keys = fold(state.seed, _EXAMPLE, epochs, positions)
         return self._with_windows(sources, indices, keys)
 
     def substitute(self, example: Examples, attempt: int) -> Examples:
-        """What stands in for an example whose clip is damaged: another clip of the same data set.
+        """Returns a substitute for an example whose clip is damaged: another clip of the same data set.
 
-        It is a pure function of the example and the number of the attempt (from 1). Whether a clip is damaged is a
-        property of its file, so all hosts and all runs substitute alike and no other place of the sequence changes.
+        The substitute is a pure function of example and attempt. Damage is a property of the file, so all hosts and
+        all runs choose the same substitute, and no other place of the sequence changes.
 
         Args:
-            example: exactly one.
-            attempt: counted up while the substitutes are damaged too.
+            example: Example of length 1.
+            attempt: Number of the attempt, from 1, raised while substitutes are damaged too.
         """
         keys = fold(example.keys, _SUBSTITUTE, attempt)
         indices = below(keys, len(self._eligible[int(example.sources[0])]))

@@ -1,4 +1,4 @@
-"""Looking at prepared records: a sheet of clips with their boxes, labels and captions, and a check of every record."""
+"""Inspection of prepared records: contact sheets with boxes, labels and captions, and a check of every record."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipeline.checks import require_bad_share
 from data_pipeline.records.frames import decode_frame
 from data_pipeline.records.reader import RecordFolder
 from data_pipeline.records.schema import BadClip, Clip
@@ -19,19 +20,19 @@ from smcd_jax.media import contact_sheet, draw_boxes, resize_picture
 def sheet(
     records: RecordFolder, positions: Sequence[int], *, frames: int = 8, height: int = 160
 ) -> tuple[UInt8[np.ndarray, "H W 3"], list[str]]:
-    """A contact sheet of clips, one below the other, each under its id and caption.
+    """Draws a contact sheet of clips, one below the other, each under its id and caption.
 
     Args:
-        records: a split of a record folder.
-        positions: of the clips.
-        frames: the most frames of a clip to show, spread evenly from its first to its last.
-        height: of a frame in the sheet, in pixels.
+        records: Split of a record folder.
+        positions: Positions of the clips.
+        frames: Largest number of frames per clip, spread evenly from first to last.
+        height: Height of a frame on the sheet in pixels.
 
     Returns:
-        The sheet, and one line for each clip that could not be read.
+        Sheet as uint8 [H, W, 3], and the reason for each clip that could not be read.
 
     Raises:
-        SMCDError: no clip could be read.
+        SMCDError: No clip could be read.
     """
     videos, captions, faults = [], [], []
     for position in positions:
@@ -44,29 +45,42 @@ def sheet(
         caption = clip.caption.strip() or "(no caption)"
         captions.append(f"{clip.clip_id}: {caption} [{clip.num_frames} frames, {clip.width} x {clip.height}]")
     if not videos:
-        raise SMCDError(f"{records.folder}: none of {len(positions)} clips can be read, the first: {faults[0]}")
+        raise SMCDError(
+            f"{records.folder}: all {len(positions)} clips are unreadable; the first: {faults[0]}",
+            path=records.folder,
+            value=len(positions),
+        )
     return contact_sheet(videos, captions=captions), faults
 
 
 def spread_positions(records: RecordFolder, count: int) -> list[int]:
-    """At most `count` positions, spread evenly over the split.
+    """Returns at most `count` positions, spread evenly over the split.
 
     Raises:
-        SMCDError: the split is empty.
+        SMCDError: The split is empty.
     """
     if len(records) == 0:
-        raise SMCDError(f"{records.folder}: split {records.split!r} holds no clip")
+        raise SMCDError(
+            f"{records.folder}: split {records.split!r} has no clips; choose another split",
+            argument="split",
+            path=records.folder,
+            value=records.split,
+        )
     return sorted({len(records) * number // count for number in range(count)})
 
 
 def check_records(records: RecordFolder, *, max_bad_share: float = 0.0) -> Counter[str]:
-    """Read every record and decode every frame.
+    """Reads every record and decodes every frame.
+
+    Args:
+        records: Split of a record folder.
+        max_bad_share: Largest share of damaged clips, 0 to 1.
 
     Returns:
-        Number of damaged clips by kind of fault, those lost with a truncated shard included.
+        Number of damaged clips by kind of fault, including those lost with a truncated shard.
 
     Raises:
-        SMCDError: more than `max_bad_share` of the clips are damaged.
+        SMCDError: More than `max_bad_share` of the clips are damaged.
     """
     bad: Counter[str] = Counter({"truncated record file": records.lost} if records.lost else {})
     first = ""
@@ -79,28 +93,24 @@ def check_records(records: RecordFolder, *, max_bad_share: float = 0.0) -> Count
             first = first or error.reason
             bad[error.kind] += 1
     total = len(records) + records.lost
-    if bad.total() > max_bad_share * total:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(bad.items()))
-        where = f"; the first: {first}" if first else ""
-        raise SMCDError(
-            f"{records.folder}: {bad.total()} of {total} clips of {records.split!r} are damaged ({kinds}), more than "
-            f"the share of {max_bad_share:g} that may be{where}: prepare the data set again"
-        )
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(bad.items()))
+    where, example = f"{records.folder} ({records.split})", f"{first or 'missing records'} ({kinds})"
+    require_bad_share(bad.total(), total, max_bad_share, where=where, example=example, path=records.folder)
     return bad
 
 
 def write_sheet(picture: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
-    """Write a sheet as png, whole or not at all.
+    """Writes a sheet as png, atomically.
 
     Raises:
-        SMCDError: another suffix than .png, or the place cannot be written.
+        SMCDError: The suffix is not .png, or the file cannot be written.
     """
     from PIL import Image
 
     from smcd_jax.files import write_atomically
 
     if path.suffix.lower() != ".png":
-        raise SMCDError(f"{path}: a sheet is a png file: give a name that ends in .png")
+        raise SMCDError(f"output must end in .png, got {path}", argument="output", path=path, value=path.suffix)
     with write_atomically(path) as temporary:
         Image.fromarray(picture).save(temporary)
 

@@ -1,4 +1,4 @@
-"""Encoded frames: checked to be readable before they are stored, and made smaller where that is asked for."""
+"""Encoded frames: validation before they are stored, and resizing on request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_pipeline.checks import require
 from data_pipeline.records.schema import JPEG_START, PNG_START, BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture, resize_picture
@@ -21,9 +22,12 @@ _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One encoded picture, jpeg or png, known to decode to `size` (width, height).
+    """One encoded picture, jpeg or png, that has been decoded successfully.
 
-    `recoded` is True where its bytes are not those of the raw data.
+    Attributes:
+        data: Encoded bytes.
+        size: Width and height in pixels.
+        recoded: Whether the bytes differ from those of the raw data.
     """
 
     data: bytes
@@ -32,39 +36,39 @@ class Frame:
 
 
 def read_frame(path: Path) -> Frame:
-    """The picture in a file, as `check_frame`.
+    """Reads and checks the picture in a file (`check_frame`).
 
     Raises:
-        BadClip: no such file, or not a picture that decodes to its end.
+        BadClip: The file does not exist, or is not a picture that decodes completely.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise BadClip(f"{path}: no such file", kind=MISSING) from error
+        raise BadClip(f"{path}: file not found", kind=MISSING) from error
     except OSError as error:
-        raise BadClip(f"{path}: cannot read: {error.strerror}", kind=UNREADABLE) from error
+        raise BadClip(f"{path}: cannot be read ({error.strerror})", kind=UNREADABLE) from error
     return check_frame(data, str(path))
 
 
 def check_frame(data: bytes, name: str) -> Frame:
-    """An encoded picture as it is, if TensorFlow and Pillow decode it to the same pixels; else encoded anew as png.
+    """Returns an encoded picture unchanged if TensorFlow and Pillow decode it alike, else re-encoded as png.
 
-    Left as they are: upright jpeg and png files, grey or coloured, of 8 bits and without transparency. Anything else
-    that `smcd_jax.media.read_picture` reads (turned by EXIF, CMYK, 16 bit, transparent, other formats) is stored as it
-    reads it. Every picture is decoded to its end.
+    Upright jpeg and png files, grey or color, with 8 bits and no transparency stay unchanged. Anything else that
+    `smcd_jax.media.read_picture` reads (rotated by EXIF, CMYK, 16 bit, transparent, other formats) is stored as the
+    pixels it returns. Every picture is decoded completely.
 
     Args:
-        data: the file's bytes.
-        name: stands for the picture in messages.
+        data: Bytes of the file.
+        name: Name of the picture in messages.
 
     Raises:
-        BadClip: not a picture, damaged or cut short.
+        BadClip: The data are not a picture, or the picture is damaged or truncated.
     """
     try:
         with decoding(name), open_image(io.BytesIO(data)) as image:
             size = image.size
-            if data.startswith((JPEG_START, PNG_START)) and _plain(image):
-                # An eighth of a jpeg's size: all its bits are read, but few pixels are computed.
+            if data.startswith((JPEG_START, PNG_START)) and _is_plain(image):
+                # At 1/8 size, Pillow reads all bits of a jpeg but computes few pixels.
                 image.draft(None, (size[0] // 8, size[1] // 8))
                 image.load()
                 return Frame(data, size)
@@ -75,27 +79,27 @@ def check_frame(data: bytes, name: str) -> Frame:
 
 
 def decode_frame(data: bytes) -> np.ndarray:
-    """An encoded frame as uint8 [h, w, 3].
+    """Decodes a frame to uint8 [h, w, 3].
 
     Raises:
-        BadClip: damaged.
+        BadClip: The frame is damaged.
     """
     try:
-        with decoding("a frame"), open_image(io.BytesIO(data)) as image:
+        with decoding("frame"), open_image(io.BytesIO(data)) as image:
             return read_picture(image)
     except SMCDError as error:
         raise BadClip(str(error), kind=UNREADABLE) from error
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """uint8 [h, w, 3] as png, without loss."""
+    """Encodes uint8 [h, w, 3] as png."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def encode_jpeg(picture: np.ndarray | Image.Image) -> bytes:
-    """uint8 [h, w, 3], or a PIL image of mode RGB, as jpeg of quality 95 with colours at full resolution."""
+    """Encodes uint8 [h, w, 3], or a PIL image of mode RGB, as jpeg of quality 95 without chroma subsampling."""
     buffer = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -104,31 +108,40 @@ def encode_jpeg(picture: np.ndarray | Image.Image) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFrames:
-    """In what size frames are stored; at most one of the two is given, and with neither they stay as they are.
+    """Size in which frames are stored: `short_side`, `size`, or neither for the original size.
 
-    A frame that has the size already keeps its bytes; any other is stored as jpeg of quality 95. Boxes are in 0..1 of
-    the picture, so they stay as they are.
+    A frame that already has the size keeps its bytes; any other is stored as jpeg of quality 95. Boxes are relative to
+    the picture and do not change.
 
     Attributes:
-        short_side: pixels that the shorter side may have; larger frames are shrunk, their aspect kept to the nearest
-            pixel.
-        size: width and height that every frame gets, enlarged where it is smaller, not cropped: as
+        short_side: Largest length of the shorter side in pixels, at least 1; larger frames are shrunk, keeping their
+            aspect ratio to the nearest pixel.
+        size: Width and height of every frame in pixels, both at least 1; frames are resized without cropping, as by
             `smcd_jax.media.resize_picture`.
+
+    Raises:
+        SMCDError: A value is out of range, or both are given.
     """
 
     short_side: int | None = None
     size: tuple[int, int] | None = None
 
+    def __post_init__(self):
+        if self.short_side is not None and self.size is not None:
+            raise SMCDError("short_side and frame_size must not be combined; use one of them", argument="frame_size")
+        require(self.short_side is None or self.short_side >= 1, "short_side", "at least 1", self.short_side)
+        require(self.size is None or min(self.size) >= 1, "frame_size", "at least 1 x 1", self.size)
+
     @property
     def jpeg_quality(self) -> int | None:
-        """Of frames that are encoded anew; None where none is."""
+        """Quality of re-encoded frames; None if frames keep their bytes."""
         return None if self.short_side is None and self.size is None else JPEG_QUALITY
 
     def apply(self, clip: Clip) -> Clip:
-        """The clip with frames as they are to be stored.
+        """Returns the clip with its frames in the stored size.
 
         Raises:
-            BadClip: a frame is damaged.
+            BadClip: A frame is damaged.
         """
         size = self._size_of(clip)
         if size == (clip.width, clip.height):
@@ -158,13 +171,13 @@ def _resized(frame: bytes, name: str, *, size: tuple[int, int]) -> bytes:
 def _shrunk(frame: bytes, name: str, *, size: tuple[int, int]) -> bytes:
     try:
         with decoding(name), open_image(io.BytesIO(frame)) as image:
-            # A jpeg is decoded at the least of 1, 1/2, 1/4 and 1/8 that is no smaller than what is wanted.
+            # Decodes a jpeg at the smallest scale of 1, 1/2, 1/4 and 1/8 that is not below the requested size.
             image.draft("RGB", size)
             return encode_jpeg(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
     except SMCDError as error:
         raise BadClip(str(error), kind=UNREADABLE) from error
 
 
-def _plain(image: Image.Image) -> bool:
+def _is_plain(image: Image.Image) -> bool:
     eight_bits = image.mode in ("1", "L", "P", "RGB")
     return eight_bits and not image.has_transparency_data and image.getexif().get(_ORIENTATION, 1) == 1

@@ -1,12 +1,10 @@
-"""From raw data to a folder of records: what is to be written, the writing, going on after a kill, and the metadata."""
+"""Preparing a data set: raw data to a folder of records, resumable after any interruption."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
-import importlib
-import inspect
 import itertools
 import os
 import shutil
@@ -16,22 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipeline.builders import SOURCES, RawReport, Source, make_source
+from data_pipeline.builders import RawReport, Source, make_source
+from data_pipeline.checks import require, require_bad_share
 from data_pipeline.records.frames import StoredFrames
-from data_pipeline.records.reader import (
-    FORMAT,
-    INDEX_ARRAYS,
-    PER_FRAME,
-    PER_RECORD,
-    RECORDS,
-    REPORT,
-    VERSION,
-    WORK,
-    index_path,
-    write_index,
-)
+from data_pipeline.records.index import INDEX_ARRAYS, PER_FRAME, PER_RECORD, index_path, write_index
+from data_pipeline.records.reader import FORMAT, RECORDS, REPORT, VERSION, WORK
 from data_pipeline.records.report import Report
-from data_pipeline.records.runners import run_here, run_on_beam
+from data_pipeline.records.runners import Processes, Runner
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, features, serialize
 from data_pipeline.records.shards import ShardTask, finished_shard
 from smcd_jax.errors import SMCDError
@@ -40,9 +29,9 @@ from smcd_jax.files.text_files import read_json
 
 MAX_BAD_SHARE = 0.01
 TARGET_SHARD_BYTES = 256 << 20
-SMALLEST_NUMBER_OF_SHARDS = 16  # where there are so many clips: for as many processes and hosts
+MIN_SHARDS = 16  # if there are enough clips: work for 16 processes or hosts
 _PLAN, _LOCK = "plan.json", "lock"
-_SAMPLES = 3  # clips made to see how large they are
+_SAMPLES = 3  # clips serialized to estimate the size of a record
 
 
 def prepare(
@@ -51,47 +40,42 @@ def prepare(
     output: Path,
     *,
     splits: Sequence[str] | None = None,
-    workers: int = 1,
-    max_bad_share: float = MAX_BAD_SHARE,
     clips_per_shard: int | None = None,
-    short_side: int | None = None,
-    frame_size: tuple[int, int] | None = None,
+    stored: StoredFrames | None = None,
     options: Mapping[str, Any] | None = None,
-    runner: str | None = None,
-    beam_options: Sequence[str] = (),
+    max_bad_share: float = MAX_BAD_SHARE,
+    runner: Runner | None = None,
     on_raw: Callable[[RawReport], Any] = lambda raw: None,
 ) -> Report:
-    """Write the records of a data set. Begun before, it goes on from there; done before, it only reports.
+    """Writes the records of a data set.
 
-    The bytes depend on the raw data and on `splits`, `clips_per_shard`, `short_side`, `frame_size` and `options`; not
-    on `workers`, `runner` or interruptions.
+    An interrupted call resumes where it stopped; a complete folder is only reported. The bytes written depend on the
+    raw data, `splits`, `clips_per_shard`, `stored` and `options`; not on `runner` or interruptions.
 
     Args:
-        name: of the data set, one of `builders.SOURCES`.
-        folder: its raw data; None for those that need none.
-        output: folder of the records: new, empty, or left by the same call.
-        splits: which to prepare; None for all that the raw data have.
-        workers: processes.
-        max_bad_share: share of all clips that may be skipped before that is an error.
-        clips_per_shard: None for shards of about 256 MB, and at least 16 of them.
-        short_side: frames are shrunk to so many pixels on the shorter side (jpeg of quality 95); None keeps the files.
-        frame_size: width and height that every frame is resized to, not cropped (jpeg of quality 95); not together with
-            `short_side`.
-        options: further arguments of the source.
-        runner: name of an Apache Beam runner that does the work instead of processes here.
-        beam_options: arguments of Beam's pipeline, such as `--direct_num_workers=2`.
-        on_raw: called with what the look at the raw data found, before the work begins.
+        name: Name of the data set, one of `builders.SOURCES`.
+        folder: Folder of the raw data; None for data sets that are generated.
+        output: Folder of the records: new, empty, or started by the same call.
+        splits: Names of the splits to prepare; None for all splits of the raw data.
+        clips_per_shard: Number of clips per shard; None for shards of about 256 MB, and at least 16 of them.
+        stored: Size in which frames are stored; None for the original size.
+        options: Further arguments of the source.
+        max_bad_share: Largest share of clips that may be skipped, 0 to 1.
+        runner: Runner that writes the shards; None for this process alone.
+        on_raw: Function called with the report on the raw data before the work begins.
+
+    Returns:
+        Report of the whole folder.
 
     Raises:
-        SMCDError: raw data that cannot be prepared, too many bad clips, an output folder of other records or in use by
-            another process, a full disk, or a worker that died.
+        SMCDError: The raw data cannot be prepared, too many clips are bad, the output folder holds something else or
+            is in use, the disk is full, or a worker process died.
     """
-    output = Path(output)
-    source = _make_source(name, folder, options or {})
+    output, stored = Path(output), stored or StoredFrames()
+    source = make_source(name, folder, **(options or {}))
     raw = source.validate()
     on_raw(raw)
     chosen = _chosen_splits(source, splits)
-    stored = _stored_frames(short_side, frame_size)
     wanted = _plan(source, chosen, clips_per_shard=clips_per_shard, stored=stored, options=options or {})
     with _work_folder(output):
         plan = _agreed_plan(source, wanted, output, stored)
@@ -100,46 +84,20 @@ def prepare(
             _write_shards(
                 source,
                 [task for split in chosen for task in tasks[split]],
-                workers=workers,
+                runner=runner or Processes(),
                 max_bad_share=max_bad_share,
-                runner=runner,
-                beam_options=beam_options,
             )
             parts = {split: [finished_shard(task) for task in tasks[split]] for split in chosen}
             _finish(output, plan, parts, raw)
-    # Records of before are not judged again: they stand as they were agreed to then.
+    # The share of bad clips in a complete folder is not checked again: it was accepted when the folder was made.
     shutil.rmtree(output / WORK)
     return Report.from_json(read_json(output / REPORT))
 
 
-def _make_source(name: str, folder: Path | None, options: Mapping[str, Any]) -> Source:
-    if name in SOURCES and options:
-        module, attribute = SOURCES[name].split(":")
-        parameters = inspect.signature(getattr(importlib.import_module(module), attribute)).parameters
-        known = list(parameters)[1:]
-        checks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        for option in options:
-            if option not in known and not checks_itself:
-                takes = ", ".join(known) or "none"
-                raise SMCDError(f"data set {name} has no option {option!r}: it takes {takes}")
-    return make_source(name, folder, **options)
-
-
 def _chosen_splits(source: Source, splits: Sequence[str] | None) -> tuple[str, ...]:
     for split in splits or ():
-        if split not in source.splits:
-            raise SMCDError(f"{source.name}: no split {split!r}: the raw data have {', '.join(source.splits)}")
+        require(split in source.splits, "splits", f"among {', '.join(source.splits)}", split)
     return tuple(dict.fromkeys(splits or source.splits))
-
-
-def _stored_frames(short_side: int | None, frame_size: tuple[int, int] | None) -> StoredFrames:
-    if short_side is not None and frame_size is not None:
-        raise SMCDError("--short_side and --frame_size exclude each other: give one of them")
-    if short_side is not None and short_side < 1:
-        raise SMCDError(f"--short_side {short_side}: it must be at least 1")
-    if frame_size is not None and min(frame_size) < 1:
-        raise SMCDError(f"--frame_size {frame_size[0]}x{frame_size[1]}: both must be at least 1")
-    return StoredFrames(short_side, None if frame_size is None else tuple(frame_size))
 
 
 def _plan(
@@ -150,15 +108,18 @@ def _plan(
     stored: StoredFrames,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What decides the bytes of the records, as JSON values; `clips_per_shard` may be None still."""
-    if clips_per_shard is not None and clips_per_shard < 1:
-        raise SMCDError(f"--clips_per_shard {clips_per_shard}: it must be at least 1")
+    """Returns everything that determines the bytes of the records, as JSON values; `clips_per_shard` may be None."""
+    require(clips_per_shard is None or clips_per_shard >= 1, "clips_per_shard", "at least 1", clips_per_shard)
     contents = {}
     for split in splits:
         ids = source.clip_ids(split)
         contents[split] = {"clips": len(ids), "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
     if not any(content["clips"] for content in contents.values()):
-        raise SMCDError(f"{source.name}: no clip in split {' or '.join(splits)}: there is nothing to prepare")
+        raise SMCDError(
+            f"{source.name}: no clips in {', '.join(splits)}; choose other splits",
+            argument="splits",
+            value=tuple(splits),
+        )
     return {
         "schema_version": SCHEMA_VERSION,
         "name": source.name,
@@ -173,48 +134,53 @@ def _plan(
 
 @contextlib.contextmanager
 def _work_folder(output: Path) -> Iterator[None]:
-    """Makes the folders, and keeps other processes from working in them during the block."""
+    """Creates the folders and locks them against other processes during the block."""
     work = output / WORK
     if output.is_dir() and not work.is_dir() and not (output / RECORDS).is_file() and any(output.iterdir()):
-        raise SMCDError(f"{output}: holds other files: choose an empty folder or a new one")
+        raise SMCDError(f"{output}: holds other files; choose an empty or new folder", argument="output", path=output)
     work.mkdir(parents=True, exist_ok=True)
     with (work / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SMCDError(f"{output}: another smcd prepare is at work there: wait until it is done") from error
+            raise SMCDError(
+                f"{output}: another 'smcd prepare' is writing there; wait until it has finished", path=work / _LOCK
+            ) from error
         yield
 
 
 def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path, stored: StoredFrames) -> dict[str, Any]:
-    """The plan that the folder was begun with, which must be the wanted one; a new folder is given the wanted one."""
+    """Returns the plan stored in the folder, which must match the requested one; a new folder stores the latter."""
     path = output / WORK / _PLAN
     done = output / RECORDS
     if not done.is_file() and not path.is_file():
-        size = wanted["clips_per_shard"] or _suitable_size(source, wanted, stored)
+        size = wanted["clips_per_shard"] or _default_clips_per_shard(source, wanted, stored)
         write_json(path, {**wanted, "clips_per_shard": size})
         return {**wanted, "clips_per_shard": size}
-    begun = read_json(done)["plan"] if done.is_file() else read_json(path)
+    existing = read_json(done)["plan"] if done.is_file() else read_json(path)
     for key, value in wanted.items():
-        free = key == "clips_per_shard" and value is None
-        if begun.get(key) != value and not free:
+        is_default = key == "clips_per_shard" and value is None
+        if existing.get(key) != value and not is_default:
             raise SMCDError(
-                f"{output}: was begun with other {key} ({_short(begun.get(key))}, now {_short(value)}): give the same, "
-                "or choose another folder"
+                f"{output}: {key} of the records there is {_short(existing.get(key))}, got {_short(value)}; use the "
+                "same value or another folder",
+                argument=key,
+                path=output,
+                value=value,
             )
-    return begun
+    return existing
 
 
-def _suitable_size(source: Source, plan: dict[str, Any], stored: StoredFrames) -> int:
-    """Clips in a shard, judged by a few of them: the same for the same raw data."""
+def _default_clips_per_shard(source: Source, plan: dict[str, Any], stored: StoredFrames) -> int:
+    """Estimates the number of clips per shard from a few clips; the same raw data give the same number."""
     split = max(plan["splits"], key=lambda name: plan["splits"][name]["clips"])
     clips = plan["splits"][split]["clips"]
     sizes = []
     for index in sorted({clips * sample // _SAMPLES for sample in range(_SAMPLES)}):
-        with contextlib.suppress(BadClip):  # it will be counted when its turn comes
+        with contextlib.suppress(BadClip):  # counted later, when its shard is written
             sizes.append(sum(map(len, serialize(stored.apply(source.clip(split, index))))))
-    for_size = TARGET_SHARD_BYTES * len(sizes) // sum(sizes) if sizes else clips
-    return max(1, min(for_size, -(-clips // SMALLEST_NUMBER_OF_SHARDS)))
+    by_size = TARGET_SHARD_BYTES * len(sizes) // sum(sizes) if sizes else clips
+    return max(1, min(by_size, -(-clips // MIN_SHARDS)))
 
 
 def _tasks(split: str, plan: dict[str, Any], output: Path, stored: StoredFrames) -> list[ShardTask]:
@@ -233,48 +199,35 @@ def _tasks(split: str, plan: dict[str, Any], output: Path, stored: StoredFrames)
     ]
 
 
-def _write_shards(
-    source: Source,
-    tasks: Sequence[ShardTask],
-    *,
-    workers: int,
-    max_bad_share: float,
-    runner: str | None,
-    beam_options: Sequence[str],
-) -> None:
+def _write_shards(source: Source, tasks: Sequence[ShardTask], *, runner: Runner, max_bad_share: float) -> None:
     total = sum(task.stop - task.start for task in tasks)
-    bad = _BadClips(total, max_bad_share)
+    bad = _BadClipCounter(source.name, total, max_bad_share)
     with tqdm(total=total, desc=f"prepare {source.name}", unit="clip", disable=None) as bar:
-        if runner is None:
-            run_here(source, tasks, workers=workers, advance=bar.update, done=bad.add)
-        else:
-            run_on_beam(source, tasks, runner=runner, options=beam_options)
-            for task in tasks:
-                bad.add(finished_shard(task))
+        runner.run(source, tasks, advance=bar.update, done=bad.add)
     if bad.count == total:
-        raise SMCDError(f"{source.name}: all {total} clips are bad, the first: {bad.first}: mend the raw data")
+        raise SMCDError(
+            f"{source.name}: all {total} clips are bad; fix the raw data; the first: {bad.first}",
+            argument="source",
+            value=total,
+        )
 
 
-class _BadClips:
-    """Counts skipped clips, and ends the work when they are more than the stated share of all."""
+class _BadClipCounter:
+    """Counts skipped clips and raises an error when they exceed the allowed share."""
 
-    def __init__(self, total: int, share: float):
+    def __init__(self, name: str, total: int, max_bad_share: float):
         self.count, self.first = 0, ""
-        self._total, self._share = total, share
+        self._name, self._total, self._max_bad_share = name, total, max_bad_share
 
     def add(self, part: dict[str, Any]) -> None:
         if part["skipped"] and not self.first:
             self.first = part["skipped"][0]["reason"]
         self.count += len(part["skipped"])
-        if self.count > self._share * self._total:
-            raise SMCDError(
-                f"{self.count} of {self._total} clips are bad, more than the share of {self._share:g} that may be; the "
-                f"first: {self.first}: mend the raw data or raise --max_bad_share"
-            )
+        require_bad_share(self.count, self._total, self._max_bad_share, where=self._name, example=self.first)
 
 
 def _finish(output: Path, plan: dict[str, Any], parts: dict[str, list[dict[str, Any]]], raw: RawReport) -> None:
-    """Indices, TFDS metadata and report, then `records.json`, which makes the folder whole."""
+    """Writes indices, TFDS metadata and report, then `records.json`, which completes the folder."""
     contents = {}
     for split, shards in parts.items():
         _write_index(output, split, shards)
@@ -303,7 +256,7 @@ def _write_index(output: Path, split: str, shards: Sequence[dict[str, Any]]) -> 
 
 
 def _write_tfds_metadata(output: Path, name: str, contents: dict[str, Any]) -> None:
-    """`dataset_info.json` and `features.json`, by which TensorFlow Datasets finds its way in the folder."""
+    """Writes `dataset_info.json` and `features.json`, with which TensorFlow Datasets reads the folder."""
     import tensorflow_datasets as tfds
 
     version = f"{SCHEMA_VERSION}.0.0"

@@ -1,4 +1,4 @@
-"""What preparing a data set came to: clips, frames, objects, what was skipped and why; as text and as JSON."""
+"""Report of a prepared data set: counts of clips, frames and objects, and skipped clips, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ EXAMPLES_SHOWN = 3
 
 @dataclass
 class Skipped:
-    """How many clips one kind of fault cost, and the first of them in words."""
+    """Clips skipped for one kind of fault.
+
+    Attributes:
+        clips: Number of clips.
+        examples: Reasons of the first clips, at most `EXAMPLES_SHOWN`.
+    """
 
     clips: int = 0
     examples: list[str] = field(default_factory=list)
@@ -22,13 +27,13 @@ class SplitReport:
     """Counts of one split.
 
     Attributes:
-        clips: written.
-        frames: in those clips.
-        objects: in those clips, absent ones included.
-        boxes: frames with an object, summed over objects.
-        bytes: of the files.
-        skipped: by kind of fault.
-        notes: what was changed, and in how many clips.
+        clips: Number of clips written.
+        frames: Number of frames in those clips.
+        objects: Number of objects in those clips, including absent ones.
+        boxes: Number of boxes of present objects over all frames.
+        bytes: Size of the shards.
+        skipped: Skipped clips by kind of fault.
+        notes: Number of clips changed, by kind of change.
     """
 
     clips: int = 0
@@ -41,11 +46,11 @@ class SplitReport:
 
     @property
     def skipped_clips(self) -> int:
-        """Number of clips that are not in the records."""
+        """Number of clips left out of the records."""
         return sum(entry.clips for entry in self.skipped.values())
 
     def add(self, part: Mapping[str, Any]) -> None:
-        """Count what a shard holds (`shards.write_shard`)."""
+        """Adds the counts of a shard (`shards.write_shard`)."""
         self.clips += len(part["clip_ids"])
         self.frames += sum(part["frames"])
         self.objects += sum(part["objects"])
@@ -62,7 +67,13 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """The whole: counts by split, and what the look at the raw data said."""
+    """Counts of a data set.
+
+    Attributes:
+        name: Name of the data set.
+        splits: Counts by split.
+        raw_notes: Notes on the raw data (`builders.RawReport`).
+    """
 
     name: str
     splits: dict[str, SplitReport]
@@ -70,7 +81,7 @@ class Report:
 
     @classmethod
     def of(cls, name: str, parts: Mapping[str, Iterable[Mapping[str, Any]]], raw_notes: Iterable[str]) -> Report:
-        """The report of shards, given by split in their order."""
+        """Sums the descriptions of shards, given by split in order."""
         splits = {split: SplitReport() for split in parts}
         for split, shards in parts.items():
             for part in shards:
@@ -79,16 +90,16 @@ class Report:
 
     @property
     def clips(self) -> int:
-        """Clips written in all."""
+        """Number of clips written in all splits."""
         return sum(split.clips for split in self.splits.values())
 
     @property
     def skipped_clips(self) -> int:
-        """Clips skipped in all."""
+        """Number of clips skipped in all splits."""
         return sum(split.skipped_clips for split in self.splits.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Returns the report as JSON values."""
         return {
             "name": self.name,
             "raw_notes": list(self.raw_notes),
@@ -111,7 +122,7 @@ class Report:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """The report that `to_json` gave."""
+        """Rebuilds a report from the values of `to_json`."""
         splits = {}
         for split, counts in content["splits"].items():
             skipped = {kind: Skipped(**entry) for kind, entry in counts["skipped"].items()}
@@ -119,7 +130,7 @@ class Report:
         return cls(content["name"], splits, tuple(content["raw_notes"]))
 
     def lines(self) -> list[str]:
-        """The counts in words, a line each."""
+        """Returns the counts as lines of text."""
         lines = []
         for split, counts in self.splits.items():
             lines.append(
@@ -127,6 +138,6 @@ class Report:
                 f"{counts.boxes} boxes, {counts.bytes / 1e6:.1f} MB; {counts.skipped_clips} clips skipped"
             )
             for kind, entry in sorted(counts.skipped.items()):
-                lines.append(f"  skipped {entry.clips}: {kind}, such as {entry.examples[0]}")
+                lines.append(f"  skipped {entry.clips}: {kind}, for example {entry.examples[0]}")
             lines += [f"  {count} clips: {note}" for note, count in sorted(counts.notes.items())]
         return lines

@@ -1,4 +1,4 @@
-"""Getting shards written: by processes on this machine, or by an Apache Beam runner."""
+"""Writing shards in parallel: with processes on this machine, or with an Apache Beam runner."""
 
 from __future__ import annotations
 
@@ -11,94 +11,130 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from data_pipeline.builders import Source
-from data_pipeline.records.shards import ShardTask, write_shard
+from data_pipeline.checks import require
+from data_pipeline.records.shards import ShardTask, finished_shard, write_shard
 from smcd_jax.errors import SMCDError
 
-# Names of the command line for runners that Beam knows by longer ones.
+# Short names of Beam runners, for the command line.
 _BEAM_RUNNERS = {"direct": "DirectRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
 
 Done = Callable[[dict[str, Any]], Any]
 
-# The source in a worker process, sent once when it starts rather than with each task.
+# Source of a worker process, sent once when the process starts rather than with each task.
 _source: Source | None = None
 
 
-def run_here(
-    source: Source, tasks: Sequence[ShardTask], *, workers: int, advance: Callable[[int], Any], done: Done
-) -> None:
-    """Write the shards on this machine.
+class Runner(Protocol):
+    """A way to write shards."""
 
-    Args:
-        source: of the clips.
-        tasks: the shards.
-        workers: processes; one works in this process.
-        advance: called with a number of clips when they are done.
-        done: called with what `write_shard` returns; what it raises ends the work.
+    def run(self, source: Source, tasks: Sequence[ShardTask], *, advance: Callable[[int], Any], done: Done) -> None:
+        """Writes shards.
+
+        Args:
+            source: Source of the clips.
+            tasks: Shards to write.
+            advance: Function called with the number of clips just written.
+            done: Function called with the description of each shard; an exception from it ends the work.
+
+        Raises:
+            SMCDError: `write_shard` or `done` raised it, or the runner failed.
+        """
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Writes shards with processes on this machine.
+
+    Attributes:
+        workers: Number of processes, at least 1; with 1 the work runs in the calling process.
 
     Raises:
-        SMCDError: from `write_shard` or `done`, or a worker process died.
+        SMCDError: `workers` is below 1; from `run`, a worker process died.
     """
-    if workers < 1:
-        raise SMCDError(f"{workers} workers write nothing: give at least 1")
-    if workers == 1 or len(tasks) < 2:
+
+    workers: int = 1
+
+    def __post_init__(self):
+        require(self.workers >= 1, "workers", "at least 1", self.workers)
+
+    def run(self, source: Source, tasks: Sequence[ShardTask], *, advance: Callable[[int], Any], done: Done) -> None:
+        """See `Runner.run`."""
+        if self.workers == 1 or len(tasks) < 2:
+            for task in tasks:
+                counter = _Counter(advance)
+                done(write_shard(source, task, counter))
+                counter.fill(task.stop - task.start)
+            return
+        # Spawned, not forked: threads of JAX or TensorFlow in the caller do not survive a fork.
+        context, processes = multiprocessing.get_context("spawn"), min(self.workers, len(tasks))
+        pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(source,))
+        try:
+            waiting = {pool.submit(_write, task): task for task in tasks}
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    task = waiting.pop(future)
+                    done(future.result())
+                    advance(task.stop - task.start)
+        except BrokenProcessPool as error:
+            raise SMCDError(
+                "a worker process died, possibly out of memory; rerun the command with fewer --workers to resume",
+                argument="workers",
+                value=self.workers,
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Writes shards with Apache Beam, one element per shard. All workers need access to raw data and output folder.
+
+    Attributes:
+        runner: `direct`, `dataflow`, `flink`, `spark`, or the name of any Beam runner.
+        options: Pipeline options as on Beam's command line, such as `--direct_num_workers=2`.
+
+    Raises:
+        SMCDError: From `run`: Beam is not installed, or the pipeline failed.
+    """
+
+    runner: str
+    options: Sequence[str] = ()
+
+    def run(self, source: Source, tasks: Sequence[ShardTask], *, advance: Callable[[int], Any], done: Done) -> None:
+        """See `Runner.run`; `advance` and `done` are called when the pipeline has ended."""
+        if importlib.util.find_spec("apache_beam") is None:
+            raise SMCDError(
+                "--runner needs Apache Beam; install it with pip install 'smcd_jax[beam]' in a separate environment",
+                argument="runner",
+                value=self.runner,
+            )
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        options = PipelineOptions([f"--runner={_BEAM_RUNNERS.get(self.runner, self.runner)}", *self.options])
+        try:
+            with beam.Pipeline(options=options) as pipeline:
+                shards = pipeline | "shards" >> beam.Create(list(tasks)) | "spread" >> beam.Reshuffle()
+                # The pipeline returns nothing: each shard is described by a file beside it.
+                _ = shards | "write" >> beam.Map(functools.partial(_write_for_beam, source))
+        except SMCDError:
+            raise
+        except Exception as error:  # Beam raises many types; --debug shows the traceback
+            raise SMCDError(
+                f"the Beam pipeline failed: {_last_line(error)}", argument="runner", value=self.runner
+            ) from error
         for task in tasks:
-            seen = _Counter(advance)
-            done(write_shard(source, task, seen))
-            seen.fill(task.stop - task.start)
-        return
-    # Not forked: the threads of JAX or TensorFlow, where the caller uses them, do not survive that.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker, initargs=(source,))
-    try:
-        waiting = {pool.submit(_write, task): task for task in tasks}
-        while waiting:
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                task = waiting.pop(future)
-                done(future.result())
-                advance(task.stop - task.start)
-    except BrokenProcessPool as error:
-        raise SMCDError(
-            "a worker process died, perhaps for want of memory: run it again with fewer --workers, it will go on"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def run_on_beam(source: Source, tasks: Sequence[ShardTask], *, runner: str, options: Sequence[str]) -> None:
-    """Write the shards with Apache Beam, one element each. All workers must see the raw data and the output folder.
-
-    Args:
-        source: of the clips.
-        tasks: the shards.
-        runner: `direct`, `dataflow`, `flink`, `spark`, or what Beam itself calls one.
-        options: arguments of the pipeline, as on Beam's own command line.
-
-    Raises:
-        SMCDError: Beam is not installed, or the pipeline failed.
-    """
-    if importlib.util.find_spec("apache_beam") is None:
-        raise SMCDError("--runner needs Apache Beam: pip install 'smcd_jax[beam]' in an environment of its own")
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    pipeline_options = PipelineOptions([f"--runner={_BEAM_RUNNERS.get(runner, runner)}", *options])
-    try:
-        with beam.Pipeline(options=pipeline_options) as pipeline:
-            shards = pipeline | "shards" >> beam.Create(list(tasks)) | "spread" >> beam.Reshuffle()
-            # None comes back: what a shard holds is in the file beside it.
-            _ = shards | "write" >> beam.Map(functools.partial(_write_for_beam, source))
-    except SMCDError:
-        raise
-    except Exception as error:  # of Beam's many kinds; the traceback stays with --debug
-        raise SMCDError(f"the Beam pipeline failed: {_last_line(error)}") from error
+            done(finished_shard(task))
+            advance(task.stop - task.start)
 
 
 class _Counter:
-    """Passes clips on to the bar one at a time, and what is left of a shard at its end."""
+    """Advances the progress bar clip by clip, and by the rest of a shard at its end."""
 
     def __init__(self, advance: Callable[[int], Any]):
         self._advance, self._count = advance, 0
@@ -114,12 +150,12 @@ class _Counter:
 def _start_worker(source: Source) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, without a traceback of each worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, without a traceback from each worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A pool's worker waits for its next task for ever; if the parent was killed there is none."""
+    """Ends this worker with its parent; without it, a worker whose parent was killed waits forever for a task."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,6 +1,6 @@
-"""The training record: one clip with its boxes, the one feature schema of all data sets, and its bytes both ways.
+"""The training record: a clip with its boxes, the feature schema shared by all data sets, and serialization.
 
-A record is a `tf.train.Example` as TensorFlow Datasets writes it for `features()`; the keys of its flat features:
+A record is a `tf.train.Example` as TensorFlow Datasets writes it for `features()`. Keys of its flat features:
 
 | key                                          | kind  | value                                                       |
 |----------------------------------------------|-------|-------------------------------------------------------------|
@@ -11,10 +11,10 @@ A record is a `tf.train.Example` as TensorFlow Datasets writes it for `features(
 | `boxes/value`, `boxes/shape`                 | bytes | float32 little endian, `[T, N, 4]` xyxy in 0..1; int64 3    |
 | `mask/value`, `mask/shape`                   | bytes | bool, one byte each, `[T, N]`, 1 = present; int64 2         |
 | `labels`                                     | bytes | N texts, UTF-8                                              |
-| `label_embeddings/value`, `.../shape`        | bytes | float32 `[N, D]` as the data set came with, `[N, 0]` if not |
+| `label_embeddings/value`, `.../shape`        | bytes | float32 `[N, D]` if the data set has them, else `[N, 0]`    |
 
-A record holds every object of its clip in the order of the raw data: how many a model takes, and which, is the reader's
-choice. A clip may have no object (N = 0), and an object may be absent from all frames.
+A record holds every object of its clip in the order of the raw data; the reader selects objects for a model. A clip may
+have no objects (N = 0), and an object may be absent from all frames.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SCHEMA_VERSION = 1
-# The keys of `features()` that hold the clip: all but `schema_version`.
+# Keys of `features()` that describe the clip: all but `schema_version`.
 CLIP_KEYS = ("clip_id", "caption", "width", "height", "frames", "boxes", "mask", "labels", "label_embeddings")
 
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
 class BadClip(Exception):
-    """A clip that cannot be used: it is counted, shown and left out.
+    """A clip that cannot be used. The caller counts it, reports it and leaves it out.
 
     Attributes:
-        reason: one line: what is wrong, and where.
-        kind: a few words that are the same for all clips with this fault, under which the report counts it.
+        reason: One line that says what is wrong and where.
+        kind: Category of the fault in a few words, under which reports count it.
     """
 
     def __init__(self, reason: str, *, kind: str = "damaged"):
@@ -50,7 +50,7 @@ class BadClip(Exception):
 
     @property
     def reason(self) -> str:
-        """What is wrong, and where, in one line."""
+        """One line that says what is wrong and where."""
         return str(self)
 
     def __reduce__(self):
@@ -59,25 +59,25 @@ class BadClip(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A video (or a picture: one frame) with a caption and labelled boxes.
+    """A video, or a picture as a video of one frame, with a caption and labelled boxes.
 
     Arrays are copied and read-only; boxes of absent objects are stored as zeros.
 
     Attributes:
-        clip_id: names the clip within its data set; never changes, whatever else is prepared.
-        caption: the prompt that goes with the clip; may be empty.
-        width: pixels of every frame.
-        height: pixels of every frame.
+        clip_id: Name of the clip within its data set, independent of what else is prepared.
+        caption: Prompt of the clip; may be empty.
+        width: Width of every frame in pixels.
+        height: Height of every frame in pixels.
         frames: T encoded pictures, jpeg or png, in order.
-        boxes: float32 `[T, N, 4]`, xyxy in 0..1 of the picture, with area where present.
-        mask: bool `[T, N]`, True where the object is present. 0/1 numbers are accepted.
-        labels: one text per object.
-        label_embeddings: float32 `[N, D]` that came with the data set, or None. Their encoder is the data set's.
-        notes: what was changed on the way from the raw data, in a few words each, for the report; not in the record.
+        boxes: Boxes `[T, N, 4]`, float32, x1, y1, x2, y2 in 0..1 of the picture; with area where present.
+        mask: Presence `[T, N]`, bool, True where the object is present. Numbers 0 and 1 are accepted.
+        labels: Text per object.
+        label_embeddings: Embeddings `[N, D]`, float32, made by the data set's authors; None if there are none.
+        notes: Changes made to the raw data, a few words each, for the report; not stored in the record.
 
     Raises:
-        BadClip: no frame, a frame that is neither jpeg nor png, shapes that do not fit, an empty label, a size that is
-            not positive, or a present box that is not finite, not within 0..1 or without area.
+        BadClip: The clip has no frames, a frame that is neither jpeg nor png, inconsistent shapes, an empty label, a
+            size that is not positive, or a present box that is not finite, exceeds 0..1 or has no area.
     """
 
     clip_id: str
@@ -100,8 +100,8 @@ class Clip:
         wanted = (len(frames), len(labels))
         if boxes.shape != (*wanted, 4) or mask.shape != wanted:
             raise BadClip(
-                f"{self.clip_id}: {wanted[0]} frames and {wanted[1]} labels do not fit boxes {list(boxes.shape)} and "
-                f"mask {list(mask.shape)}",
+                f"{self.clip_id}: boxes must have shape {[*wanted, 4]} and mask {list(wanted)}, got "
+                f"{list(boxes.shape)} and {list(mask.shape)}",
                 kind="shapes do not fit",
             )
         boxes[~mask] = 0.0
@@ -120,13 +120,13 @@ class Clip:
 
     @property
     def num_objects(self) -> int:
-        """Number of objects, N, absent ones included."""
+        """Number of objects, N, including absent ones."""
         return len(self.labels)
 
 
 @functools.cache
 def features() -> tfds.features.FeaturesDict:
-    """The features of every data set of the project, for TensorFlow Datasets. Does not import TensorFlow."""
+    """Returns the TFDS features shared by every data set of the project. Does not import TensorFlow."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -146,7 +146,7 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def clip_to_example(clip: Clip) -> dict[str, Any]:
-    """The clip as a nested dict that `features()` encodes; also what a TFDS builder yields."""
+    """Converts a clip to the nested dict that `features()` encodes and a TFDS builder yields."""
     embeddings = clip.label_embeddings
     return {
         "schema_version": SCHEMA_VERSION,
@@ -163,23 +163,23 @@ def clip_to_example(clip: Clip) -> dict[str, Any]:
 
 
 def example_to_clip(example: Mapping[str, Any]) -> Clip:
-    """The clip of an example as TFDS decodes it with its frames left encoded (`tfds.decode.SkipDecoding()`).
+    """Converts an example decoded by TFDS, with encoded frames (`tfds.decode.SkipDecoding()`), to a clip.
 
-    Texts may be bytes or str; arrays NumPy.
+    Texts may be bytes or str; arrays are NumPy arrays.
 
     Raises:
-        BadClip: a record of another schema version, a missing key, or contents that `Clip` refuses.
+        BadClip: The record has another schema version, lacks a key, or `Clip` refuses its contents.
     """
     version = example.get("schema_version")
     if version is not None and int(version) != SCHEMA_VERSION:
         raise BadClip(
-            f"record {_text(example.get('clip_id', '?'))} has schema version {int(version)}, this program reads "
-            f"{SCHEMA_VERSION}: prepare the data set again",
+            f"record {_text(example.get('clip_id', '?'))}: schema version must be {SCHEMA_VERSION}, got "
+            f"{int(version)}; prepare the data set again",
             kind="another schema version",
         )
     missing = [key for key in ("schema_version", *CLIP_KEYS) if key not in example]
     if missing:
-        raise BadClip(f"a record has no {', '.join(missing)}: not a record of this project", kind="not a record")
+        raise BadClip(f"not a record of this project: it lacks {', '.join(missing)}", kind="not a record")
     embeddings = np.asarray(example["label_embeddings"], np.float32)
     return Clip(
         clip_id=_text(example["clip_id"]),
@@ -195,10 +195,10 @@ def example_to_clip(example: Mapping[str, Any]) -> Clip:
 
 
 def serialize(clip: Clip) -> tuple[bytes, bytes]:
-    """The bytes of the record in two parts, to be written one after the other; the same in every process.
+    """Serializes a clip into two byte strings, to be written one after the other; the same in every process.
 
-    The first is a whole example of its own with all but the frames, the second one with the frames alone: a protocol
-    buffer that is the concatenation of two is their union. So a reader may take the first part and single frames.
+    The first is a complete example with everything but the frames, the second an example with the frames alone.
+    Concatenated protocol buffers merge, so a reader can use the first part and single frames.
     """
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
     from tensorflow_datasets.proto import tf_example_pb2
@@ -208,26 +208,27 @@ def serialize(clip: Clip) -> tuple[bytes, bytes]:
     frames = tf_example_pb2.Example()
     frames.features.feature["frames"].CopyFrom(rest.features.feature["frames"])
     del rest.features.feature["frames"]
-    # Without this a protocol buffer's map is written in the order of a hash that changes from run to run.
+    # Otherwise the order of a map in a protocol buffer depends on a hash that changes from run to run.
     return rest.SerializeToString(deterministic=True), frames.SerializeToString(deterministic=True)
 
 
 def deserialize(record: bytes) -> Clip:
-    """The clip of a record's bytes, without TensorFlow.
+    """Parses a record into a clip, without TensorFlow.
 
     Raises:
-        BadClip: not a record of this project, of another schema version, or contents that `Clip` refuses.
+        BadClip: The bytes are not a record of this project, have another schema version, or `Clip` refuses the
+            contents.
     """
     return example_to_clip(parse(record))
 
 
 def parse(record: bytes) -> dict[str, Any]:
-    """A record, or its first part alone, as the example that `example_to_clip` takes; `frames` is then empty.
+    """Parses a record into the example that `example_to_clip` takes.
 
-    Keys that are absent or not of their form are left out.
+    Given only the first part of a record, `frames` is empty. Keys that are absent or malformed are left out.
 
     Raises:
-        BadClip: not a protocol buffer of an example.
+        BadClip: The bytes are not a serialized `tf.train.Example`.
     """
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
@@ -253,7 +254,7 @@ def parse(record: bytes) -> dict[str, Any]:
 
 
 def _bad_clip(reason: str, kind: str) -> BadClip:
-    """Rebuild the exception on its way from another process."""
+    """Rebuilds a pickled `BadClip`."""
     return BadClip(reason, kind=kind)
 
 
@@ -263,14 +264,14 @@ def _text(value: str | bytes | np.bytes_) -> str:
     try:
         return bytes(value).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadClip(f"a text of the record is not UTF-8: {bytes(value)[:40]!r}", kind="not a record") from error
+        raise BadClip(f"texts of a record must be UTF-8, got {bytes(value)[:40]!r}", kind="not a record") from error
 
 
 def _check_texts(clip_id: str, caption: str, labels: tuple[str, ...]) -> None:
     if not isinstance(clip_id, str) or not clip_id.strip() or len(clip_id.splitlines()) > 1:
-        raise BadClip(f"a clip needs an id of one line that is not empty, got {clip_id!r}", kind="no clip id")
+        raise BadClip(f"clip_id must be one line of text, not empty, got {clip_id!r}", kind="no clip id")
     if not isinstance(caption, str):
-        raise BadClip(f"{clip_id}: the caption must be text, got {caption!r:.80}", kind="caption is not text")
+        raise BadClip(f"{clip_id}: caption must be text, got {caption!r:.80}", kind="caption is not text")
     for index, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
             raise BadClip(f"{clip_id}: object {index}: label must be text, got {label!r:.80}", kind="label is not text")
@@ -278,12 +279,12 @@ def _check_texts(clip_id: str, caption: str, labels: tuple[str, ...]) -> None:
 
 def _check_frames(clip_id: str, frames: tuple[bytes, ...], width: int, height: int) -> None:
     if not frames:
-        raise BadClip(f"{clip_id}: no frame", kind="no frame")
+        raise BadClip(f"{clip_id}: the clip has no frames", kind="no frame")
     for index, frame in enumerate(frames):
         if not frame.startswith((JPEG_START, PNG_START)):
             raise BadClip(f"{clip_id}: frame {index} is neither jpeg nor png", kind="unreadable frame")
     if width < 1 or height < 1:
-        raise BadClip(f"{clip_id}: a picture of {width} x {height} pixels", kind="size is not positive")
+        raise BadClip(f"{clip_id}: size must be positive, got {width} x {height} pixels", kind="size is not positive")
 
 
 def _check_boxes(clip_id: str, boxes: np.ndarray, mask: np.ndarray) -> None:
@@ -293,7 +294,7 @@ def _check_boxes(clip_id: str, boxes: np.ndarray, mask: np.ndarray) -> None:
         frame, index = wrong[0]
         box = ", ".join(f"{side:g}" for side in boxes[frame, index])
         raise BadClip(
-            f"{clip_id}: object {index}, frame {frame}: box [{box}] is not x1 < x2, y1 < y2 within 0..1",
+            f"{clip_id}: object {index}, frame {frame}: box must satisfy x1 < x2 and y1 < y2 within 0..1, got [{box}]",
             kind="bad box",
         )
 
@@ -304,7 +305,7 @@ def _checked_embeddings(clip_id: str, embeddings: np.ndarray | None, objects: in
     embeddings = np.array(embeddings, np.float32)
     if embeddings.ndim != 2 or len(embeddings) != objects or not np.isfinite(embeddings).all():
         raise BadClip(
-            f"{clip_id}: label embeddings {list(embeddings.shape)} must be finite, a row for each of {objects} labels",
+            f"{clip_id}: label_embeddings must be finite and have shape [{objects}, D], got {list(embeddings.shape)}",
             kind="bad label embeddings",
         )
     embeddings.setflags(write=False)

@@ -1,4 +1,4 @@
-"""Writing one shard of records: whole or not at all, the same bytes whoever writes it and however often it is begun."""
+"""Writing one shard of records: atomic, with the same bytes in any process and after any interruption."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from typing import Any
 
 from data_pipeline.builders import Source
 from data_pipeline.records.frames import StoredFrames
-from data_pipeline.records.reader import PER_FRAME, PER_RECORD, WORK
+from data_pipeline.records.index import PER_FRAME, PER_RECORD
+from data_pipeline.records.reader import WORK
 from data_pipeline.records.schema import BadClip, Clip, serialize
 from data_pipeline.records.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame_record
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 
-# A protocol buffer ends at 2 GiB; captions and boxes need little of it.
+# A protocol buffer holds at most 2 GiB; captions and boxes need little of it.
 MAX_CLIP_BYTES = 1900 << 20
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A slice of a split's clips, and the file it becomes.
+    """A range of a split's clips and the file to write them to.
 
     Attributes:
-        folder: of the records.
-        file: name of the shard.
-        split: of the source.
-        start: index of the first clip.
-        stop: index after the last.
-        stored: the size in which frames are stored.
+        folder: Folder of the records.
+        file: Name of the shard.
+        split: Name of the source's split.
+        start: Index of the first clip.
+        stop: Index after the last clip.
+        stored: Size in which frames are stored.
     """
 
     folder: Path
@@ -46,36 +47,41 @@ class ShardTask:
 
     @property
     def path(self) -> Path:
-        """The shard."""
+        """Path of the shard."""
         return self.folder / self.file
 
     @property
     def side_path(self) -> Path:
-        """What is in the shard, for the index and the report."""
+        """Path of the JSON file that describes the shard, for the index and the report."""
         return self.folder / WORK / f"{self.file}.json"
 
 
 def finished_shard(task: ShardTask) -> dict[str, Any] | None:
-    """What is in the shard if it is there and whole, else None."""
+    """Returns the description of a complete shard (see `write_shard`), or None if it has to be written."""
     if not task.path.is_file() or not task.side_path.is_file():
         return None
     try:
         side = json.loads(task.side_path.read_text(encoding="utf-8"))
-    except ValueError:  # a disk that lost what was written: the shard is written again
+    except ValueError:  # the disk lost the data; the shard is written again
         return None
     return side if task.path.stat().st_size == side["bytes"] else None
 
 
 def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """Write the shard, unless it is there already; `advance` is called after each clip.
+    """Writes a shard unless it is complete already.
+
+    Args:
+        source: Source of the clips.
+        task: Shard to write.
+        advance: Function called after each clip.
 
     Returns:
-        As JSON values: `file`, `bytes`, `sha256`; `clip_ids` and what the index has of each record and, in a list for
-        each record, of each frame; `boxes` in all, `skipped` (index in the split, kind, reason) and `notes` with their
-        counts.
+        Description of the shard as JSON values: `file`, `bytes`, `sha256`, `clip_ids`; the index entries per record
+        and, as a list per record, per frame; the number of `boxes`; `skipped` (index in the split, kind, reason); and
+        `notes` with their counts.
 
     Raises:
-        SMCDError: the disk cannot be written.
+        SMCDError: The shard cannot be written.
     """
     finished = finished_shard(task)
     if finished is not None:
@@ -103,10 +109,10 @@ def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = la
         if error.filename is not None and str(error.filename) != str(temporary):
             raise
         raise SMCDError(
-            f"cannot write {temporary}: {error.strerror}: free some space there, then run it again"
+            f"{temporary}: cannot be written ({error.strerror}); free disk space and rerun the command", path=temporary
         ) from error
     side |= {"notes": dict(sorted(notes.items())), "sha256": digest.hexdigest()}
-    # The side file first: a shard under its own name then always has one.
+    # The description is written first, so that a shard under its final name always has one.
     write_json(task.side_path, side)
     os.replace(temporary, task.path)
     return side
@@ -117,12 +123,12 @@ def _clip(source: Source, task: ShardTask, index: int) -> Clip:
 
 
 def _add(side: dict[str, Any], clip: Clip) -> bytes:
-    """The bytes of the clip's record, entered into `side` with the place they will have in the shard."""
+    """Returns the clip's record and adds its entries, with their offsets in the shard, to `side`."""
     size = sum(map(len, clip.frames))
     if size > MAX_CLIP_BYTES:
         raise BadClip(
-            f"{clip.clip_id}: {clip.num_frames} frames of {size >> 20} MiB in all, more than the "
-            f"{MAX_CLIP_BYTES >> 20} MiB of a record: cut the clip, or give a --short_side or --frame_size",
+            f"{clip.clip_id}: {clip.num_frames} frames must fit in {MAX_CLIP_BYTES >> 20} MiB, got {size >> 20} MiB; "
+            "shorten the clip, or use --short_side or --frame_size",
             kind="too long",
         )
     head, frames = serialize(clip)
@@ -148,7 +154,7 @@ def _add(side: dict[str, Any], clip: Clip) -> bytes:
 
 
 def _frame_offsets(record: bytes, clip: Clip, *, offset: int, start: int) -> list[int]:
-    """Where each frame begins in the shard: they follow each other in the record, a few bytes between them."""
+    """Returns the offset of each frame in the shard; frames are stored in order, a few bytes apart."""
     offsets = []
     for frame in clip.frames:
         start = record.index(frame, start)

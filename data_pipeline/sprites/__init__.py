@@ -1,4 +1,4 @@
-"""The sprite world: named sprites that move, grow, cross, enter and leave; each clip a function of its index."""
+"""Procedural videos of named sprites that move, grow, cross, enter and leave; each clip is a function of its index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the sprites: read from the atlas of the package, recoloured, mirrored, and drawn at any place and size."""
+"""Sprites: read from the package's atlas, recolored, mirrored, and drawn at any position and size."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ from jaxtyping import UInt8
 from PIL import Image
 
 import smcd_jax
+from data_pipeline.checks import require
 from data_pipeline.sprites.colors import COLORS, recolor
 from smcd_jax.errors import SMCDError
 
 ATLAS_FOLDER = Path(smcd_jax.__file__).parent / "assets" / "sprites"
 ATLAS_VERSION = 1
-# The fewest pixels of a sprite's shorter side: smaller ones cannot be told apart, and the margin would not suffice.
+# Smallest length of a sprite's shorter side in pixels: smaller sprites are unrecognizable and exceed the margin.
 SMALLEST_SIDE = 4
 
-# Transparent pixels around a sprite at each level. Drawing reads one pixel of the picture beyond the sprite and the
-# width of the filter, which is another, and a level is at most four times as large as what is drawn from it.
+# Transparent pixels around a sprite at each level. Drawing reads one output pixel beyond the sprite plus one for the
+# width of the filter, and a level is at most four times as large as the sprite drawn from it.
 _MARGIN = 8
 
 
 class Patch(NamedTuple):
-    """Pixels of a picture: columns from `left`, rows from `top`, RGBA with colour already multiplied by opacity."""
+    """A rectangle of pixels to paint on a picture.
+
+    Attributes:
+        left: First column.
+        top: First row.
+        pixels: Premultiplied RGBA, uint8 [h, w, 4].
+    """
 
     left: int
     top: int
@@ -45,10 +52,10 @@ class SpriteClass:
     """One class of the atlas.
 
     Attributes:
-        name: as in labels.
-        facing: `left` or `right` where the picture looks to a side, else None.
-        box: x1, y1, x2, y2 of its picture in the atlas, pixels; tight.
-        hue: main hue and reach in degrees of the parts that take on colours, None if it has one look only.
+        name: Name used in labels.
+        facing: `left` or `right` if the picture faces a side, else None.
+        box: Tight box of its picture in the atlas, x1, y1, x2, y2 in pixels.
+        hue: Main hue and reach, in degrees, of the parts that are recolored; None for a class with fixed colors.
     """
 
     name: str
@@ -63,30 +70,30 @@ class SpriteClass:
 
 
 class Sprite:
-    """One picture that can be drawn: a class in one colour, mirrored or not.
+    """A drawable picture: a class in one color, mirrored or not.
 
     Attributes:
-        aspect: width over height.
-        opacity: mean opacity over its box, 0..1.
+        aspect: Width divided by height.
+        opacity: Mean opacity over its box, 0..1.
     """
 
     def __init__(self, pixels: UInt8[np.ndarray, "h w 4"]):
         height, width = pixels.shape[:2]
         self.aspect = width / height
         self.opacity = float(pixels[..., 3].mean()) / 255
-        # Multiplied by opacity ("RGBa"), so that resizing does not mix in the colour of transparent pixels.
+        # Premultiplied ("RGBa"), so that resizing does not mix in the color of transparent pixels.
         self._levels = _levels(Image.fromarray(pixels).convert("RGBa"))
 
     def draw(self, box: tuple[float, float, float, float], width: int, height: int) -> Patch | None:
-        """The sprite filling a box, cut to the picture; a pixel that the box covers in part is transparent in part.
+        """Draws the sprite into a box, clipped to the picture; partly covered pixels are partly transparent.
 
         Args:
-            box: x1, y1, x2, y2 in pixels, at least `SMALLEST_SIDE` long; may lie outside of the picture.
-            width: of the picture, pixels.
-            height: of the picture, pixels.
+            box: Box x1, y1, x2, y2 in pixels, sides at least `SMALLEST_SIDE`; may exceed the picture.
+            width: Width of the picture in pixels.
+            height: Height of the picture in pixels.
 
         Returns:
-            The pixels that differ from nothing, or None if the box lies outside.
+            Patch of drawn pixels, or None if the box lies outside the picture.
         """
         x1, y1, x2, y2 = box
         left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
@@ -102,13 +109,13 @@ class Sprite:
             _MARGIN + (right - x1) * scale_x,
             _MARGIN + (bottom - y1) * scale_y,
         )
-        # Hamming: about as sharp as bicubic when shrinking, without overshoot, so that colour never exceeds opacity.
+        # Hamming is about as sharp as bicubic when shrinking but does not overshoot, so color never exceeds opacity.
         size = (right - left, bottom - top)
         drawn = level.resize(size, Image.Resampling.HAMMING, box=source)
         return Patch(left, top, np.frombuffer(drawn.tobytes(), np.uint8).reshape(size[1], size[0], 4))
 
     def _level(self, width: float, height: float) -> Image.Image:
-        """The smallest level at least twice as large as asked for, or the largest."""
+        """Returns the smallest level at least twice as large as the requested size, or the largest level."""
         for level in reversed(self._levels):
             if level.width - 2 * _MARGIN >= 2 * width and level.height - 2 * _MARGIN >= 2 * height:
                 return level
@@ -117,14 +124,13 @@ class Sprite:
 
 @functools.cache
 def sprite_classes() -> dict[str, SpriteClass]:
-    """All classes by name, in the order of the atlas.
+    """Returns all classes by name, in the order of the atlas.
 
     Raises:
-        SMCDError: the atlas of the package is missing or of another version.
+        SMCDError: The package's atlas is missing or has another version.
     """
     content = json.loads(_asset("atlas.json").read_text(encoding="utf-8"))
-    if content["version"] != ATLAS_VERSION:
-        raise SMCDError(f"sprite atlas: version {content['version']}, this program reads {ATLAS_VERSION}: reinstall")
+    require(content["version"] == ATLAS_VERSION, "version", f"{ATLAS_VERSION} in the sprite atlas", content["version"])
     return {
         entry["name"]: SpriteClass(
             entry["name"], entry["facing"], tuple(entry["box"]), tuple(entry["hue"]) if "hue" in entry else None
@@ -135,21 +141,25 @@ def sprite_classes() -> dict[str, SpriteClass]:
 
 @functools.cache
 def sprite(name: str, color: str | None, *, mirrored: bool) -> Sprite:
-    """A class, in a colour if it takes one (else None), mirrored or not; made once and kept.
+    """Returns the sprite of a class; cached.
+
+    Args:
+        name: Name of the class.
+        color: One of `COLORS` for a class with variable colors, else None.
+        mirrored: Whether left and right are swapped.
 
     Raises:
-        SMCDError: no such class or colour, a colour for a class that takes none, or none for one that does.
+        SMCDError: The class or color does not exist, or the color does not apply to the class.
     """
-    of_class = sprite_classes().get(name)
-    if of_class is None:
-        raise SMCDError(f"no sprite of class {name!r}: use one of {', '.join(sprite_classes())}")
-    if (color is not None) != (of_class.hue is not None) or (color is not None and color not in COLORS):
-        takes = f"one of {', '.join(COLORS)}" if of_class.hue else "no colour"
-        raise SMCDError(f"the sprite {name!r} takes {takes}, not {color!r}")
-    x1, y1, x2, y2 = of_class.box
+    sprite_class = sprite_classes().get(name)
+    require(sprite_class is not None, "name", f"one of {', '.join(sprite_classes())}", name)
+    allowed = f"one of {', '.join(COLORS)}" if sprite_class.hue else "None"
+    fits = color in COLORS if sprite_class.hue else color is None
+    require(fits, "color", f"{allowed} for sprite {name!r}", color)
+    x1, y1, x2, y2 = sprite_class.box
     pixels = _atlas()[y1:y2, x1:x2]
     if color is not None:
-        pixels = recolor(pixels, color, hue=of_class.hue[0], reach=of_class.hue[1])
+        pixels = recolor(pixels, color, hue=sprite_class.hue[0], reach=sprite_class.hue[1])
     return Sprite(np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels))
 
 
@@ -162,12 +172,12 @@ def _atlas() -> UInt8[np.ndarray, "h w 4"]:
 def _asset(name: str) -> Path:
     path = ATLAS_FOLDER / name
     if not path.is_file():
-        raise SMCDError(f"{path}: the sprite atlas is missing from the installation: install smcd_jax again")
+        raise SMCDError(f"{path}: the sprite atlas is missing; reinstall smcd_jax", path=path)
     return path
 
 
 def _levels(image: Image.Image) -> list[Image.Image]:
-    """The picture with its margin, and halved again and again, so that drawing it small reads few pixels."""
+    """Returns an image pyramid with margins, from full size down, so that small drawings read few pixels."""
     levels, width, height = [], image.width, image.height
     while not levels or min(width, height) >= 2 * SMALLEST_SIDE:
         padded = Image.new("RGBa", (width + 2 * _MARGIN, height + 2 * _MARGIN))

@@ -1,11 +1,11 @@
-"""Owns the colours of the sprite world: the words, what they look like, and how a sprite takes one on."""
+"""Colors of the sprite world: their names and values, and recoloring of sprites."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-# Hue in degrees, saturation and value in 0..1 of a sprite's main colour; lighter and darker parts follow it.
+# Hue in degrees, saturation and value in 0..1 of a sprite's main color; lighter and darker parts are scaled with it.
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (3, 0.82, 0.90),
     "orange": (27, 0.90, 0.98),
@@ -15,17 +15,17 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "purple": (270, 0.62, 0.76),
     "pink": (332, 0.46, 0.98),
 }
-_KEPT_HUE = 0.35  # share of a pixel's own deviation from the main hue that stays, so that shading does not go flat
+_KEPT_HUE = 0.35  # share of a pixel's deviation from the main hue that is kept, to preserve shading
 
 
 def recolor(pixels: UInt8[np.ndarray, "h w 4"], color: str, *, hue: float, reach: float) -> UInt8[np.ndarray, "h w 4"]:
-    """Give the parts of one hue another colour, keeping their shading and all other parts.
+    """Changes the color of the parts of one hue, keeping their shading and all other parts.
 
     Args:
-        pixels: RGBA, colour not multiplied by opacity.
-        color: one of `COLORS`.
-        hue: main hue of the parts to change, degrees.
-        reach: how far from it a hue may be to be changed, degrees; it fades out over the last third.
+        pixels: RGBA, not premultiplied.
+        color: New color, one of `COLORS`.
+        hue: Main hue of the parts to change, in degrees.
+        reach: Largest distance from it of a hue to change, in degrees; the effect fades out over the last third.
     """
     rgb = pixels[..., :3] / 255.0
     own_hue, saturation, value = rgb_to_hsv(rgb)
@@ -46,7 +46,7 @@ def recolor(pixels: UInt8[np.ndarray, "h w 4"], color: str, *, hue: float, reach
 
 
 def rgb_to_hsv(rgb: Float[np.ndarray, "*n 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in degrees (0 for greys), saturation and value in 0..1, of colours in 0..1."""
+    """Converts colors in 0..1 to hue in degrees (0 for greys), and saturation and value in 0..1."""
     value = rgb.max(axis=-1)
     span = value - rgb.min(axis=-1)
     red, green, blue = np.moveaxis(rgb, -1, 0)
@@ -60,7 +60,7 @@ def rgb_to_hsv(rgb: Float[np.ndarray, "*n 3"]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> Float[np.ndarray, "*n 3"]:
-    """The inverse of `rgb_to_hsv`; the arguments broadcast."""
+    """Inverts `rgb_to_hsv`; the arguments broadcast."""
     hue, saturation, value = np.broadcast_arrays(hue, saturation, value)
     offset = np.asarray([5.0, 3.0, 1.0])
     place = (offset + hue[..., None] / 60) % 6

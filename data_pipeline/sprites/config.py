@@ -1,4 +1,4 @@
-"""Owns the parameters of the sprite world, their checks, and the names of the world's splits."""
+"""Parameters of the sprite world, their validation, and the names of its splits."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipeline.checks import require
 from data_pipeline.sprites.atlas import SMALLEST_SIDE, sprite_classes
 from data_pipeline.sprites.backgrounds import BACKGROUNDS
 from data_pipeline.sprites.colors import COLORS
 from data_pipeline.sprites.motion import MOTIONS, SMALLEST_SHARE
-from smcd_jax.errors import SMCDError
 
-# Raised whenever the same parameters give other clips; part of every fingerprint.
+# To be increased when the same parameters give different clips; part of every fingerprint.
 WORLD_VERSION = 1
-# The number of a split is part of the counter its clips are drawn from: never change one.
+# The numbers are part of the random counter of each clip and must not change.
 SPLITS = {"train": 0, "val": 1, "test": 2}
-# Sizes in a clip of so many objects, as shares of those of one.
+# Scale of sprite sizes by the number of objects in a clip.
 CROWD_SHARES = {1: 1.0, 2: 0.95, 3: 0.85, 4: 0.75}
 
 DEFAULT_MOTIONS = (
@@ -39,32 +39,32 @@ DEFAULT_MOTIONS = (
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What clips are like. The same parameters give the same clips for ever, up to rounding (see `WORLD_VERSION`).
+    """Parameters of the sprite world. The same parameters give the same clips, up to rounding (see `WORLD_VERSION`).
 
-    Width, height and frames only sample a scene more or less finely: the same index shows the same scene at 64 x 64 and
-    at 128 x 128, with 8 frames and with 16.
+    Width, height and frames only change the sampling of a scene: the same index shows the same scene at 64 x 64 and at
+    128 x 128, with 8 frames and with 16.
 
     Attributes:
-        width: pixels, 16 to 1024.
-        height: pixels, 16 to 1024; at most twice the width, or half.
-        frames: of a clip, 1 to 256. A clip shows a whole motion: more frames are smaller steps.
-        min_objects: fewest objects, at least 1.
-        max_objects: most objects, at most 4; each number from fewest to most is as likely.
-        classes: names of sprite classes, at least `max_objects` of them; empty means all.
-        colors: words of colours for the classes that take one.
-        motions: (name, weight) pairs, names of `motion.MOTIONS`.
-        backgrounds: names of `backgrounds.BACKGROUNDS`, each as likely.
-        min_size: smallest size of a sprite alone that does not grow or shrink; a size is the square root of a sprite's
-            area, as a share of the picture's shorter side. Growing and shrinking reach from 0.8 of the smallest to 1.35
-            of the largest; in company sprites are smaller, down to 0.75 among four.
-        max_size: the largest.
-        crossing_share: share of the clips of two or more objects where the first two cross.
-        min_visible: an object is masked out in a frame that shows less than this share of it, because it is out of the
-            picture or under other sprites. Shares are of opacity.
-        seed: of everything, 0 to 2^63 - 1.
+        width: Width in pixels, 16 to 1024.
+        height: Height in pixels, 16 to 1024; from half to twice the width.
+        frames: Number of frames per clip, 1 to 256. A clip shows a whole motion; more frames mean smaller steps.
+        min_objects: Smallest number of objects, at least 1.
+        max_objects: Largest number of objects, at most 4; all numbers in between are equally likely.
+        classes: Names of sprite classes, at least `max_objects` of them; empty for all.
+        colors: Names of colors for classes with variable colors.
+        motions: Pairs of name and weight, names of `motion.MOTIONS`.
+        backgrounds: Names of `backgrounds.BACKGROUNDS`, equally likely.
+        min_size: Smallest size of a single sprite of constant size, 0.1 to 0.5. The size is the square root of the
+            sprite's area relative to the picture's shorter side. Growing and shrinking sprites reach from 0.8 of
+            `min_size` to 1.35 of `max_size`; with more objects, sprites are smaller, down to 0.75 with four.
+        max_size: Largest size, `min_size` to 0.5.
+        crossing_share: Share of clips with at least two objects in which the first two cross, 0 to 1.
+        min_visible: Smallest visible share of an object's opacity, 0 to 1. An object that is less visible in a frame,
+            because it leaves the picture or is covered, is masked out.
+        seed: Seed of all random numbers, 0 to 2^63 - 1.
 
     Raises:
-        SMCDError: a value out of its range; says which.
+        SMCDError: A value is out of range.
     """
 
     width: int = 64
@@ -83,7 +83,7 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self):
-        # Lists, as configs and JSON give them, become tuples, so that equal parameters are equal objects.
+        # Lists from configs and JSON become tuples, so that equal parameters are equal objects.
         for name in ("classes", "colors", "backgrounds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "motions", tuple((name, float(weight)) for name, weight in self.motions))
@@ -102,10 +102,10 @@ class WorldConfig:
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                _refuse(name, value, f"must be a whole number from {low} to {high}")
-        if not 0.5 <= self.width / self.height <= 2:
-            _refuse("width", self.width, f"must be from half to twice the height, {self.height}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and low <= value <= high, name, f"an integer from {low} to {high}", value)
+        aspect_fits = 0.5 <= self.width / self.height <= 2
+        require(aspect_fits, "width", f"from half to twice the height, {self.height}", self.width)
         shares = {
             "min_size": (0.1, 0.5),
             "max_size": (self.min_size, 0.5),
@@ -113,34 +113,34 @@ class WorldConfig:
             "min_visible": (0, 1),
         }
         for name, (low, high) in shares.items():
-            if not low <= getattr(self, name) <= high:
-                _refuse(name, getattr(self, name), f"must lie in {low:g}..{high:g}")
+            value = getattr(self, name)
+            require(low <= value <= high, name, f"from {low:g} to {high:g}", value)
 
     def _check_names(self) -> None:
         known = {"classes": sprite_classes(), "colors": COLORS, "backgrounds": BACKGROUNDS}
         for field, names in known.items():
             values = getattr(self, field)
             for name in values:
-                if name not in names:
-                    _refuse(field, name, f"is not one of {', '.join(names)}")
-            if not values or len(set(values)) < len(values):
-                _refuse(field, values, "must name at least one, and each once")
+                require(name in names, field, f"among {', '.join(names)}", name)
+            distinct = values and len(set(values)) == len(values)
+            require(distinct, field, "at least one name, without repetition", values)
         for name, weight in self.motions:
-            if name not in MOTIONS or not 0 <= weight < math.inf:
-                _refuse("motions", (name, weight), f"must be a weight of 0 or more for one of {', '.join(MOTIONS)}")
-        if not any(weight > 0 and MOTIONS[name].starts_inside for name, weight in self.motions):
-            _refuse("motions", self.motions, "must give weight to one that starts within the picture")
-        if len(self.classes) < self.max_objects:
-            _refuse("max_objects", self.max_objects, f"needs as many classes, not {len(self.classes)}")
+            condition = f"pairs of one of {', '.join(MOTIONS)} and a weight of at least 0"
+            require(name in MOTIONS and 0 <= weight < math.inf, "motions", condition, (name, weight))
+        starts_inside = any(weight > 0 and MOTIONS[name].starts_inside for name, weight in self.motions)
+        condition = "weighted to include a motion that starts inside the picture"
+        require(starts_inside, "motions", condition, self.motions)
+        number = len(self.classes)
+        require(number >= self.max_objects, "max_objects", f"at most the {number} classes", self.max_objects)
         slimmest = min(min(sprite_classes()[name].aspect, 1 / sprite_classes()[name].aspect) for name in self.classes)
         smallest = SMALLEST_SHARE * CROWD_SHARES[self.max_objects] * self.min_size
         side = smallest * min(self.width, self.height) * math.sqrt(slimmest)
-        if side < SMALLEST_SIDE:
-            _refuse("min_size", self.min_size, f"makes sprites of {side:.1f} pixels, less than {SMALLEST_SIDE}")
+        condition = f"large enough for {SMALLEST_SIDE} pixels per sprite, not {side:.1f}"
+        require(side >= SMALLEST_SIDE, "min_size", condition, self.min_size)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label an object can have, in a fixed order: to embed them all once."""
+        """All labels of objects, in a fixed order."""
         return tuple(
             f"{color} {name}" if color else name
             for name in self.classes
@@ -148,14 +148,10 @@ class WorldConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the parameters as JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def fingerprint(self) -> str:
-        """sha256 of the world's version and parameters, in hexadecimal: names what the clips are."""
+        """Returns the sha256 of version and parameters in hexadecimal, which identifies the clips."""
         content = {"world_version": WORLD_VERSION, **self.to_dict()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse(name: str, value: object, why: str) -> None:
-    raise SMCDError(f"sprite world: {name} = {value!r} {why}")

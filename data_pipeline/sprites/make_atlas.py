@@ -1,6 +1,6 @@
-"""Owns how the sprite atlas is made: one picture and one index from the glyphs of Noto Color Emoji.
+"""Makes the sprite atlas, one picture and one index, from the glyphs of Noto Color Emoji.
 
-Run once, by whoever changes the table of classes; the results are part of the project and read by ``atlas.py``::
+To be run after changing the table of classes. The output is part of the package and read by ``atlas.py``::
 
     python -m data_pipeline.sprites.make_atlas NotoColorEmoji.ttf smcd_jax/assets/sprites
 
@@ -19,11 +19,11 @@ from data_pipeline.sprites.atlas import ATLAS_VERSION
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 
-_FONT_SIZE = 109  # the one size of the font's bitmaps
+_FONT_SIZE = 109  # the only size of the font's bitmaps
 _CELL = 128
 _COLUMNS = 8
 
-# Name, glyph and where the glyph looks: sprites that look to a side are mirrored to look where they go.
+# Name, glyph and facing side: sprites that face a side are mirrored to face their direction of motion.
 _FIXED = (
     ("cat", "🐈", "left"),
     ("dog", "🐕", "left"),
@@ -58,7 +58,7 @@ _FIXED = (
     ("snowman", "⛄", None),
     ("robot", "🤖", None),
 )
-# As above, then the hue in degrees whose neighbourhood (that many degrees to each side) takes on another colour.
+# As above, then the hue that is recolored and its reach to each side, in degrees.
 _COLORABLE = (
     ("car", "🚗", "left", 2, 25),
     ("bird", "🐦", "left", 200, 30),
@@ -79,12 +79,12 @@ _COLORABLE = (
 )
 TABLE = (*((*row, None) for row in _FIXED), *((*row[:3], row[3:]) for row in _COLORABLE))
 
-_ONE_PIECE = ("rocket",)  # drawn with loose stars around it, which would widen its box
-_FADED = 1.5  # pixels: an outer row or column with less opacity than this is cut off
+_ONE_PIECE = ("rocket",)  # its glyph has detached stars, which would widen its box
+_FADED = 1.5  # pixels: outer rows and columns with less opacity are cropped
 
 
 def main() -> None:
-    """Write ``atlas.png`` and ``atlas.json``; arguments: the font file and the folder to write to."""
+    """Writes ``atlas.png`` and ``atlas.json``. Arguments: the font file and the output folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("font", type=Path)
     parser.add_argument("folder", type=Path)
@@ -93,17 +93,17 @@ def main() -> None:
 
 
 def write_atlas(font_file: Path, folder: Path) -> None:
-    """Draw every class of the table once, cut tight, on a transparent sheet of 8 columns of 128 x 128 pixels.
+    """Draws every class of the table, tightly cropped, on a transparent sheet of 8 columns of 128 x 128 pixels.
 
     Args:
-        font_file: NotoColorEmoji.ttf, with bitmaps (CBDT).
-        folder: gets ``atlas.png`` (RGBA) and ``atlas.json``: version, source and, for each class, its name, where it
-            looks (``facing``), its tight rectangle ``box`` x1, y1, x2, y2, and for classes that take colours the hue in
-            degrees that changes and how far that reaches (``hue``).
+        font_file: Path of NotoColorEmoji.ttf, with bitmaps (CBDT).
+        folder: Output folder for ``atlas.png`` (RGBA) and ``atlas.json``, which holds version, source and, per class,
+            its name, the side it faces (``facing``), its tight box x1, y1, x2, y2 (``box``) and, for classes with
+            variable colors, the hue that changes and its reach in degrees (``hue``).
 
     Raises:
-        SMCDError: the font lacks a glyph of the table.
-        OSError: the font cannot be read.
+        SMCDError: The font lacks a glyph of the table.
+        OSError: The font cannot be read.
     """
     font = ImageFont.truetype(str(font_file), _FONT_SIZE)
     sheet = Image.new("RGBA", (_COLUMNS * _CELL, -(-len(TABLE) // _COLUMNS) * _CELL))
@@ -127,18 +127,22 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str, name: str) -> Image.Ima
     ImageDraw.Draw(picture).text((10, 10), character, font=font, embedded_color=True)
     pixels = np.array(picture)
     if not pixels[..., 3].any():
-        raise SMCDError(f"the font has no glyph for the sprite {name} ({character}); take Noto Color Emoji 2.042")
+        raise SMCDError(
+            f"font must have a glyph for sprite {name} ({character}); use Noto Color Emoji 2.042",
+            argument="font",
+            value=character,
+        )
     if name in _ONE_PIECE:
         pixels[~_largest_piece(pixels[..., 3] > 0)] = 0
     opacity = pixels[..., 3] / 255
     rows, columns = (np.flatnonzero(opacity.sum(axis=axis) >= _FADED) for axis in (1, 0))
     cut = np.ascontiguousarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    cut[cut[..., 3] == 0] = 0  # colour that nobody sees only makes the file longer
+    cut[cut[..., 3] == 0] = 0  # the color of transparent pixels would only enlarge the file
     return Image.fromarray(cut)
 
 
 def _largest_piece(inside: np.ndarray) -> np.ndarray:
-    """The largest set of pixels of ``inside``, bool [h, w], that hang together by their sides."""
+    """Returns the largest 4-connected component of ``inside``, bool [h, w]."""
     left, largest = inside.copy(), np.zeros_like(inside)
     while left.sum() > largest.sum():
         piece = np.zeros_like(inside)

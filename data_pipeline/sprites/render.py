@@ -1,4 +1,4 @@
-"""Owns pictures of scenes: sprites laid over the background, and the boxes and mask of what can be seen of them."""
+"""Rendering of scenes: sprites over the background, with boxes and mask of their visible parts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from data_pipeline.checks import require
 from data_pipeline.sprites.atlas import Patch
 from data_pipeline.sprites.scene import Scene
-from smcd_jax.errors import SMCDError
 
-# A pixel belongs to the visible part of a sprite from this opacity on, of 255.
+# Smallest opacity, of 255, of a pixel that belongs to the visible part of a sprite.
 SEEN = 32
 
 
@@ -20,11 +20,11 @@ class Rendering(NamedTuple):
     """A clip as arrays.
 
     Attributes:
-        video: uint8 `[T, H, W, 3]`.
-        boxes: float32 `[T, N, 4]`, xyxy in 0..1 of the picture; zeros where masked out.
-        mask: bool `[T, N]`, True where the object is seen.
-        labels: one per object.
-        caption: names every label.
+        video: Frames `[T, H, W, 3]`, uint8.
+        boxes: Boxes `[T, N, 4]`, float32, x1, y1, x2, y2 in 0..1 of the picture; zeros where masked out.
+        mask: Presence `[T, N]`, bool, True where the object is visible.
+        labels: Label per object.
+        caption: Caption that names every label.
     """
 
     video: UInt8[np.ndarray, "t h w 3"]
@@ -35,20 +35,24 @@ class Rendering(NamedTuple):
 
 
 def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Rendering:
-    """The whole scene in all frames, or in those of the given numbers, with the boxes of what can be seen.
+    """Renders all frames of a scene, or those of the given indices.
 
-    The box of an object is that of its whole sprite cut to the picture; where the border cuts the sprite, each side is
-    moved in to the part that remains. Other sprites in front do not change it, as in tracking data sets. The mask is 0
-    where less than `scene.min_visible` of the sprite, by opacity, is in the picture and not under other sprites.
+    The box of an object is the box of its whole sprite clipped to the picture; if the border cuts the sprite, the box
+    is tightened to the remaining part. As in tracking data sets, sprites in front do not change it. The mask is False
+    where less than `scene.min_visible` of the sprite's opacity is inside the picture and not covered.
+
+    Args:
+        scene: Scene with T frames.
+        frames: Indices of the frames to render, 0 to T - 1; None for all.
 
     Raises:
-        SMCDError: a frame number outside of 0 .. T - 1.
+        SMCDError: An index is out of range.
     """
     height, width = scene.background.shape[:2]
     count = len(scene.objects)
     frames = range(scene.num_frames) if frames is None else frames
-    if not all(0 <= frame < scene.num_frames for frame in frames):
-        raise SMCDError(f"sprite world: frames {list(frames)} asked for, a clip has 0 to {scene.num_frames - 1}")
+    inside = all(0 <= frame < scene.num_frames for frame in frames)
+    require(inside, "frames", f"from 0 to {scene.num_frames - 1}", list(frames))
     video = np.repeat(scene.background[None], len(frames), axis=0)
     boxes = np.zeros((len(frames), count, 4), np.float32)
     mask = np.zeros((len(frames), count), bool)
@@ -59,9 +63,9 @@ def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Render
             if patch is not None:
                 paint(picture, patch)
         seen = _opacity_seen(patches, height, width)
-        for item, (patch, of) in enumerate(zip(patches, scene.objects, strict=True)):
-            box = of.boxes[frame]
-            whole = of.sprite.opacity * (box[2] - box[0]) * (box[3] - box[1])
+        for item, (patch, scene_object) in enumerate(zip(patches, scene.objects, strict=True)):
+            box = scene_object.boxes[frame]
+            whole = scene_object.sprite.opacity * (box[2] - box[0]) * (box[3] - box[1])
             if patch is not None and seen[item] >= scene.min_visible * whole:
                 mask[row, item] = True
                 boxes[row, item] = visible_box(box, patch, width=width, height=height) / size
@@ -69,14 +73,14 @@ def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Render
 
 
 def paint(picture: UInt8[np.ndarray, "h w 3"], patch: Patch) -> None:
-    """Lay a patch over the picture, in place; exact rounding of background * (1 - opacity) + colour."""
+    """Paints a patch on a picture in place: background * (1 - opacity) + color, rounded exactly."""
     region = picture[patch.region]
     shown = region * (255 - patch.pixels[..., 3:]).astype(np.uint16) + 128
     region[...] = patch.pixels[..., :3] + ((shown + (shown >> 8)) >> 8)
 
 
 def visible_box(box: np.ndarray, patch: Patch, *, width: int, height: int) -> np.ndarray:
-    """The box of a sprite cut to the picture, x1, y1, x2, y2 in pixels: tight also where the border cuts the sprite."""
+    """Returns the box of a sprite clipped to the picture, x1, y1, x2, y2 in pixels, tight if the border cuts it."""
     size = np.array([width, height, width, height])
     cut = np.clip(box, 0, size)
     if (cut == box).all():
@@ -91,7 +95,7 @@ def visible_box(box: np.ndarray, patch: Patch, *, width: int, height: int) -> np
 
 
 def _opacity_seen(patches: list[Patch | None], height: int, width: int) -> list[float]:
-    """Opacity of each patch that reaches the eye through the later ones, summed over pixels."""
+    """Returns the opacity of each patch that is not covered by later ones, summed over pixels."""
     if len(patches) == 1:
         return [_opacity(patches[0]).sum() if patches[0] is not None else 0.0]
     seen = [0.0] * len(patches)

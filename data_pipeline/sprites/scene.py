@@ -1,4 +1,4 @@
-"""Owns a scene, the exact knowledge of a clip: background, sprites with their places in every frame, caption."""
+"""Scenes: exact descriptions of clips, with background, sprites with their boxes in every frame, and caption."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from data_pipeline.sprites.backgrounds import draw_background
 from data_pipeline.sprites.captions import caption
 from data_pipeline.sprites.config import CROWD_SHARES, SPLITS, WorldConfig
 from data_pipeline.sprites.motion import MOTIONS, PLANNED, Path, Setting, draw_crossing
-from data_pipeline.sprites.rng import Draws
+from data_pipeline.sprites.rng import ClipRng
 
-# Streams of chance, one per aspect. Never change one: every clip would change.
-_WHAT, _WHERE, _BEHIND, _WORDS = 0, 1, 2, 3
-# Unless sprites are to cross, paths are drawn anew while they hide each other more than this, and the best is taken.
+# Random streams. Changing one changes every clip.
+_OBJECTS, _PATHS, _BACKGROUND, _CAPTION = 0, 1, 2, 3
+# Unless sprites are meant to cross, paths that overlap more than this are redrawn, and the best of all tries is used.
 _MAX_OVERLAP, _TRIES = 0.08, 8
 
 
@@ -25,12 +25,12 @@ class SceneObject:
     """One sprite of a scene.
 
     Attributes:
-        label: class with colour where the class takes one: "red car", "cat".
-        name: the class.
-        color: the word, or None.
-        mirrored: left and right of the picture in the atlas are swapped.
-        phrase: what it does: "moves to the right".
-        boxes: `[T, 4]`, x1, y1, x2, y2 of the whole sprite in pixels, where nothing hides it; may lie outside.
+        label: Class, with color if the class has variable colors: "red car", "cat".
+        name: Name of the class.
+        color: Name of the color, or None.
+        mirrored: Whether left and right of the atlas picture are swapped.
+        phrase: Description of the motion: "moves to the right".
+        boxes: Boxes `[T, 4]` of the whole sprite, x1, y1, x2, y2 in pixels; may exceed the picture.
     """
 
     label: str
@@ -42,20 +42,20 @@ class SceneObject:
 
     @property
     def sprite(self) -> Sprite:
-        """What to draw, at any box."""
+        """Drawable sprite of the object."""
         return sprite(self.name, self.color, mirrored=self.mirrored)
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All there is to know of a clip. Later objects are drawn over earlier ones.
+    """Complete description of a clip. Later objects are drawn over earlier ones.
 
     Attributes:
-        caption: names every label.
-        background: uint8 `[H, W, 3]`, the same in all frames.
-        objects: one to four.
-        min_visible: an object of which a frame shows less than this share is masked out.
-        crossing: the first two objects cross.
+        caption: Caption that names every label.
+        background: Background `[H, W, 3]` of all frames, uint8.
+        objects: Objects, one to four.
+        min_visible: Smallest visible share of an object; objects less visible are masked out.
+        crossing: Whether the first two objects cross.
     """
 
     caption: str
@@ -71,17 +71,17 @@ class Scene:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One per object; all different."""
+        """Label per object; all different."""
         return tuple(item.label for item in self.objects)
 
     def patch(self, item: int, frame: int) -> Patch | None:
-        """One object alone in one frame, cut to the picture; None where it is outside."""
+        """Draws one object in one frame, clipped to the picture; returns None if it is outside."""
         height, width = self.background.shape[:2]
-        of = self.objects[item]
-        return of.sprite.draw(of.boxes[frame].tolist(), width, height)
+        scene_object = self.objects[item]
+        return scene_object.sprite.draw(scene_object.boxes[frame].tolist(), width, height)
 
     def layer(self, item: int, frame: int) -> UInt8[np.ndarray, "h w 4"]:
-        """One object alone in one frame on a transparent picture: RGBA with colour multiplied by opacity."""
+        """Draws one object in one frame on a transparent picture, as premultiplied RGBA."""
         picture = np.zeros((*self.background.shape[:2], 4), np.uint8)
         patch = self.patch(item, frame)
         if patch is not None:
@@ -90,50 +90,57 @@ class Scene:
 
 
 def draw_scene(config: WorldConfig, split: str, index: int) -> Scene:
-    """The scene of one clip: a pure function of its arguments."""
-    what, where, behind, words = (
-        Draws(config.seed, split=SPLITS[split], index=index, stream=stream)
-        for stream in (_WHAT, _WHERE, _BEHIND, _WORDS)
+    """Draws the scene of one clip, a pure function of the arguments.
+
+    Args:
+        config: Parameters of the world.
+        split: Name of the split.
+        index: Index of the clip in the split.
+    """
+    object_rng, path_rng, background_rng, caption_rng = (
+        ClipRng(config.seed, split=SPLITS[split], index=index, stream=stream)
+        for stream in (_OBJECTS, _PATHS, _BACKGROUND, _CAPTION)
     )
-    count = config.min_objects + what.below(config.max_objects - config.min_objects + 1)
-    names = what.sample(config.classes, count)
-    crossing = count > 1 and what.chance(config.crossing_share)
-    paths = _draw_paths(config, names, where, crossing=crossing)
-    objects = tuple(_scene_object(config, name, path, what) for name, path in zip(names, paths, strict=True))
-    kind = behind.pick(config.backgrounds)
+    count = config.min_objects + object_rng.below(config.max_objects - config.min_objects + 1)
+    names = object_rng.sample(config.classes, count)
+    crossing = count > 1 and object_rng.chance(config.crossing_share)
+    paths = _draw_paths(config, names, path_rng, crossing=crossing)
+    objects = tuple(_scene_object(config, name, path, object_rng) for name, path in zip(names, paths, strict=True))
+    labels, phrases = [item.label for item in objects], [path.phrase for path in paths]
+    kind = background_rng.pick(config.backgrounds)
     return Scene(
-        caption=caption([item.label for item in objects], [path.phrase for path in paths], words, crossing=crossing),
-        background=draw_background(kind, behind, width=config.width, height=config.height),
+        caption=caption(labels, phrases, caption_rng, crossing=crossing),
+        background=draw_background(kind, background_rng, width=config.width, height=config.height),
         objects=objects,
         min_visible=config.min_visible,
         crossing=crossing,
     )
 
 
-def _draw_paths(config: WorldConfig, names: list[str], draws: Draws, *, crossing: bool) -> list[Path]:
+def _draw_paths(config: WorldConfig, names: list[str], rng: ClipRng, *, crossing: bool) -> list[Path]:
     times = np.concatenate([PLANNED, np.arange(config.frames) / max(config.frames - 1, 1)])
     crowd = CROWD_SHARES[len(names)]
     settings = [
         Setting(times, _reach(config, name), crowd * config.min_size, crowd * config.max_size) for name in names
     ]
-    paths = list(draw_crossing(settings[0], settings[1], draws)) if crossing else []
+    paths = list(draw_crossing(settings[0], settings[1], rng)) if crossing else []
     planned = [_planned(path, setting) for path, setting in zip(paths, settings, strict=False)]
     for setting in settings[len(paths) :]:
-        # The first frame, which the model is given, shows at least the first object.
+        # The first frame, which conditions the model, shows at least the first object.
         kinds = [(kind, weight) for kind, weight in config.motions if paths or MOTIONS[kind].starts_inside]
-        kind = draws.weighted(kinds)
-        path, sides = _apart(setting, kind, planned, draws)
+        kind = rng.weighted(kinds)
+        path, sides = _apart(setting, kind, planned, rng)
         paths.append(path)
         planned.append(sides)
     start = len(PLANNED)
     return [Path(path.centers[start:], path.sizes[start:], path.phrase) for path in paths]
 
 
-def _apart(setting: Setting, kind: str, others: list[np.ndarray], draws: Draws) -> tuple[Path, np.ndarray]:
-    """A path of the kind, with its planned boxes, that hides little of the others and is little hidden."""
+def _apart(setting: Setting, kind: str, others: list[np.ndarray], rng: ClipRng) -> tuple[Path, np.ndarray]:
+    """Draws a path of one kind with little overlap with other paths; also returns its planned boxes."""
     least, best = np.inf, None
     for _ in range(_TRIES):
-        path = MOTIONS[kind].draw(setting, draws)
+        path = MOTIONS[kind].draw(setting, rng)
         boxes = _planned(path, setting)
         overlap = max((_overlap(boxes, other) for other in others), default=0.0)
         if overlap < least:
@@ -144,9 +151,9 @@ def _apart(setting: Setting, kind: str, others: list[np.ndarray], draws: Draws) 
 
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """The area that two boxes share over the smaller of their areas, mean over the planned times.
+    """Returns the shared area of two boxes divided by the smaller area, averaged over the planned times.
 
-    The first counts again with a quarter: it is the picture that a model is given, and should show every sprite.
+    A quarter of the first time's share is added: the first frame conditions the model and should show every sprite.
     """
     shared = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     areas = np.minimum(*((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (first, second)))
@@ -154,11 +161,11 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     return float(shares.mean() + 0.25 * shares[0])
 
 
-def _scene_object(config: WorldConfig, name: str, path: Path, draws: Draws) -> SceneObject:
-    of_class = sprite_classes()[name]
-    # Drawn for every object, used or not, so that a class that takes no colour leaves the next object as it is.
-    color, flip = draws.pick(config.colors), draws.chance(0.5)
-    color = color if of_class.hue else None
+def _scene_object(config: WorldConfig, name: str, path: Path, rng: ClipRng) -> SceneObject:
+    sprite_class = sprite_classes()[name]
+    # Drawn for every object, so that a class with fixed colors does not change the next object.
+    color, flip = rng.pick(config.colors), rng.chance(0.5)
+    color = color if sprite_class.hue else None
     travel = path.centers[-1, 0] - path.centers[0, 0]
     goes = ("right" if travel > 0 else "left") if abs(travel) > 0.02 else ("right" if flip else "left")
     size = np.array([config.width, config.height, config.width, config.height], np.float64)
@@ -166,26 +173,26 @@ def _scene_object(config: WorldConfig, name: str, path: Path, draws: Draws) -> S
         label=f"{color} {name}" if color else name,
         name=name,
         color=color,
-        mirrored=of_class.facing is not None and of_class.facing != goes,
+        mirrored=sprite_class.facing is not None and sprite_class.facing != goes,
         phrase=path.phrase,
         boxes=_sides(path, _reach(config, name)) * size,
     )
 
 
 def _reach(config: WorldConfig, name: str) -> Float64[np.ndarray, " 2"]:
-    """From centre to side of the sprite at size 1, x and y in 0..1 of the picture."""
+    """Returns the distance from center to side of a sprite of size 1, x and y in 0..1 of the picture."""
     aspect = sprite_classes()[name].aspect
     half = 0.5 * min(config.width, config.height)
     return np.array([half * aspect**0.5 / config.width, half / aspect**0.5 / config.height])
 
 
 def _planned(path: Path, setting: Setting) -> Float64[np.ndarray, "p 4"]:
-    """Boxes at the planned times."""
+    """Returns the boxes at the planned times."""
     planned = Path(path.centers[: len(PLANNED)], path.sizes[: len(PLANNED)], path.phrase)
     return _sides(planned, setting.reach)
 
 
 def _sides(path: Path, reach: np.ndarray) -> Float64[np.ndarray, "t 4"]:
-    """x1, y1, x2, y2 in 0..1 of the picture."""
+    """Returns boxes x1, y1, x2, y2 in 0..1 of the picture."""
     half = np.outer(path.sizes, reach)
     return np.concatenate([path.centers - half, path.centers + half], axis=1)

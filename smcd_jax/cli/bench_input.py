@@ -1,6 +1,6 @@
-"""Measures the input pipeline: clips a second and a core, decoded and cached, beside a plain loop over raw frames.
+"""Measures the input pipeline in clips per second and core, compared with a plain loop over raw frames.
 
-The data are made for it and removed. Some uses:
+The test data are generated and removed afterwards. Examples:
   smcd bench input
   smcd bench input --raw_size 1920x1080 --output input.json
 """
@@ -20,23 +20,23 @@ from smcd_jax.errors import SMCDError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd bench input`."""
-    parser.add_argument("--height", type=int, metavar="N", default=256, help="pixels of a frame; default: 256")
-    parser.add_argument("--width", type=int, metavar="N", default=256, help="pixels of a frame; default: 256")
-    parser.add_argument("--num_frames", type=int, metavar="N", default=8, help="frames of an example; default: 8")
-    parser.add_argument("--batch", type=int, metavar="N", default=16, help="examples of a batch; default: 16")
-    parser.add_argument("--raw_size", metavar="WxH", default="1280x720", help="of the raw frames; default: 1280x720")
-    parser.add_argument("--threads", type=int, metavar="N", help="of the pipeline; default: one a core")
+    """Adds the flags of `smcd bench input`."""
+    parser.add_argument("--height", type=int, metavar="N", default=256, help="frame height in pixels; default: 256")
+    parser.add_argument("--width", type=int, metavar="N", default=256, help="frame width in pixels; default: 256")
+    parser.add_argument("--num_frames", type=int, metavar="N", default=8, help="frames per example; default: 8")
+    parser.add_argument("--batch", type=int, metavar="N", default=16, help="examples per batch; default: 16")
+    parser.add_argument("--raw_size", metavar="WxH", default="1280x720", help="size of raw frames; default: 1280x720")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the pipeline; default: one per core")
+    parser.add_argument("--rounds", type=int, metavar="N", default=4, help="measurements per path; default: 4")
     parser.add_argument(
-        "--rounds", type=int, metavar="N", default=4, help="how often each path is measured; default: 4"
+        "--seconds", type=float, metavar="F", default=2.0, help="duration of each measurement; default: 2"
     )
-    parser.add_argument("--seconds", type=float, metavar="F", default=2.0, help="of each measurement; default: 2")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the data are made, on the disk to measure")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the result here too, as JSON")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder for the test data, on the disk to measure")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print a table."""
+    """Measures every path and prints a table."""
     from data_pipeline.benchmark import InputBenchmark, measure_input, table
     from data_pipeline.examples import ExampleSize
     from smcd_jax.files import write_json
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("batch", "rounds", "seconds", "threads"):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise SMCDError(f"--{name} {value:g}: must be above 0")
+            raise SMCDError(f"--{name} must be positive, got {value:g}", argument=name, value=value)
     width, height = width_and_height("--raw_size", args.raw_size, "1280x720")
     settings = InputBenchmark(
         size=ExampleSize(frames=args.num_frames, height=args.height, width=args.width),
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
     )
     with _folder(args.folder) as folder:
-        speeds = measure_input(settings, Path(folder), say=progress_line)
+        speeds = measure_input(settings, Path(folder), progress=progress_line)
     for line in table(speeds):
         result(line)
     if args.output:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(where: Path | None) -> tempfile.TemporaryDirectory[str]:
-    if where is not None and not where.is_dir():
-        raise SMCDError(f"--folder {where}: no such folder; make it first")
-    return tempfile.TemporaryDirectory(prefix="smcd-bench-", dir=where)
+def _folder(parent: Path | None) -> tempfile.TemporaryDirectory[str]:
+    if parent is not None and not parent.is_dir():
+        raise SMCDError(f"--folder must be an existing folder, got {parent}", argument="folder", path=parent)
+    return tempfile.TemporaryDirectory(prefix="smcd-bench-", dir=parent)

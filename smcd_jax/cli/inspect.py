@@ -1,6 +1,6 @@
-"""Shows what a folder of records holds, and draws clips with their boxes, labels and captions on one sheet.
+"""Reports the contents of a folder of records and draws clips with boxes, labels and captions on a contact sheet.
 
-Some uses:
+Examples:
   smcd inspect records/got10k
   smcd inspect records/got10k --split val --clip GOT-10k_Val_000007 --output one.png
   smcd inspect records/got10k --check
@@ -16,30 +16,39 @@ from smcd_jax.errors import SMCDError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd inspect`."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of records, as smcd prepare wrote it")
-    parser.add_argument("--split", help="default: the first of the folder")
-    parser.add_argument("--clips", type=int, metavar="N", default=6, help="clips on the sheet; default: 6")
-    parser.add_argument("--clip", action="append", metavar="ID", help="this clip instead; may be repeated")
-    parser.add_argument("--frames", type=int, metavar="N", default=8, help="frames of each clip; default: 8")
-    parser.add_argument("--height", type=int, metavar="PIXELS", default=160, help="of a frame; default: 160")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the sheet; default: NAME-SPLIT.png")
-    parser.add_argument("--check", action="store_true", help="read every record and compare every file instead")
+    """Adds the flags of `smcd inspect`."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of records, written by smcd prepare")
+    parser.add_argument("--split", help="split to show; default: the first one")
+    parser.add_argument("--clips", type=int, metavar="N", default=6, help="number of clips on the sheet; default: 6")
+    parser.add_argument("--clip", action="append", metavar="ID", help="show the clip with this id; may be repeated")
+    parser.add_argument("--frames", type=int, metavar="N", default=8, help="number of frames per clip; default: 8")
     parser.add_argument(
-        "--max_bad_share", type=float, metavar="F", default=0.0, help="share of records that may be bad; default: 0"
+        "--height", type=int, metavar="PIXELS", default=160, help="frame height on the sheet; default: 160"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file of the sheet; default: NAME-SPLIT.png")
+    parser.add_argument(
+        "--check", action="store_true", help="read every record and verify every checksum instead of drawing"
+    )
+    parser.add_argument(
+        "--max_bad_share",
+        type=float,
+        metavar="F",
+        default=0.0,
+        help="largest share of bad records, 0 to 1; default: 0",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the folder holds, then draw or check."""
+    """Prints the contents of the folder, then draws a sheet or checks the records."""
     from data_pipeline.records.contact_sheets import check_records, sheet, spread_positions, write_sheet
     from data_pipeline.records.reader import REPORT, RecordFolder, read_manifest
     from data_pipeline.records.report import Report
     from smcd_jax.files.text_files import read_json
 
     for flag in ("clips", "frames", "height"):
-        if getattr(args, flag) < 1:
-            raise SMCDError(f"--{flag} {getattr(args, flag)}: it must be at least 1")
+        value = getattr(args, flag)
+        if value < 1:
+            raise SMCDError(f"--{flag} must be at least 1, got {value}", argument=flag, value=value)
     splits = read_manifest(args.folder)["splits"]
     report = Report.from_json(read_json(args.folder / REPORT))
     for line in (*report.raw_notes, *report.lines()):
@@ -47,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for split in [args.split] if args.split else list(splits) if args.check else list(splits)[:1]:
         records = RecordFolder(args.folder, split, max_bad_share=args.max_bad_share)
         if records.lost:
-            note(f"{args.folder}: {records.lost} records of {split} are lost with truncated files")
+            note(f"{args.folder}: {records.lost} records of {split} are lost with missing or truncated files")
         if args.check:
             bad = check_records(records, max_bad_share=args.max_bad_share)
             if not bad:

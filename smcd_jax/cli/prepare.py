@@ -1,10 +1,10 @@
-"""Turns a raw data set into records for training, once: checked, sharded, and gone on with after an interruption.
+"""Converts a raw data set to records for training. Rerunning an interrupted command resumes it.
 
-Some uses:
+Examples:
   smcd prepare got10k --source /data/GOT-10k --output records/got10k --workers 8
   smcd prepare tracks_folder --source my_videos --output records/mine --frame_size 256x256
   smcd prepare sprites --output records/sprites --option train_clips=2000
-  smcd prepare --features MODEL --output records/got10k       # afterwards: what training from a cache reads
+  smcd prepare --features MODEL --output records/got10k       # then: the feature cache that training reads
 """
 
 from __future__ import annotations
@@ -21,65 +21,83 @@ from smcd_jax.errors import SMCDError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd prepare`."""
+    """Adds the flags of `smcd prepare`."""
     parser.add_argument(
         "name",
         metavar="NAME",
         nargs="?",
-        help="data set: got10k, youtube_vis, grounding, tracks_folder or sprites; leave it out where the records are "
-        "in --output already",
+        help="data set: got10k, youtube_vis, grounding, tracks_folder or sprites; omit it if --output already holds "
+        "the records",
     )
-    parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the raw data (sprites needs none)")
+    parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the raw data; not for sprites")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder of the records")
-    parser.add_argument("--splits", metavar="A,B", help="splits to prepare, with commas; default: all there are")
-    parser.add_argument("--workers", type=int, metavar="N", default=_cores(), help="processes; default: %(default)s")
+    parser.add_argument("--splits", metavar="A,B", help="splits to prepare, separated by commas; default: all")
     parser.add_argument(
-        "--max_bad_share", type=float, metavar="F", default=0.01, help="share of clips that may be bad; default: 0.01"
+        "--workers", type=int, metavar="N", default=_cores(), help="number of processes; default: %(default)s"
+    )
+    parser.add_argument(
+        "--max_bad_share",
+        type=float,
+        metavar="F",
+        default=0.01,
+        help="largest share of bad clips, 0 to 1; default: 0.01",
     )
     stored = parser.add_mutually_exclusive_group()
     stored.add_argument(
         "--short_side",
         type=int,
         metavar="N",
-        help="shrink frames to N pixels on the shorter side, as jpeg of quality 95; default: as they are",
+        help="shrink frames to N pixels on the shorter side, as jpeg of quality 95; default: original size",
     )
     stored.add_argument(
         "--frame_size",
         metavar="WxH",
-        help="resize frames to exactly this size, not cropped, as jpeg of quality 95: training reads them fastest",
+        help="resize frames to exactly this size without cropping, as jpeg of quality 95; fastest to train from",
     )
-    parser.add_argument("--clips_per_shard", type=int, metavar="N", help="default: as many as make about 256 MB")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set itself; may be repeated"
+        "--clips_per_shard", type=int, metavar="N", help="number of clips per shard; default: about 256 MB"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report here too, as JSON")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the data set; may be repeated"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report to this JSON file")
     beam = parser.add_argument_group("more than one machine")
     beam.add_argument(
-        "--runner", metavar="NAME", help="use Apache Beam instead of processes here: direct, dataflow, flink, spark"
+        "--runner", metavar="NAME", help="run on Apache Beam instead of local processes: direct, dataflow, flink, spark"
     )
     beam.add_argument(
-        "--beam_option", action="append", default=[], metavar="KEY=VALUE", help="of the Beam pipeline; may be repeated"
+        "--beam_option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the Beam pipeline; may be repeated",
     )
     features = parser.add_argument_group("feature cache")
-    features.add_argument(
-        "--features", metavar="MODEL", help="run this model's autoencoder and text tower over the records"
-    )
+    features.add_argument("--features", metavar="MODEL", help="encode the records with the encoders of this model")
     features.add_argument(
         "--features_output", type=Path, metavar="DIR", help="folder of the cache; default: features in --output"
     )
-    features.add_argument("--height", type=int, metavar="N", help="of the frames encoded; default: the model's")
-    features.add_argument("--width", type=int, metavar="N", help="of the frames encoded; default: the model's")
+    features.add_argument("--height", type=int, metavar="N", help="frame height in pixels; default: the model's")
+    features.add_argument("--width", type=int, metavar="N", help="frame width in pixels; default: the model's")
     features.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators, float32 on CPU"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="compute dtype; default: bfloat16 on accelerators, float32 on CPU",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare records, features or both, and print what they came to."""
+    """Prepares records, features or both, and prints a report."""
     if not 0 <= args.max_bad_share <= 1:
-        raise SMCDError(f"--max_bad_share {args.max_bad_share:g}: a share lies in 0..1")
+        raise SMCDError(
+            f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}",
+            argument="max_bad_share",
+            value=args.max_bad_share,
+        )
     if args.name is None and args.features is None:
-        raise SMCDError("name a data set to prepare, or --features MODEL for records that are there (see --help)")
+        raise SMCDError(
+            "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records", argument="name"
+        )
     if args.name is not None:
         _prepare_records(args)
     if args.features is not None:
@@ -88,22 +106,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_records(args: argparse.Namespace) -> None:
+    from data_pipeline.records.frames import StoredFrames
     from data_pipeline.records.prepare import prepare
+    from data_pipeline.records.runners import Beam, Processes
     from smcd_jax.files import write_json
 
+    size = width_and_height("--frame_size", args.frame_size, "256x256") if args.frame_size else None
+    beam_options = [f"--{key}={value}" for key, value in map(_pair, args.beam_option)]
     report = prepare(
         args.name,
         args.source,
         args.output,
         splits=_splits(args),
-        workers=args.workers,
-        max_bad_share=args.max_bad_share,
         clips_per_shard=args.clips_per_shard,
-        short_side=args.short_side,
-        frame_size=width_and_height("--frame_size", args.frame_size, "256x256") if args.frame_size else None,
+        stored=StoredFrames(args.short_side, size),
         options=dict(_option(text) for text in args.option),
-        runner=args.runner,
-        beam_options=[f"--{key}={value}" for key, value in map(_pair, args.beam_option)],
+        max_bad_share=args.max_bad_share,
+        runner=Beam(args.runner, beam_options) if args.runner else Processes(args.workers),
         on_raw=lambda raw: [note(line) for line in raw.notes],
     )
     for line in report.lines():
@@ -143,12 +162,12 @@ def _cores() -> int:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise SMCDError(f"{text!r}: an option is KEY=VALUE")
+        raise SMCDError(f"options must have the form KEY=VALUE, got {text!r}", argument="option", value=text)
     return key.lstrip("-"), value
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """A number, truth value or list as JSON writes it; anything else is text."""
+    """Parses KEY=VALUE; the value is read as JSON if it is valid JSON, else as text."""
     key, value = _pair(text)
     try:
         return key, json.loads(value)

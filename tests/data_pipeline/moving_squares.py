@@ -1,4 +1,4 @@
-"""A source of clips whose pixels, boxes and texts say which clip and frame they are, to test what reads records."""
+"""A source of clips whose pixels, boxes and texts encode their clip and frame, for tests of readers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ SIDE = 16  # pixels of a frame
 
 
 def length(index: int) -> int:
-    """Frames of a clip: 4, 7, 10, 13, 16, 4, ..."""
+    """Number of frames per clip: 4, 7, 10, 13, 16, 4, ..."""
     return 4 + 3 * (index % 5)
 
 
 def objects(index: int) -> int:
-    """Objects of a clip: 0, 1, 2, 3, 0, ..."""
+    """Number of objects per clip: 0, 1, 2, 3, 0, ..."""
     return index % 4
 
 
 def box(index: int, frame: int, number: int) -> np.ndarray:
-    """Of one object; a later one is larger. Multiples of 1/128, so that float32 holds them exactly."""
+    """Box of one object; later objects are larger. Multiples of 1/128 are exact in float32."""
     left, top = (frame + number) / 128, (index % 32) / 128
     return np.array([left, top, left + (number + 1) / 8, top + 1 / 4], np.float32)
 
 
 def pixel(index: int, frame: int) -> tuple[int, int, int]:
-    """The colour that the whole frame has."""
+    """Color of the whole frame."""
     return index, 10 * frame, 128
 
 
 class Squares:
-    """The source; object 1 is absent from the odd frames."""
+    """Clips of moving squares; object 1 is absent from odd frames."""
 
     name = "squares"
     splits = ("train",)
@@ -74,7 +74,7 @@ class Squares:
 
 
 def square_records(folder: Path, **options) -> RecordFolder:
-    """Prepared records of the source."""
+    """Prepares records of the source."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(builders.SOURCES, "squares", "tests.data_pipeline.moving_squares:Squares")
         prepare("squares", None, folder, clips_per_shard=5, options=options)
@@ -82,7 +82,7 @@ def square_records(folder: Path, **options) -> RecordFolder:
 
 
 def damage_frame(records: RecordFolder, position: int, frame: int) -> None:
-    """Changes a byte within an encoded frame on the disk."""
+    """Changes a byte of an encoded frame on disk."""
     entry = int(records.first_frame[position]) + frame
     path = records.shards[int(records.index["shard"][position])].path
     content = bytearray(path.read_bytes())
@@ -91,7 +91,7 @@ def damage_frame(records: RecordFolder, position: int, frame: int) -> None:
 
 
 def jpeg(picture: np.ndarray, quality: int = 95) -> bytes:
-    """An encoded picture."""
+    """Encodes a picture as jpeg."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Raw data sets in their true layout, small, for the tests of what reads them; and a source made to misbehave."""
+"""Small raw data sets in their original layouts for tests of the builders, and a source with faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = (64, 48)  # width, height
 
 
 def jpeg(seed: int, size=SIZE) -> bytes:
-    """A picture of its own for each seed."""
+    """Encodes a picture that depends on the seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize(size).save(buffer, "JPEG", quality=90)
@@ -28,14 +28,14 @@ def jpeg(seed: int, size=SIZE) -> bytes:
 
 
 def clips_of(name: str, folder: Path | None, output: Path, split: str = "train", **options) -> dict[str, Clip]:
-    """The clips of a split by id, after a way through `prepare` and the files."""
+    """Prepares a split and returns its clips by id."""
     prepare(name, folder, output, **options)
     records = RecordFolder(output, split)
     return {clip_id: records.clip(position) for position, clip_id in enumerate(records.clip_ids)}
 
 
 def got10k_sequence(folder: Path, boxes, *, absence=None, size=SIZE, seed=0, **files: str | None) -> list[bytes]:
-    """One sequence folder. `files` replaces whole files (dots as underscores); None leaves one out.
+    """Writes one sequence folder. `files` replaces whole files (dots as underscores); None leaves one out.
 
     Returns:
         The bytes of its frames.
@@ -64,7 +64,7 @@ def got10k_sequence(folder: Path, boxes, *, absence=None, size=SIZE, seed=0, **f
 
 
 def youtube_vis(folder: Path, videos: dict, *, captions: dict | None = None) -> dict[str, list[bytes]]:
-    """`train/` and `caption.json`. A video is {"objects": [(category, boxes or null)], "length": T}.
+    """Writes `train/` and `caption.json`. A video is {"objects": [(category, boxes or null)], "length": T}.
 
     Returns:
         The bytes of the frames by video.
@@ -96,7 +96,7 @@ def youtube_vis(folder: Path, videos: dict, *, captions: dict | None = None) -> 
 
 
 def grounding_item(number: int, caption: str, objects, *, embeddings=None, **changes) -> dict:
-    """The JSON object of a line of GLIGEN's TSV; objects are (phrase of the caption, bbox)."""
+    """Returns the JSON object of a line of GLIGEN's TSV; objects are (phrase of the caption, bbox)."""
     annotations = []
     for index, (phrase, box) in enumerate(objects):
         start = caption.index(phrase)
@@ -110,7 +110,7 @@ def grounding_item(number: int, caption: str, objects, *, embeddings=None, **cha
 
 
 def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = "right") -> None:
-    """A TSV file and its line index; `index` is its text, "right" for the right one, None for none."""
+    """Writes a TSV file and its line index; `index` is its text, "right" for a correct one, None for no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [line if isinstance(line, str) else f"{line['data_id']}\t{json.dumps(line)}" for line in lines]
     data = "".join(row + "\n" for row in rows).encode()

@@ -1,4 +1,4 @@
-"""Facts about GLIGEN's TSV files: boxes, names out of the caption, embeddings, the line index, and damaged lines."""
+"""Tests of GLIGEN's TSV files: boxes, names from the caption, embeddings, the line index, and damaged lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from data_pipeline.builders import make_source
 from data_pipeline.records.prepare import prepare
 from data_pipeline.records.schema import BadClip
-from smcd_jax.errors import SMCDError
 from tests.data_pipeline.raw_data import SIZE, clips_of, grounding_item, grounding_shard, jpeg
+from tests.errors import refused
 
 CAPTION = "Eine Frau mit grünem Hut führt 犬 aus"
 OBJECTS = [("Eine Frau", [8.5, 10, 20, 24]), ("犬", [50, 40, 30, 30])]
@@ -34,7 +34,7 @@ def test_image_boxes_labels_embeddings_and_caption_are_those_of_the_line(tmp_pat
     assert clip.labels == ("Eine Frau", "犬")
     assert clip.mask.all()
     np.testing.assert_array_equal(clip.label_embeddings, embeddings)
-    # float32 of numbers in 0..1; the second box hangs over the border
+    # float32 of numbers in 0..1; the second box crosses the border
     np.testing.assert_allclose(clip.boxes[0] * np.tile(SIZE, 2), [[8.5, 10, 28.5, 34], [50, 40, 64, 48]], atol=1e-5)
 
 
@@ -80,17 +80,17 @@ def test_shards_of_all_folders_are_found_and_ids_name_shard_and_line(tmp_path):
 
 
 @pytest.mark.parametrize("index", ["right", None, "", "0\n5\n", "0\nfive\n", "0\n900000000\n", "5\n"])
-def test_a_line_index_that_does_not_fit_is_made_anew_and_told(tmp_path, index):
+def test_a_line_index_that_does_not_fit_is_recomputed_and_reported(tmp_path, index):
     grounding_shard(tmp_path / "train-00.tsv", items(3), index=index)
     source = make_source("grounding", tmp_path)
     assert [source.clip("train", number).frames for number in range(3)] == [(jpeg(number),) for number in range(3)]
     assert len(source.clip_ids("train")) == 3
     notes = source.validate().notes
     assert len(notes) == (0 if index == "right" else 1)
-    assert all("the lines were looked for instead" in note for note in notes)
+    assert all("train-00.lineidx" in note for note in notes)
 
 
-def test_an_index_with_a_place_within_a_line_is_made_anew(tmp_path):
+def test_an_index_with_a_place_within_a_line_is_recomputed(tmp_path):
     grounding_shard(tmp_path / "train-00.tsv", items(3))
     index = tmp_path / "train-00.lineidx"
     first, second, third = map(int, index.read_text().split())
@@ -98,7 +98,7 @@ def test_an_index_with_a_place_within_a_line_is_made_anew(tmp_path):
     assert make_source("grounding", tmp_path).clip("train", 1).frames == (jpeg(1),)
 
 
-def test_an_index_of_fewer_lines_than_the_file_is_made_anew(tmp_path):
+def test_an_index_of_fewer_lines_than_the_file_is_recomputed(tmp_path):
     grounding_shard(tmp_path / "train-00.tsv", items(3))
     index = tmp_path / "train-00.lineidx"
     index.write_text("".join(index.read_text().splitlines(keepends=True)[:2]))
@@ -139,9 +139,9 @@ def annotation(number: int = 0, **changes) -> dict:
 def test_damaged_lines_cost_their_clip_alone(tmp_path, line, kind):
     grounding_shard(tmp_path / "train-00.tsv", [line, grounding_item(1, CAPTION, OBJECTS)])
     source = make_source("grounding", tmp_path)
-    with pytest.raises(BadClip) as refused:
+    with pytest.raises(BadClip) as bad:
         source.clip("train", 0)
-    assert refused.value.kind == kind
+    assert bad.value.kind == kind
     assert source.clip("train", 1).labels == ("Eine Frau", "犬")
 
 
@@ -156,5 +156,5 @@ def test_a_file_cut_short_costs_its_last_line(tmp_path):
 
 def test_a_folder_without_shards_is_refused(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps({}))
-    with pytest.raises(SMCDError, match=r"no \.tsv file in it or below"):
+    with refused("source", path=tmp_path):
         make_source("grounding", tmp_path)

@@ -1,4 +1,4 @@
-"""Facts about the global order: the same for any number of hosts, exact on resuming, every clip in its turn."""
+"""Tests of the global order: independent of the number of hosts, exact on resuming, every clip once per pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_pipeline.order.mixing import Mixture, make_mixture
 from data_pipeline.order.permutation import OrderState, below, fold, permute, uniform
 from data_pipeline.order.sequence import Examples, GlobalSequence
 from data_pipeline.order.windows import eligible_clips, window_frames, window_start
-from smcd_jax.errors import SMCDError
+from tests.errors import refused
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -50,7 +50,7 @@ def rows(examples: Examples) -> list[tuple[int, ...]]:
 
 
 def batches(sequence: GlobalSequence, state: OrderState, *, size: int, count: int, hosts: int) -> list:
-    """What all hosts together load, put together in the order of the hosts."""
+    """Joins the examples of all hosts in their order."""
     loaded = []
     for step in range(count):
         for host in range(hosts):
@@ -85,7 +85,7 @@ def test_every_key_permutes_one_to_one(size, key):
 
 
 def test_permutations_are_near_uniform():
-    """5 items, 1000 keys: each item is at each place 200 times, with a standard deviation of 13."""
+    """5 items, 1000 keys: each item is at each place about 200 times, with a standard deviation of 13."""
     counts = np.zeros((5, 5))
     for key in range(1000):
         counts[np.arange(5), permute(np.arange(5), 5, fold(key))] += 1
@@ -123,7 +123,7 @@ def test_weights_hold_in_every_epoch_and_no_clip_comes_again_before_all_have_com
         assert np.bincount(sources, minlength=len(sizes)).tolist() == list(mixture.quotas)
         for source, count in enumerate(counts):
             count += np.bincount(clips[sources == source], minlength=len(count))
-            # how often a clip came is the same for all, but for those of the pass that has begun
+            # Counts are equal for all clips, except those of the unfinished pass.
             assert count.max() - count.min() <= 1
 
 
@@ -137,7 +137,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 
 def test_the_order_stays_what_it_was():
-    """A checkpoint continues with the data it was stopped in, whatever release or machine reads it."""
+    """A checkpoint resumes with the same data in any release and on any machine."""
     sequence = GlobalSequence([Table("a", np.full(10, 20)), Table("b", np.full(3, 9))], 8)
     examples = sequence.at(OrderState(2026, 1, 11), range(4))
     assert rows(examples) == [
@@ -162,7 +162,7 @@ def test_a_window_lies_within_its_clip(frames, length, bits):
 
 
 def test_every_start_is_as_likely():
-    """13 starts, 13,000 draws: each comes 1000 times with a standard deviation of 30."""
+    """13 starts, 13,000 draws: each occurs about 1000 times with a standard deviation of 30."""
     starts = window_start(fold(3, np.arange(13_000)), np.full(13_000, 20), 8)
     assert np.abs(np.bincount(starts, minlength=13) - 1000).max() < 5 * 30
 
@@ -178,7 +178,7 @@ def test_starting_late_takes_no_longer():
     sequence = GlobalSequence([Table("a", np.full(100_000, 20))], 8)
     began = time.perf_counter()
     sequence.at(OrderState(0, epoch=10**9, position=99_999), range(64))
-    assert time.perf_counter() - began < 1  # milliseconds; a replay of 10^14 examples would take years
+    assert time.perf_counter() - began < 1  # milliseconds; replaying 10^14 examples would take years
 
 
 def test_a_substitute_is_another_clip_of_the_same_data_set_and_pure():
@@ -208,26 +208,26 @@ def test_fold_tells_apart_order_and_length_of_its_arguments():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "argument", "value"),
     [
-        (lambda: OrderState(-1), "seed must be a whole number"),
-        (lambda: OrderState(0, position=1.5), "position must be a whole number"),
-        (lambda: OrderState.from_dict({"seed": 0}), "needs the keys epoch, position, seed"),
-        (lambda: OrderState(0, 0, 10).places(1, 10), "lies beyond the epoch of 10 examples"),
-        (lambda: make_mixture([]), "no data set"),
-        (lambda: make_mixture([3, 0]), "data set 1 of the mixture has no clip"),
-        (lambda: make_mixture([3, 3], [1, -1]), "one positive number for each"),
-        (lambda: make_mixture([3, 3], [1]), "one positive number for each"),
-        (lambda: make_mixture([3, 3], [1, 1e-6]), "gives it none of the 6 places"),
-        (lambda: GlobalSequence([Table("a", np.array([7, 3]))], 8), "the longest has 7"),
-        (lambda: eligible_clips(np.array([1]), 8, "drop"), "use leave_out or hold"),
-        (lambda: eligible_clips(np.array([1]), 0, "hold"), "a window of 0 frames"),
-        (lambda: host_rows(6, host=0, hosts=4), "does not divide by 4 hosts"),
-        (lambda: host_rows(8, host=4, hosts=4), "no host 4 of 4"),
+        (lambda: OrderState(-1), "seed", -1),
+        (lambda: OrderState(0, position=1.5), "position", 1.5),
+        (lambda: OrderState.from_dict({"seed": 0}), "keys", ("seed",)),
+        (lambda: OrderState(0, 0, 10).places(1, 10), "position", 10),
+        (lambda: make_mixture([]), "sizes", 0),
+        (lambda: make_mixture([3, 0]), "sizes", 1),
+        (lambda: make_mixture([3, 3], [1, -1]), "weights", [1, -1]),
+        (lambda: make_mixture([3, 3], [1]), "weights", [1]),
+        (lambda: make_mixture([3, 3], [1, 1e-6]), "weights", 1),
+        (lambda: GlobalSequence([Table("a", np.array([7, 3]))], 8), "frames", 8),
+        (lambda: eligible_clips(np.array([1]), 8, "drop"), "short_clips", "drop"),
+        (lambda: eligible_clips(np.array([1]), 0, "hold"), "frames", 0),
+        (lambda: host_rows(6, host=0, hosts=4), "global_batch", 6),
+        (lambda: host_rows(8, host=4, hosts=4), "host", 4),
     ],
 )
-def test_what_cannot_be_is_an_error_that_says_so(call, message):
-    with pytest.raises(SMCDError, match=message):
+def test_invalid_arguments_are_refused(call, argument, value):
+    with refused(argument, value=value):
         call()
 
 

@@ -1,4 +1,4 @@
-"""Facts about `smcd prepare` and `smcd inspect`: the same bytes however often killed, what is skipped, what refused."""
+"""Tests of `smcd prepare` and `smcd inspect`: equal bytes after interruptions, skipped clips, refusals."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from data_pipeline import builders
 from data_pipeline.features import cache
 from data_pipeline.records import shards
 from data_pipeline.records.contact_sheets import sheet, spread_positions
-from data_pipeline.records.frames import check_frame, decode_frame
+from data_pipeline.records.frames import StoredFrames, check_frame, decode_frame
 from data_pipeline.records.prepare import prepare
 from data_pipeline.records.reader import RecordFolder
 from data_pipeline.records.report import Report
+from data_pipeline.records.runners import Beam, Processes
 from data_pipeline.records.schema import BadClip
 from smcd_jax.cli import inspect as inspect_command
 from smcd_jax.cli import prepare as prepare_command
@@ -33,6 +34,7 @@ from smcd_jax.cli.parser import CommandParser
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import resize_picture
 from tests.data_pipeline.raw_data import got10k_sequence, jpeg
+from tests.errors import refused
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -57,13 +59,15 @@ def run_command(command, *arguments) -> int:
 PROGRAM = """
 import sys
 from pathlib import Path
-from data_pipeline import builders, feature_cache, shards
+from data_pipeline import builders
 from data_pipeline.records.prepare import prepare
+from data_pipeline.records.runners import Processes
 
 if __name__ == "__main__":
     builders.SOURCES["misbehaving"] = "tests.data_pipeline.raw_data:Misbehaving"
-    options = {"clips": 60, "bad": [7]}
-    prepare("misbehaving", None, Path(sys.argv[1]), options=options, workers=2, clips_per_shard=1, max_bad_share=0.1)
+    runner = Processes(workers=2)
+    settings = {"options": {"clips": 60, "bad": [7]}, "clips_per_shard": 1, "max_bad_share": 0.1}
+    prepare("misbehaving", None, Path(sys.argv[1]), runner=runner, **settings)
 """
 
 
@@ -77,14 +81,14 @@ def preparing(program: Path, output: Path):
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the session of this very process, its workers with it
+            os.killpg(process.pid, signal.SIGKILL)  # the session of this process, including its workers
         process.communicate()
 
 
 def wait_until(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.002)
 
 
@@ -102,7 +106,7 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-def test_a_killed_prepare_goes_on_to_the_same_bytes_and_leaves_no_process(tmp_path):
+def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     prepare(
@@ -113,13 +117,13 @@ def test_a_killed_prepare_goes_on_to_the_same_bytes_and_leaves_no_process(tmp_pa
         clips_per_shard=1,
         max_bad_share=0.1,
     )
-    output, chance = tmp_path / "killed", random.Random(5)
+    output, rng = tmp_path / "killed", random.Random(5)
     already = 0
     for _ in range(3):
         with preparing(program, output) as process:
-            wait_for_shards(output, already + chance.randint(1, 15))
-            time.sleep(chance.random() * 0.01)
-            os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must notice
+            wait_for_shards(output, already + rng.randint(1, 15))
+            time.sleep(rng.random() * 0.01)
+            os.kill(process.pid, signal.SIGKILL)  # only the parent: its workers must notice
             process.wait()
             wait_until(lambda: not session_members(process.pid), 20)
         already = len(list(output.glob("*.tfrecord-*")))
@@ -129,12 +133,12 @@ def test_a_killed_prepare_goes_on_to_the_same_bytes_and_leaves_no_process(tmp_pa
     with preparing(program, output) as process:
         assert process.wait(120) == 0
     assert contents(output) == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # whole shards were not written again
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # complete shards were not written again
 
 
 def test_workers_do_not_change_the_bytes(tmp_path):
     for workers in (1, 3):
-        prepare("misbehaving", None, tmp_path / str(workers), workers=workers, clips_per_shard=2)
+        prepare("misbehaving", None, tmp_path / str(workers), runner=Processes(workers), clips_per_shard=2)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
@@ -143,19 +147,19 @@ def test_workers_do_not_change_the_bytes(tmp_path):
 def test_beam_writes_the_same_bytes(tmp_path):
     options = {"clips": 6}
     prepare("misbehaving", None, tmp_path / "here", options=options, clips_per_shard=2)
-    prepare("misbehaving", None, tmp_path / "beam", options=options, clips_per_shard=2, runner="direct")
+    prepare("misbehaving", None, tmp_path / "beam", options=options, clips_per_shard=2, runner=Beam("direct"))
     assert contents(tmp_path / "here") == contents(tmp_path / "beam")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed")
-def test_a_runner_without_beam_says_what_to_install(tmp_path):
-    with pytest.raises(SMCDError, match=r"needs Apache Beam: pip install 'smcd_jax\[beam\]'"):
-        prepare("misbehaving", None, tmp_path / "out", runner="direct")
+def test_a_beam_runner_without_apache_beam_is_refused(tmp_path):
+    with refused("runner", value="direct"):
+        prepare("misbehaving", None, tmp_path / "out", runner=Beam("direct"))
 
 
 def test_a_shard_without_its_side_file_or_of_another_length_is_written_again(tmp_path, monkeypatch):
     output = tmp_path / "out"
-    with pytest.raises(SMCDError, match="1 of 10 clips are bad"):
+    with refused("max_bad_share", value=1):
         prepare("misbehaving", None, output, options={"bad": [7]}, clips_per_shard=1, max_bad_share=0)
     written = sorted(output.glob("*.tfrecord-*"))
     os.truncate(written[2], 10)
@@ -174,25 +178,25 @@ def test_done_before_it_only_reports(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
     prepare("misbehaving", None, tmp_path / "out")
     for changes, key in (
         ({"options": {"clips": 9}}, "options"),
-        ({"short_side": 32}, "short_side"),
-        ({"frame_size": (32, 32)}, "frame_size"),
+        ({"stored": StoredFrames(short_side=32)}, "short_side"),
+        ({"stored": StoredFrames(size=(32, 32))}, "frame_size"),
         ({"splits": ["train"]}, "splits"),
         ({"clips_per_shard": 7}, "clips_per_shard"),
     ):
-        with pytest.raises(SMCDError, match=f"was begun with other {key}"):
+        with refused(key, path=tmp_path / "out"):
             prepare("misbehaving", None, tmp_path / "out", **changes)
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(SMCDError, match="holds other files"):
+    with refused("output", path=tmp_path):
         prepare("misbehaving", None, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -201,16 +205,17 @@ def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / ".prepare").mkdir()
     with (tmp_path / ".prepare" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SMCDError, match="another smcd prepare is at work there"):
+        with refused(path=tmp_path / ".prepare" / "lock"):
             prepare("misbehaving", None, tmp_path)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_bad_clips_beyond_the_stated_share_are_one_error(tmp_path, workers):
-    with pytest.raises(
-        SMCDError, match=r"2 of 10 clips are bad, more than the share of 0\.1 .* train-00000[25]: is bad"
-    ):
-        prepare("misbehaving", None, tmp_path / "out", options={"bad": [2, 5]}, max_bad_share=0.1, workers=workers)
+def test_bad_clips_beyond_the_allowed_share_are_one_error_that_names_the_first(tmp_path, workers):
+    options, runner = {"bad": [2, 5]}, Processes(workers)
+    with refused("max_bad_share", value=2) as record:
+        prepare("misbehaving", None, tmp_path / "out", options=options, max_bad_share=0.1, runner=runner)
+    assert "2 of 10 clips are bad" in str(record.value)
+    assert any(clip in str(record.value) for clip in ("train-000002", "train-000005"))
 
 
 def test_bad_clips_within_the_stated_share_are_counted_and_skipped(tmp_path):
@@ -223,7 +228,7 @@ def test_bad_clips_within_the_stated_share_are_counted_and_skipped(tmp_path):
 
 
 def test_nothing_but_bad_clips_is_an_error_whatever_the_share(tmp_path):
-    with pytest.raises(SMCDError, match="all 2 clips are bad"):
+    with refused("source", value=2):
         prepare(
             "misbehaving",
             None,
@@ -250,49 +255,56 @@ def test_a_clip_that_no_record_can_hold_is_skipped(tmp_path, monkeypatch):
     report = prepare("misbehaving", None, tmp_path / "out", splits=["train"], max_bad_share=0.5)
     too_long = [index for index in range(8) if lengths[index] >= lengths[5]]
     assert report.splits["train"].skipped["too long"].clips == len(too_long)
-    assert f"train-{too_long[0]:06d}: 3 frames" in report.splits["train"].skipped["too long"].examples[0]
+    assert report.splits["train"].skipped["too long"].examples[0].startswith(f"train-{too_long[0]:06d}: ")
 
 
 def test_a_worker_that_dies_is_one_error_and_not_a_hang(tmp_path):
-    with pytest.raises(SMCDError, match="a worker process died"):
-        prepare("misbehaving", None, tmp_path / "out", options={"deadly": 3}, workers=2, clips_per_shard=1)
+    with refused("workers", value=2):
+        prepare("misbehaving", None, tmp_path / "out", options={"deadly": 3}, runner=Processes(2), clips_per_shard=1)
 
 
 def test_a_full_disk_is_one_error(tmp_path):
     program = tmp_path / "program.py"
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
     program.write_text(
-        limited + PROGRAM.replace("workers=2", "workers=1").replace("clips_per_shard=1", "clips_per_shard=30")
+        limited + PROGRAM.replace("workers=2", "workers=1").replace('"clips_per_shard": 1', '"clips_per_shard": 30')
     )
     with preparing(program, tmp_path / "out") as process:
         _, error = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert b"SMCDError: cannot write" in error.splitlines()[-1]
-    assert b"free some space there" in error.splitlines()[-1]
+    assert b"SMCDError: " in error.splitlines()[-1]
+    assert b"free disk space" in error.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fault"),
+    ("arguments", "argument", "value"),
     [
-        ({"splits": ["test"]}, "no split 'test': the raw data have train, val"),
-        ({"workers": 0}, "0 workers write nothing"),
-        ({"short_side": 0}, "--short_side 0"),
-        ({"frame_size": (32, 0)}, "--frame_size 32x0"),
-        ({"short_side": 32, "frame_size": (32, 32)}, "--short_side and --frame_size exclude each other"),
-        ({"clips_per_shard": -3}, "--clips_per_shard -3"),
-        ({"options": {"colour": "red"}}, "data set misbehaving has no option 'colour': it takes clips, bad, deadly"),
+        ({"splits": ["test"]}, "splits", "test"),
+        ({"clips_per_shard": -3}, "clips_per_shard", -3),
+        ({"options": {"colour": "red"}}, "options", "colour"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_one_line(tmp_path, arguments, fault):
-    with pytest.raises(SMCDError, match=fault):
+def test_invalid_settings_are_refused(tmp_path, arguments, argument, value):
+    with refused(argument, value=value):
         prepare("misbehaving", None, tmp_path / "out", **arguments)
 
 
-def test_an_unknown_data_set_or_one_without_its_folder_is_refused_in_one_line(tmp_path):
-    with pytest.raises(SMCDError, match="data set 'kinetics' is unknown: use one of got10k, youtube_vis"):
+def test_invalid_frame_sizes_and_numbers_of_workers_are_refused():
+    with refused("workers", value=0):
+        Processes(workers=0)
+    with refused("short_side", value=0):
+        StoredFrames(short_side=0)
+    with refused("frame_size", value=(32, 0)):
+        StoredFrames(size=(32, 0))
+    with refused("frame_size", value=None):
+        StoredFrames(short_side=32, size=(32, 32))
+
+
+def test_an_unknown_data_set_or_one_without_its_folder_is_refused(tmp_path):
+    with refused("name", value="kinetics"):
         prepare("kinetics", None, tmp_path / "out")
     for name in ("got10k", "youtube_vis", "grounding", "tracks_folder"):
-        with pytest.raises(SMCDError, match=f"data set {name} is read from a folder: give it with --source"):
+        with refused("source"):
             prepare(name, None, tmp_path / "out")
 
 
@@ -301,7 +313,7 @@ def test_an_unknown_data_set_or_one_without_its_folder_is_refused_in_one_line(tm
 
 def test_frames_are_shrunk_to_the_short_side_and_boxes_stay(tmp_path):
     prepare("misbehaving", None, tmp_path / "whole")
-    prepare("misbehaving", None, tmp_path / "small", short_side=60)
+    prepare("misbehaving", None, tmp_path / "small", stored=StoredFrames(short_side=60))
     whole, small = (RecordFolder(tmp_path / name, "train").clip(4) for name in ("whole", "small"))
     assert (small.width, small.height) == (80, 60)
     np.testing.assert_array_equal(small.boxes, whole.boxes)
@@ -315,12 +327,13 @@ def test_frames_are_shrunk_to_the_short_side_and_boxes_stay(tmp_path):
 @pytest.mark.parametrize("size", [(64, 64), (320, 200)], ids=["shrunk", "enlarged"])
 def test_frames_are_resized_to_exactly_the_frame_size_and_boxes_stay(tmp_path, size):
     prepare("misbehaving", None, tmp_path / "whole")
-    prepare("misbehaving", None, tmp_path / "sized", frame_size=size, workers=2, clips_per_shard=2)
+    stored = StoredFrames(size=size)
+    prepare("misbehaving", None, tmp_path / "sized", stored=stored, runner=Processes(2), clips_per_shard=2)
     whole, sized = (RecordFolder(tmp_path / name, "train").clip(4) for name in ("whole", "sized"))
     assert (sized.width, sized.height) == size
     np.testing.assert_array_equal(sized.boxes, whole.boxes)
     wanted = resize_picture(decode_frame(whole.frames[0]), width=size[0], height=size[1])
-    # The whole picture, squeezed and not cropped; jpeg of quality 95 on a smooth picture.
+    # The whole picture, resized without cropping; jpeg of quality 95 on a smooth picture.
     assert np.abs(decode_frame(sized.frames[0]).astype(int) - wanted).mean() < 2
     described = json.loads((tmp_path / "sized" / "records.json").read_text())["plan"]
     assert (described["frame_size"], described["jpeg_quality"]) == (list(size), 95)
@@ -328,7 +341,7 @@ def test_frames_are_resized_to_exactly_the_frame_size_and_boxes_stay(tmp_path, s
 
 def test_frames_that_have_the_frame_size_keep_their_bytes(tmp_path):
     prepare("misbehaving", None, tmp_path / "whole")
-    prepare("misbehaving", None, tmp_path / "sized", frame_size=(160, 120))
+    prepare("misbehaving", None, tmp_path / "sized", stored=StoredFrames(size=(160, 120)))
     whole, sized = (RecordFolder(tmp_path / name, "train").clip(4) for name in ("whole", "sized"))
     assert sized.frames == whole.frames
 
@@ -343,7 +356,7 @@ def encoded(image: Image.Image, **options) -> bytes:
 
 PICTURE = Image.fromarray(decode_frame(jpeg(3)))
 TURNED = Image.Exif()
-TURNED[0x0112] = 6  # to be shown turned by a quarter
+TURNED[0x0112] = 6  # rotated by 90 degrees
 
 
 @pytest.mark.parametrize(
@@ -362,7 +375,7 @@ def test_frames_that_every_decoder_reads_alike_keep_their_bytes(data):
     frame = check_frame(data, "x")
     assert (frame.data, frame.size, frame.recoded) == (data, (64, 48), False)
     ours, theirs = decode_frame(data).astype(int), tf.io.decode_image(data, channels=3).numpy()
-    # TensorFlow's fast jpeg decoder rounds colours otherwise than Pillow's, and leaves out a smoothing of them.
+    # TensorFlow's fast jpeg decoder rounds colors differently from Pillow's and does not smooth chroma.
     assert np.abs(ours - theirs).mean() < 2
 
 
@@ -387,10 +400,10 @@ def test_other_frames_are_stored_as_png_of_what_is_seen(data, size):
     "data", [b"", b"no picture", jpeg(3)[:300], jpeg(3)[:-200], encoded(PICTURE, format="PNG")[:-40]]
 )
 def test_a_damaged_frame_is_a_bad_clip(data):
-    with pytest.raises(BadClip) as refused:
+    with pytest.raises(BadClip) as bad:
         check_frame(data, "frame 7")
-    assert refused.value.kind == "unreadable frame"
-    assert "frame 7" in refused.value.reason
+    assert bad.value.kind == "unreadable frame"
+    assert bad.value.reason.startswith("frame 7")
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -403,17 +416,16 @@ def test_the_commands_prepare_and_draw_a_sheet(tmp_path, capsys):
     records = tmp_path / "records"
     arguments = ("got10k", "--source", tmp_path / "raw", "--output", records, "--workers", 1, "--max_bad_share", 0.5)
     assert run_command(prepare_command, *arguments, "--report", tmp_path / "report.json") == 0
-    said = capsys.readouterr()
-    assert "smcd: note: train: no list.txt: every folder is taken for a sequence" in said.err
-    assert "got10k train: 1 clips, 5 frames, 1 objects, 5 boxes" in said.out
-    assert "skipped 1: bad cover.label, such as" in said.out
+    output = capsys.readouterr()
+    assert "list.txt" in output.err
+    assert "got10k train: 1 clips, 5 frames, 1 objects, 5 boxes" in output.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["splits"]["train"]["skipped"]["bad cover.label"]["clips"] == 1
     assert Report.from_json(report).to_json() == report == json.loads((records / "report.json").read_text())
 
     path = tmp_path / "sheet.png"
     assert run_command(inspect_command, records, "--output", path, "--height", 96) == 0
-    assert "1 clips of got10k train" in capsys.readouterr().out
+    assert str(path) in capsys.readouterr().out
     with Image.open(path) as picture:
         assert picture.width >= 5 * 128
         assert picture.height > 96
@@ -426,11 +438,12 @@ def test_features_are_made_of_records_just_prepared_or_there_already(tmp_path, c
     size = ("--height", 32, "--width", 32)
     options = ("--output", records, "--splits", "val", "--features", "tiny", *size, "--workers", 1)
     assert run_command(prepare_command, "misbehaving", *options) == 0
-    assert "misbehaving val: 2 clips, 3 frames" in capsys.readouterr().out
+    assert json.loads((records / "report.json").read_text())["splits"]["val"]["frames"] == 3
     assert (records / "features" / "val" / cache.MANIFEST).is_file()
+    capsys.readouterr()
     assert run_command(prepare_command, *options) == 0
     assert capsys.readouterr().out == "features: 2 clips, 3 frames, 0 frames unusable\n"
-    with pytest.raises(SMCDError, match="name a data set to prepare, or --features MODEL"):
+    with refused("name"):
         run_command(prepare_command, "--output", records)
 
 
@@ -440,15 +453,15 @@ def test_a_sheet_shows_frames_with_boxes_and_leaves_out_what_cannot_be_read(tmp_
     os.truncate(records.shards[3].path, 20)
     picture, faults = sheet(records, [2, 3, 5], height=120)
     assert len(faults) == 1
-    assert "ends within a record" in faults[0]
+    assert str(records.shards[3].path) in faults[0]
     alone, _ = sheet(records, [2], height=120)
     plain = decode_frame(records.clip(2).frames[0])
     top = alone.shape[0] - 120 - 2
     drawn = alone[top : top + 120, 2 : 2 + 160].astype(int)
     assert np.abs(drawn - plain).max() > 50  # the box
-    assert np.abs(drawn - plain)[60:].max() < 10  # nothing but the frame below it
+    assert np.abs(drawn - plain)[60:].max() < 10  # only the frame below the box
     assert picture.shape[0] > alone.shape[0]
-    with pytest.raises(SMCDError, match="none of 1 clips can be read"):
+    with refused(path=records.folder, value=1):
         sheet(records, [3])
 
 
@@ -460,30 +473,29 @@ def test_clips_for_the_sheet_are_spread_over_the_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fault"),
+    ("arguments", "argument", "value"),
     [
-        (("--clips", 0), "--clips 0"),
-        (("--split", "test"), "no split 'test'"),
-        (("--clip", "other"), "no clip 'other'"),
-        (("--output", "sheet.gif"), "a sheet is a png file"),
+        (("--clips", 0), "clips", 0),
+        (("--split", "test"), "split", "test"),
+        (("--clip", "other"), "clip_id", "other"),
+        (("--output", "sheet.gif"), "output", ".gif"),
     ],
 )
-def test_inspect_refuses_in_one_line(tmp_path, arguments, fault):
+def test_inspect_refuses_invalid_arguments(tmp_path, arguments, argument, value):
     prepare("misbehaving", None, tmp_path / "out")
-    with pytest.raises(SMCDError, match=fault):
+    with refused(argument, value=value):
         run_command(inspect_command, tmp_path / "out", *arguments)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "fault"),
-    [
-        (("--max_bad_share", 2), "a share lies in 0..1"),
-        (("--option", "clips"), "an option is KEY=VALUE"),
-        (("--frame_size", "256"), "--frame_size 256: give width and height, 1 to 16384 pixels, as in 256x256"),
-        (("--frame_size", "0x256"), "--frame_size 0x256: give width and height"),
-        (("--frame_size", "64x64", "--short_side", 64), "not allowed with"),
-    ],
-)
-def test_prepare_refuses_in_one_line(tmp_path, arguments, fault):
-    with pytest.raises(SMCDError, match=fault):
-        run_command(prepare_command, "misbehaving", "--output", tmp_path / "out", *arguments)
+def test_prepare_refuses_invalid_arguments(tmp_path):
+    command = ("misbehaving", "--output", tmp_path / "out")
+    with refused("max_bad_share", value=2):
+        run_command(prepare_command, *command, "--max_bad_share", 2)
+    with refused("option", value="clips"):
+        run_command(prepare_command, *command, "--option", "clips")
+
+
+@pytest.mark.parametrize("arguments", [["256"], ["0x256"], ["64x64", "--short_side", 64]])
+def test_prepare_refuses_invalid_frame_sizes_by_flag(tmp_path, arguments):
+    with pytest.raises(SMCDError, match="--frame_size"):
+        run_command(prepare_command, "misbehaving", "--output", tmp_path / "out", "--frame_size", *arguments)

@@ -1,4 +1,4 @@
-"""The sprite world: the same clips for ever, boxes and masks of what is seen, captions of what happens."""
+"""Tests of the sprite world: stable clips, boxes and masks of visible parts, captions of the motion."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from data_pipeline.sprites.captions import caption, with_article
 from data_pipeline.sprites.colors import COLORS
 from data_pipeline.sprites.motion import MOTIONS
 from data_pipeline.sprites.render import SEEN, paint
-from data_pipeline.sprites.rng import Draws
-from smcd_jax.errors import SMCDError
+from data_pipeline.sprites.rng import ClipRng
+from tests.errors import refused
 
 WORLD = SpriteWorld()
-CLIPS = range(150)  # of the default world: one to four objects, 64 x 64, 8 frames
+CLIPS = range(150)  # clips of the default world: one to four objects, 64 x 64, 8 frames
 
-# What clips of the default world look like: caption, boxes of the middle frame in 0..1, and the mean colour of its
-# sixteenths. A change of these is another world: raise WORLD_VERSION and print them anew with `_golden`.
+# Clips of the default world: caption, boxes of the middle frame in 0..1, and the mean color of its 16 tiles. If these
+# change, increase WORLD_VERSION and print them again with `_golden`.
 GOLDEN = {
     "sprites-train-000000002": (
         "a strawberry moves up, an elephant grows and moves to the left, a turtle shrinks "
@@ -95,7 +95,7 @@ def many() -> list[tuple[Scene, Rendering]]:
 
 
 def _travel(item: SceneObject, picture: int = 64) -> np.ndarray:
-    """Centres in 0..1 of the picture, [T, 2]."""
+    """Returns centers in 0..1 of the picture, [T, 2]."""
     return (item.boxes[:, :2] + item.boxes[:, 2:]) / 2 / picture
 
 
@@ -107,7 +107,7 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _still(*placed: tuple[str, tuple[float, float, float, float]]) -> Scene:
-    """A scene of one frame of 64 x 64 with sprites at given boxes."""
+    """Returns a scene of one 64 x 64 frame with sprites at the given boxes."""
     objects = [
         SceneObject(label=name, name=name, color=None, mirrored=False, phrase="stays still", boxes=np.array([box]))
         for name, box in placed
@@ -137,17 +137,17 @@ class TestSameClipsForEver:
     @pytest.mark.parametrize("name", GOLDEN)
     def test_clips_are_those_of_the_first_release(self, name):
         split, index = parse_clip_id(name)
-        said, boxes, colors = _golden(split, index)
-        assert said == GOLDEN[name][0]
+        text, boxes, colors = _golden(split, index)
+        assert text == GOLDEN[name][0]
         # Boxes are printed to 1e-4; sines may differ in the last bit between machines.
         np.testing.assert_allclose(boxes, GOLDEN[name][1], atol=2e-4)
-        # Pillow may resample a sprite a little differently: two levels of 255 in the mean of 256 pixels.
+        # Pillow may resample a sprite slightly differently: two levels of 255 in the mean of 256 pixels.
         np.testing.assert_allclose(colors, GOLDEN[name][2], atol=2)
 
     def test_raw_numbers_are_those_of_philox(self):
-        # The first block of Philox4x64-10 at key 5, counter (1, 7, 9, 2): NumPy counts up before it draws.
-        draws = Draws(5, split=2, index=9, stream=7)
-        first = [draws.unit() for _ in range(2)]
+        # The first block of Philox4x64-10 at key 5, counter (1, 7, 9, 2): NumPy increments it before drawing.
+        rng = ClipRng(5, split=2, index=9, stream=7)
+        first = [rng.unit() for _ in range(2)]
         raw = np.random.Philox(key=5, counter=[0, 7, 9, 2]).random_raw(2)
         assert first == [(int(value) >> 11) * 2.0**-53 for value in raw]
 
@@ -156,7 +156,7 @@ class TestSameClipsForEver:
         for split in SPLITS.values():
             for index in (*range(200), 2**63 - 1):
                 for stream in range(4):
-                    seen.add(Draws(0, split=split, index=index, stream=stream).unit())
+                    seen.add(ClipRng(0, split=split, index=index, stream=stream).unit())
         assert len(seen) == len(SPLITS) * 201 * 4
 
     def test_no_clip_of_one_split_is_a_clip_of_another(self):
@@ -185,7 +185,7 @@ class TestScenes:
                 np.testing.assert_allclose(2 * one.boxes, other.boxes, atol=1e-9)  # rounding of doubles
             small, halved = render_scene(small_scene).video, render_scene(large_scene).video
             halved = halved.reshape(8, 64, 2, 64, 2, 3).mean(axis=(2, 4))
-            # Both are resampled from the same picture with filters of another width: edges differ, means do not.
+            # Both are resampled from the same picture with filters of different widths: edges differ, means do not.
             assert np.abs(small - halved).mean() < 3
 
     def test_more_frames_show_the_same_motion_in_smaller_steps(self):
@@ -208,7 +208,7 @@ class TestScenes:
         whole, some = WORLD.render(4), WORLD.render(4, frames=(6, 0))
         for field in ("video", "boxes", "mask"):
             np.testing.assert_array_equal(getattr(some, field), getattr(whole, field)[[6, 0]])
-        with pytest.raises(SMCDError, match=r"frames \[8\] asked for, a clip has 0 to 7"):
+        with refused("frames", value=[8]):
             WORLD.render(4, frames=[8])
 
     def test_colour_never_exceeds_opacity(self, scenes):
@@ -270,7 +270,7 @@ class TestBoxesAndMask:
             for frame, item in np.argwhere(drawn.mask):
                 rows, columns = np.nonzero(scene.layer(item, frame)[..., 3] >= SEEN)
                 extents = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # A side lies somewhere within the first or last pixel that is opaque enough: one pixel.
+                # A side lies within the first or last sufficiently opaque pixel, hence one pixel.
                 assert np.abs(drawn.boxes[frame, item] * 64 - extents).max() <= 1
                 checked += 1
                 cut += bool(
@@ -286,7 +286,7 @@ class TestBoxesAndMask:
             for frame in np.flatnonzero(drawn.mask[:, 0]):
                 rows, columns = np.nonzero((drawn.video[frame] != scene.background).any(axis=-1))
                 x1, y1, x2, y2 = drawn.boxes[frame, 0] * 64
-                # One pixel for the faint edge, which the box of a cut sprite leaves out.
+                # One pixel for the faint edge, which the box of a clipped sprite excludes.
                 assert x1 - 1 <= columns.min()
                 assert columns.max() + 1 <= x2 + 1
                 assert y1 - 1 <= rows.min()
@@ -317,14 +317,14 @@ class TestBoxesAndMask:
         assert not drawn.boxes[0, 0].any()
         drawn = render_scene(_still(front, behind))
         assert drawn.mask.tolist() == [[True, True]]
-        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # what lies in front changes no box
+        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # sprites in front do not change boxes
 
     def test_the_box_of_a_sprite_in_the_corner_is_that_of_the_part_that_remains(self):
-        # Of a ball of radius 20 around (-8, 8) the part with x >= 0 shows: down to where its rim meets the border.
+        # A ball of radius 20 around (-8, 8) is visible for x >= 0, down to where its rim meets the border.
         drawn = render_scene(_still(("soccer ball", (-28, -12, 12, 28))))
         rim = 8 + (20**2 - 8**2) ** 0.5
         np.testing.assert_allclose(drawn.boxes[0, 0] * 64, [0, 0, 12, rim], atol=1)  # a pixel's width
-        assert rim < 27  # so that the whole ball's side, 28, would not pass
+        assert rim < 27  # otherwise the box of the whole ball, 28, would pass
 
     def test_the_first_object_is_in_the_first_frame(self, drawings):
         assert all(drawn.mask[0, 0] for drawn in drawings if len(drawn.labels) == 1)
@@ -349,30 +349,30 @@ class TestCaptions:
             assert scene.crossing == ("crosses" in scene.caption)
 
     def test_sentences(self):
-        draws = Draws(0, split=0, index=0, stream=3)
-        said = {caption(["red car", "cat"], ["moves up", "grows"], draws, crossing=False) for _ in range(20)}
-        assert said == {"a red car moves up while a cat grows", "a red car moves up and a cat grows"}
-        three = caption(["owl", "cat", "unicorn"], ["moves up", "moves down", "grows"], draws, crossing=True)
+        rng = ClipRng(0, split=0, index=0, stream=3)
+        captions = {caption(["red car", "cat"], ["moves up", "grows"], rng, crossing=False) for _ in range(20)}
+        assert captions == {"a red car moves up while a cat grows", "a red car moves up and a cat grows"}
+        three = caption(["owl", "cat", "unicorn"], ["moves up", "moves down", "grows"], rng, crossing=True)
         assert three.startswith("an owl moves up and crosses a cat that moves down")
         assert three.endswith(" a unicorn grows")
-        four = caption(["owl", "cat", "dog", "bee"], ["grows"] * 4, draws, crossing=False)
+        four = caption(["owl", "cat", "dog", "bee"], ["grows"] * 4, rng, crossing=False)
         assert four == "an owl grows, a cat grows, a dog grows and a bee grows"
 
     def test_phrases_tell_what_the_tracks_do(self, scenes, drawings):
         counted = 0
         ways = {"to the right": (1, 0), "to the left": (-1, 0), "up": (0, -1), "down": (0, 1)}
         for scene, drawn in zip(scenes, drawings, strict=True):
-            for item, of in enumerate(scene.objects):
-                moved = _travel(of)[-1] - _travel(of)[0]
-                sizes = (of.boxes[:, 2:] - of.boxes[:, :2]).prod(axis=1) ** 0.5
-                first = of.phrase.split(" and ")[0]
-                if "moves" in of.phrase and "circle" not in of.phrase:
-                    way = of.phrase.split("moves ")[1].split(" and ")
+            for item, sprite_object in enumerate(scene.objects):
+                moved = _travel(sprite_object)[-1] - _travel(sprite_object)[0]
+                sizes = (sprite_object.boxes[:, 2:] - sprite_object.boxes[:, :2]).prod(axis=1) ** 0.5
+                first = sprite_object.phrase.split(" and ")[0]
+                if "moves" in sprite_object.phrase and "circle" not in sprite_object.phrase:
+                    way = sprite_object.phrase.split("moves ")[1].split(" and ")
                     for part in way:
                         assert np.dot(moved, ways[part]) > 0.08
-                if "grows" in of.phrase:
+                if "grows" in sprite_object.phrase:
                     assert sizes[-1] > 1.2 * sizes[0]
-                elif "shrinks" in of.phrase:
+                elif "shrinks" in sprite_object.phrase:
                     assert sizes[-1] < sizes[0] / 1.2
                 else:
                     np.testing.assert_allclose(sizes, sizes[0])
@@ -381,9 +381,9 @@ class TestCaptions:
                     assert not drawn.mask[-1, item]
                 if first.startswith("enters"):
                     assert not drawn.mask[0, item]
-                    assert of.boxes[-1].min() >= -1e-9
+                    assert sprite_object.boxes[-1].min() >= -1e-9
                 if first == "stays still":
-                    assert np.ptp(of.boxes, axis=0).max() == 0
+                    assert np.ptp(sprite_object.boxes, axis=0).max() == 0
                 counted += 1
         assert counted > 300
 
@@ -401,7 +401,7 @@ class TestCaptions:
 
 
 class TestMotion:
-    """What the README and configs may rely on, over 300 clips of one to four objects."""
+    """Statistics that README and configs rely on, over 300 clips of one to four objects."""
 
     def test_sprites_travel_about_half_of_the_picture(self, many):
         lengths = [
@@ -439,7 +439,7 @@ class TestMotion:
 
     @pytest.mark.parametrize("name", MOTIONS)
     def test_every_motion_is_smooth(self, name):
-        # Beside another motion, which may start in the picture when this one may not.
+        # Combined with a motion that starts inside the picture.
         weights = ((name, 1.0),) if MOTIONS[name].starts_inside else ((name, 1.0), ("stay", 1e-9))
         config = WorldConfig(frames=33, min_objects=2, max_objects=2, motions=weights, crossing_share=0)
         for index in range(10):
