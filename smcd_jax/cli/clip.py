@@ -19,8 +19,7 @@ from smcd_jax.diffusion.guidance import Guidance, composed_guidance, reference_g
 from smcd_jax.diffusion.samplers import make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import read_picture
-from smcd_jax.media.ffmpeg import find_ffmpeg
+from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.request import Request, make_request
@@ -74,7 +73,7 @@ def check_clip(
     frames = config.frames if options["num_frames"] is None else options["num_frames"]
     check_fps(config.fps if options["fps"] is None else options["fps"], formats)
     _check_memory(options, config, frames)
-    find_ffmpeg()
+    check_encoder()
     files = clip_files(_output(given, base), formats=formats, count=max(1, options["num_videos_per_prompt"]))
     image = _image_path(given, base)
     picture = read_picture(image)

@@ -135,7 +135,7 @@ def test_draw_makes_a_sheet_or_a_video(bbox, capsys):
         (["draw", TRACKS, "--image", PICTURE, "--output", "x.png", "--columns", "0"], "at least 1"),
         (["draw", TRACKS, "--image", PICTURE, "--output", "there.png"], "there.png exists already"),
         (["draw", TRACKS, "--image", PICTURE, "--output", "x.png", "--frames", "90000"], "too many to draw at once"),
-        (["draw", TRACKS, "--image", "boxes.txt", "--output", "x.png"], "is not a picture"),
+        (["draw", TRACKS, "--image", "boxes.txt", "--output", "x.png"], "not a supported picture"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments, words, bbox, workplace, capsys):
