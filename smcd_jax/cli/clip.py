@@ -16,8 +16,7 @@ from jaxtyping import UInt8
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
 from smcd_jax.cli.clip_options import check_fps, sampling_options
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import read_picture
-from smcd_jax.media.ffmpeg import find_ffmpeg
+from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.video_model import Request
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.request import make_request
@@ -73,7 +72,7 @@ def check_clip(
     fps = float(given.get("fps", config.fps))
     check_fps(fps, formats)
     _check_memory(options, config, frames)
-    find_ffmpeg()
+    check_encoder()
     files = clip_files(_output(given, base), formats=formats, count=options.num_videos_per_prompt)
     image = _image_path(given, base)
     picture = read_picture(image)

@@ -20,7 +20,7 @@ from smcd_jax.errors import SMCDError
 OK, ABSENT, WARNING, BROKEN = "ok", "-", "warning", "BROKEN"
 LITTLE_DISK = 2 * 10**9  # bytes; the published model takes more than that in any precision
 
-PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "imageio-ffmpeg", "tokenizers")
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "av", "tokenizers")
 # For each extra of setup.py a module that it brings, and what it is good for.
 EXTRAS = {
     "convert": ("torch", "smcd convert"),
@@ -124,12 +124,12 @@ def _compile_cache() -> Iterator[Finding]:
 
 
 def _video() -> Iterator[Finding]:
+    import av
     import numpy as np
 
     from smcd_jax.media import probe_video, write_video
-    from smcd_jax.media.ffmpeg import find_ffmpeg
 
-    yield Finding("ffmpeg", OK, find_ffmpeg())
+    yield Finding("video library", OK, f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}")
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         found = probe_video(write_video(frames, Path(folder) / "test.mp4", fps=8))

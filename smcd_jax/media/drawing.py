@@ -1,4 +1,4 @@
-"""Owns drawing: boxes with their labels on frames, and sheets of frames side by side, to look at results."""
+"""Drawing for visual inspection: labelled boxes on frames, and contact sheets of frames side by side."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from smcd_jax.errors import SMCDError
 
 Color = tuple[int, int, int]
 
-# M. Okabe and K. Ito, "Color Universal Design" (2008): told apart by colour-blind readers too. Their black is left out,
-# it is lost on dark pictures; blue stands late, it is the darkest.
+# M. Okabe and K. Ito, "Color Universal Design" (2008): distinct for colour-blind readers too. Their black is left
+# out because it is invisible on dark pictures; blue comes last because it is the darkest.
 OKABE_ITO: tuple[Color, ...] = (
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
@@ -26,11 +26,11 @@ OKABE_ITO: tuple[Color, ...] = (
     (0, 114, 178),  # blue
 )
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_SMALLEST_TEXT = 10  # pixels; below that the letters run together
+_SMALLEST_TEXT = 10  # pixels; smaller letters are illegible
 
 
 def object_colors(count: int) -> list[Color]:
-    """One colour (red, green, blue) per object: seven of Okabe and Ito, then lighter and darker, repeating after 21."""
+    """Returns a colour (red, green, blue) per object: Okabe and Ito's seven, lighter, darker; repeats after 21."""
     lighter = [tuple((channel + 255) // 2 for channel in color) for color in OKABE_ITO]
     darker = [tuple(channel // 2 for channel in color) for color in OKABE_ITO]
     return list(itertools.islice(itertools.cycle([*OKABE_ITO, *lighter, *darker]), count))
@@ -44,24 +44,25 @@ def draw_boxes(
     *,
     colors: Sequence[Color] | None = None,
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Draw each present object's box and label on copies of the frames.
+    """Draws the box and the label of each present object on copies of the frames.
 
-    Lines lie inside the box and, like the letters, grow with the picture's shorter side. A label stands above its
-    box, or inside where there is no room, always whole within the picture; one too long for the picture is cut with
-    an ellipsis. Letters that the font lacks (it has the Latin ones) appear as empty boxes.
+    Lines lie inside the box. Line width and letter size grow with the shorter side of the picture. A label is placed
+    above its box, or inside it where there is no room, and always completely within the picture; a label wider than
+    the picture is shortened with an ellipsis. Characters that the font lacks (it contains Latin ones) appear as empty
+    boxes.
 
     Args:
-        frames: uint8; not changed.
-        boxes: x1, y1, x2, y2 in 0..1 of the picture; what lies outside it is not drawn.
-        mask: 1 or true where the object is present.
-        labels: one per object; an empty one draws no label.
-        colors: red, green, blue in 0..255 per object; by default ``object_colors``.
+        frames: Frames, uint8. They are not modified.
+        boxes: Corners x1, y1, x2, y2 in 0..1 of the picture; parts outside the picture are not drawn.
+        mask: 1 or True where the object is present.
+        labels: Label of each object; an empty string draws no label.
+        colors: Colour of each object as red, green, blue in 0..255. Defaults to `object_colors`.
 
     Returns:
-        New frames.
+        New frames, uint8 [f, h, w, 3].
 
     Raises:
-        SMCDError: shapes that do not fit each other, or a present box with NaN or infinity.
+        SMCDError: The shapes do not match, or a present box contains NaN or infinity.
     """
     frames, boxes, present = np.asarray(frames), np.asarray(boxes, np.float32), np.asarray(mask) != 0
     colors = object_colors(len(labels)) if colors is None else list(colors)
@@ -81,18 +82,19 @@ def draw_boxes(
 def contact_sheet(
     videos: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], *, columns: int | None = None, captions: Sequence[str] | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Lay the frames of videos side by side on white, one video below the other, each under its caption.
+    """Arranges the frames of videos side by side on white, one video below the other, each below its caption.
 
     Args:
-        videos: uint8 [f, h, w, 3] each; numbers of frames and sizes may differ.
-        columns: the most frames in a row; a longer video goes on in the next row. By default all its frames are in one.
-        captions: one per video, cut with an ellipsis where the sheet is too narrow.
+        videos: Videos, uint8 [f, h, w, 3] each; numbers of frames and sizes may differ.
+        columns: Largest number of frames per row. Defaults to one row per video.
+        captions: Caption of each video, shortened with an ellipsis where the sheet is too narrow.
 
     Returns:
-        The sheet, uint8 [H, W, 3].
+        Sheet, uint8 [H, W, 3].
 
     Raises:
-        SMCDError: no videos, one that is not uint8 [f, h, w, 3] with a frame or more, or too many or few captions.
+        SMCDError: There are no videos, one is not uint8 [f, h, w, 3] with at least one frame, ``columns`` is below 1,
+            or the number of captions differs from that of videos.
     """
     videos = [np.asarray(video) for video in videos]
     _check_sheet(videos, columns, captions)
@@ -109,24 +111,41 @@ def contact_sheet(
 
 
 def _check(frames: np.ndarray, boxes: np.ndarray, present: np.ndarray, labels: Sequence, colors: Sequence) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
-        raise SMCDError(f"cannot draw on {frames.dtype} of shape {frames.shape}; give uint8 [frames, height, width, 3]")
-    wanted = (len(frames), len(labels))
-    if boxes.shape != (*wanted, 4) or present.shape != wanted or len(colors) != len(labels):
+    _check_frames(frames, "frames")
+    count, objects = len(frames), len(labels)
+    for argument, found, wanted in (
+        ("boxes", boxes.shape, (count, objects, 4)),
+        ("mask", present.shape, (count, objects)),
+        ("colors", (len(colors),), (objects,)),
+    ):
+        if found != wanted:
+            raise SMCDError(
+                f"{argument} must have shape {wanted} for {count} frames and {objects} labels, got {found}",
+                argument=argument,
+                value=found,
+            )
+    invalid = np.argwhere(present & ~np.isfinite(boxes).all(axis=-1))
+    if len(invalid):
+        frame, item = invalid[0].tolist()
+        box = tuple(boxes[frame, item].tolist())
         raise SMCDError(
-            f"cannot draw boxes of shape {boxes.shape} with mask {present.shape} and {len(colors)} colours "
-            f"on {wanted[0]} frames for {wanted[1]} labels; the numbers must agree"
+            f"the box of object {item} ({labels[item]}) in frame {frame} must be finite, got {box}; correct or mask it",
+            argument="boxes",
+            value=box,
         )
-    bad = np.argwhere(present & ~np.isfinite(boxes).all(axis=-1))
-    if len(bad):
-        frame, item = bad[0]
+
+
+def _check_frames(frames: np.ndarray, argument: str) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
         raise SMCDError(
-            f"the box of object {item} ({labels[item]}) in frame {frame} is {boxes[frame, item]}; mend or mask it"
+            f"{argument} must be uint8 [frames, height, width, 3], got {frames.dtype} of shape {frames.shape}",
+            argument=argument,
+            value=frames.shape,
         )
 
 
 def _corners(image: Image.Image, box: np.ndarray) -> tuple[int, int, int, int]:
-    """The first and last column and row of pixels of a box, at least one pixel of it, within the picture."""
+    """Returns left, top, right, bottom of a box in pixels, inclusive, within the picture; at least one pixel."""
     width, height = image.size
     x1, y1, x2, y2 = np.rint(np.clip(box, 0, 1) * (width, height, width, height)).astype(int).tolist()
     left, top = min(x1, width - 1), min(y1, height - 1)
@@ -152,7 +171,7 @@ def _draw_label(image: Image.Image, box: np.ndarray, label: str, color: Color) -
     y = top - height if top >= height else min(top, max(0, image.height - height))
     draw = ImageDraw.Draw(image)
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=tuple(color))
-    # Seen brightness of the tag (ITU-R BT.601 weights) decides which of black and white reads better on it.
+    # The perceived brightness (ITU-R BT.601 weights) decides between black and white letters.
     bright = np.dot(color, (0.299, 0.587, 0.114)) > 110
     draw.text((x + pad, y + pad // 2), text, fill=_BLACK if bright else _WHITE, font=font)
 
@@ -167,7 +186,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text on one line, without what cannot be printed, cut with an ellipsis if wider than ``width`` pixels."""
+    """Returns the printable text on one line, shortened with an ellipsis if it is wider than ``width`` pixels."""
     text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
     if font.getlength(text) <= width:
         return text
@@ -178,17 +197,17 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _check_sheet(videos: list[np.ndarray], columns: int | None, captions: Sequence[str] | None) -> None:
     if not videos:
-        raise SMCDError("a contact sheet needs at least one video")
+        raise SMCDError("a contact sheet must have at least one video, got 0", argument="videos", value=0)
     for index, video in enumerate(videos):
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or video.size == 0:
-            raise SMCDError(
-                f"video {index} of the contact sheet is {video.dtype} of shape {video.shape}; "
-                "give uint8 [frames, height, width, 3]"
-            )
+        _check_frames(video, f"videos[{index}]")
     if columns is not None and columns < 1:
-        raise SMCDError(f"a contact sheet of {columns} columns has no room; give at least 1")
+        raise SMCDError(f"columns must be at least 1, got {columns}", argument="columns", value=columns)
     if captions is not None and len(captions) != len(videos):
-        raise SMCDError(f"{len(captions)} captions for {len(videos)} videos; give one each")
+        raise SMCDError(
+            f"captions must be {len(videos)}, one per video, got {len(captions)}",
+            argument="captions",
+            value=len(captions),
+        )
 
 
 def _grid(video: np.ndarray, columns: int, gap: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Owns still pictures: reading any of them as 8-bit sRGB, resizing, and the model's range of -1..1."""
+"""Still pictures: reading as 8-bit sRGB, resizing, and conversion to and from the model's range of -1..1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -20,90 +21,96 @@ from smcd_jax.errors import SMCDError
 
 logger = logging.getLogger(__name__)
 
-# Pillow knows more formats, some of which start other programs (EPS starts Ghostscript): pictures come from strangers.
+# Pillow reads more formats, some by starting other programs (EPS: Ghostscript), which is unsafe for untrusted files.
 PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2")
 
-# What Pillow's decoders raise on damaged files: by its documentation, and by cutting files and flipping their bytes.
+# Exceptions of Pillow's decoders on damaged files: from its documentation, and found by truncating and changing files.
 _DECODER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, RuntimeError, struct.error, zlib.error)
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
-LARGEST_SIDE = 16384  # of a picture or a video, in pixels: no encoder takes much more
+_ARGUMENT = "picture"  # name of an image or array in messages
+
+LARGEST_SIDE = 16384  # pixels, of a picture or a video; encoders accept hardly more
 
 
 def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Read a picture as 8-bit sRGB.
+    """Reads a picture as 8-bit sRGB.
 
-    The EXIF orientation is applied; an embedded colour profile (Adobe RGB, Display P3, CMYK) is converted to sRGB,
-    which the reference does not do; transparency is composited on white; 16-bit values are scaled to 8 bit, not
-    clipped; of an animated file the first frame is read, of a PIL image the frame it stands at.
+    The EXIF orientation is applied. An embedded colour profile (Adobe RGB, Display P3, CMYK) is converted to sRGB,
+    which the reference does not do. Transparency is composited on white. 16-bit values are scaled to 8 bits, not
+    clipped. From an animated file the first frame is read, from a PIL image its current frame.
 
     Args:
-        picture: a path, a PIL image, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (the fourth is opacity):
-            uint8 in 0..255, uint16 in 0..65535, or floating point in 0..1. What is given is not changed.
+        picture: Path, PIL image, or array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (the fourth channel is opacity):
+            uint8 in 0..255, uint16 in 0..65535, or floating point in 0..1. It is not modified.
 
     Returns:
-        A new array, uint8, height x width x (red, green, blue).
+        New array, uint8 [h, w, 3], channels red, green, blue.
 
     Raises:
-        SMCDError: no such file, not a picture, cut short or damaged, too many pixels, or an array of another kind.
+        SMCDError: The file is missing, is not a picture, is truncated or damaged, or has too many pixels; or the array
+            has another shape, type or range.
     """
     if isinstance(picture, str | os.PathLike):
         return _read_file(Path(picture))
-    if isinstance(picture, Image.Image):
-        image, name = picture, "the picture given"
-    else:
-        image, name = _image_from_array(np.asarray(picture)), "the array given"
-    with decoding(name):
-        return image_to_array(image, name)
+    image = picture if isinstance(picture, Image.Image) else _image_from_array(np.asarray(picture))
+    with decoding(_ARGUMENT):
+        return image_to_array(image, _ARGUMENT)
 
 
 def resize_picture(
     picture: UInt8[np.ndarray, "h w 3"], *, height: int, width: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Resize a picture to ``height`` x ``width`` pixels, without cropping: the aspect changes where it must.
+    """Resizes a picture to ``height`` x ``width`` pixels without cropping; the aspect ratio may change.
 
-    Bilinear, as the reference, and antialiased: when shrinking, each pixel averages all that it covers. (The
-    reference's OpenCV bilinear reads only four pixels and so aliases; when enlarging the two agree.)
+    Bilinear with antialiasing: when shrinking, each pixel averages the area it covers. The reference uses OpenCV's
+    bilinear interpolation, which reads four pixels and aliases; when enlarging the two agree.
+
+    Raises:
+        SMCDError: ``height`` or ``width`` is below 1.
     """
-    if height < 1 or width < 1:
-        raise SMCDError(f"cannot resize a picture to {width} x {height} pixels: both must be at least 1")
+    for argument, pixels in (("height", height), ("width", width)):
+        if pixels < 1:
+            raise SMCDError(f"{argument} must be at least 1 pixel, got {pixels}", argument=argument, value=pixels)
     if picture.shape[:2] == (height, width):
         return picture.copy()
     return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def to_model_range(picture: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Map uint8 0..255 to float32 -1..1, of any shape: (x / 255 - 0.5) / 0.5, exact at both ends."""
+    """Converts uint8 in 0..255 to float32 in -1..1, of any shape: (x / 255 - 0.5) / 0.5, exact at both ends."""
     return (np.asarray(picture, np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def to_uint8(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Map floating point -1..1, of any shape and precision, to uint8: rounded to the nearest level, clipped outside.
+    """Converts floating point in -1..1, of any shape and precision, to uint8: rounded to nearest, clipped outside.
 
     Raises:
-        SMCDError: a value is NaN or infinite.
+        SMCDError: A value is NaN or infinite.
     """
     values = np.asarray(values).astype(np.float32)
     if not np.isfinite(values).all():
-        bad = int(values.size - np.isfinite(values).sum())
+        count = int(values.size - np.isfinite(values).sum())
         raise SMCDError(
-            f"cannot make a picture of NaN or infinite values: {bad} of {values.size} are; "
-            "check the weights, or run in float32"
+            f"pixel values must be finite, got {count} of {values.size} that are NaN or infinite; "
+            "check the weights, or run in float32",
+            argument="values",
+            value=count,
         )
     return np.clip(np.rint((values + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
 
 
-def image_to_array(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Convert a PIL image of any mode to 8-bit sRGB on white; ``name`` stands for it in messages."""
+def image_to_array(image: Image.Image, source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Converts a PIL image of any mode to 8-bit sRGB on white; messages name ``source``, a path or an argument."""
     image = ImageOps.exif_transpose(image)
     profile = image.info.get("icc_profile")
     if image.mode in _SIXTEEN_BIT_MODES or image.mode == "F":
-        image = Image.fromarray(_eight_bits(np.asarray(image), name))
+        image = Image.fromarray(_eight_bits(np.asarray(image), source))
     opacity = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     colours = _without_opacity(image)
-    colours = _to_srgb(colours, profile, name) if profile else colours.convert("RGB")
+    colours = _to_srgb(colours, profile, source) if profile else colours.convert("RGB")
     if opacity is not None:
         colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), opacity)
     return np.array(colours)
@@ -112,53 +119,58 @@ def image_to_array(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def _read_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         if path.is_dir():
-            raise SMCDError(f"{path} is a folder, not a picture; give the path of one picture in it")
-        with path.open("rb") as file, decoding(str(path)), open_image(file) as image:
-            return image_to_array(image, str(path))
+            raise SMCDError(f"{path}: a folder, not a picture; pass the path of one picture", path=path)
+        with path.open("rb") as file, decoding(path), open_image(file) as image:
+            return image_to_array(image, path)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: OSError) -> SMCDError:
-    """The one line for a file that the system does not let us open."""
+    """Returns the error for a file that the operating system cannot open."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return SMCDError(f"no such file: {path}; check the path")
-    return SMCDError(
-        f"cannot read {path}: {(error.strerror or str(error)).lower()}; check its permissions and the disk"
-    )
+        return SMCDError(f"{path}: no such file; check the path", path=path)
+    reason = (error.strerror or str(error)).lower()
+    return SMCDError(f"{path}: cannot be read ({reason}); check its permissions and the disk", path=path)
 
 
 @contextlib.contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Turn Pillow's many errors within the block into one line about ``name``, and its warnings into log lines."""
+def decoding(source: str | Path) -> Iterator[None]:
+    """Turns Pillow's errors in the block into an `SMCDError` about ``source``, and its warnings into log lines.
+
+    Args:
+        source: Path of the file, or name of the argument that holds the picture.
+    """
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)  # such as damaged EXIF data beside whole pixels
+            warnings.simplefilter("always", UserWarning)  # such as damaged EXIF data next to intact pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except SMCDError:
         raise
     except UnidentifiedImageError as error:
-        raise SMCDError(
-            f"{name} is not a picture this program reads; give a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file"
-        ) from error
+        raise _refusal(source, "not a supported picture; use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise SMCDError(
-            f"{name} is larger than {Image.MAX_IMAGE_PIXELS // 1_000_000} million pixels; make it smaller first"
-        ) from error
+        millions = Image.MAX_IMAGE_PIXELS // 1_000_000
+        raise _refusal(source, f"more than {millions} million pixels; make the picture smaller") from error
     except _DECODER_ERRORS as error:
-        raise SMCDError(f"{name} is damaged or cut short ({error}); fetch or make it anew") from error
+        raise _refusal(source, f"damaged or truncated ({error}); copy or convert the file again") from error
     for warning in caught:
-        logger.warning("%s: %s", name, warning.message)
+        logger.warning("%s: %s", source, warning.message)
+
+
+def _refusal(source: str | Path, reason: str, value: Any = None) -> SMCDError:
+    field = {"path": source} if isinstance(source, Path) else {"argument": source}
+    return SMCDError(f"{source}: {reason}", value=value, **field)
 
 
 def open_image(file: io.BufferedReader) -> Image.Image:
-    """Open a picture or animation with Pillow, if it is of a format in ``PICTURE_FORMATS``; call it in ``decoding``."""
+    """Opens a picture or animation of one of `PICTURE_FORMATS` with Pillow; call it inside `decoding`."""
     return Image.open(file, formats=[kind for kind in PICTURE_FORMATS if kind in _formats_of_this_pillow()])
 
 
 def _formats_of_this_pillow() -> dict:
-    Image.init()  # loads the plugins; Pillow remembers that it did
+    Image.init()  # loads the plugins, once
     return Image.OPEN
 
 
@@ -166,34 +178,37 @@ def _image_from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise SMCDError(f"an array of shape {array.shape} is no picture; give [height, width, 3]")
-    return Image.fromarray(np.ascontiguousarray(_eight_bits(array, "the array given")))
+        reason = f"the array must have shape [height, width, 3], got {array.shape}"
+        raise _refusal(_ARGUMENT, reason, array.shape)
+    return Image.fromarray(np.ascontiguousarray(_eight_bits(array, _ARGUMENT)))
 
 
-def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
-    """Scale 16-bit integers, or floats in 0..1, to uint8 in 0..255 (rounded); uint8 passes."""
+def _eight_bits(values: np.ndarray, source: str | Path) -> np.ndarray:
+    """Scales 16-bit integers, or floats in 0..1, to uint8 in 0..255, rounded; returns uint8 unchanged."""
     if values.dtype == np.uint8:
         return values
     if np.issubdtype(values.dtype, np.floating):
-        top, wanted = 1, "floating-point values must lie in 0..1"
-    elif values.dtype in (np.uint16, np.int32):  # int32 is how Pillow holds some 16-bit files
-        top, wanted = 65535, "integer values wider than 8 bit must lie in 0..65535"
+        top, kind = 1, "floating-point values"
+    elif values.dtype in (np.uint16, np.int32):  # Pillow holds some 16-bit files as int32
+        top, kind = 65535, "16-bit values"
     else:
-        raise SMCDError(f"{name} holds {values.dtype} values; give uint8 in 0..255 or floating point in 0..1")
+        reason = f"the values must be uint8, uint16 or floating point, got {values.dtype}"
+        raise _refusal(source, reason, values.dtype)
     values = values.astype(np.float64)
-    if not (values.min() >= 0 and values.max() <= top):  # also true of NaN
-        raise SMCDError(f"{name} holds values from {values.min():g} to {values.max():g}; {wanted}")
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):  # also true of NaN
+        raise _refusal(source, f"{kind} must lie in 0..{top}, got {low:g}..{high:g}", (float(low), float(high)))
     return np.rint(values * (255 / top)).astype(np.uint8)
 
 
 def _without_opacity(image: Image.Image) -> Image.Image:
-    """The colours alone, in a mode that a colour profile can describe: L, RGB or CMYK."""
+    """Returns the image without opacity, in a mode that a colour profile can describe: L, RGB or CMYK."""
     if image.mode in ("L", "RGB", "CMYK"):
         return image
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
-def _to_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes, source: str | Path) -> Image.Image:
     from PIL import ImageCms
 
     try:
@@ -202,5 +217,5 @@ def _to_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
             image = image.convert("RGB")
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, ImageCms.PyCMSError) as error:
-        logger.warning("%s: its colour profile cannot be used (%s); its colours are taken as sRGB", name, error)
+        logger.warning("%s: invalid colour profile (%s); the colours are read as sRGB", source, error)
         return image.convert("RGB")

@@ -20,7 +20,7 @@ from smcd_jax.cli.clip import check_clip
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
 from smcd_jax.diffusion.guidance import composed_guidance, reference_guidance
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import probe_video, read_video
+from smcd_jax.media import encoder, probe_video, read_video
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.pipeline import SMCDPipeline
 from smcd_jax.pipeline.request import make_request
@@ -139,18 +139,19 @@ def test_a_run_imports_no_other_framework_though_they_are_installed(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
+def failing_encode(frames, path, encoding, *, fps, name):
+    raise SMCDError(f"cannot write {name}: the encoder failed", path=name)
+
+
 def test_a_run_that_fails_in_decoding_is_finished_later_with_the_same_frames(first_run, tmp_path, monkeypatch, capsys):
-    broken = tmp_path / "ffmpeg"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
     arguments = [*INPUT, "--seed", "5", "--output", str(tmp_path / "x"), "--formats", "frames"]
     with monkeypatch.context() as patch:
-        patch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+        patch.setattr(encoder, "encode", failing_encode)
         assert main(arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     kept = tmp_path / "x.latents.npz"
     assert error.endswith(f"; the sample is kept, finish it with: smcd animate --decode_latents {kept}")
-    assert {entry.name for entry in tmp_path.iterdir()} == {"ffmpeg", "x.latents.npz"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"x.latents.npz"}
 
     assert main(arguments) == 2  # not made anew without being told, for what is kept would be lost
     assert "is an unfinished sample" in capsys.readouterr().err
@@ -159,7 +160,7 @@ def test_a_run_that_fails_in_decoding_is_finished_later_with_the_same_frames(fir
     assert main(["animate", "--decode_latents", str(kept)]) == 0
     assert "denoise" not in capsys.readouterr().err
     written = {"x.mp4", "x_boxes.mp4", "x.json", "x_frames"}
-    assert {entry.name for entry in tmp_path.iterdir()} == {"ffmpeg", *written}
+    assert {entry.name for entry in tmp_path.iterdir()} == written
     assert frames_of(tmp_path / "x_frames") == frames_of(first_run / "clip_frames")
     said = [strictly((folder / name).read_text()) for folder, name in ((tmp_path, "x.json"), (first_run, "clip.json"))]
     assert said[0]["options"] == said[1]["options"]
@@ -218,11 +219,8 @@ def test_a_batch_finishes_rows_that_were_interrupted_in_decoding(tmp_path, monke
     requests.write_text(
         json.dumps({"image": PICTURE, "tracks": TRACKS, "num_inference_steps": 2, "output": "x"}) + "\n"
     )
-    broken = tmp_path / "ffmpeg"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
     with monkeypatch.context() as patch:
-        patch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+        patch.setattr(encoder, "encode", failing_encode)
         assert main(["animate", "--requests", str(requests)]) == 2
     assert "the sample is kept" in capsys.readouterr().err
     assert main(["animate", "--requests", str(requests), "--resume"]) == 0

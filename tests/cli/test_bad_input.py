@@ -20,10 +20,10 @@ TRACK = "rocket: 300,125,345,405 -> 300,10,345,290"
 
 # (what differs from a good command, words of the line); None takes the flag away
 OPTIONS = [
-    ({"--image": "nope.png"}, "no such file: nope.png"),
-    ({"--image": str(TRACKS)}, "is not a picture this program reads"),
-    ({"--image": "."}, ". is a folder, not a picture"),
-    ({"--image": "cut.png"}, "cut.png is damaged or cut short"),
+    ({"--image": "nope.png"}, "nope.png: no such file"),
+    ({"--image": str(TRACKS)}, "not a supported picture"),
+    ({"--image": "."}, ".: a folder, not a picture"),
+    ({"--image": "cut.png"}, "cut.png: damaged or truncated"),
     ({"--image": ""}, "image is empty"),
     ({"--image": None}, "no picture: give one with --image"),
     ({"--prompt": ""}, "the prompt is empty"),
@@ -105,7 +105,7 @@ REQUESTS = [
     (
         "r.csv",
         f"image,tracks\nnope.png,{TRACKS}\n{PICTURE},n\n",
-        "row 1 (line 2): no such file: nope.png; check the path (and",
+        "row 1 (line 2): nope.png: no such file; check the path (and",
     ),
     (
         "r.csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from smcd_jax.cli import doctor, main
 from smcd_jax.cli.machine import in_words
+from smcd_jax.media import encoder
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def test_all_is_well_here(compile_cache, capsys):
         "flax",
         "device 0",
         "compile cache",
-        "ffmpeg",
+        "video library",
         "video encoding",
         "model tiny",
         "free disk",
@@ -64,15 +66,13 @@ def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, capsys)
     assert table(capsys.readouterr().out)["compile cache"][0] == "warning"
 
 
-def test_a_broken_ffmpeg_and_a_damaged_model_are_found_and_the_rest_is_still_shown(tmp_path, monkeypatch, capsys):
-    broken = tmp_path / "ffmpeg"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(broken))
+def test_a_missing_encoder_and_a_damaged_model_are_found_and_the_rest_is_still_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encoder, "MP4", dataclasses.replace(encoder.MP4, codec="no_such_encoder"))
     shutil.copytree(resources.files("smcd_jax") / "assets" / "models" / "tiny", tmp_path / "m")
     shutil.rmtree(tmp_path / "m" / "params" / "position_net")
     assert main(["doctor", "--model", str(tmp_path / "m")]) == 1
     found = table(capsys.readouterr().out)
+    assert found["video library"][0] == "ok"
     assert found["video"][0] == "BROKEN"
     assert found["model tiny"][0] == "ok"
     assert found[f"model {tmp_path / 'm'}"][0] == "BROKEN"

@@ -49,7 +49,7 @@ def raising(error):
 def test_help_imports_neither_jax_nor_flax(arguments):
     code = (
         "import sys; from smcd_jax.cli import main; status = main(sys.argv[1:]);"
-        "print(sorted({'jax', 'flax', 'orbax', 'PIL', 'imageio'} & set(sys.modules)), file=sys.stderr);"
+        "print(sorted({'jax', 'flax', 'orbax', 'PIL', 'av'} & set(sys.modules)), file=sys.stderr);"
         "sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
