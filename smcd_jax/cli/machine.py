@@ -42,7 +42,7 @@ def free_disk_bytes(path: Path) -> int:
     return shutil.disk_usage(nearest).free
 
 
-def in_words(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for people: `3.2 GB`, powers of ten."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:

@@ -60,7 +60,7 @@ def start_distributed(
 
     What is not given comes from ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``, then from
     Open MPI, SLURM, GKE or the TPU VM. Where nothing speaks of several processes, this is one process and nothing
-    happens. The processes first meet by `roll_call.meet`, then start JAX's own service on the same port.
+    happens. The processes first meet by `rendezvous.wait_for_all`, then start JAX's own service on the same port.
 
     Args:
         coordinator: HOST:PORT of process 0, as every process reaches it.
@@ -87,7 +87,7 @@ def start_distributed(
     if found.num_processes == 1:
         return DistributedStart(0, 1, found.method)
     address, count, index = _checked(found)
-    rendezvous.meet(address, process_id=index, num_processes=count, timeout=timeout)
+    rendezvous.wait_for_all(address, process_id=index, num_processes=count, timeout=timeout)
     _reach_past_proxies(address)
     try:
         jax.distributed.initialize(

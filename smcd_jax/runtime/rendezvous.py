@@ -16,13 +16,13 @@ import time
 
 from smcd_jax.errors import SMCDError
 
-_MARK = "smcd_roll_call"
+_MARK = "smcd_rendezvous"
 _RETRY_SECONDS = 0.2
 _LONGEST_LINE = 4096  # bytes; who sends more is not one of us
 _GRACE_SECONDS = 2.0  # for the last word to all
 
 
-def meet(coordinator: str, *, process_id: int, num_processes: int, timeout: float) -> None:
+def wait_for_all(coordinator: str, *, process_id: int, num_processes: int, timeout: float) -> None:
     """Returns when all processes of the run are at the coordinator; its port is free again then.
 
     Args:

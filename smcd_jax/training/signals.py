@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-EXIT_AGAIN = 42  # exit status of a run that was told to stop and has saved: start it again and it goes on
+EXIT_RESTART = 42  # exit status of a run that was told to stop and has saved: start it again and it goes on
 EXIT_LOST = 134  # of a run whose other processes have gone: that of the abort by which JAX ends such a process itself
 
 ELSEWHERE = "a stop notice"  # the reason where the signal came to another process, or to JAX

@@ -75,12 +75,12 @@ def listening():
 
 
 def meeting(*processes: tuple[int, int], timeout: float = 10, port: int | None = None) -> list[Exception | None]:
-    """`meet` in a thread for each (process_id, num_processes); what each raised."""
+    """`wait_for_all` in a thread for each (process_id, num_processes); what each raised."""
     port = port or free_port()
 
     def one(index: int, count: int) -> Exception | None:
         try:
-            rendezvous.meet(f"127.0.0.1:{port}", process_id=index, num_processes=count, timeout=timeout)
+            rendezvous.wait_for_all(f"127.0.0.1:{port}", process_id=index, num_processes=count, timeout=timeout)
         except SMCDError as error:
             return error
         return None
@@ -133,7 +133,7 @@ class TestRollCall:
             run = pool.submit(meeting, (0, 3), timeout=2, port=port)
             with keep_trying(port) as leaves, keep_trying(port) as stays:
                 for index, connection in ((1, leaves), (2, stays)):
-                    greeting = {"smcd_roll_call": 1, "process_id": index, "num_processes": 3}
+                    greeting = {"smcd_rendezvous": 1, "process_id": index, "num_processes": 3}
                     connection.sendall(json.dumps(greeting).encode() + b"\n")
                     leaves.close()
                     time.sleep(0.3)
@@ -184,7 +184,7 @@ class TestRollCall:
             run = pool.submit(meeting, (0, 2), timeout=20, port=port)
             with keep_trying(port) as silent, keep_trying(port) as stranger, keep_trying(port) as early:
                 stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                early.sendall(json.dumps({"smcd_roll_call": 1, "process_id": 1, "num_processes": 2}).encode()[:20])
+                early.sendall(json.dumps({"smcd_rendezvous": 1, "process_id": 1, "num_processes": 2}).encode()[:20])
                 early.close()
                 assert meeting((1, 2), timeout=20, port=port) == [None]
                 silent.close()
@@ -193,7 +193,7 @@ class TestRollCall:
     def test_an_address_of_another_host(self):
         # 192.0.2.0/24 is for documentation; nobody answers there
         with pytest.raises(SMCDError, match=r"process 0 does not reach itself .*192\.0\.2\.1"):
-            rendezvous.meet(f"192.0.2.1:{free_port()}", process_id=0, num_processes=2, timeout=1.2)
+            rendezvous.wait_for_all(f"192.0.2.1:{free_port()}", process_id=0, num_processes=2, timeout=1.2)
 
     @pytest.mark.parametrize(("address", "parts"), [("node7:1234", ("node7", 1234)), ("[fe80::1]:80", ("fe80::1", 80))])
     def test_addresses(self, address, parts):
@@ -226,7 +226,7 @@ def keep_trying(port: int):
 def started(monkeypatch) -> list[dict]:
     """What would have been handed to JAX; nothing is started."""
     calls: list[dict] = []
-    monkeypatch.setattr(rendezvous, "meet", lambda *args, **kwargs: None)
+    monkeypatch.setattr(rendezvous, "wait_for_all", lambda *args, **kwargs: None)
     monkeypatch.setattr(
         jax.distributed,
         "initialize",

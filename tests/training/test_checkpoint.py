@@ -164,7 +164,7 @@ class TestSaveAndRestore:
 
     def test_arrays_may_be_donated_as_soon_as_save_returns(self, tmp_path):
         forward = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
-        size, checkpoints = 1 << 20, Checkpoints(tmp_path, keep_last=4)
+        size, checkpoints = 1 << 20, Checkpoints(tmp_path, max_to_keep=4)
         tree = forward({"a": jnp.zeros(size), "b": jnp.ones(size)})  # compiled before the first save
         for step in range(1, 5):
             checkpoints.save(step, params=tree, train={"step": jnp.int32(step)}, data={}, config={})
@@ -186,7 +186,7 @@ class TestSaveAndRestore:
         assert_is(restore("run/checkpoints"), 10)
 
     def test_the_last_steps_and_every_so_many_are_kept(self, tmp_path):
-        save(tmp_path, *range(10, 90, 10), keep_last=2, keep_every=30)
+        save(tmp_path, *range(10, 90, 10), max_to_keep=2, keep_every=30)
         assert Checkpoints(tmp_path).steps() == [30, 60, 70, 80]
 
     def test_a_step_that_is_there_already_is_not_saved_again(self, folder):
@@ -205,7 +205,7 @@ class TestSaveAndRestore:
         assert f"{folder} has step 20 already, so step 15 cannot be saved" in message
         assert Checkpoints(folder).steps() == [10, 20]
 
-    @pytest.mark.parametrize("options", [{"keep_last": 0}, {"keep_every": 0}])
+    @pytest.mark.parametrize("options", [{"max_to_keep": 0}, {"keep_every": 0}])
     def test_keeping_none_is_refused(self, tmp_path, options):
         assert "must be at least 1" in refusal(Checkpoints, tmp_path, **options)
 
@@ -322,7 +322,7 @@ class TestDamage:
         (folder / "5").mkdir()
         shutil.rmtree(folder / "10" / "train")
         assert_is(restore(folder), 20)
-        save(folder, 30, keep_last=2)
+        save(folder, 30, max_to_keep=2)
         assert Checkpoints(folder).steps() == [20, 30]
 
     def test_a_step_damaged_twice_gets_a_further_name(self, folder):
@@ -338,7 +338,7 @@ class TestDamage:
         (folder / "notes.txt").write_text("ours")
         (folder / "99").write_text("a file, not a folder")
         assert_is(restore(folder), 20)
-        save(folder, 30, 40, 50, 60, keep_last=2)
+        save(folder, 30, 40, 50, 60, max_to_keep=2)
         assert Checkpoints(folder).steps() == [50, 60]
         assert_is(restore(folder), 60)
         assert {entry.name for entry in folder.iterdir()} >= {*strays, "notes.txt", "99"}
@@ -486,7 +486,7 @@ async def full_later(*_, **__):
 
 class TestFailedSave:
     def begin(self, folder, step) -> Checkpoints:
-        checkpoints = Checkpoints(folder, keep_last=1)
+        checkpoints = Checkpoints(folder, max_to_keep=1)
         params, train = state(step)
         checkpoints.restore(params=abstract(params), train=abstract(train))
         checkpoints.save(step, params=params, train=train, data={**DATA, "step": step}, config=CONFIG)
@@ -653,7 +653,7 @@ if os.environ["FAILS_ON"] == str(rank):
     module.read_arrays = fails
 restored = restore(folder, on=(2, 8))
 begun = restored.step if restored else 0
-save(folder, begun + 10, begun + 20, on=(2, 8), keep_last=9)
+save(folder, begun + 10, begun + 20, on=(2, 8), max_to_keep=9)
 print("resumed from", begun, *([restored.skipped] if restored else []))
 """
         for fails_on, expected in (
@@ -671,7 +671,7 @@ print("resumed from", begun, *([restored.skipped] if restored else []))
     @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, pytest.param(None, marks=pytest.mark.slow)])
     def test_killed_while_saving_it_resumes_from_a_whole_step(self, tmp_path, child, delay):
         body = """
-checkpoints, step = Checkpoints(folder, keep_last=2), 0
+checkpoints, step = Checkpoints(folder, max_to_keep=2), 0
 restored = restore(folder)
 step = restored.step if restored else 0
 while True:

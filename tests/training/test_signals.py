@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from smcd_jax.training.signals import ELSEWHERE, EXIT_AGAIN, StopRequest
+from smcd_jax.training.signals import ELSEWHERE, EXIT_RESTART, StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = """
 import sys, time
-from smcd_jax.training.signals import EXIT_AGAIN, StopRequest
+from smcd_jax.training.signals import EXIT_RESTART, StopRequest
 with StopRequest() as stop:
     print("ready", flush=True)
     for step in range(10_000):
@@ -25,7 +25,7 @@ with StopRequest() as stop:
         if reason:
             print(reason, flush=True)
             if "stubborn" not in sys.argv:
-                sys.exit(EXIT_AGAIN)
+                sys.exit(EXIT_RESTART)
         time.sleep(0.01)
 """
 TOGETHER = """
@@ -77,7 +77,7 @@ def test_a_signal_ends_the_loop_with_the_status_for_again(processes, number):
     wait_for(processes[0], "ready")
     processes[0].send_signal(number)
     output, errors = processes[0].communicate(timeout=60)
-    assert processes[0].returncode == EXIT_AGAIN == 42
+    assert processes[0].returncode == EXIT_RESTART == 42
     assert output.strip() == number.name
     assert f"{number.name}: stopping after this step" in errors
 

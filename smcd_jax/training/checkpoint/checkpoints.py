@@ -49,15 +49,15 @@ class Checkpoints:
 
     Args:
         folder: is made; on a file system that all processes share.
-        keep_last: newest steps that are kept, at least 1.
+        max_to_keep: newest steps that are kept, at least 1.
         keep_every: keep every step that is a multiple of this for ever, too.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep_last: int = 3, keep_every: int | None = None):
-        if keep_last < 1 or (keep_every is not None and keep_every < 1):
-            raise SMCDError(f"keep_last is {keep_last} and keep_every {keep_every}; each must be at least 1")
+    def __init__(self, folder: str | os.PathLike[str], *, max_to_keep: int = 3, keep_every: int | None = None):
+        if max_to_keep < 1 or (keep_every is not None and keep_every < 1):
+            raise SMCDError(f"max_to_keep is {max_to_keep} and keep_every {keep_every}; each must be at least 1")
         self.folder = Path(folder).absolute()
-        self._keep = (keep_last, keep_every)
+        self._keep = (max_to_keep, keep_every)
         self._manager: Any = None
         self._newest: int | None = None  # step this run has restored or begun to save
         self._saving: int | None = None
@@ -177,9 +177,9 @@ class Checkpoints:
 
     def _begin(self, step: int, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         if self._manager is None:
-            keep_last, keep_every = self._keep
+            max_to_keep, keep_every = self._keep
             self._manager = make_manager(
-                self.folder, keep_last=keep_last, keep_every=keep_every, failures=self._failures
+                self.folder, max_to_keep=max_to_keep, keep_every=keep_every, failures=self._failures
             )
         save_items(self._manager, step, arrays=arrays, values=values)
 

@@ -27,16 +27,16 @@ CONCURRENT_GB = 8  # of arrays that are read, or written, at the same time
 
 
 def make_manager(
-    folder: Path, *, keep_last: int, keep_every: int | None, failures: list[Exception]
+    folder: Path, *, max_to_keep: int, keep_every: int | None, failures: list[Exception]
 ) -> ocp.CheckpointManager:
-    """A manager that keeps the newest ``keep_last`` steps and every multiple of ``keep_every``.
+    """A manager that keeps the newest ``max_to_keep`` steps and every multiple of ``keep_every``.
 
     It deletes an old step only when the new one is whole, and removes what killed saves have left. Every process must
     call it. What fails on this process while it saves in the background is added to ``failures`` at once: where there
     are other processes, Orbax first waits for them for many minutes.
     """
     _keep_log_to_warnings()
-    keep = [checkpoint_managers.LatestN(keep_last)]
+    keep = [checkpoint_managers.LatestN(max_to_keep)]
     if keep_every is not None:
         keep.append(checkpoint_managers.EveryNSteps(keep_every))
     handlers = {item: _array_handler() for item in ARRAY_ITEMS}

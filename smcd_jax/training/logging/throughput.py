@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from smcd_jax.runtime.devices import peak_memory_bytes
+from smcd_jax.runtime.memory import peak_memory_bytes
 
 
 class Throughput:
