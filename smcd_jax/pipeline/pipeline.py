@@ -31,7 +31,7 @@ from smcd_jax.pipeline.conditions import (
 from smcd_jax.pipeline.denoise import denoise
 from smcd_jax.pipeline.encoders import Encoders
 from smcd_jax.pipeline.request import Request, check_whole, make_request
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.progress import Bars, Progress
 
 OutputType = Literal["np", "uint8", "pil", "latent"]

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from smcd_jax.cli import doctor, main
-from smcd_jax.cli.machine import in_words
+from smcd_jax.cli.machine import format_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -83,4 +83,4 @@ def test_a_broken_ffmpeg_and_a_damaged_model_are_found_and_the_rest_is_still_sho
     ("count", "words"), [(7, "7 B"), (1500, "1.5 kB"), (2_510_000_000, "2.5 GB"), (4e14, "400 TB")]
 )
 def test_bytes_in_words(count, words):
-    assert in_words(count) == words
+    assert format_bytes(count) == words
