@@ -30,7 +30,7 @@ def refuse_other_arrays(folder: Path, saved: Mapping[str, ArrayRecord], wanted: 
     if names:
         rows = [(name, _array_text(old.get(name)), _array_text(new.get(name))) for name in names]
         raise SMCDError(
-            f"{folder}: {len(names)} arrays differ from those of this run; resume with the config of the checkpoint, "
+            f"{folder}: its arrays differ from those of this run; resume with the config of the checkpoint, "
             "or use another --workdir",
             path=folder,
             value=names,
@@ -77,7 +77,7 @@ def refuse_other_config(
     if differences:
         rows = [(key, repr(before), repr(after)) for key, before, after in differences]
         raise SMCDError(
-            f"{folder}: {len(rows)} config values differ from those of this run; resume with the config of the "
+            f"{folder}: its config differs from that of this run; resume with the config of the "
             "checkpoint, or use another --workdir",
             path=folder,
             value=[key for key, *_ in differences],
