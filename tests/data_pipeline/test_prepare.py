@@ -479,8 +479,14 @@ def test_inspect_refuses_in_one_line(tmp_path, arguments, fault):
     [
         (("--max_bad_share", 2), "a share lies in 0..1"),
         (("--option", "clips"), "an option is KEY=VALUE"),
-        (("--frame_size", "256"), "--frame_size 256: give width and height, 1 to 16384 pixels, as in 256x256"),
-        (("--frame_size", "0x256"), "--frame_size 0x256: give width and height"),
+        (
+            ("--frame_size", "256"),
+            "--frame_size must be WIDTHxHEIGHT with sides from 1 to 16384 pixels",
+        ),
+        (
+            ("--frame_size", "0x256"),
+            "as in 256x256, got 0x256",
+        ),
         (("--frame_size", "64x64", "--short_side", 64), "not allowed with"),
     ],
 )
