@@ -1,8 +1,8 @@
-"""Detection of the cluster a process was started by: Open MPI, SLURM, GKE or a TPU VM.
+"""Detection of the cluster that started this process: Open MPI, SLURM, GKE or a TPU VM.
 
 JAX has the same detection, but only inside `jax.distributed.initialize`, and the address, the number of processes and
 the process id are needed before that (see `smcd_jax.runtime.rendezvous`). Its classes are private
-(``jax._src.clusters``) and, as of JAX 0.10, differ where users of GPU hosts would notice:
+(``jax._src.clusters``) and, in JAX 0.10, differ in ways that users notice:
 
 - SLURM: each process gets the GPU of its local index, also when one process has the whole host or when SLURM has
   already limited ``CUDA_VISIBLE_DEVICES``. A batch script without ``srun`` is not detected at all.
