@@ -37,6 +37,7 @@ DATA = [
     "tensorflow-cpu>=2.18,<3; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.18,<3; sys_platform != 'linux' or platform_machine != 'x86_64'",
     "tensorflow-datasets>=4.9.7,<5",
+    "tensorboard>=2.19,<3",  # event files of training runs
 ]
 
 # opencv: trackers and optical flow; scikit-image: PSNR and SSIM.

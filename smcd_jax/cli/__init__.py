@@ -1,4 +1,4 @@
-"""The command line `smcd`: finds the command, runs it, and turns what goes wrong into one line and an exit status."""
+"""The command line `smcd`: runs a subcommand and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Any
 
 from smcd_jax.errors import SMCDError
 
-# Each is the module of that name in this folder, with `add_arguments(parser)` and `run(args) -> int | None`. Only the
-# chosen one is imported: JAX takes a second, and help should not.
+# Each command is the module of that name in this package, with `add_arguments(parser)` and `run(args) -> int | None`.
+# Only the selected module is imported, so that help does not wait for JAX.
 COMMANDS = {
     "animate": "turn a picture, a prompt and box tracks into a video",
-    "tracks": "check, convert and draw tracks of boxes",
-    "convert": "PyTorch weights to a model folder and back",
-    "prepare": "raw data sets to training records, and records to cached features",
-    "inspect": "draw a sheet of the clips in a folder of records",
-    "plan": "what a training run would need, for devices that need not be here",
-    "train": "train a model from a config, and go on after an interruption",
-    "export": "a training run to a model folder",
-    "evaluate": "sample and measure a fixed list of clips, or measure videos made already",
-    "compare": "show how two evaluations of one list differ, clip by clip",
+    "tracks": "validate, convert and draw box tracks",
+    "convert": "convert PyTorch weights to a model folder and back",
+    "prepare": "convert raw data sets to training records, and records to cached features",
+    "inspect": "draw a contact sheet of the clips in a folder of records",
+    "plan": "estimate what a training run needs, also for devices that are not present",
+    "train": "train a model from a config; resumes after an interruption",
+    "export": "export a training run to a model folder",
+    "evaluate": "sample and evaluate a fixed list of clips, or evaluate existing videos",
+    "compare": "compare two evaluations of the same list, clip by clip",
     "bench": "measure speed and memory on this machine",
-    "doctor": "show what is installed here and whether it works",
+    "doctor": "check the installation",
 }
 
 OK, BUG, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """\
-`smcd COMMAND --help` shows the flags of a command.
-Exit status: 0 done, 1 a fault of the program (or of the installation, for doctor), 2 wrong input, 130 interrupted."""
+`smcd COMMAND --help` shows the options of a command.
+Exit status: 0 success, 1 internal error (doctor: broken installation), 2 wrong input, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `smcd` with the given arguments, by default those of the process.
+    """Runs `smcd` and returns its exit status; an error is one line on stderr.
 
-    Returns:
-        The exit status; what is wrong has been said on stderr, in one line.
+    Args:
+        argv: Arguments without the program name; by default those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -47,25 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # as in `smcd --help | head -1`: nobody is left to tell
+    except BrokenPipeError:  # as in `smcd --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except KeyboardInterrupt:
-        _tell("interrupted", debug, prefix="")
+        _report("interrupted", debug, prefix="")
         return INTERRUPTED
     except SMCDError as error:
-        _tell(str(error), debug)
+        _report(str(error), debug)
         return WRONG_INPUT
-    except OSError as error:  # of the machine rather than ours: permissions, a full disk, a name too long
+    except OSError as error:  # permissions, a full disk, a name that is too long
         where = "" if error.filename is None else f"{error.filename}: "
-        _tell(f"{where}{(error.strerror or str(error)).lower()}", debug)
+        _report(f"{where}{(error.strerror or str(error)).lower()}", debug)
         return WRONG_INPUT
     except MemoryError:
-        _tell("the memory of this machine does not suffice; ask for less at once", debug)
+        _report("out of memory on this machine; request fewer or smaller frames", debug)
         return WRONG_INPUT
     except Exception as error:
-        how = "" if debug else "; run it again with --debug to see where, and report it"
-        _tell(f"this is a fault of the program, not of your input ({_in_short(error)}){how}", debug)
+        advice = "" if debug else "; run again with --debug to see the traceback, and report it"
+        _report(f"internal error ({_summary(error)}){advice}", debug)
         return BUG
 
 
@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
             top.print_help()
             return WRONG_INPUT
         return _run_command(arguments[first], arguments[first + 1 :], verbose="--verbose" in arguments)
-    except SystemExit as finished:  # argparse has shown help or the version
+    except SystemExit as finished:  # argparse has printed the help or the version
         return finished.code or OK
 
 
@@ -87,7 +87,9 @@ def _run_command(name: str, arguments: list[str], *, verbose: bool) -> int:
     from smcd_jax.cli.parser import CommandParser, did_you_mean
 
     if name not in COMMANDS:
-        raise SMCDError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)} (see smcd --help)")
+        raise SMCDError(
+            f"unknown command {name!r}{did_you_mean(name, COMMANDS)} (see smcd --help)", argument="command", value=name
+        )
     with libraries_quiet(verbose=verbose):
         command = importlib.import_module(f"smcd_jax.cli.{name}")
         parser = CommandParser(prog=f"smcd {name}", description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.")
@@ -110,7 +112,7 @@ def _top_parser() -> Any:
     return parser
 
 
-def _tell(message: str, debug: bool, prefix: str = "error: ") -> None:
+def _report(message: str, debug: bool, prefix: str = "error: ") -> None:
     from smcd_jax.cli.console import progress_line
 
     if debug:
@@ -118,6 +120,6 @@ def _tell(message: str, debug: bool, prefix: str = "error: ") -> None:
     progress_line(f"{prefix}{message}")
 
 
-def _in_short(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

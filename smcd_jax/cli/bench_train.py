@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
     from smcd_jax.cli.train import SMALLER
     from smcd_jax.files import write_json
-    from smcd_jax.runtime.devices import memory_in_words
+    from smcd_jax.runtime.memory import oom_as_user_error
     from smcd_jax.training.benchmark import measure_training
 
-    with memory_in_words(SMALLER):
+    with oom_as_user_error(SMALLER):
         measures = measure_training(_config(args), steps_timed=args.steps_timed, say=console.progress_line)
     console.result(table(measures))
     if args.output is not None:

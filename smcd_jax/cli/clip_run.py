@@ -17,7 +17,8 @@ from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clock import Clock
-from smcd_jax.runtime.devices import device_summary, memory_in_words
+from smcd_jax.runtime.devices import device_summary
+from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
@@ -37,7 +38,7 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
     Raises:
         SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
     """
-    with memory_in_words(SMALLER):
+    with oom_as_user_error(SMALLER):
         sample = pipeline(
             clip.picture,
             clip.description["prompt"],
@@ -109,7 +110,7 @@ def _finish(
 ) -> dict[str, float]:
     clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
     try:
-        with clock.stage("decode"), memory_in_words(SMALLER):
+        with clock.stage("decode"), oom_as_user_error(SMALLER):
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}

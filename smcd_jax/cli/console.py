@@ -1,4 +1,4 @@
-"""What `smcd` says on a terminal: errors, notes and results; the chatter of libraries only when asked for."""
+"""Terminal output of `smcd`: errors, notes, progress and results, and the log output of libraries."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ _LIBRARIES = ("absl", "etils", "flax", "jax", "orbax", "PIL", "tensorstore")
 
 
 def error(message: str) -> None:
-    """One line on stderr: what was wrong."""
+    """Writes an error as one line to stderr."""
     _write(f"smcd: error: {message}")
 
 
 def note(message: str) -> None:
-    """One line on stderr: what a user should know about this run."""
+    """Writes a note about this run as one line to stderr."""
     _write(f"smcd: note: {message}")
 
 
 def progress_line(message: str) -> None:
-    """One line on stderr: what is being done."""
+    """Writes the current activity as one line to stderr."""
     _write(f"smcd: {message}")
 
 
 def result(message: str) -> None:
-    """A line on stdout: what a user asked for."""
+    """Writes a line of the result to stdout."""
     print(message, flush=True)
 
 
 @contextlib.contextmanager
 def libraries_quiet(verbose: bool) -> Iterator[None]:
-    """Within the block our own warnings are notes, and those of libraries are silent unless ``verbose``."""
+    """Turns the warnings of this project into notes and silences those of libraries within the block.
+
+    Args:
+        verbose: Whether to show all logs and warnings instead.
+    """
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, (*_OURS, *_LIBRARIES))]
     before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
@@ -64,12 +68,12 @@ def _log_everything(root: logging.Logger) -> None:
 
 
 def _log_notes(root: logging.Logger) -> None:
-    # XLA writes to the terminal by itself and reads this when it is loaded; 3 leaves what ends the process.
+    # XLA writes to the terminal itself and reads this when it is loaded; 3 leaves only fatal errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow says that this is on before it reads the level; here it only moves batches and computes nothing.
+    # TensorFlow reports this setting before it reads the level above; the input pipeline does not need it.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.simplefilter("ignore")
-    root.addHandler(logging.NullHandler())  # without any handler Python prints warnings itself
+    root.addHandler(logging.NullHandler())  # without a handler Python prints warnings itself
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
     for ours in map(logging.getLogger, _OURS):
@@ -83,5 +87,5 @@ class _NoteHandler(logging.Handler):
 
 
 def _write(line: str) -> None:
-    # Not print: a bar may stand on the last line of the terminal.
+    # A progress bar may occupy the last line of the terminal.
     tqdm.write(line, file=sys.stderr)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smcd_jax.cli import console
-from smcd_jax.cli.machine import free_disk_bytes, in_words, unused_accelerator
+from smcd_jax.cli.machine import format_bytes, free_disk_bytes, unused_accelerator
 from smcd_jax.errors import SMCDError
 
 OK, ABSENT, WARNING, BROKEN = "ok", "-", "warning", "BROKEN"
@@ -88,22 +88,22 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import jax
 
-    from smcd_jax.runtime.devices import host_memory_bytes
+    from smcd_jax.runtime.memory import host_memory_bytes
 
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
-        held = f", {in_words(stats['bytes_limit'])} for JAX" if "bytes_limit" in stats else ""
+        held = f", {format_bytes(stats['bytes_limit'])} for JAX" if "bytes_limit" in stats else ""
         yield Finding(f"device {device.id}", OK, f"{device.device_kind}{held}")
     if jax.default_backend() == "cpu" and (missed := unused_accelerator()):
         yield Finding("accelerator", WARNING, missed)
     memory = host_memory_bytes()
     if memory is not None:
-        detail = f"{in_words(memory[1])}, {in_words(memory[0])} of it available; {os.cpu_count()} cores"
+        detail = f"{format_bytes(memory[1])}, {format_bytes(memory[0])} of it available; {os.cpu_count()} cores"
         yield Finding("main memory", OK, detail)
 
 
 def _compile_cache() -> Iterator[Finding]:
-    from smcd_jax.runtime.devices import enable_compile_cache
+    from smcd_jax.runtime.compilation import enable_compile_cache
 
     folder = enable_compile_cache()
     if folder is None:
@@ -118,7 +118,7 @@ def _compile_cache() -> Iterator[Finding]:
         yield Finding("compile cache", WARNING, f"{folder} cannot be written ({reason}); set SMCD_CACHE_DIR")
         return
     files = [entry for entry in folder.iterdir() if entry.is_file()]
-    size = in_words(sum(entry.stat().st_size for entry in files))
+    size = format_bytes(sum(entry.stat().st_size for entry in files))
     programs = sum(entry.name.endswith("-cache") for entry in files)
     yield Finding("compile cache", OK, f"{programs} programs, {size} in {folder} (it may be deleted at any time)")
 
@@ -150,7 +150,7 @@ def _disk() -> Iterator[Finding]:
     places = {"this folder": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}
     for name, place in places.items():
         free = free_disk_bytes(place)
-        yield Finding("free disk", WARNING if free < LITTLE_DISK else OK, f"{in_words(free)} for {name} ({place})")
+        yield Finding("free disk", WARNING if free < LITTLE_DISK else OK, f"{format_bytes(free)} for {name} ({place})")
 
 
 def _model(name: str) -> Iterator[Finding]:
@@ -164,5 +164,5 @@ def _model(name: str) -> Iterator[Finding]:
         arrays, size = arrays + len(leaves), size + sum(leaf.nbytes for leaf in leaves.values())
         del leaves
     about = f"{folder.origin.kind}: {folder.origin.note}" if folder.origin.note else folder.origin.kind
-    detail = f"{about}; {arrays} arrays, {in_words(size)}, all as their checksums say; hash {folder.digest[:12]}"
+    detail = f"{about}; {arrays} arrays, {format_bytes(size)}, all as their checksums say; hash {folder.digest[:12]}"
     yield Finding(subject, OK, detail)

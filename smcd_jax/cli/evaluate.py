@@ -156,7 +156,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
     from smcd_jax.evaluation.sampling_run import SamplingRun
     from smcd_jax.evaluation.video_store import read_all_asked
     from smcd_jax.pipeline.request import make_request
-    from smcd_jax.runtime.devices import memory_in_words
+    from smcd_jax.runtime.memory import oom_as_user_error
     from smcd_jax.tracks import BoxTracks
 
     config = setup.pipeline.config
@@ -189,7 +189,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
         said={"model": str(setup.pipeline.folder.path), "model_hash": made_with["model"], "options": options},
         batch_size=args.batch_size,
     )
-    with memory_in_words(SMALLER):
+    with oom_as_user_error(SMALLER):
         faults += sampling.run(
             asked,
             lambda first: _open_pipeline(args, verify=first and not args.no_verify),

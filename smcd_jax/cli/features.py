@@ -20,7 +20,7 @@ from data_pipeline.records.reader import RecordFolder, read_manifest
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 
 FRAMES_PER_DEVICE, TEXTS_PER_DEVICE = 8, 16
 

@@ -1,4 +1,4 @@
-"""What the machine has, asked without JAX: disk space, and accelerators that JAX may have missed."""
+"""Properties of the machine that do not need JAX: disk space, and accelerators that JAX does not use."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
-CUDA13_DRIVER = 580  # the oldest driver that CUDA 13 runs on; CUDA 12 runs from 525
+CUDA13_DRIVER = 580  # oldest driver for CUDA 13; CUDA 12 needs 525
 
 
 def nvidia_driver() -> int | None:
-    """Major version of the loaded NVIDIA driver, or None without one. Source: the kernel module's own report."""
+    """Returns the major version of the loaded NVIDIA driver, as reported by its kernel module, or None."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -21,29 +21,29 @@ def nvidia_driver() -> int | None:
 
 
 def unused_accelerator() -> str | None:
-    """What to install where the machine has an accelerator and JAX runs on the CPU; None where nothing is missed."""
+    """Returns what to install for an accelerator that JAX does not use, as text, or None if there is no such device."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms == "cpu":
-        return None  # it was asked for
+        return None  # requested by the user
     driver = nvidia_driver()
     if driver is not None:
         extra = "cuda" if driver >= CUDA13_DRIVER else "cuda12"
-        return f"there is an NVIDIA GPU here (driver {driver}), but JAX uses the CPU: pip install 'smcd_jax[{extra}]'"
+        return f"JAX runs on the CPU although there is an NVIDIA GPU (driver {driver}); pip install 'smcd_jax[{extra}]'"
     if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
-        return "there seems to be a TPU here, but JAX uses the CPU: pip install 'smcd_jax[tpu]'"
+        return "JAX runs on the CPU although there seems to be a TPU; pip install 'smcd_jax[tpu]'"
     return None
 
 
 def free_disk_bytes(path: Path) -> int:
-    """Bytes that may still be written where ``path`` is or would be."""
+    """Returns the free space in bytes on the disk of ``path``, which need not exist."""
     nearest = path.absolute()
     while not nearest.exists():
         nearest = nearest.parent
     return shutil.disk_usage(nearest).free
 
 
-def in_words(count: int) -> str:
-    """Bytes for people: `3.2 GB`, powers of ten."""
+def format_bytes(count: int) -> str:
+    """Returns a number of bytes as text, such as `3.2 GB`, with decimal units."""
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]

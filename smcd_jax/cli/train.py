@@ -59,20 +59,20 @@ def run(args: argparse.Namespace) -> int:
 
     import jax
 
-    from smcd_jax.runtime.devices import memory_in_words
+    from smcd_jax.runtime.memory import oom_as_user_error
     from smcd_jax.training.loop import train
-    from smcd_jax.training.signals import EXIT_AGAIN
+    from smcd_jax.training.signals import EXIT_RESTART
 
     say = progress_line if jax.process_index() == 0 else lambda line: None
     try:
-        with memory_in_words(SMALLER):
+        with oom_as_user_error(SMALLER):
             outcome = train(config, args.workdir, profile=steps, compile_only=args.compile_only, say=say)
     except Exception as failure:
         if jax.process_count() > 1:
             _leave_at_once(failure)
         raise
     say({"done": f"done: step {outcome.step} is saved in {args.workdir}"}.get(outcome.ended, outcome.ended))
-    return EXIT_AGAIN if outcome.ended == "stopped" else 0
+    return EXIT_RESTART if outcome.ended == "stopped" else 0
 
 
 def _leave_at_once(failure: Exception) -> NoReturn:

@@ -21,9 +21,11 @@ from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
 from smcd_jax.pipeline.denoise import denoise, predict
+from smcd_jax.runtime.compilation import Compiled, enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops
-from smcd_jax.runtime.devices import Compiled, device_summary, enable_compile_cache, peak_memory_bytes
+from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.memory import peak_memory_bytes
 
 ENCODERS = ("position_net", "image_encoder")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.nn.layers import ComputePolicy
-from smcd_jax.runtime.devices import Compiled, return_free_memory
+from smcd_jax.runtime.compilation import Compiled
+from smcd_jax.runtime.memory import trim_malloc
 from smcd_jax.runtime.progress import Progress
 
 
@@ -56,7 +57,7 @@ class Components:
         if not self._keep_loaded:
             for name in names:
                 self._params.pop(name, None)
-            return_free_memory()
+            trim_malloc()
 
     def program(self, key: Any, function: Callable[..., Any]) -> Compiled:
         """The compiled function of a key; ``function`` is used at the first call."""

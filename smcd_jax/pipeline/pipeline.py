@@ -24,7 +24,7 @@ from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
 from smcd_jax.pipeline.request import make_request
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.progress import Bars, Progress
 from smcd_jax.sampling_options import SamplingOptions, refuse
 

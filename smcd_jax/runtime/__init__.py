@@ -1,1 +1,1 @@
-"""The machine: devices and their limits, compilation cache, sharding, distributed start, FLOP counting and progress."""
+"""The machine: devices, memory, compilation, sharding, distributed start, FLOP counting and progress."""

@@ -1,6 +1,6 @@
-"""What kinds of accelerators can do at most: operations a second in a type, and memory; as vendors state, or measured.
+"""Peak FLOP/s and memory of accelerators, as published by their vendors, and a measured peak for other devices.
 
-A kind is the text of `jax.Device.device_kind`: of TPUs JAX's own names, of NVIDIA's GPUs the name of the CUDA device.
+Devices are identified by `jax.Device.device_kind`: JAX's own names for TPUs, the CUDA device name for NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-MATMUL_SIDE = {"cpu": 2048}  # of the product that measures a device; large enough to fill it
+# Side of the square matrices that measure a device, large enough to occupy it fully.
+MATMUL_SIDE = {"cpu": 2048}
 ACCELERATOR_SIDE = 8192
 
 
 class _Peak(NamedTuple):
-    """Dense operations a second in units of 1e12, a multiply-add counted as two; None where there is no figure."""
+    """Dense TFLOP/s per dtype, a multiply-add counted as two; None if no figure is published."""
 
     bfloat16: float | None
     float16: float | None
-    float32: float | None = None  # on the ordinary cores: "highest" precision in JAX, no TF32
+    float32: float | None = None  # without TF32, which is precision "highest" in JAX
 
 
 def _half(tera: float, float32: float | None = None) -> _Peak:
     return _Peak(tera, tera, float32)
 
 
-# TPU: cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e, "peak compute per chip (bf16)". A device is a chip for all
-# of them (v4 and v5p join two cores). float16 and float32 products have no figure: they are not the chip's own types.
-# JAX reports "TPU v5 lite" and "TPU v6 lite" for v5e and v6e, "TPU v5" for v5p; the short forms are its newer ones.
+# TPU: cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e, "peak compute per chip (bf16)". One JAX device is
+# one chip (v4 and v5p combine two cores). There is no figure for float16 and float32, which TPUs do not support
+# natively. JAX reports "TPU v5 lite" for v5e, "TPU v6 lite" for v6e and "TPU v5" for v5p, or the short names.
 _TPU = {
     r"TPU v4": _Peak(275, None),
     r"TPU v5 lite|TPU v5e": _Peak(197, None),
@@ -38,9 +39,9 @@ _TPU = {
     r"TPU v6 lite|TPU v6e": _Peak(918, None),
 }
 
-# NVIDIA: tensor cores, dense. Where a data sheet states figures with sparsity they are halved here.
+# NVIDIA: dense tensor core figures; figures that a data sheet gives with sparsity are halved here.
 _NVIDIA = {
-    # Tesla V100 data sheet: tensor cores know float16 alone
+    # Tesla V100 data sheet; its tensor cores support float16 only
     r"V100-PCIE-\d+GB": _Peak(None, 112, 14),
     r"V100-SXM\d-\d+GB": _Peak(None, 125, 15.7),
     # A100 data sheet
@@ -58,13 +59,13 @@ _NVIDIA = {
     r"L4": _half(121, 30.3),
     # L40S data sheet
     r"L40S": _half(362.05, 91.6),
-    # Ada and Ampere GA102 whitepapers, with float32 accumulation, at which GeForce cards run at half the tensor rate
+    # Ada and Ampere GA102 whitepapers, with float32 accumulation, which halves the tensor rate of GeForce cards
     r"GeForce RTX 4090": _half(165.2, 82.6),
     r"GeForce RTX 3090": _half(71, 35.6),
 }
-_BRAND = r"(?:NVIDIA |Tesla )?"  # older drivers leave the first out
+_BRAND = r"(?:NVIDIA |Tesla )?"  # older drivers omit "NVIDIA"
 
-# HBM of a chip, same pages as above; their gigabytes are 2**30 bytes. The compiler keeps a little for itself.
+# HBM per chip in GiB, from the same pages as above; the compiler reserves a small part of it.
 _TPU_GIBIBYTES = {
     r"TPU v4": 32,
     r"TPU v5 lite|TPU v5e": 16,
@@ -74,15 +75,15 @@ _TPU_GIBIBYTES = {
 
 
 def peak_flops(device_kind: str, dtype: Any) -> float | None:
-    """Dense operations a second of one device as its vendor states them, a multiply-add counted as two.
+    """Returns the published dense peak of one device in FLOP/s, a multiply-add counted as two.
 
     Args:
-        device_kind: `jax.Device.device_kind`.
-        dtype: of the factors: bfloat16, float16 or float32. float32 is meant with precision "highest"; JAX's default
-            on GPUs (TF32) and TPUs (bfloat16) is faster than its figure.
+        device_kind: Value of `jax.Device.device_kind`.
+        dtype: Dtype of the factors: bfloat16, float16 or float32. The float32 figure is for precision "highest"; JAX's
+            default precision on GPUs (TF32) and TPUs (bfloat16) is faster.
 
     Returns:
-        None where there is no figure: CPUs, kinds that are not in the table, types that the device has no unit for.
+        FLOP/s, or None for CPUs, devices that are not in the table, and dtypes without hardware support.
     """
     peak = _lookup(_TPU, device_kind) or _lookup(_NVIDIA, device_kind, prefix=_BRAND)
     tera = getattr(peak, jnp.dtype(dtype).name, None)
@@ -90,15 +91,20 @@ def peak_flops(device_kind: str, dtype: Any) -> float | None:
 
 
 def memory_bytes(device_kind: str) -> int | None:
-    """Memory of one TPU chip by its kind, None for other devices: those that are here say it themselves."""
+    """Returns the memory of one TPU chip; None for other devices, which report their memory at run time."""
     gibibytes = _lookup(_TPU_GIBIBYTES, device_kind)
     return None if gibibytes is None else gibibytes * 2**30
 
 
 def measured_flops(dtype: Any, *, precision: str | None = None, repeats: int = 5) -> float:
-    """Operations a second of the first device in a large matrix product: a peak for devices without a figure.
+    """Measures the FLOP/s of the first device in a large matrix product, as a peak for devices without a figure.
 
-    Takes about a second, and 0.4 GB on an accelerator; nothing else should run meanwhile.
+    Takes about a second, and 0.4 GB on an accelerator; the device should be idle otherwise.
+
+    Args:
+        dtype: Dtype of the factors.
+        precision: Matmul precision as for `jax.numpy.matmul`.
+        repeats: Number of products; the fastest one counts.
     """
     side = MATMUL_SIDE.get(jax.default_backend(), ACCELERATOR_SIDE)
     a, b = (jax.random.normal(jax.random.key(seed), (side, side)).astype(dtype) for seed in (0, 1))
@@ -113,5 +119,5 @@ def measured_flops(dtype: Any, *, precision: str | None = None, repeats: int = 5
 
 
 def _lookup(table: dict[str, Any], device_kind: str, *, prefix: str = "") -> Any:
-    """The entry whose pattern is the whole kind: "RTX 3090 Ti" and "4090 Laptop GPU" are other devices."""
+    """Returns the entry whose pattern matches the whole name; "RTX 3090 Ti" is not an "RTX 3090"."""
     return next((entry for kind, entry in table.items() if re.fullmatch(f"{prefix}(?:{kind})", device_kind)), None)

@@ -1,4 +1,4 @@
-"""Arithmetic counted from a traced function: the matrix products and convolutions, 2 operations per multiply-add."""
+"""Floating-point operations of a traced function, counted over its matrix products and convolutions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
-    """Operations of one call.
+    """Returns the number of operations of one call; a multiply-add counts as two.
 
-    Elementwise work and softmax are not counted, as is usual; a loop counts as often as its trip count is known, a
-    ``while`` once.
+    As is usual, elementwise operations and softmax are not counted. The body of a ``scan`` counts once per iteration,
+    that of a ``while`` loop once.
 
     Args:
-        function: anything JAX can trace.
-        args: arrays, or `jax.ShapeDtypeStruct` in their place; nothing is computed.
+        function: Function that JAX can trace; it is not executed.
+        *args: Arrays, or `jax.ShapeDtypeStruct` in their place.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 

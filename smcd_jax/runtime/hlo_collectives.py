@@ -1,4 +1,10 @@
-"""What a compiled program moves between devices: its collectives, counted from the compiler's text (HLO)."""
+"""Communication of a compiled program: its collectives, counted in the HLO text of the compiler.
+
+The text is parsed here because JAX 0.10 has no structured form of it. `jax.stages.Compiled.cost_analysis` reports no
+communication. jaxlib's ``HloModule`` lists instructions with their opcode and operands, but not their shapes, replica
+groups, called computations, constants or trip counts. The serialized ``HloModuleProto`` has all of these, but its
+Python classes exist only inside TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,8 @@ KINDS = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
-# An asynchronous collective is two instructions; the first has the shapes. Longer names first: one ends in another.
+# An asynchronous collective consists of two instructions, of which the first has the shapes. Longer names come first
+# because "all-to-all" is also the end of "ragged-all-to-all".
 _COLLECTIVE = re.compile(rf" ({'|'.join(sorted(KINDS, key=len, reverse=True))})(-start)?\(")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
@@ -27,17 +34,17 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)(?:e\d+m\d+\w*)?)\[([\d,<= ]*)\]")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*?[\s)}]([a-z][a-z\-]*)\((.*)")
 
 
-Instructions = dict[str, tuple[str, str]]  # by name: what it does, and the text from its operands on
+Instructions = dict[str, tuple[str, str]]  # name -> (opcode, text from the operands to the end of the line)
 
 
 class Collective(NamedTuple):
-    """Collectives of one kind, of one execution of the program.
+    """Collectives of one kind in one execution of the program.
 
     Attributes:
-        count: how often one runs.
-        payload_bytes: size of the whole arrays that one device takes part in gathering, summing or passing on.
-        moved_bytes: that one device sends, as a ring does it: (g - 1) / g of the payload among g devices, twice that
-            for all-reduce, and the payload itself where a device passes an array on.
+        count: Number of executions.
+        payload_bytes: Total size of the complete arrays that a device gathers, reduces or forwards.
+        moved_bytes: Bytes that a device sends with a ring algorithm among g devices: (g - 1) / g of the payload, twice
+            that for all-reduce, and the whole payload for permutes and broadcasts.
     """
 
     count: int
@@ -45,7 +52,7 @@ class Collective(NamedTuple):
     moved_bytes: int
 
     def plus(self, other: Collective, times: int = 1) -> Collective:
-        """Both together, the other several times."""
+        """Returns the sum of this and ``times`` executions of another."""
         return Collective(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
@@ -53,14 +60,19 @@ NONE = Collective(0, 0, 0)
 
 
 class CollectiveReport(NamedTuple):
-    """Collectives by kind; ``unknown_loops`` loops hold some and do not say how often they run: they count once."""
+    """Collectives of a program.
+
+    Attributes:
+        by_kind: Collectives by kind, only those that occur.
+        unknown_loops: Number of loops with collectives whose trip count is unknown; their bodies count once.
+    """
 
     by_kind: dict[str, Collective]
     unknown_loops: int
 
     @property
     def total(self) -> Collective:
-        """All kinds together."""
+        """Sum over all kinds."""
         total = NONE
         for part in self.by_kind.values():
             total = total.plus(part)
@@ -68,10 +80,10 @@ class CollectiveReport(NamedTuple):
 
 
 def collective_report(hlo: str) -> CollectiveReport:
-    """The collectives of a compiled program, loops counted as often as they run.
+    """Returns the collectives of a compiled program; those in a loop count once per iteration.
 
     Args:
-        hlo: text of `jax.stages.Compiled.as_text`, whose shapes are those of one device.
+        hlo: Text from `jax.stages.Compiled.as_text`, whose shapes are per device.
     """
     devices = _count_of(hlo, "num_partitions") * _count_of(hlo, "replica_count")
     entry, computations = _computations(hlo)
@@ -79,7 +91,7 @@ def collective_report(hlo: str) -> CollectiveReport:
     times = dict.fromkeys(computations, 0)
     times[entry] = 1
     by_kind, unknown = dict.fromkeys(KINDS, NONE), 0
-    for name in reversed(computations):  # the text has each computation before those that call it
+    for name in reversed(computations):  # the text defines each computation before its callers
         for line in computations[name]:
             found = _collective(line, devices)
             if found:
@@ -92,7 +104,7 @@ def collective_report(hlo: str) -> CollectiveReport:
 
 
 def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
-    """The name of the one that runs first, and the lines of each."""
+    """Returns the name of the entry computation, and the lines of each computation by name."""
     found: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in hlo.splitlines():
@@ -106,7 +118,7 @@ def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _called(line: str) -> Iterator[tuple[str, str]]:
-    """Computations that an instruction runs, and as what."""
+    """Yields (role, name) of the computations that an instruction calls."""
     if "=%" in line or "to_apply=" in line:
         yield from _CALLED.findall(line)
     if "_computations={" in line:
@@ -122,14 +134,14 @@ def _communicates(name: str, computations: dict[str, list[str]]) -> bool:
 
 
 def _trips(line: str, caller: str, instructions: Callable[[str], Instructions]) -> int | None:
-    """How often a loop runs; None where that is not to be seen.
+    """Returns the trip count of a loop, or None if it is unknown.
 
-    Most loops say it. Those the compiler makes itself, to compute on one part of an array while the next is on its way,
-    do not: they count a scalar from a constant in constant steps up to a constant.
+    Most loops state it. Loops that the compiler creates to overlap computation with communication do not; they count a
+    scalar from a constant, in constant steps, up to a constant.
     """
-    said = _TRIPS.search(line)
-    if said:
-        return int(said[1])
+    stated = _TRIPS.search(line)
+    if stated:
+        return int(stated[1])
     parts = dict(_CALLED.findall(line))
     here, condition, body = map(instructions, (caller, parts["condition"], parts["body"]))
     test = next((text for kind, text in condition.values() if kind == "compare" and "direction=LT" in text), None)
@@ -141,10 +153,10 @@ def _trips(line: str, caller: str, instructions: Callable[[str], Instructions]) 
         return None
     start = _constant(_operand(here[_operand(_after(line, "while("), 0)][1], int(index[1])), here)
     ends = next(text for kind, text in reversed(list(body.values())) if kind == "tuple")
-    kind, sum_of = body.get(_operand(ends, int(index[1])), ("", ""))
+    kind, operands = body.get(_operand(ends, int(index[1])), ("", ""))
     if kind == "copy":
-        kind, sum_of = body.get(_operand(sum_of, 0), ("", ""))
-    step = _constant(_operand(sum_of, 1), body) if kind == "add" else None
+        kind, operands = body.get(_operand(operands, 0), ("", ""))
+    step = _constant(_operand(operands, 1), body) if kind == "add" else None
     return math.ceil((stop - start) / step) if step and start is not None else None
 
 
@@ -154,7 +166,7 @@ def _instructions(lines: list[str]) -> Instructions:
 
 
 def _operand(text: str, index: int) -> str:
-    """The name of an operand."""
+    """Returns the name of an operand, or an empty string if there are fewer."""
     names = re.sub(r"/\*.*?\*/", "", text[: text.index(")")]).split(",")
     return names[index].split()[-1].lstrip("%") if index < len(names) else ""
 
@@ -177,7 +189,7 @@ def _collective(line: str, devices: int) -> tuple[str, Collective] | None:
         return None
     kind, shape = match[1], line[line.index(" = ") + 3 : match.start()]
     if match[2] and kind in ("all-gather", "collective-permute"):
-        shape = _top_level(shape)[1]  # operands, results, and what the compiler keeps beside them
+        shape = _top_level(shape)[1]  # (operands, results, compiler-internal values)
     size = _bytes(shape)
     if kind in ("collective-permute", "collective-broadcast"):
         return kind, Collective(1, size, size)
@@ -198,7 +210,7 @@ def _bytes(shape: str) -> int:
 
 
 def _top_level(shape: str) -> list[str]:
-    """The parts of a tuple's shape."""
+    """Returns the element shapes of a tuple shape."""
     parts, depth, start = [], 0, 1
     for index, letter in enumerate(shape):
         depth += (letter in "([{") - (letter in ")]}")
@@ -209,7 +221,7 @@ def _top_level(shape: str) -> list[str]:
 
 
 def _group_size(line: str, devices: int) -> int:
-    """How many devices take part together; the text has three ways to say it."""
+    """Returns the number of devices per replica group, which the text writes in three forms."""
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}

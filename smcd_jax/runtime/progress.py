@@ -1,4 +1,4 @@
-"""What a run tells of its stages while it works: bars on a terminal, a line for each in a log, or nothing."""
+"""Progress reporting for long-running stages: progress bars, log lines, or no output."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-UNTOLD_SECONDS = 1.0  # `Lines` passes over a stage of unforeseen length that took less
-_PATIENCE_SECONDS = 0.3  # a stage of unforeseen length shows only when it lasts longer: no flicker
+MIN_LOGGED_SECONDS = 1.0  # `Lines` omits shorter stages without a total
+_SHOW_AFTER_SECONDS = 0.3  # bars of shorter stages would only flicker
 _TICK_SECONDS = 0.5
 
 Advance = Callable[[], object]
 
 
 class Progress:
-    """Tells nothing; the base of those that do.
+    """Reports nothing; the base class of the other kinds.
 
     Attributes:
-        live: whether parts are shown as they end, so that the run must wait for each instead of queueing them.
+        live: Whether steps are shown as they finish, so that the caller must wait for each instead of queueing them.
     """
 
     live = False
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Advance]:
-        """A stage that lasts as long as the block.
+        """Reports the progress of the block.
 
         Args:
-            name: in a word or three.
-            total: number of parts; None where the end cannot be foreseen.
-            unit: what a part is.
+            name: Short name of the stage.
+            total: Number of steps; None if it is unknown.
+            unit: Singular noun for one step.
 
         Yields:
-            What to call after each part.
+            Function to call after each step.
         """
         yield lambda: None
 
 
 class Bars(Progress):
-    """Bars on stderr. One of unforeseen length shows the time it takes, and goes when it ends."""
+    """Progress bars on stderr; a stage without a total shows the elapsed time and disappears when it ends."""
 
     live = True
 
@@ -58,7 +58,11 @@ class Bars(Progress):
 
 
 class Lines(Progress):
-    """One line for each stage, when it has ended; short ones without parts are passed over."""
+    """One line per stage when it ends; stages without a total that end within a second are omitted.
+
+    Args:
+        write: Function that writes one line.
+    """
 
     def __init__(self, write: Callable[[str], object]):
         self._write = write
@@ -71,17 +75,17 @@ class Lines(Progress):
         seconds = time.perf_counter() - start
         if total is not None:
             self._write(f"{name}: {total} {unit}{'s' * (total != 1)} in {seconds:.1f} s")
-        elif seconds >= UNTOLD_SECONDS:
+        elif seconds >= MIN_LOGGED_SECONDS:
             self._write(f"{name}: {seconds:.1f} s")
 
 
 @contextlib.contextmanager
 def _ticking(make_bar: Callable[[], tqdm]) -> Iterator[None]:
-    """Shows the bar after a moment and moves its clock while the block works, however long a part takes."""
+    """Shows the bar after a short delay and refreshes its clock during the block, even within one long step."""
     done = threading.Event()
 
     def tick() -> None:
-        if done.wait(_PATIENCE_SECONDS):
+        if done.wait(_SHOW_AFTER_SECONDS):
             return
         bar = make_bar()
         while not done.wait(_TICK_SECONDS):

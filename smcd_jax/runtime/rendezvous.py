@@ -1,7 +1,10 @@
-"""A roll call over plain sockets: all processes of a run meet at the coordinator's port before JAX uses it.
+"""Rendezvous of all processes of a run over plain sockets, before JAX's distributed service starts.
 
-`jax.distributed.initialize` aborts the whole process (SIGABRT, or a fault where the port is taken) when a peer does not
-come. Here nobody starts it before everybody is known to be there, and who is missing is said in one line.
+`jax.distributed.initialize` cannot report a failed start. In JAX 0.10 it ends the process from C++, where no Python
+exception handler runs: with SIGABRT (exit status 134) when a process is missing, when the coordinator is not reachable
+and when two processes have the same id, and with a segmentation fault (139) when the port is taken. Here the processes
+meet on the same port first, so that each of these becomes an `SMCDError` of one line within the time limit, and JAX
+starts only when every process is present.
 """
 
 from __future__ import annotations
@@ -13,49 +16,54 @@ import os
 import selectors
 import socket
 import time
+from typing import Any
 
 from smcd_jax.errors import SMCDError
 
-_MARK = "smcd_roll_call"
+_MARK = "smcd_rendezvous"
 _RETRY_SECONDS = 0.2
-_LONGEST_LINE = 4096  # bytes; who sends more is not one of us
-_GRACE_SECONDS = 2.0  # for the last word to all
+_MAX_LINE_BYTES = 1 << 16  # room for the ids of 10,000 missing processes; other programs that send more are ignored
+_RELEASE_SECONDS = 2.0  # time limit for the reply to all processes
 
 
-def meet(coordinator: str, *, process_id: int, num_processes: int, timeout: float) -> None:
-    """Returns when all processes of the run are at the coordinator; its port is free again then.
+def wait_for_all(coordinator: str, *, process_id: int, num_processes: int, timeout: float) -> None:
+    """Returns when all processes of the run have connected to the coordinator; the port is free again by then.
 
     Args:
-        coordinator: HOST:PORT of process 0, as every process reaches it.
-        process_id: of this process, 0 to num_processes - 1.
-        num_processes: of the run.
-        timeout: seconds until it gives up.
+        coordinator: HOST:PORT of process 0, reachable from every process.
+        process_id: Index of this process, 0 to num_processes - 1.
+        num_processes: Number of processes in the run.
+        timeout: Time limit in seconds.
 
     Raises:
-        SMCDError: who is missing or came twice, that the port is taken, or that the address leads nowhere.
+        SMCDError: A process is missing or has a duplicate id, the port is taken, or the address is wrong.
     """
     deadline = time.monotonic() + timeout
     if process_id == 0:
-        _Register(coordinator, num_processes, timeout=timeout, deadline=deadline).take()
+        _Coordinator(coordinator, num_processes, timeout=timeout, deadline=deadline).run()
     else:
-        _answer(coordinator, process_id=process_id, num_processes=num_processes, timeout=timeout, deadline=deadline)
+        _join(coordinator, process_id=process_id, num_processes=num_processes, timeout=timeout, deadline=deadline)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """(host, port) of HOST:PORT or [IPV6]:PORT.
+    """Returns (host, port) of HOST:PORT or [IPV6]:PORT.
 
     Raises:
-        SMCDError: it is neither.
+        SMCDError: The text has neither form.
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise SMCDError(f"coordinator {address!r}: write HOST:PORT, with a port of 1 to 65535")
+        raise SMCDError(
+            f"coordinator must be HOST:PORT with a port from 1 to 65535, got {address!r}",
+            argument="coordinator",
+            value=address,
+        )
     return host, int(port)
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT names the very host that reads it."""
+    """Returns whether HOST:PORT names the local host."""
     host = split_address(address)[0]
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -65,22 +73,23 @@ def is_loopback(address: str) -> bool:
 def _loopback_hint(coordinator: str) -> str:
     if not is_loopback(coordinator):
         return ""
-    return f"; {split_address(coordinator)[0]} is each host's own: over several hosts give one that all of them reach"
+    host = split_address(coordinator)[0]
+    return f"; on several hosts use an address that all of them can reach, not {host}, which is local to each host"
 
 
-class _Register:
-    """Process 0's side: a listener that collects greetings until all are there, then says to all that it may go on."""
+class _Coordinator:
+    """Process 0: accepts connections until every process has sent its id, then releases all of them."""
 
     def __init__(self, coordinator: str, num_processes: int, *, timeout: float, deadline: float):
         self._coordinator = coordinator
         self._num_processes = num_processes
         self._timeout = timeout
         self._deadline = deadline
-        self._lines: dict[socket.socket, bytes] = {}  # what each open connection has sent so far
+        self._received: dict[socket.socket, bytes] = {}  # bytes received so far, by open connection
         self._present: dict[int, socket.socket] = {}
-        self._came: set[int] = set()  # also those who have left since, their own time being up
+        self._seen: set[int] = set()  # includes processes that have disconnected, because their own timeout expired
 
-    def take(self) -> None:
+    def run(self) -> None:
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(self._listen())
             selector = stack.enter_context(selectors.DefaultSelector())
@@ -88,9 +97,9 @@ class _Register:
             try:
                 self._collect(listener, selector, stack)
             except SMCDError as error:
-                self._tell_all(str(error))
+                self._reply_to_all({"message": str(error), "argument": error.argument, "value": error.value})
                 raise
-            self._tell_all(None)
+            self._reply_to_all(None)
 
     def _listen(self) -> socket.socket:
         port = split_address(self._coordinator)[1]
@@ -100,26 +109,25 @@ class _Register:
                 ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
             )
         except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise SMCDError(
-                f"process 0 cannot listen on port {port} of this host ({reason}): another program or run holds it; end "
-                "that, or give all processes another --coordinator port"
+            raise self._error(
+                f"process 0 cannot listen on port {port} of this host ({os.strerror(error.errno or 0)}): stop the "
+                "program that uses the port, or pass another port in --coordinator to all processes"
             ) from None
         listener.setblocking(False)
         return listener
 
     def _collect(self, listener: socket.socket, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
-        # Process 0 comes to its own address as the others do, so that an address of another host shows.
+        # Process 0 connects to its own address like the others, which reveals an address of another host.
         own: socket.socket | None = None
         reason: OSError | None = None
         while len(self._present) < self._num_processes:
             remaining = self._deadline - time.monotonic()
             if remaining <= 0:
-                raise SMCDError(self._who_is_missing(reason if own is None else None))
+                raise self._timeout_error(reason if own is None else None)
             if own is None:
                 try:
                     own = stack.enter_context(_connect(self._coordinator, min(remaining, 1.0)))
-                    own.sendall(_message(process_id=0, num_processes=self._num_processes))
+                    own.sendall(_encode(process_id=0, num_processes=self._num_processes))
                 except OSError as error:
                     own, reason = None, error
             for key, _ in selector.select(min(remaining, _RETRY_SECONDS)):
@@ -129,109 +137,128 @@ class _Register:
                     self._read(key.fileobj, selector)
 
     def _accept(self, listener: socket.socket, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
-        with contextlib.suppress(OSError):  # it may be gone already
+        with contextlib.suppress(OSError):  # the peer may have disconnected already
             connection, _ = listener.accept()
             stack.enter_context(connection)
             connection.setblocking(False)
-            self._lines[connection] = b""
+            self._received[connection] = b""
             selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
         try:
-            received = connection.recv(_LONGEST_LINE)
+            received = connection.recv(_MAX_LINE_BYTES)
         except OSError:
             received = b""
-        self._lines[connection] += received
-        line = self._lines[connection]
-        stranger = b"\n" in line and _parse(line) is None
-        # who left may come again; a stranger's call is no one's
-        if not received or stranger or len(line) > _LONGEST_LINE:
+        self._received[connection] += received
+        line = self._received[connection]
+        foreign = b"\n" in line and _decode(line) is None
+        # A process that disconnects may connect again; connections of other programs are closed and ignored.
+        if not received or foreign or len(line) > _MAX_LINE_BYTES:
             selector.unregister(connection)
             connection.close()
-            del self._lines[connection]
-            self._present = {who: other for who, other in self._present.items() if other is not connection}
+            del self._received[connection]
+            self._present = {index: other for index, other in self._present.items() if other is not connection}
         elif b"\n" in line:
-            self._enter(connection, _parse(line) or {})
+            self._register(connection, _decode(line) or {})
 
-    def _enter(self, connection: socket.socket, greeting: dict[str, object]) -> None:
-        who, count = greeting.get("process_id"), greeting.get("num_processes")
+    def _register(self, connection: socket.socket, greeting: dict[str, Any]) -> None:
+        index, count = greeting.get("process_id"), greeting.get("num_processes")
         if count != self._num_processes:
             raise SMCDError(
-                f"process {who} at {self._coordinator} counts {count} processes and process 0 counts "
-                f"{self._num_processes}: give all the same --num_processes, and each run its own port"
+                f"--num_processes must be the same for all processes at {self._coordinator}, got {count} from process "
+                f"{index} and {self._num_processes} from process 0; each run needs its own port",
+                argument="num_processes",
+                value=count,
             )
-        if not isinstance(who, int) or self._present.get(who, connection) is not connection:
+        if not isinstance(index, int) or self._present.get(index, connection) is not connection:
             raise SMCDError(
-                f"two processes came to {self._coordinator} as process {who} of {count}: give each its own "
-                f"--process_id (0 to {self._num_processes - 1}), and each run its own port"
+                f"--process_id must be unique, from 0 to {self._num_processes - 1}, got {index} from two processes at "
+                f"{self._coordinator}; each run needs its own port",
+                argument="process_id",
+                value=index,
             )
-        self._present[who] = connection
-        self._came.add(who)
+        self._present[index] = connection
+        self._seen.add(index)
 
-    def _who_is_missing(self, unreachable: OSError | None) -> str:
+    def _timeout_error(self, unreachable: OSError | None) -> SMCDError:
         if unreachable is not None:
-            return (
-                f"process 0 does not reach itself at the coordinator's address {self._coordinator} "
-                f"({_why(unreachable)}): process 0 must run on that host"
+            return self._error(
+                f"process 0 cannot reach its own coordinator address {self._coordinator} ({_reason(unreachable)}); "
+                "process 0 must run on that host"
             )
-        missing = [who for who in range(self._num_processes) if who not in self._came]
+        missing = [index for index in range(self._num_processes) if index not in self._seen]
         if not missing:
-            left = sorted(self._came - self._present.keys())
-            return f"process {left[0]} came to {self._coordinator} and left before all were there: its own log says why"
-        if 0 in missing:
-            return (
-                f"the coordinator's address {self._coordinator} leads to another program than process 0: process 0 "
-                "must run on that host"
+            lost = sorted(self._seen - self._present.keys())
+            return SMCDError(
+                f"process {lost[0]} connected to {self._coordinator} and disconnected before all processes were "
+                "present; see its log",
+                argument="process_id",
+                value=lost,
             )
-        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        if 0 in missing:
+            return self._error(
+                f"another program answers at the coordinator address {self._coordinator}; process 0 must run on that "
+                "host"
+            )
+        listed = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         port = split_address(self._coordinator)[1]
-        return (
-            f"{len(self._came)} of {self._num_processes} processes came to {self._coordinator} within "
-            f"{self._timeout:g} s; missing: process {shown}. Start them all with the same --coordinator and "
-            f"--num_processes, and let port {port} of this host through{_loopback_hint(self._coordinator)}"
+        return SMCDError(
+            f"{len(self._seen)} of {self._num_processes} processes connected to {self._coordinator} within "
+            f"{self._timeout:g} s; missing: process {listed}. Start all processes with the same --coordinator and "
+            f"--num_processes, and open port {port} of this host{_loopback_hint(self._coordinator)}",
+            argument="process_id",
+            value=missing,
         )
 
-    def _tell_all(self, fault: str | None) -> None:
-        """The others close first: so the port is at once free for JAX."""
-        deadline = time.monotonic() + _GRACE_SECONDS
-        for connection in self._lines:
+    def _error(self, message: str) -> SMCDError:
+        return SMCDError(message, argument="coordinator", value=self._coordinator)
+
+    def _reply_to_all(self, fault: dict[str, Any] | None) -> None:
+        """Sends the outcome. The other processes close their connections first, so the port is free for JAX at once."""
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        for connection in self._received:
             with contextlib.suppress(OSError):
-                connection.settimeout(_GRACE_SECONDS)
-                connection.sendall(_message(fault=fault))
+                connection.settimeout(_RELEASE_SECONDS)
+                connection.sendall(_encode(fault=fault))
                 connection.shutdown(socket.SHUT_WR)
-        for who, connection in self._present.items():
-            if who:  # process 0's own end closes with the rest
+        for index, connection in self._present.items():
+            if index:  # the connection of process 0 to itself closes with the rest
                 with contextlib.suppress(OSError):
                     connection.settimeout(max(deadline - time.monotonic(), 0.01))
                     connection.recv(1)
 
 
-def _answer(coordinator: str, *, process_id: int, num_processes: int, timeout: float, deadline: float) -> None:
-    """The side of all other processes: comes, says who it is, and waits for the word to go on."""
-    reason = "no answer"
+def _join(coordinator: str, *, process_id: int, num_processes: int, timeout: float, deadline: float) -> None:
+    """Every process but 0: connects, sends its id, and waits for the reply."""
+    reason, no_reply = "no answer", False
     while (remaining := deadline - time.monotonic()) > 0:
-        connection = None
+        connection = reply = None
         try:
             with _connect(coordinator, min(remaining, 2.0)) as connection:
-                connection.sendall(_message(process_id=process_id, num_processes=num_processes))
-                word = _read_line(connection, deadline)
+                connection.sendall(_encode(process_id=process_id, num_processes=num_processes))
+                reply = _read_line(connection, deadline)
         except OSError as error:
-            reason = _why(error) if connection is None else "no word from there"
+            reason, no_reply = _reason(error), connection is not None
         else:
-            if word is not None and "fault" in word:
-                if word["fault"]:
-                    raise SMCDError(str(word["fault"]))
-                return
-            reason = "what answers there is not process 0 of this run"
+            if reply is not None and "fault" in reply:
+                fault = reply["fault"]
+                if fault is None:
+                    return
+                raise SMCDError(fault["message"], argument=fault["argument"], value=fault["value"])
+            reason, no_reply = "another program answers there", False
         time.sleep(max(min(_RETRY_SECONDS, deadline - time.monotonic()), 0))
-    if reason == "no word from there":
+    if no_reply:
         raise SMCDError(
-            f"process {process_id} of {num_processes} came to {coordinator} and had no word to go on within "
-            f"{timeout:g} s: another process is missing (process 0 says which), or another program holds that port"
+            f"process {process_id} of {num_processes} connected to {coordinator} but got no reply within {timeout:g} "
+            "s; another process is missing (see the log of process 0), or another program uses that port",
+            argument="coordinator",
+            value=coordinator,
         )
     raise SMCDError(
-        f"process {process_id} of {num_processes} did not reach process 0 at {coordinator} within {timeout:g} s "
-        f"({reason}): start process 0 there, or mend --coordinator{_loopback_hint(coordinator)}"
+        f"process {process_id} of {num_processes} could not reach process 0 at {coordinator} within {timeout:g} s "
+        f"({reason}); start process 0 on that host, or correct --coordinator{_loopback_hint(coordinator)}",
+        argument="coordinator",
+        value=coordinator,
     )
 
 
@@ -239,22 +266,22 @@ def _connect(coordinator: str, timeout: float) -> socket.socket:
     return socket.create_connection(split_address(coordinator), timeout=timeout)
 
 
-def _read_line(connection: socket.socket, deadline: float) -> dict[str, object] | None:
+def _read_line(connection: socket.socket, deadline: float) -> dict[str, Any] | None:
     line = b""
-    while b"\n" not in line and len(line) <= _LONGEST_LINE:
+    while b"\n" not in line and len(line) <= _MAX_LINE_BYTES:
         connection.settimeout(max(deadline - time.monotonic(), 0.01))
-        received = connection.recv(_LONGEST_LINE)
+        received = connection.recv(_MAX_LINE_BYTES)
         if not received:
             return None
         line += received
-    return _parse(line)
+    return _decode(line)
 
 
-def _message(**content: object) -> bytes:
+def _encode(**content: object) -> bytes:
     return json.dumps({_MARK: 1, **content}).encode() + b"\n"
 
 
-def _parse(line: bytes) -> dict[str, object] | None:
+def _decode(line: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(line.split(b"\n", 1)[0])
     except ValueError:
@@ -262,5 +289,5 @@ def _parse(line: bytes) -> dict[str, object] | None:
     return content if isinstance(content, dict) and content.get(_MARK) == 1 else None
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return "timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)

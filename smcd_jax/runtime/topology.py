@@ -1,4 +1,4 @@
-"""Devices by name: those of this machine, fake CPU devices, and TPU slices to compile for without a TPU."""
+"""Devices by topology name: the local devices, fake CPU devices, or a TPU slice to compile for without a TPU."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from smcd_jax.runtime.device_specs import memory_bytes
 
 LOCAL = "local"
 EXAMPLES = "local, cpu:8, v5e:2x4, v5p:2x2x2, v4:2x2x1, v6e:4x4"
-_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # of the torus or mesh that a slice is cut from
+_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice
 
-# HBM that the compiler gives a program, in GiB: what it names when a program does not fit ("exceeds available HBM"),
-# libtpu 0.0.42. The rest of a chip's memory it keeps for itself.
+# HBM available to a program in GiB, from the error of libtpu 0.0.42 for programs that do not fit. The compiler
+# reserves the rest.
 _USABLE_GIBIBYTES = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 
-# libtpu looks for the TPU it runs on, and for other processes that use it; here there is neither.
+# Keeps libtpu from looking for a local TPU and for other processes that use it.
 _COMPILE_ONLY = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -32,12 +32,12 @@ _COMPILE_ONLY = {
 
 
 class Topology(NamedTuple):
-    """Devices to make a mesh of.
+    """Devices for a mesh.
 
     Attributes:
-        name: as asked for.
-        devices: real, fake, or only to compile for.
-        usable_bytes: memory of one that a program may take; None where it is main memory, which all share.
+        name: Topology name as requested.
+        devices: Real or fake devices, or compile-only ones.
+        usable_bytes: Memory available to a program on each device; None for CPU devices, which share main memory.
     """
 
     name: str
@@ -46,45 +46,53 @@ class Topology(NamedTuple):
 
     @property
     def platform(self) -> str:
-        """Of the devices: "cpu", "gpu" or "tpu"."""
+        """Platform of the devices: "cpu", "gpu" or "tpu"."""
         return self.devices[0].platform
 
     @property
     def device_kind(self) -> str:
-        """Of the devices, as `smcd_jax.runtime.device_specs` knows them."""
+        """Kind of the devices, see `smcd_jax.runtime.device_specs`."""
         return self.devices[0].device_kind
 
 
 def check_topology_name(name: str) -> None:
-    """Whether a name is well formed, without asking JAX.
+    """Checks the form of a topology name without initializing JAX.
 
     Raises:
-        SMCDError: it is not.
+        SMCDError: The name is malformed.
     """
     if name == LOCAL or re.fullmatch(r"cpu:[1-9][0-9]{0,3}", name):
         return
     kind, _, shape = name.partition(":")
     if kind not in _AXES:
-        raise SMCDError(f"topology {name!r}: unknown; write one of {', '.join(_AXES)} with its shape, as in {EXAMPLES}")
+        raise SMCDError(
+            f"topology must be one of local, cpu:N or {', '.join(_AXES)} with a shape, as in {EXAMPLES}; got {name!r}",
+            argument="topology",
+            value=name,
+        )
     if not re.fullmatch(r"[1-9][0-9]{0,2}(x[1-9][0-9]{0,2}){1,2}", shape) or shape.count("x") + 1 != _AXES[kind]:
         example = "x".join(["2"] * _AXES[kind])
-        raise SMCDError(f"topology {name!r}: a slice of {kind} has {_AXES[kind]} axes, as in {kind}:{example}")
+        raise SMCDError(
+            f"topology of {kind} must have a shape of {_AXES[kind]} axes, as in {kind}:{example}; got {name!r}",
+            argument="topology",
+            value=name,
+        )
 
 
 def needs_other_devices(name: str) -> bool:
-    """Whether the devices are not this machine's own, so that JAX may keep to the CPU."""
+    """Returns whether the topology has no local devices, so that JAX can stay on the CPU."""
     return name != LOCAL
 
 
 def find_topology(name: str) -> Topology:
-    """The devices of a name.
+    """Returns the devices of a topology.
 
     Args:
-        name: "local"; "cpu:N" for fake CPU devices, which must come before JAX is used unless there are as many; or a
-            slice of TPU chips, "v5e:2x4", which needs libtpu and no TPU.
+        name: "local" for the local devices; "cpu:N" for fake CPU devices, requested before JAX is initialized unless it
+            already has that many; or a TPU slice such as "v5e:2x4", which needs libtpu but no TPU.
 
     Raises:
-        SMCDError: no such topology, libtpu is missing, or too few CPU devices.
+        SMCDError: The topology is unknown, libtpu is missing, or JAX has too few CPU devices.
     """
     check_topology_name(name)
     if name == LOCAL:
@@ -98,31 +106,39 @@ def find_topology(name: str) -> Topology:
 
 
 def _cpu_devices(count: int) -> tuple[jax.Device, ...]:
-    with contextlib.suppress(RuntimeError):  # JAX is in use already: its devices may still suffice
+    with contextlib.suppress(RuntimeError):  # JAX is initialized already and may have enough devices
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise SMCDError(
-            f"topology cpu:{count}: JAX runs with {len(devices)} CPU devices; set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+            f"topology cpu:{count} needs {count} CPU devices, JAX has {len(devices)}; set "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={count}",
+            argument="topology",
+            value=f"cpu:{count}",
         )
     return tuple(devices[:count])
 
 
 def _tpu_devices(kind: str, shape: str) -> tuple[jax.Device, ...]:
     if importlib.util.find_spec("libtpu") is None:
-        raise SMCDError(f"topology {kind}:{shape}: the TPU's compiler is not installed; pip install 'smcd_jax[tpu]'")
+        raise SMCDError(
+            f"topology {kind}:{shape} needs the TPU compiler; pip install 'smcd_jax[tpu]'",
+            argument="topology",
+            value=f"{kind}:{shape}",
+        )
     for variable, value in _COMPILE_ONLY.items():
         os.environ.setdefault(variable, value)
     options: dict[str, Any] = {}
     if kind == "v4":
-        options["chip_config_name"] = "megacore"  # a device is a chip, its two cores joined
+        options["chip_config_name"] = "megacore"  # one device per chip, which combines its two cores
     if set(shape) <= {"1", "x"}:
         options["chips_per_host_bounds"] = [1, 1, 1]
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{shape}", **options)
     except jax.errors.JaxRuntimeError as error:
-        raise SMCDError(f"topology {kind}:{shape}: {error}") from error
+        raise SMCDError(
+            f"topology {kind}:{shape} cannot be created: {error}", argument="topology", value=f"{kind}:{shape}"
+        ) from error
     return tuple(found.devices)
 
 

@@ -14,8 +14,10 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
+from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops, peak_flops
-from smcd_jax.runtime.devices import device_summary, enable_compile_cache, peak_memory_bytes
+from smcd_jax.runtime.devices import device_summary
+from smcd_jax.runtime.memory import peak_memory_bytes
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.program import TrainProgram, placeholder_null

@@ -15,8 +15,9 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.networks import Params
+from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import peak_flops
-from smcd_jax.runtime.devices import device_summary, enable_compile_cache
+from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints, Restored
 from smcd_jax.training.config import TrainConfig, config_to_dict
@@ -77,7 +78,7 @@ def train(
         program = TrainProgram(config, mesh, null=null)
         say(_description(program))
         run, saved = config.run, _checkpoint_config(config)
-        checkpoints = Checkpoints(folder.checkpoints, keep_last=run.keep_last, keep_every=run.keep_every or None)
+        checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.keep_last, keep_every=run.keep_every or None)
         closing.push(_closes(checkpoints))
         # before the step is compiled: who gave another config than the checkpoint's should not have to wait for that
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)

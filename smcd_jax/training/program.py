@@ -18,8 +18,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.networks import Params, flatten
-from smcd_jax.runtime.devices import collector_paused
 from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.sharding import batch_parts, batch_sharding, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import TrainObjective, make_objective
@@ -104,7 +104,7 @@ class TrainProgram:
     def compile(self) -> Any:
         """The step, compiled for the shapes of this run."""
         with jax.set_mesh(self.mesh):
-            with collector_paused():
+            with gc_paused():
                 lowered = self.step.lower(self.state, self.frozen, self.batch)
             return lowered.compile()
 

@@ -1,4 +1,4 @@
-"""When a run should stop before its end: SIGTERM, SIGINT or JAX's preemption notice, at one step on all processes."""
+"""Graceful stop of a run on SIGTERM, SIGINT or JAX's preemption notice, at the same step on all processes."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-EXIT_AGAIN = 42  # exit status of a run that was told to stop and has saved: start it again and it goes on
-EXIT_LOST = 134  # of a run whose other processes have gone: that of the abort by which JAX ends such a process itself
+EXIT_RESTART = 42  # exit status of a run that stopped on request and has saved; starting it again resumes it
+EXIT_LOST = 134  # exit status of a run that lost its other processes; the same as that of JAX's own abort (SIGABRT)
 
-ELSEWHERE = "a stop notice"  # the reason where the signal came to another process, or to JAX
+ELSEWHERE = "a stop notice"  # reason on the processes that did not get the signal themselves
 
 
 class StopRequest:
-    """Catches stop signals for the length of a `with` block; the loop asks `requested` after every step.
+    """Catches stop signals within a ``with`` block; the training loop calls `requested` after every step.
 
-    One process: SIGTERM and SIGINT set a flag.
+    - A single process: SIGTERM and SIGINT set a flag.
+    - Several processes with JAX's preemption service (the default of `jax.distributed`): JAX handles SIGTERM, which it
+      checks once a second, and agrees with all processes on a step that none of them has passed. Its handler stays in
+      place, and SIGINT is forwarded to it. Stopping takes a few seconds and some steps.
+    - Several processes without that service (``jax_enable_preemption_service`` off): both signals set a flag, and the
+      processes compare their flags every ``agree_every`` steps, which waits for the devices.
 
-    Several processes that `jax.distributed` knows: JAX catches SIGTERM itself, looks once a second, tells all the
-    processes and names a step that none of them has passed; that is kept, since whoever sets a handler in its place
-    makes the notice deaf. SIGINT is passed on as such a notice. It takes a few seconds and then some steps.
+    In all cases a second SIGINT raises `KeyboardInterrupt` immediately. Python runs signal handlers in the main thread,
+    so the block must be entered there.
 
-    Several processes without that service (``jax_enable_preemption_service`` off): both signals set a flag, and the
-    processes compare flags every ``agree_every`` steps, which waits for the devices.
-
-    Always: a second SIGINT raises `KeyboardInterrupt` at once. Python runs handlers in the main thread, so that is
-    where the block must be entered.
+    Args:
+        agree_every: Number of steps between comparisons of the flags, at least 1.
     """
 
     def __init__(self, *, agree_every: int = 10):
@@ -39,57 +40,57 @@ class StopRequest:
         self._interrupted = False
         self._agreed = False
         self._old_handlers: dict[int, object] = {}
-        self._several = self._notified = False
+        self._multiprocess = self._preemption_service = False
 
     def __enter__(self) -> StopRequest:
-        self._several = jax.process_count() > 1
-        served = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
-        self._notified = self._several and served
-        caught = (signal.SIGINT,) if self._notified else (signal.SIGINT, signal.SIGTERM)
+        self._multiprocess = jax.process_count() > 1
+        service = jax.distributed.is_initialized() and jax.config.jax_enable_preemption_service
+        self._preemption_service = self._multiprocess and service
+        caught = (signal.SIGINT,) if self._preemption_service else (signal.SIGINT, signal.SIGTERM)
         for number in caught:
-            self._old_handlers[number] = signal.signal(number, self._note)
+            self._old_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._old_handlers.items():
-            # None stands for a handler that was not set from Python and cannot be set again from here
+            # None is a handler that was not installed from Python and cannot be restored from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._old_handlers.clear()
 
     def requested(self, step: int) -> str | None:
-        """Why the run should stop after this step, or None; the same answer on all processes, but for the wording.
+        """Returns why the run should stop after this step, or None; all processes agree on whether to stop.
 
         Args:
-            step: just done. All processes ask after every step, and start from the same one.
+            step: Number of completed steps. All processes must call this after every step, from the same first step on.
 
         Returns:
             "SIGTERM", "SIGINT" or `ELSEWHERE`.
         """
-        if not self._several:
+        if not self._multiprocess:
             return self._reason
         if not self._agreed:
-            self._agreed = self._ask_all(step)
+            self._agreed = self._agree(step)
         return (self._reason or ELSEWHERE) if self._agreed else None
 
-    def _ask_all(self, step: int) -> bool:
-        if self._notified:
+    def _agree(self, step: int) -> bool:
+        if self._preemption_service:
             return multihost_utils.reached_preemption_sync_point(step)
         if step % self._agree_every:
             return False
         return bool(np.any(multihost_utils.process_allgather(np.array(self._reason is not None))))
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
         name = signal.Signals(number).name
         self._reason = self._reason or name
-        again = "; once more stops at once" if number == signal.SIGINT else ""
-        # straight to the terminal: the handler may have interrupted a write, and Python's streams and locks do not
-        # let it in twice
+        hint = "; press Ctrl-C again to stop immediately" if number == signal.SIGINT else ""
+        # Written to the file descriptor because the handler may have interrupted a write to a Python stream, whose lock
+        # it cannot acquire again.
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{name}: stopping after this step{again}\n".encode())
-        if self._notified:
+            os.write(2, f"\n{name}: stopping after this step{hint}\n".encode())
+        if self._preemption_service:
             os.kill(os.getpid(), signal.SIGTERM)

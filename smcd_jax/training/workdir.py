@@ -1,4 +1,4 @@
-"""The folder of one training run: its parts, the lock that keeps a second run out, and the resolved config."""
+"""The folder of one training run: its subfolders, the lock against a second run, and the resolved config."""
 
 from __future__ import annotations
 
@@ -22,28 +22,39 @@ import jax
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files import write_json
 
 logger = logging.getLogger(__name__)
 
-_SHOWS_WITHIN_SECONDS = 10.0  # a network file system may show a new file late
+_VISIBLE_WITHIN_SECONDS = 10.0  # a network file system may show a new file with a delay
 
 
 class Workdir:
-    """WORKDIR/{checkpoints, samples, logs}, made where they are missing, and locked until `close` or death.
+    """WORKDIR/{checkpoints, samples, logs}, created if missing, and locked until `close` or the end of the process.
 
-    The lock is the kernel's (flock), so that it goes with the process, however that ends. In a run of several processes
-    the first one locks.
+    The kernel holds the lock (flock) and releases it however the process ends. In a run of several processes only
+    process 0 holds it.
 
     Args:
-        path: of the folder.
+        path: Folder of the run.
 
     Raises:
-        SMCDError: it cannot be made or written to, another run is in it, or not all processes see it.
+        SMCDError: The folder cannot be created or written, another run uses it, or not all processes see it.
+
+    Attributes:
+        path: Absolute path of the folder.
+        checkpoints: Folder of checkpoints.
+        samples: Folder of sample videos.
+        logs: Folder of logs.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         if re.match(r"\w+:/", str(path)):
-            raise SMCDError(f"--workdir {path}: no folder; mount the bucket (gcsfuse, Filestore) and give that folder")
+            raise SMCDError(
+                f"--workdir must be a folder, got {path}; mount the bucket (gcsfuse, Filestore) and pass that folder",
+                argument="workdir",
+                value=str(path),
+            )
         self.path = Path(path).absolute()
         self.checkpoints, self.samples, self.logs = (self.path / name for name in ("checkpoints", "samples", "logs"))
         self._lock: TextIO | None = None
@@ -55,18 +66,20 @@ class Workdir:
                 self._lock = _locked(self.path / "lock")
         except OSError as error:
             raise SMCDError(
-                f"cannot write to {self.path} ({error.strerror or error}); give a --workdir on a disk you may write to"
+                f"cannot write to {self.path} ({error.strerror or error}); choose a writable --workdir",
+                argument="workdir",
+                path=self.path,
             ) from error
         if jax.process_count() > 1:
             _check_shared(self.path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes ``config.json``, whole or not at all; only the first process does."""
+        """Writes ``config.json`` atomically, on process 0 only."""
         if jax.process_index() == 0:
-            write_whole(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+            write_json(self.path / "config.json", config)
 
     def close(self) -> None:
-        """Lets another run in."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -81,49 +94,32 @@ class Workdir:
 
 
 def _check_shared(path: Path) -> None:
-    """Whether all processes of the run see one folder: with several, saving would wait for ever."""
+    """Checks that all processes see the same folder; otherwise saving would never finish."""
     from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
-    number = int(broadcast_one_to_all(np.uint32(secrets.randbits(32))))
-    sign = path / f".shared.{number:08x}"
+    token = int(broadcast_one_to_all(np.uint32(secrets.randbits(32))))
+    marker = path / f".shared.{token:08x}"
     if jax.process_index() == 0:
-        sign.touch()
-    sees, patience = False, time.monotonic() + _SHOWS_WITHIN_SECONDS
-    process_allgather(np.zeros(1))  # the first process has made it
-    while not (sees := sign.exists()) and time.monotonic() < patience:
+        marker.touch()
+    visible, deadline = False, time.monotonic() + _VISIBLE_WITHIN_SECONDS
+    process_allgather(np.zeros(1))  # process 0 has created the marker
+    while not (visible := marker.exists()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    blind = [str(index) for index, seen in enumerate(process_allgather(np.array([sees]))) if not seen]
+    missing = [index for index, seen in enumerate(process_allgather(np.array([visible]))) if not seen]
     if jax.process_index() == 0:
-        sign.unlink(missing_ok=True)
-    if blind:
+        marker.unlink(missing_ok=True)
+    if missing:
         raise SMCDError(
-            f"{path} of the first process is not seen by process {', '.join(blind)}: give a --workdir on a disk that "
-            "all hosts share"
+            f"{path} of process 0 is not visible to process {', '.join(map(str, missing))}; use a --workdir on a file "
+            "system that all hosts share",
+            argument="workdir",
+            path=path,
+            value=missing,
         )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears under its name only when it is whole and on the disk.
-
-    Raises:
-        SMCDError: it cannot be written; what was there before is still there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise SMCDError(f"cannot write {path} ({error.strerror}); make room or mend its permissions") from error
-
-
 def _locked(path: Path) -> TextIO:
-    """The open lock file, which says who holds it; closing it unlocks."""
+    """Returns the open lock file, which names the process that holds it; closing the file releases the lock."""
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,11 +127,20 @@ def _locked(path: Path) -> TextIO:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             holder = _holder(file)
             file.close()
+            run = "another run, which has just started"
+            if holder is not None:
+                run = "the run of process {pid} on {host}, started {started}".format_map(holder)
             raise SMCDError(
-                f"{path.parent} is in use by {holder}; wait until that run ends, stop it, or give another --workdir "
-                f"(if its host is gone for good, remove {path})"
+                f"{path.parent} is in use by {run}; wait for that run, stop it, or use another --workdir (if its host "
+                f"no longer exists, delete {path})",
+                argument="workdir",
+                path=path.parent,
+                value=holder,
             ) from error
-        logger.warning("%s: this file system knows no locks (%s): start no second run here", path, error.strerror)
+        logger.warning(
+            "%s: this file system does not support locks (%s); do not start a second run in this folder",
+            *(path, error.strerror),
+        )
     file.seek(0)
     file.truncate()
     started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -144,10 +149,11 @@ def _locked(path: Path) -> TextIO:
     return file
 
 
-def _holder(file: TextIO) -> str:
+def _holder(file: TextIO) -> dict[str, Any] | None:
+    """Returns pid, host and start time of the process that holds the lock, or None if it has not written them yet."""
     file.seek(0)
     try:
-        run = json.load(file)
-        return f"the run of process {run['pid']} on {run['host']}, started {run['started']}"
-    except (ValueError, KeyError, TypeError):  # between its lock and its writing
-        return "another run, which has just started"
+        content = json.load(file)
+        return {key: content[key] for key in ("pid", "host", "started")}
+    except (ValueError, KeyError, TypeError):
+        return None

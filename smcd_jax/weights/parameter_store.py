@@ -1,4 +1,4 @@
-"""Arrays on disk by path: written and read through Orbax within bounded memory, with a checksum of each."""
+"""Arrays on disk by path, written and read through Orbax in bounded memory, with a checksum for each array."""
 
 from __future__ import annotations
 
@@ -18,60 +18,63 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from smcd_jax.errors import SMCDError
 
-AT_ONCE = 16  # arrays; Orbax would read or write all of a tree together, and hold a second copy of each meanwhile
+# Arrays read or written at the same time. Orbax alone would process the whole tree at once, with a second copy of each.
+CONCURRENT_ARRAYS = 16
 
 logger = logging.getLogger(__name__)
 
 
 def save_leaves(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as one Orbax item.
+    """Writes arrays as one Orbax item, which is complete when this returns.
 
     Args:
-        folder: to be made; the item is whole when this returns.
-        leaves: by path, "encoder_0/conv/kernel"; views of mapped files are read as they are written.
+        folder: Folder to create.
+        leaves: Arrays by path, such as "encoder_0/conv/kernel"; memory-mapped arrays are read as they are written.
     """
     checkpointer, args = _checkpointer()
     checkpointer.save(folder.absolute(), args=args.PyTreeSave(unflatten_dict(dict(leaves), sep="/")))
 
 
 def restore_leaves(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of an Orbax item by path.
+    """Returns the arrays of an Orbax item by path.
 
     Raises:
-        SMCDError: the item is missing or damaged. A flipped bit is not damage to Orbax: compare `checksums`.
+        SMCDError: The item is missing or damaged. Orbax does not detect a flipped bit; compare `checksums`.
     """
     if not folder.is_dir():
-        raise SMCDError(f"{folder} is missing; the model folder is incomplete, copy or convert it again")
+        raise SMCDError(f"{folder} is missing; the model folder is incomplete, copy or convert it again", path=folder)
     checkpointer, args = _checkpointer()
     try:
         with _unfinished_reads_ignored():
             tree = checkpointer.restore(folder.absolute(), args=args.PyTreeRestore())
-    except Exception as error:  # Orbax and TensorStore raise many kinds for one cause: files that are not as written
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         logger.debug("restoring %s", folder, exc_info=True)
         reason = str(error).strip().split("\n")[0][:200]
-        raise SMCDError(f"{folder} cannot be restored ({reason}); copy or convert the model folder again") from error
+        raise SMCDError(
+            f"{folder} cannot be restored ({reason}); copy or convert the model folder again", path=folder
+        ) from error
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """sha256 over dtype, shape and bytes (C order) of every array, by "component/path"."""
+    """Returns the SHA-256 over dtype, shape and bytes (C order) of each array, by "component/path"."""
 
     def digest(leaf: np.ndarray) -> str:
         hashed = hashlib.sha256(f"{leaf.dtype.name} {leaf.shape}".encode())
         hashed.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
         return hashed.hexdigest()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
         names = [f"{component}/{path}" for path in leaves]
         return dict(zip(names, pool.map(digest, leaves.values()), strict=True))
 
 
 @contextlib.contextmanager
 def _unfinished_reads_ignored() -> Iterator[None]:
-    """Silences what is said of the other arrays when one has failed: up to hundreds of tracebacks from other threads.
+    """Silences up to hundreds of tracebacks from other threads after one array cannot be read.
 
     Orbax stops at the first array that cannot be read and closes its event loop, to which TensorStore still reports the
-    rest, in part after the error has passed here; so after an error the silence lasts.
+    other arrays, some of them after this block. The filters therefore stay in place after an error.
     """
     before, log = sys.unraisablehook, logging.getLogger("asyncio")
 
@@ -80,7 +83,7 @@ def _unfinished_reads_ignored() -> Iterator[None]:
             before(unraisable)
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "exception was never retrieved" not in record.getMessage()  # of a task or a future
+        return "exception was never retrieved" not in record.getMessage()  # by a task or a future
 
     sys.unraisablehook = hook
     log.addFilter(wanted)
@@ -90,25 +93,25 @@ def _unfinished_reads_ignored() -> Iterator[None]:
 
 
 def _checkpointer() -> tuple[Any, Any]:
-    """Orbax without compression (weights do not compress) and without copying host arrays before writing."""
+    """Returns an Orbax checkpointer that does not compress arrays, which would not help, and does not copy them."""
     import jax
     import orbax.checkpoint as ocp
     from orbax.checkpoint import type_handlers
 
     class ThrottledNumpyHandler(type_handlers.NumpyHandler):
-        """Reads and writes a few arrays at a time."""
+        """Reads and writes at most `CONCURRENT_ARRAYS` arrays at a time."""
 
         _turns: asyncio.Semaphore | None = None
 
         async def _open_and_write(self, *args: Any) -> None:
-            self._turns = self._turns or asyncio.Semaphore(AT_ONCE)
+            self._turns = self._turns or asyncio.Semaphore(CONCURRENT_ARRAYS)
             async with self._turns:
                 await super()._open_and_write(*args)
 
         async def deserialize(self, infos: Any, args: Any = None) -> list[np.ndarray]:
             arrays = []
-            for start in range(0, len(infos), AT_ONCE):
-                group = slice(start, start + AT_ONCE)
+            for start in range(0, len(infos), CONCURRENT_ARRAYS):
+                group = slice(start, start + CONCURRENT_ARRAYS)
                 arrays += await super().deserialize(infos[group], args and args[group])
             return arrays
 

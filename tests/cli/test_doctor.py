@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from smcd_jax.cli import doctor, main
-from smcd_jax.cli.machine import in_words
+from smcd_jax.cli.machine import format_bytes
 from smcd_jax.media import encoder
 
 
@@ -79,8 +79,6 @@ def test_a_missing_encoder_and_a_damaged_model_are_found_and_the_rest_is_still_s
     assert "position_net is missing" in found[f"model {tmp_path / 'm'}"][1]
 
 
-@pytest.mark.parametrize(
-    ("count", "words"), [(7, "7 B"), (1500, "1.5 kB"), (2_510_000_000, "2.5 GB"), (4e14, "400 TB")]
-)
-def test_bytes_in_words(count, words):
-    assert in_words(count) == words
+@pytest.mark.parametrize(("count", "text"), [(7, "7 B"), (1500, "1.5 kB"), (2_510_000_000, "2.5 GB"), (4e14, "400 TB")])
+def test_format_bytes(count, text):
+    assert format_bytes(count) == text

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 from tests.golden import case_diffusion, case_i3d, case_modules, case_train, case_unet
 from tests.golden.comparison import Comparison, Golden
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 from tests.conftest import SHARED
 from tests.golden.check import RUNNERS
 from tests.golden.check import main as check

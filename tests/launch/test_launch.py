@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from smcd_jax.training.signals import EXIT_AGAIN
+from smcd_jax.training.signals import EXIT_RESTART
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -70,7 +70,7 @@ class TestTrainAgain:
         return run([LAUNCH / "train_again.sh", *TRAIN], folder, SMCD=str(smcd), **environ)
 
     def test_42_starts_again_until_it_is_done(self, tmp_path):
-        done = self.start(tmp_path, statuses(*[EXIT_AGAIN] * 5, 0))
+        done = self.start(tmp_path, statuses(*[EXIT_RESTART] * 5, 0))
         assert done.returncode == 0
         assert calls(tmp_path, "smcd") == [["train", *TRAIN]] * 6
 
@@ -83,7 +83,7 @@ class TestTrainAgain:
         assert len(calls(tmp_path, "smcd")) == 3
 
     def test_a_save_between_crashes_counts_anew(self, tmp_path):
-        assert self.start(tmp_path, statuses(134, EXIT_AGAIN, 134, EXIT_AGAIN, 134, 0), CRASHES="1").returncode == 0
+        assert self.start(tmp_path, statuses(134, EXIT_RESTART, 134, EXIT_RESTART, 134, 0), CRASHES="1").returncode == 0
 
     def test_without_the_project_installed_it_says_so(self, tmp_path):
         done = run([LAUNCH / "train_again.sh", *TRAIN], tmp_path, SMCD=str(tmp_path / "none"))
@@ -107,7 +107,7 @@ class TestTrainAgain:
                     break
                 time.sleep(0.05)
             process.send_signal(number)
-            assert process.wait(timeout=30) == EXIT_AGAIN
+            assert process.wait(timeout=30) == EXIT_RESTART
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # and what it has started
@@ -150,7 +150,7 @@ class TestSlurm:
         assert "--kill-on-bad-exit=0" in flags
         assert calls(tmp_path, "scontrol") == []
 
-    @pytest.mark.parametrize("status", [EXIT_AGAIN, 134, 137])
+    @pytest.mark.parametrize("status", [EXIT_RESTART, 134, 137])
     def test_a_saved_or_crashed_run_is_queued_again(self, tmp_path, status):
         assert self.start(tmp_path, f"exit {status}").returncode == status
         assert calls(tmp_path, "scontrol") == [["requeue", "77"]]
@@ -158,7 +158,7 @@ class TestSlurm:
     def test_crashes_end_some_time_and_saved_runs_go_on(self, tmp_path):
         self.start(tmp_path, "exit 137", SLURM_RESTART_COUNT="10")
         assert calls(tmp_path, "scontrol") == []
-        self.start(tmp_path, f"exit {EXIT_AGAIN}", SLURM_RESTART_COUNT="400")
+        self.start(tmp_path, f"exit {EXIT_RESTART}", SLURM_RESTART_COUNT="400")
         assert calls(tmp_path, "scontrol") == [["requeue", "77"]]
 
     def test_a_mistake_is_not_queued_again(self, tmp_path):
@@ -166,7 +166,7 @@ class TestSlurm:
         assert calls(tmp_path, "scontrol") == []
 
     def test_sigterm_waits_for_the_save(self, tmp_path):
-        assert self.start(tmp_path, f"kill -TERM $PPID; sleep 0.5; exit {EXIT_AGAIN}").returncode == EXIT_AGAIN
+        assert self.start(tmp_path, f"kill -TERM $PPID; sleep 0.5; exit {EXIT_RESTART}").returncode == EXIT_RESTART
         assert calls(tmp_path, "scontrol") == [["requeue", "77"]]
 
     def test_what_it_asks_of_the_queue(self):
@@ -355,7 +355,7 @@ class TestJobSet:
         failing = job["podFailurePolicy"]["rules"]
         assert [rule["action"] for rule in failing] == ["FailJob", "FailJob"]
         exit_codes = failing[0]["onExitCodes"]
-        assert exit_codes == {"containerName": pod["containers"][0]["name"], "operator": "In", "values": [EXIT_AGAIN]}
+        assert exit_codes == {"containerName": pod["containers"][0]["name"], "operator": "In", "values": [EXIT_RESTART]}
         assert failing[1]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
         assert pod["restartPolicy"] == "Never"  # podFailurePolicy demands it
         assert job["backoffLimit"] == 0

@@ -12,7 +12,7 @@ from smcd_jax.models.smcd.config import PRESETS, TINY, ControlNetConfig, ModelCo
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy, sinusoid
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network, unflatten
-from smcd_jax.runtime.devices import enable_compile_cache
+from smcd_jax.runtime.compilation import enable_compile_cache
 
 GATES = ("object", "object_image", "parallel", "double", "merge")
 ZERO_INITIALISED = (  # the published model's, by the last parts of their names

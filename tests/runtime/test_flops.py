@@ -1,4 +1,4 @@
-"""Operations counted by hand against those counted from the program."""
+"""Operations counted by hand against those counted from the traced program."""
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,14 @@ def test_a_batched_einsum_counts_its_batch():
 @pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (3, 1)])
 def test_a_convolution_counts_outputs_times_kernel_and_input_channels(groups, stride):
     def conv(x, kernel):
-        how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **how)
+        dimensions = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", **dimensions)
 
     outputs = 2 * (8 // stride) * (4 // stride) * 12
     assert count_flops(conv, floats(2, 8, 4, 6), floats(3, 3, 6 // groups, 12)) == 2 * outputs * 9 * 6 // groups
 
 
-def test_a_scan_counts_every_turn_and_a_while_loop_one():
+def test_a_scan_counts_each_iteration_and_a_while_loop_one():
     step = lambda x, _: (x @ x, None)  # noqa: E731
     assert count_flops(lambda x: jax.lax.scan(step, x, length=11), floats(4, 4)) == 11 * 2 * 4**3
     endless = lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x)  # noqa: E731
@@ -57,5 +57,5 @@ def test_the_published_network_takes_three_and_a_quarter_tera_operations():
     tokens = floats(1, 77, 1024), floats(1, 8, 8, 1024), floats(1, 16, 1024)
     total = count_flops(forward, params, floats(1, 8, 32, 32, 8), floats(1), *tokens)
     assert total == pytest.approx(3.25e12, rel=0.002)
-    # PyTorch's counter says 3.291 for the reference, which computes the text's keys and values anew for each frame.
+    # PyTorch's counter reports 3.291e12 for the reference, which recomputes the keys and values of the text per frame.
     assert total == pytest.approx(3.291e12, rel=0.05)

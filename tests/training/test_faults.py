@@ -130,7 +130,7 @@ class TestDamagedCheckpoints:
         for _ in range(2):
             assert train(files, half) == 2
             said = refusal(capfd)
-            assert "none of its steps is whole (step 4: " in said
+            assert "all checkpoints are damaged (step 4: " in said
             assert "; step 2: " in said
             assert "\n" not in said
             assert content(half) == before
@@ -247,7 +247,7 @@ class TestOtherConfig:
         monkeypatch.setattr(TrainProgram, "compile", lambda self: pytest.fail("compiled"))
         assert train(files, half, change) == 2
         said = refusal(capfd)
-        assert f"{half / 'checkpoints' / '4'}: its config is not that of this run (1 differ)" in said
+        assert f"{half / 'checkpoints' / '4'}: its config differs from that of this run" in said
         assert re.search(rf"\n  {row}$", said)
         assert content(half) == before
 

@@ -28,6 +28,7 @@ from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, nee
 from smcd_jax.training.plan.plan import Planner, parameter_lines
 from smcd_jax.training.program import TrainProgram, placeholder_null
 from smcd_jax.training.state import abstract
+from tests.errors import refused
 
 jax.devices()  # eight, before a topology asks for fewer
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
@@ -67,30 +68,18 @@ def kept(store, monkeypatch):
 
 class TestTopology:
     @pytest.mark.parametrize(
-        ("name", "says"),
-        [
-            ("v9:2x2", "unknown"),
-            ("", "unknown"),
-            ("v5e", "a slice of v5e has 2 axes, as in v5e:2x2"),
-            ("v5e:2x2x2", "has 2 axes"),
-            ("v5p:2x4", "a slice of v5p has 3 axes, as in v5p:2x2x2"),
-            ("v6e:0x4", "has 2 axes"),
-            ("v4:8", "has 3 axes"),
-            ("cpu:0", "unknown"),
-            ("cpu:many", "unknown"),
-        ],
+        "name", ["v9:2x2", "", "v5e", "v5e:2x2x2", "v5p:2x4", "v6e:0x4", "v4:8", "cpu:0", "cpu:many"]
     )
-    def test_a_wrong_name_is_answered_in_one_line(self, name, says):
-        with pytest.raises(SMCDError, match=says) as caught:
+    def test_a_malformed_name_is_refused(self, name):
+        with refused("topology", value=name):
             check_topology_name(name)
-        assert "\n" not in str(caught.value)
 
     def test_fake_cpu_devices_share_main_memory(self):
         found = find_topology("cpu:4")
         assert (len(found.devices), found.platform, found.usable_bytes) == (4, "cpu", None)
 
     def test_more_cpu_devices_than_jax_runs_with(self):
-        with pytest.raises(SMCDError, match=r"cpu:512: JAX runs with 8 CPU devices; set XLA_FLAGS=.*count=512"):
+        with refused("topology", value="cpu:512"):
             find_topology("cpu:512")
 
     def test_what_is_here_is_local(self):
@@ -98,7 +87,7 @@ class TestTopology:
 
     def test_without_libtpu_it_says_what_to_install(self, monkeypatch):
         monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
-        with pytest.raises(SMCDError, match=r"pip install 'smcd_jax\[tpu\]'"):
+        with refused("topology", value="v5e:2x4"):
             find_topology("v5e:2x4")
 
     @needs_libtpu
@@ -113,7 +102,7 @@ class TestTopology:
 
     @needs_libtpu
     def test_a_slice_that_cannot_be_cut_is_an_error(self):
-        with pytest.raises(SMCDError, match=r"^topology v5e:2x3: .*not divisible"):
+        with refused("topology", value="v5e:2x3"):
             find_topology("v5e:2x3")
 
 
@@ -425,7 +414,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("flags", "says"),
         [
-            (["--topology", "v5e:8"], "a slice of v5e has 2 axes"),
+            (["--topology", "v5e:8"], "topology of v5e must have a shape of 2 axes"),
             (["--batch", "0"], "--batch 0: must be 1 or more"),
             (["--effort", "3"], "effort is 3"),
             (["--config.mesh.fsdp=3"], "a multiple of 3 devices, and there are 8"),

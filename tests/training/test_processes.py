@@ -122,7 +122,7 @@ def test_a_workdir_that_they_do_not_share_is_refused(files, tmp_path):
     ]
     assert [process.wait(timeout=300) for process in both] == [2, 2], "\n".join(log.read_text() for log in logs)
     for log in logs:
-        assert "of the first process is not seen by process 1: give a --workdir on a disk" in log.read_text()
+        assert "of process 0 is not visible to process 1; use a --workdir on a file system" in log.read_text()
 
 
 def killed_together(run: Pair) -> int:

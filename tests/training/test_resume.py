@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smcd_jax.training.signals import EXIT_AGAIN
+from smcd_jax.training.signals import EXIT_RESTART
 from tests.training.training_run import (
     Files,
     assert_like,
@@ -79,7 +79,7 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
     process.terminate()
     assert wait_for(process, lambda: "SIGTERM: stopping" in log.read_text()[seen:]), log.read_text()
     go.touch()
-    assert process.wait(timeout=200) == EXIT_AGAIN, log.read_text()
+    assert process.wait(timeout=200) == EXIT_RESTART, log.read_text()
 
 
 def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_path):

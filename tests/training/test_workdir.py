@@ -1,4 +1,4 @@
-"""The folder of a run: made or refused in one line, closed to a second run, open again when the first one dies."""
+"""The folder of a run: created or refused, locked against a second run, unlocked when the first one ends."""
 
 import errno
 import fcntl
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from smcd_jax.errors import SMCDError
 from smcd_jax.training import workdir
 from smcd_jax.training.workdir import Workdir
+from tests.errors import refused
 
 HOLD = """
 import sys, time
@@ -26,14 +26,7 @@ time.sleep(60)
 """
 
 
-def refusal(path) -> str:
-    with pytest.raises(SMCDError) as refused:
-        Workdir(path)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
-
-
-def test_the_parts_are_made_and_found_again(tmp_path):
+def test_subfolders_are_created_and_reused(tmp_path):
     for _ in range(2):
         with Workdir(tmp_path / "runs" / "one") as folder:
             assert [part.is_dir() for part in (folder.checkpoints, folder.samples, folder.logs)] == [True] * 3
@@ -48,46 +41,53 @@ def test_a_relative_path_still_holds_after_the_working_folder_has_changed(tmp_pa
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/runs/one", Path("s3://bucket/one")])
-def test_the_address_of_a_bucket_is_no_folder(path, tmp_path, monkeypatch):
+def test_the_address_of_a_bucket_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no folder; mount the bucket" in refusal(path)
+    with refused("workdir", value=str(path)):
+        Workdir(path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_run_is_refused_with_the_first_ones_process_host_and_start(tmp_path):
+def test_a_second_run_is_refused_with_the_process_host_and_start_of_the_first(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
-        message = refusal(tmp_path)
         started = json.loads((tmp_path / "lock").read_text())["started"]
-        assert f"in use by the run of process {child.pid} on {socket.gethostname()}, started {started}" in message
+        holder = {"pid": child.pid, "host": socket.gethostname(), "started": started}
+        with refused("workdir", path=tmp_path, value=holder) as record:
+            Workdir(tmp_path)
+        assert f"in use by the run of process {child.pid} on {holder['host']}, started {started}" in str(record.value)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        Workdir(tmp_path).close()  # the lock died with its holder
+        Workdir(tmp_path).close()  # the lock ended with its holder
     finally:
         child.kill()
         child.communicate()
 
 
-def test_in_one_process_too_a_second_run_is_refused_until_the_first_is_closed(tmp_path):
+def test_a_second_run_in_the_same_process_is_refused_until_the_first_is_closed(tmp_path):
     with Workdir(tmp_path):
-        assert f"process {os.getpid()}" in refusal(tmp_path)
+        with refused("workdir", path=tmp_path) as record:
+            Workdir(tmp_path)
+        assert record.value.value["pid"] == os.getpid()
     Workdir(tmp_path).close()
 
 
-def test_a_refused_run_leaves_the_holders_name_in_the_lock(tmp_path):
+def test_a_refused_run_does_not_change_the_lock_file(tmp_path):
     with Workdir(tmp_path):
-        refusal(tmp_path)
+        with refused("workdir", path=tmp_path):
+            Workdir(tmp_path)
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
-def test_a_holder_that_has_not_written_its_name_yet_is_another_run(tmp_path):
+def test_a_holder_that_has_not_written_its_name_yet_is_refused_too(tmp_path):
     with (tmp_path / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert "in use by another run" in refusal(tmp_path)
+        with refused("workdir", path=tmp_path, value=None):
+            Workdir(tmp_path)
 
 
-def test_a_process_that_is_not_the_first_takes_no_lock(tmp_path, monkeypatch):
+def test_only_process_0_takes_the_lock(tmp_path, monkeypatch):
     with Workdir(tmp_path):
         monkeypatch.setattr(workdir.jax, "process_index", lambda: 1)
         with Workdir(tmp_path) as second:
@@ -95,26 +95,25 @@ def test_a_process_that_is_not_the_first_takes_no_lock(tmp_path, monkeypatch):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_file_system_without_locks_is_named_once(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     monkeypatch.setattr(workdir.fcntl, "flock", no_locks)
     Workdir(tmp_path).close()
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}/lock: this file system knows no locks ({os.strerror(errno.ENOTSUP)}): start no second run here"
-    ]
+    assert [record.args for record in caplog.records] == [(tmp_path / "lock", os.strerror(errno.ENOTSUP))]
 
 
-def test_a_path_below_a_file_is_refused_in_one_line(tmp_path):
+def test_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    assert f"cannot write to {tmp_path / 'file' / 'run'}" in refusal(tmp_path / "file" / "run")
+    with refused("workdir", path=tmp_path / "file" / "run"):
+        Workdir(tmp_path / "file" / "run")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root; others meet the same refusal")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
 @pytest.mark.parametrize("made_before", [False, True])
-def test_a_folder_that_the_user_may_not_write_to_is_refused_in_one_line(made_before):
-    with tempfile.TemporaryDirectory() as parent:  # those of pytest are closed to other users
+def test_a_folder_without_write_permission_is_refused(made_before):
+    with tempfile.TemporaryDirectory() as parent:  # pytest's own folders are not accessible to other users
         folder = Path(parent) / "run"
         if made_before:
             Workdir(folder).close()
@@ -126,7 +125,7 @@ def test_a_folder_that_the_user_may_not_write_to_is_refused_in_one_line(made_bef
     assert f"cannot write to {folder} (Permission denied)" in last, child.stderr
 
 
-def test_the_config_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_the_config_is_written_atomically(tmp_path, monkeypatch):
     with Workdir(tmp_path) as folder:
         folder.write_config({"seed": 1})
 
@@ -134,7 +133,7 @@ def test_the_config_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(workdir.os, "fsync", full)
-        with pytest.raises(SMCDError, match=r"cannot write .*config\.json \(No space left on device\)"):
+        with refused():
             folder.write_config({"seed": 2})
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [

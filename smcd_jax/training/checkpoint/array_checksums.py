@@ -1,8 +1,8 @@
-"""Checksums of sharded arrays, computed where they lie: equal for equal bits on any mesh and any number of processes.
+"""Checksums of sharded arrays, computed on their devices: equal for equal bits on any mesh and number of processes.
 
 Every element's bits are mixed with its index in the whole array by a bijection of 32-bit words (the finaliser of
-MurmurHash3), and the results are summed modulo 2^32 in two lanes. A change within one element changes both sums for
-certain; any other change goes unseen with a probability of about 2^-64.
+MurmurHash3), and the results are summed modulo 2^32 in two lanes. A change within one element always changes both
+sums; any other change is missed with a probability of about 2^-64.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped, UInt32
 
 LANE_SEEDS = (0x9E3779B9, 0x7F4A7C15)
-_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # of 8 bytes come two words, in a further axis
+# Unsigned type per element size; an element of 8 bytes is two words, in an extra axis.
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def array_checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
-    """One checksum of 16 hexadecimal digits per array; the same on every process, which all must call it.
+    """Returns a checksum of 16 hexadecimal digits per array, the same on all processes, which must all call this.
 
-    Each device sums what it holds, without a collective: on fake CPU devices, hundreds of small programs that wait for
-    each other run out of threads. The program of a shape, dtype and sharding is compiled once; one program for all
-    arrays would compile for longer than all of those together.
+    Each device sums its own shards without a collective: on fake CPU devices, hundreds of small programs that wait for
+    each other would exhaust the threads. A program is compiled once per shape, dtype and sharding; a single program for
+    all arrays would take longer to compile than all of these together.
+
+    Args:
+        arrays: Arrays by name, each on one device or with a `NamedSharding`.
     """
     sums = [_program(array.sharding)(array) for array in arrays.values()]
     for partial in sums:
@@ -41,7 +45,7 @@ def array_checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
 
 def _sum_of_shards(array: jax.Array, partial: jax.Array) -> np.ndarray:
-    """Of the sums per device, uint32 ``[devices, 2]``, those that this process holds and that count each shard once."""
+    """Sums the local part of the sums per device, uint32 ``[devices, 2]``, with each shard counted once."""
     counted = {shard.device for shard in array.addressable_shards if shard.replica_id == 0}
     sums = [np.asarray(shard.data) for shard in partial.addressable_shards if shard.device in counted]
     return np.concatenate([*sums, np.zeros((1, 2), np.uint32)]).sum(axis=0, dtype=np.uint32)
@@ -49,10 +53,10 @@ def _sum_of_shards(array: jax.Array, partial: jax.Array) -> np.ndarray:
 
 @functools.cache
 def _program(sharding: jax.sharding.Sharding) -> Callable[[jax.Array], jax.Array]:
-    """Sums per device, uint32 ``[devices, 2]``, of an array with this sharding."""
+    """Returns the program that computes the sums per device, uint32 ``[devices, 2]``, for a sharding."""
     if not isinstance(sharding, NamedSharding):
         if len(sharding.device_set) > 1:
-            raise TypeError(f"arrays to be summed lie on one device or have a NamedSharding, not {sharding}")
+            raise TypeError(f"arrays must be on one device or have a NamedSharding, got {sharding}")
         return jax.jit(lambda array: _lanes(array, jnp.zeros(array.ndim, jnp.uint32), array.shape)[None])
     mesh, spec = sharding.mesh, sharding.spec
 
@@ -76,7 +80,7 @@ def _size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
 
 
 def _lanes(shard: Shaped[Array, "*shape"], starts: list | Array, whole: tuple[int, ...]) -> UInt32[Array, " lanes"]:
-    """The two sums over a shard that begins at ``starts`` in an array of shape ``whole``."""
+    """Returns the two sums over a shard that starts at index ``starts`` of an array of shape ``whole``."""
     words = _bits(shard)
     index = jnp.zeros(words.shape, jnp.uint32)
     strides = [math.prod(whole[axis + 1 :]) * (2 if words.ndim > shard.ndim else 1) for axis in range(shard.ndim)]
@@ -97,7 +101,7 @@ def _bits(array: Shaped[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 
 def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """A bijection of 32-bit words in which every bit depends on every other."""
+    """A bijection of 32-bit words in which every output bit depends on every input bit."""
     word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
     return word ^ (word >> 16)

@@ -1,7 +1,8 @@
-"""Training checkpoints: saved in the background, restored only when every checksum holds, onto any mesh.
+"""Training checkpoints: saved in the background, restored onto any mesh only if every checksum matches.
 
-CHECKPOINTS/STEP/{params, train, data, config, checksums}, each an Orbax item; a step appears under its number when all
-are whole. Orbax restores a flipped bit without a word, hence `checkpoint_manifest`.
+A step is the folder CHECKPOINTS/STEP with the Orbax items params, train, data, config and checksums. It gets its final
+name once all items are written. Orbax does not detect a flipped bit, hence the checksums of
+`smcd_jax.training.checkpoint.manifest`.
 """
 
 from __future__ import annotations
@@ -19,21 +20,27 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, DamagedStep, Manifest, named_leaves
 from smcd_jax.training.checkpoint.mismatch import refuse_other_arrays, refuse_other_config
 from smcd_jax.training.checkpoint.orbax_io import make_manager, read_arrays, reason_of, save_items
-from smcd_jax.training.checkpoint.steps import agreed, agreed_steps, has_damaged_steps, set_aside, steps_in
+from smcd_jax.training.checkpoint.steps import (
+    common_steps,
+    has_damaged_steps,
+    read_on_all_processes,
+    set_aside,
+    steps_in,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
-    """What a run resumes from.
+    """State from which a run resumes.
 
     Attributes:
-        step: of the checkpoint.
-        params: as asked for, placed by the shardings that were given.
-        train: likewise.
-        data: the position in the data.
-        config: of the run that saved it.
-        skipped: (step, what was wrong) of newer steps that are damaged.
+        step: Step of the checkpoint.
+        params: Trained parameters, with the requested tree and shardings.
+        train: Other training state, with the requested tree and shardings.
+        data: Position in the training data.
+        config: Config of the run that saved the checkpoint.
+        skipped: (step, reason) of newer checkpoints that are damaged.
     """
 
     step: int
@@ -45,27 +52,33 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every process calls every method, at the same points.
+    """The checkpoints of one run. All processes must call the same methods in the same order.
 
     Args:
-        folder: is made; on a file system that all processes share.
-        keep_last: newest steps that are kept, at least 1.
-        keep_every: keep every step that is a multiple of this for ever, too.
+        folder: Folder on a file system that all processes share; created if missing.
+        max_to_keep: Number of newest steps to keep, at least 1.
+        keep_every: Interval of additional steps that are never deleted, at least 1; None for no such steps.
+
+    Raises:
+        SMCDError: An argument is out of range, or the folder cannot be created.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep_last: int = 3, keep_every: int | None = None):
-        if keep_last < 1 or (keep_every is not None and keep_every < 1):
-            raise SMCDError(f"keep_last is {keep_last} and keep_every {keep_every}; each must be at least 1")
+    def __init__(self, folder: str | os.PathLike[str], *, max_to_keep: int = 3, keep_every: int | None = None):
+        for name, value in (("max_to_keep", max_to_keep), ("keep_every", keep_every)):
+            if value is not None and value < 1:
+                raise SMCDError(f"{name} must be at least 1, got {value}", argument=name, value=value)
         self.folder = Path(folder).absolute()
-        self._keep = (keep_last, keep_every)
+        self._keep = (max_to_keep, keep_every)
         self._manager: Any = None
-        self._newest: int | None = None  # step this run has restored or begun to save
+        self._newest: int | None = None  # newest step that this run has restored or started to save
         self._saving: int | None = None
-        self._failures: list[Exception] = []  # of this process while saving
+        self._failures: list[Exception] = []  # errors of this process during the current save
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SMCDError(f"cannot make {self.folder} ({error.strerror}); choose another folder") from error
+            raise SMCDError(
+                f"cannot create {self.folder} ({error.strerror}); choose another folder", path=self.folder
+            ) from error
 
     def save(
         self,
@@ -77,29 +90,32 @@ class Checkpoints:
         config: Mapping[str, Any],
         wait: bool = False,
     ) -> None:
-        """Begins to save in the background. Arrays may be donated as soon as this returns.
+        """Starts saving a step in the background; arrays may be donated once this returns.
 
-        A step that this run has restored or saved last is there already, and is not saved again.
+        Does nothing if this run has just restored or saved the same step.
 
         Args:
-            step: greater than every earlier one.
-            params: nested dict of arrays.
-            train: any tree of arrays.
-            data: JSON values.
-            config: JSON values.
-            wait: return only when the step is whole.
+            step: Number of completed steps, greater than that of every existing checkpoint.
+            params: Nested dict of arrays.
+            train: Tree of arrays.
+            data: JSON-serializable position in the training data.
+            config: JSON-serializable config.
+            wait: Whether to return only after the step is completely written.
 
         Raises:
-            SMCDError: this save cannot begin, or the one before has failed.
+            SMCDError: The save cannot start, or the previous one has failed.
         """
         self.wait()
         if step == self._newest:
             return
-        there = self.steps()
-        if there and step <= there[-1]:
+        existing = self.steps()
+        if existing and step <= existing[-1]:
             raise SMCDError(
-                f"{self.folder} has step {there[-1]} already, so step {step} cannot be saved; resume from it, or give "
-                "another --workdir"
+                f"{self.folder}: cannot save step {step} because step {existing[-1]} exists; resume from it, or use "
+                "another --workdir",
+                argument="step",
+                path=self.folder,
+                value=step,
             )
         arrays = {"params": named_leaves(params), "train": named_leaves(train)}
         values = {"data": dict(data), "config": dict(config)}
@@ -111,18 +127,18 @@ class Checkpoints:
             self.wait()
 
     def check(self) -> None:
-        """Raises `SMCDError` once if the save in the background has failed; cheap, for every step."""
+        """Raises `SMCDError`, once, if the save in the background has failed; cheap enough for every step."""
         if self._saving is not None and (self._failures or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being saved; raises `SMCDError` if that has failed."""
+        """Waits for the save in the background; raises `SMCDError` if it has failed."""
         if self._saving is not None:
             self._watched(self._manager.wait_until_finished)
             self._saving = None
 
     def close(self) -> None:
-        """Waits, and ends the threads; raises `SMCDError` if the last save has failed."""
+        """Waits for the last save and stops the threads; raises `SMCDError` if the save has failed."""
         try:
             self.wait()
         finally:
@@ -131,34 +147,35 @@ class Checkpoints:
                 self._manager = None
 
     def steps(self) -> list[int]:
-        """Steps there are, damaged or not, oldest first."""
+        """Returns the existing steps, damaged or not, oldest first."""
         return steps_in(self.folder)
 
     def restore(
         self, *, params: Any, train: Any, config: Mapping[str, Any] | None = None, ignore: tuple[str, ...] = ()
     ) -> Restored | None:
-        """The newest step of which every item and every checksum holds; None where no run has saved one.
+        """Restores the newest valid step, or returns None if there are no checkpoints.
 
-        Newer steps that are damaged are renamed to STEP.damaged-N, each with a warning.
+        Newer damaged steps are renamed to STEP.damaged-N, each with a warning.
 
         Args:
-            params: tree of `jax.ShapeDtypeStruct` with shardings, on any mesh.
-            train: likewise.
-            config: refuse a checkpoint whose config differs.
-            ignore: keys of the config that may differ, see `config_differences`.
+            params: Tree of `jax.ShapeDtypeStruct` with shardings, on any mesh.
+            train: Tree of `jax.ShapeDtypeStruct` with shardings, on any mesh.
+            config: Config that the checkpoint must have; None for any.
+            ignore: Keys of the config that may differ, see `config_differences`.
 
         Raises:
-            SMCDError: steps are there but none is whole; or the newest whole one has other arrays or another config.
+            SMCDError: All steps are damaged, or the newest valid one has different arrays or a different config.
         """
         wanted = {"params": named_leaves(params), "train": named_leaves(train)}
         skipped: list[tuple[int, str]] = []
-        for step in reversed(agreed_steps(self.folder)):
+        for step in reversed(common_steps(self.folder)):
+            folder = self.folder / str(step)
             try:
-                manifest, values = agreed(lambda folder=self.folder / str(step): _read_description(folder))
+                manifest, values = read_on_all_processes(lambda folder=folder: _read_description(folder))
                 if config is not None:
-                    refuse_other_config(self.folder / str(step), values["config"], config, ignore=ignore)
-                refuse_other_arrays(self.folder / str(step), _all_records(manifest), _joined(wanted))
-                found = _verified_arrays(self.folder / str(step), manifest, wanted)
+                    refuse_other_config(folder, values["config"], config, ignore=ignore)
+                refuse_other_arrays(folder, _flatten_items(manifest.arrays), _flatten_items(wanted))
+                found = _verified_arrays(folder, manifest, wanted)
             except DamagedStep as damage:
                 skipped.append((step, str(damage)))
                 continue
@@ -170,72 +187,89 @@ class Checkpoints:
             }
             return Restored(step, **trees, **values, skipped=tuple(skipped))
         if skipped:
-            raise SMCDError(_none_whole(self.folder, skipped))
+            raise _all_damaged(self.folder, skipped)
         if has_damaged_steps(self.folder):
-            raise SMCDError(f"{self.folder} holds only damaged steps; restore one from a copy, or remove the folder")
+            raise SMCDError(
+                f"{self.folder}: all checkpoints are damaged; restore one from a backup, or delete the folder",
+                path=self.folder,
+            )
         return None
 
     def _begin(self, step: int, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         if self._manager is None:
-            keep_last, keep_every = self._keep
+            max_to_keep, keep_every = self._keep
             self._manager = make_manager(
-                self.folder, keep_last=keep_last, keep_every=keep_every, failures=self._failures
+                self.folder, max_to_keep=max_to_keep, keep_every=keep_every, failures=self._failures
             )
         save_items(self._manager, step, arrays=arrays, values=values)
 
     def _watched(self, action: Callable[[], None]) -> None:
-        """Runs a part of saving; an error becomes one line, raised once."""
+        """Runs a part of a save and turns its error into an `SMCDError`, raised once."""
         step = self._saving
         try:
             action()
-        except Exception as error:  # Orbax and TensorStore raise many kinds where a file cannot be written
+        except Exception as error:  # Orbax and TensorStore raise many types for files that cannot be written
             logger.debug("saving step %s", step, exc_info=True)
             self._saving = self._newest = None
             self._failures.clear()
-            whole = [other for other in self.steps() if other != step]
-            rest = f"the newest whole one is step {whole[-1]}" if whole else "there is no whole one"
+            others = [other for other in self.steps() if other != step]
+            newest = f"the newest checkpoint is step {others[-1]}" if others else "there is no other checkpoint"
             raise SMCDError(
-                f"{self.folder}: the checkpoint of step {step} could not be saved ({reason_of(error)}); {rest}. Make "
-                "room or mend the permissions, and start again"
+                f"{self.folder}: the checkpoint of step {step} could not be saved ({reason_of(error)}); {newest}. Free "
+                "disk space or fix the permissions, then start again",
+                argument="step",
+                path=self.folder,
+                value=step,
             ) from error
 
 
 def read_checkpoint(
     folder: str | os.PathLike[str], *, step: int | None = None, ema: bool = True
 ) -> tuple[int, dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
-    """Trained parameters of a checkpoint on the host, verified: (step, arrays by path, data, config).
+    """Reads the trained parameters of a checkpoint into host memory and verifies them.
 
     Args:
-        folder: the run's checkpoints.
-        step: the newest whole one by default.
-        ema: their moving average where the run kept one, logged; else the parameters themselves.
+        folder: Checkpoints folder of a run.
+        step: Step to read; None for the newest valid one.
+        ema: Whether to read the moving average of the parameters, if the run kept one. The choice is logged.
+
+    Returns:
+        (step, arrays by path, data, config).
 
     Raises:
-        SMCDError: there is no such step, or it is damaged.
+        SMCDError: The step does not exist, or it is damaged.
     """
     folder = Path(folder).absolute()
     steps = steps_in(folder)
     if not steps or step not in (None, *steps):
-        there = f"it has {', '.join(map(str, steps[-10:]))}" if steps else "it has none"
+        existing = f"existing steps: {', '.join(map(str, steps[-10:]))}" if steps else "the folder has no steps"
         wanted = "checkpoints" if step is None else f"checkpoint of step {step}"
-        raise SMCDError(f"{folder} has no {wanted}: {there}; give the checkpoints folder of a run")
+        raise SMCDError(
+            f"{folder}: no {wanted} ({existing}); pass the checkpoints folder of a run",
+            argument="step",
+            path=folder,
+            value=step,
+        )
     skipped: list[tuple[int, str]] = []
     for candidate in reversed(steps) if step is None else [step]:
         try:
             found = _host_arrays(folder / str(candidate), ema=ema)
         except DamagedStep as damage:
             if step is not None:
-                others = ", ".join(str(other) for other in steps if other != step) or "none"
+                others = ", ".join(str(other) for other in steps if other != step) or "no others"
                 raise SMCDError(
-                    f"{folder}: step {step} is damaged ({damage}); leave out --step for the newest whole one, or give "
-                    f"another (there are: {others})"
+                    f"{folder}: step {step} is damaged ({damage}); omit --step for the newest valid one, or choose "
+                    f"another ({others})",
+                    argument="step",
+                    path=folder,
+                    value=step,
                 ) from damage
             skipped.append((candidate, str(damage)))
             continue
         for newer, reason in skipped:
             logger.warning("%s: step %d is damaged (%s); reading step %d", folder, newer, reason, candidate)
         return (candidate, *found)
-    raise SMCDError(_none_whole(folder, skipped))
+    raise _all_damaged(folder, skipped)
 
 
 def _host_arrays(folder: Path, *, ema: bool) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
@@ -255,7 +289,7 @@ def _read_description(folder: Path) -> tuple[Manifest, dict[str, Any]]:
         raise DamagedStep(f"{', '.join(missing)} missing")
     manifest = Manifest.read(folder)
     if str(manifest.step) != folder.name:
-        raise DamagedStep(f"its content is that of step {manifest.step}")
+        raise DamagedStep(f"it contains step {manifest.step}")
     return manifest, manifest.verified_json(folder)
 
 
@@ -264,22 +298,20 @@ def _verified_arrays(
 ) -> dict[str, dict[str, jax.Array]]:
     found = {}
     for item, leaves in wanted.items():
-        found[item] = agreed(lambda item=item, leaves=leaves: read_arrays(folder / item, leaves))
+        found[item] = read_on_all_processes(lambda item=item, leaves=leaves: read_arrays(folder / item, leaves))
         manifest.verify(item, found[item])
     return found
 
 
-def _joined(items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _flatten_items(items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{item}/{name}": leaf for item, leaves in items.items() for name, leaf in leaves.items()}
 
 
-def _all_records(manifest: Manifest) -> dict[str, Any]:
-    return _joined(manifest.arrays)
-
-
-def _none_whole(folder: Path, skipped: list[tuple[int, str]]) -> str:
-    named = "; ".join(f"step {step}: {reason}" for step, reason in skipped[:3])
-    return (
-        f"{folder}: none of its steps is whole ({named}{'; ...' if len(skipped) > 3 else ''}); put back "
-        "a copy of one, or start anew in another --workdir"
+def _all_damaged(folder: Path, skipped: list[tuple[int, str]]) -> SMCDError:
+    reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped[:3]) + "; ..." * (len(skipped) > 3)
+    return SMCDError(
+        f"{folder}: all checkpoints are damaged ({reasons}); restore one from a backup, or start a new run in another "
+        "--workdir",
+        path=folder,
+        value=[step for step, _ in skipped],
     )

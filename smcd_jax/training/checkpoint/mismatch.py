@@ -1,4 +1,4 @@
-"""Refusals, with a table, of a checkpoint that is whole but of another run: other arrays or another config."""
+"""Errors, with a table, for a valid checkpoint of a different run: different arrays or a different config."""
 
 from __future__ import annotations
 
@@ -9,62 +9,86 @@ from typing import Any
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ArrayRecord, describe
 
-ROWS = 10  # of a table, before the rest is only counted
+ROWS = 10  # maximum number of rows in a table; the rest is counted
 _ABSENT = "-"
 
 
 def refuse_other_arrays(folder: Path, saved: Mapping[str, ArrayRecord], wanted: Mapping[str, Any]) -> None:
-    """Compares the arrays of a checkpoint with those the run has (arrays or `jax.ShapeDtypeStruct`), both by name.
+    """Refuses a checkpoint whose arrays differ from those of the run.
+
+    Args:
+        folder: Folder of the step.
+        saved: Arrays of the checkpoint by name.
+        wanted: Arrays of the run, or `jax.ShapeDtypeStruct`, by name.
 
     Raises:
-        SMCDError: any is missing, extra, or of another shape or dtype.
+        SMCDError: An array is missing, unexpected, or has another shape or dtype; ``value`` lists the names.
     """
-    there = {name: (record.shape, record.dtype) for name, record in saved.items()}
-    here = {name: describe(leaf) for name, leaf in wanted.items()}
-    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    old = {name: (record.shape, record.dtype) for name, record in saved.items()}
+    new = {name: describe(leaf) for name, leaf in wanted.items()}
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if names:
-        rows = [(name, _array_text(there.get(name)), _array_text(here.get(name))) for name in names]
+        rows = [(name, _array_text(old.get(name)), _array_text(new.get(name))) for name in names]
         raise SMCDError(
-            f"{folder}: its arrays are not those of this run ({len(names)} differ); resume with the config it was "
-            "saved with, or give another --workdir",
-            table=_table(("array", "in checkpoint", "wanted"), rows),
+            f"{folder}: its arrays differ from those of this run; resume with the config of the checkpoint, "
+            "or use another --workdir",
+            path=folder,
+            value=names,
+            table=_table(("array", "in checkpoint", "in this run"), rows),
         )
 
 
 def config_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Iterable[str] = ()
 ) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every value that differs between nested configs, keys joined by dots, sorted.
+    """Returns (key, old value, new value) for every difference between two nested configs, sorted by key.
+
+    Keys are joined by dots, tuples are equal to lists, and the value of a missing key is None.
 
     Args:
-        old: as it comes back from JSON.
-        new: tuples count as lists.
-        ignore: keys; a key of a group ignores all below it. A value of an absent key is given as None.
+        old: Nested config as read from JSON.
+        new: Nested config to compare with.
+        ignore: Keys to ignore; the key of a group ignores the whole group.
     """
-    there, here, ignored = _flat(old), _flat(new), tuple(ignore)
-    skip = lambda key: any(key == name or key.startswith(f"{name}.") for name in ignored)  # noqa: E731
-    keys = [key for key in sorted({*there, *here}) if not skip(key)]
-    absent = object()
-    differing = [key for key in keys if there.get(key, absent) != here.get(key, absent)]
-    return [(key, there.get(key), here.get(key)) for key in differing]
+    before, after, absent = _flat(old), _flat(new), object()
+    ignored = set(ignore)
+    return [
+        (key, before.get(key), after.get(key))
+        for key in sorted({*before, *after})
+        if before.get(key, absent) != after.get(key, absent) and ignored.isdisjoint(_prefixes(key))
+    ]
 
 
 def refuse_other_config(
     folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Iterable[str] = ()
 ) -> None:
-    """Refuses to resume with a config that differs from that of the checkpoint in ``folder``.
+    """Refuses a checkpoint whose config differs from that of the run.
+
+    Args:
+        folder: Folder of the step.
+        old: Config of the checkpoint.
+        new: Config of the run.
+        ignore: Keys that may differ, see `config_differences`.
 
     Raises:
-        SMCDError: with `config_differences` as a table.
+        SMCDError: The configs differ; ``value`` lists the keys.
     """
     differences = config_differences(old, new, ignore=ignore)
     if differences:
-        rows = [(key, repr(before), repr(now)) for key, before, now in differences]
+        rows = [(key, repr(before), repr(after)) for key, before, after in differences]
         raise SMCDError(
-            f"{folder}: its config is not that of this run ({len(rows)} differ); resume with the config it was "
-            "saved with, or give another --workdir",
-            table=_table(("key", "in checkpoint", "wanted"), rows),
+            f"{folder}: its config differs from that of this run; resume with the config of the "
+            "checkpoint, or use another --workdir",
+            path=folder,
+            value=[key for key, *_ in differences],
+            table=_table(("key", "in checkpoint", "in this run"), rows),
         )
+
+
+def _prefixes(key: str) -> list[str]:
+    """Returns "a", "a.b" and "a.b.c" for "a.b.c"."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How checkpoints use Orbax: its manager and handlers, reading arrays by name, and its log kept to warnings."""
+"""Use of Orbax for checkpoints: manager and handlers, reading arrays by name, and a quieter log."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ from orbax.checkpoint import checkpoint_managers
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, JSON_FILES, DamagedStep
 
-CONCURRENT_GB = 8  # of arrays that are read, or written, at the same time
+CONCURRENT_GB = 8  # limit for arrays that are read, or written, at the same time
 
 
 def make_manager(
-    folder: Path, *, keep_last: int, keep_every: int | None, failures: list[Exception]
+    folder: Path, *, max_to_keep: int, keep_every: int | None, failures: list[Exception]
 ) -> ocp.CheckpointManager:
-    """A manager that keeps the newest ``keep_last`` steps and every multiple of ``keep_every``.
+    """Returns an Orbax manager; all processes must call it.
 
-    It deletes an old step only when the new one is whole, and removes what killed saves have left. Every process must
-    call it. What fails on this process while it saves in the background is added to ``failures`` at once: where there
-    are other processes, Orbax first waits for them for many minutes.
+    The manager deletes an old step only after the new one is complete, and removes the remains of interrupted saves.
+
+    Args:
+        folder: Checkpoints folder.
+        max_to_keep: Number of newest steps to keep.
+        keep_every: Interval of additional steps to keep; None for no such steps.
+        failures: List to which errors of this process in a background save are appended immediately. With several
+            processes, Orbax itself raises them only after waiting many minutes for the other processes.
     """
     _keep_log_to_warnings()
-    keep = [checkpoint_managers.LatestN(keep_last)]
+    keep = [checkpoint_managers.LatestN(max_to_keep)]
     if keep_every is not None:
         keep.append(checkpoint_managers.EveryNSteps(keep_every))
     handlers = {item: _array_handler() for item in ARRAY_ITEMS}
@@ -45,17 +50,17 @@ def make_manager(
         _watch(handler, failures)
     barrier = ocp.multihost.get_barrier_sync_fn()
 
-    def barrier_unless_failed(**options: Any) -> None:
+    def barrier_unless_failed(**kwargs: Any) -> None:
         if failures:
             raise failures[0]
-        barrier(**options)
+        barrier(**kwargs)
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
             barrier_sync_fn=barrier_unless_failed,
-            create_directories_asynchronously=False,  # else, if one cannot be made, writers wait for it for minutes
+            create_directories_asynchronously=False,  # otherwise writers wait minutes for one that cannot be created
         ),
         save_root_metadata=False,
     )
@@ -69,51 +74,51 @@ def save_items(
     arrays: Mapping[str, Mapping[str, jax.Array]],
     values: Mapping[str, Any],
 ) -> None:
-    """Begins to save arrays by item and name, and JSON values by item."""
+    """Starts saving arrays, given by item and name, and JSON values, given by item."""
     trees = {item: ocp.args.PyTreeSave(unflatten_dict(dict(named), sep="/")) for item, named in arrays.items()}
     texts = {item: ocp.args.JsonSave(value) for item, value in values.items()}
     manager.save(step, args=ocp.args.Composite(**trees, **texts), force=True)
 
 
 def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct | None]) -> dict[str, Any]:
-    """Arrays of one item by name, in the order asked for; a flipped bit passes unseen.
+    """Returns arrays of one item by name, in the requested order; a flipped bit is not detected.
 
     Args:
-        folder: STEP/ITEM.
-        wanted: where to place each; on the host, as it is there, for None.
+        folder: Folder of the item, STEP/ITEM.
+        wanted: Shape, dtype and sharding by name; None for a NumPy array as stored.
 
     Raises:
-        DamagedStep: it cannot be read.
-        SMCDError: it may be whole, but permissions or memory do not suffice.
+        DamagedStep: The item cannot be read.
+        SMCDError: Permissions or memory are insufficient; the item may be valid.
     """
     _keep_log_to_warnings()
     targets = {name: 0 if leaf is None else leaf for name, leaf in wanted.items()}
-    how = {name: _restore_args(leaf) for name, leaf in wanted.items()}
+    restore_args = {name: _restore_args(leaf) for name, leaf in wanted.items()}
     args = ocp.args.PyTreeRestore(
-        item=unflatten_dict(targets, sep="/"), restore_args=unflatten_dict(how, sep="/"), partial_restore=True
+        item=unflatten_dict(targets, sep="/"), restore_args=unflatten_dict(restore_args, sep="/"), partial_restore=True
     )
     try:
         tree = _array_handler().restore(epath.Path(folder), args=args)
         found = flatten_dict(tree, sep="/")
         return {name: found[name] for name in wanted}
-    except Exception as error:  # Orbax and TensorStore raise many kinds for files that are not as written
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         logging.getLogger(__name__).debug("restoring %s", folder, exc_info=True)
-        reason, no_memory = reason_of(error), isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-    _forget_abandoned_reads()
-    if no_memory:
-        raise SMCDError(f"{folder} does not fit into memory ({reason}); shard over more devices")
+        reason, out_of_memory = reason_of(error), isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    _collect_abandoned_reads()
+    if out_of_memory:
+        raise SMCDError(f"{folder}: does not fit into memory ({reason}); shard over more devices", path=folder)
     if "permission denied" in reason.lower():
-        raise SMCDError(f"{folder} cannot be read ({reason}); mend its permissions")
+        raise SMCDError(f"{folder}: cannot be read ({reason}); fix its permissions", path=folder)
     raise DamagedStep(f"{folder.name} cannot be restored: {reason}")
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of the error at the root of it all, cut to what a person reads."""
+    """Returns the first line of the original error, at most 200 characters."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
     text = " ".join(re.split(r" \[(tensorstore_spec|os_error_code|source locations)(\[\d+\])?=", text)[0].split())
-    return text if len(text) <= 200 else f"{text[:60]} ... {text[-135:]}"  # TensorStore comes to the point at the end
+    return text if len(text) <= 200 else f"{text[:60]} ... {text[-135:]}"  # TensorStore puts the cause at the end
 
 
 def _restore_args(leaf: jax.ShapeDtypeStruct | None) -> Any:
@@ -127,20 +132,20 @@ def _restore_args(leaf: jax.ShapeDtypeStruct | None) -> Any:
 
 
 def _array_handler() -> ocp.PyTreeCheckpointHandler:
-    """Without compression: parameters and moments do not compress."""
+    """Returns a handler without compression, which does not help for parameters and optimizer state."""
     return ocp.PyTreeCheckpointHandler(
         save_concurrent_gb=CONCURRENT_GB, restore_concurrent_gb=CONCURRENT_GB, use_compression=False
     )
 
 
 class _Watched:
-    """A future of Orbax whose failure is noted."""
+    """An Orbax future that records its failure."""
 
     def __init__(self, future: Any, failures: list[Exception]):
         self._future, self._failures = future, failures
 
     def result(self, timeout: float | None = None) -> Any:
-        with _noted(self._failures):
+        with _recorded(self._failures):
             return self._future.result(timeout=timeout)
 
     def cancel(self) -> None:
@@ -150,29 +155,30 @@ class _Watched:
 def _watch(handler: Any, failures: list[Exception]) -> None:
     async_save, finalize = handler.async_save, handler.finalize
 
-    async def watched_save(*args: Any, **options: Any) -> list[_Watched]:
-        return [_Watched(future, failures) for future in await async_save(*args, **options) or ()]
+    async def watched_save(*args: Any, **kwargs: Any) -> list[_Watched]:
+        return [_Watched(future, failures) for future in await async_save(*args, **kwargs) or ()]
 
-    def watched_finalize(*args: Any, **options: Any) -> None:
-        with _noted(failures):
-            finalize(*args, **options)
+    def watched_finalize(*args: Any, **kwargs: Any) -> None:
+        with _recorded(failures):
+            finalize(*args, **kwargs)
 
     handler.async_save, handler.finalize = watched_save, watched_finalize
 
 
 @contextlib.contextmanager
-def _noted(failures: list[Exception]) -> Iterator[None]:
+def _recorded(failures: list[Exception]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever it is, it is raised again
+    except Exception as error:  # raised again below
         failures.append(error)
         raise
 
 
-def _forget_abandoned_reads() -> None:
-    """Collects what Orbax has given up after the first read of a restore failed: up to hundreds of other reads.
+def _collect_abandoned_reads() -> None:
+    """Collects the reads that Orbax has abandoned after the first failed one, up to hundreds of them.
 
-    Of each, Python would say at some time that nobody has waited for it; TensorStore may still end some later.
+    Python would otherwise warn about each at some later time that it was never awaited. TensorStore may still finish
+    some of them.
     """
     _silence_abandoned_reads()
     with warnings.catch_warnings():
@@ -199,8 +205,8 @@ def _silence_abandoned_reads() -> None:
 
 
 def _keep_log_to_warnings() -> None:
-    """Orbax tells every phase of every save; what fails is told by us, in one line."""
-    logging.getLogger("absl").addFilter(_is_wanted)  # adding it again changes nothing
+    """Drops Orbax's log of every phase of every save; errors are reported by this package in one line."""
+    logging.getLogger("absl").addFilter(_is_wanted)  # adding it twice has no effect
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Which steps a folder of checkpoints holds, what all processes agree on about them, and damaged ones set aside."""
+"""The steps in a checkpoints folder: listing, reading them consistently on all processes, renaming damaged ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Numbers of the step folders in a folder, oldest first; whatever else lies there is not looked at."""
+    """Returns the numbers of the step folders, oldest first; other files and folders are ignored."""
     if not folder.is_dir():
         return []
     numbered = [entry for entry in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", entry.name) and entry.is_dir()]
@@ -26,12 +26,12 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def has_damaged_steps(folder: Path) -> bool:
-    """Whether `set_aside` has renamed a step here."""
+    """Returns whether the folder contains a step that `set_aside` has renamed."""
     return any(re.fullmatch(r"\d+\.damaged-\d+", entry.name) for entry in folder.iterdir())
 
 
-def agreed_steps(folder: Path) -> list[int]:
-    """Steps as the first process sees them."""
+def common_steps(folder: Path) -> list[int]:
+    """Returns the steps that process 0 sees, on all processes."""
     steps = steps_in(folder)
     if jax.process_count() == 1:
         return steps
@@ -42,8 +42,8 @@ def agreed_steps(folder: Path) -> list[int]:
     return [int(step) for step in broadcast_one_to_all(padded)] if count else []
 
 
-def agreed(read: Callable[[], Any]) -> Any:
-    """What ``read`` returns; `DamagedStep` on every process where it raises that on any."""
+def read_on_all_processes(read: Callable[[], Any]) -> Any:
+    """Returns ``read()``; raises `DamagedStep` on all processes if it raises that on any of them."""
     result, reason = None, ""
     try:
         result = read()
@@ -61,7 +61,16 @@ def agreed(read: Callable[[], Any]) -> Any:
 
 
 def set_aside(folder: Path, skipped: Sequence[tuple[int, str]], *, resumed: int) -> None:
-    """Renames damaged steps, which Orbax would count and refuse to write again, and says so."""
+    """Renames damaged steps, which Orbax would otherwise count as existing, and logs a warning for each.
+
+    Args:
+        folder: Checkpoints folder.
+        skipped: (step, reason) of the damaged steps.
+        resumed: Step from which the run resumes.
+
+    Raises:
+        SMCDError: A step cannot be renamed.
+    """
     for step, reason in skipped if jax.process_index() == 0 else ():
         numbers = (number for number in range(1, 1000) if not (folder / f"{step}.damaged-{number}").exists())
         target = folder / f"{step}.damaged-{next(numbers)}"
@@ -70,10 +79,11 @@ def set_aside(folder: Path, skipped: Sequence[tuple[int, str]], *, resumed: int)
         except OSError as error:
             raise SMCDError(
                 f"{folder}: step {step} is damaged ({reason}) and cannot be renamed to {target.name} "
-                f"({error.strerror}); rename or remove it"
+                f"({error.strerror}); rename or delete it",
+                path=folder / str(step),
             ) from error
         logger.warning(
-            "%s: step %d is damaged (%s); resuming from step %d. It is now %s: remove it once looked into",
+            "%s: step %d is damaged (%s); resuming from step %d. It is now %s; delete it after inspection",
             *(folder, step, reason, resumed, target.name),
         )
     if skipped and jax.process_count() > 1:

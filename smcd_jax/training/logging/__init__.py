@@ -1,1 +1,1 @@
-"""What a training run reports: metrics, TensorBoard events, throughput, gates and sample videos."""
+"""Output of a training run: metrics, TensorBoard events, throughput, gates and sample videos."""

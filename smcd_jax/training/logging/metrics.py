@@ -1,13 +1,13 @@
-"""What a run reports: ``metrics.jsonl``, TensorBoard's event files, Weights & Biases, and the line on the terminal.
+"""Metrics of a training run: ``metrics.jsonl``, TensorBoard event files, Weights & Biases, and the log line.
 
-Values are known by these names; the line on the terminal shows those it finds:
+Values have these names; the log line shows those that are present:
 
-    loss, loss/t0, loss/t250, ...    mean since the last line, and that of each band of timesteps
-    validation_loss                  on fixed noise and timesteps
-    gradient_norm, parameter_norm    before clipping; of the trained parameters
+    loss, loss/t0, loss/t250, ...    mean since the last line, overall and per bucket of timesteps
+    validation_loss                  with fixed noise and timesteps
+    gradient_norm, parameter_norm    before gradient clipping; of the trained parameters
     learning_rate
-    gates/mean/object, gates/...     of `smcd_jax.training.logging.gates`
-    clips_per_second, ...            of `smcd_jax.training.logging.throughput`
+    gates/mean/object, gates/...     see `smcd_jax.training.logging.gates`
+    clips_per_second, ...            see `smcd_jax.training.logging.throughput`
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jaxtyping import UInt8
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
 from smcd_jax.media import write_video
-from smcd_jax.training.logging.event_file import EventFile, write_whole
+from smcd_jax.training.logging.event_file import DirectFile, EventFile
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,23 @@ _GIF_MAX_FPS = 50
 
 
 class MetricWriter:
-    """Writes a run's numbers into its folder; of several processes the first one writes, the others' calls do nothing.
+    """Writes the metrics of a run; only process 0 writes, calls on other processes do nothing.
 
-    ``metrics.jsonl`` has one object a line: "step", "time" (seconds since 1970) and the values by name, digit for
-    digit; NaN and infinities are the texts "nan", "inf", "-inf", which JSON has no numbers for. `read_metrics` reads
-    it. A line has reached the system when `scalars` returns, so kill -9 loses none; what a resumed run does again is
-    cut first. Write the line of a step before its checkpoint.
+    ``metrics.jsonl`` has one JSON object per line: "step", "time" (seconds since 1970) and the values by name, without
+    rounding. NaN and infinities are the strings "nan", "inf" and "-inf". `read_metrics` reads the file. A line is with
+    the operating system when `scalars` returns, so that kill -9 loses no line. A resumed run first removes the lines
+    of the steps that it repeats; write the metrics of a step before its checkpoint.
+
+    Args:
+        folder: Existing folder of the run.
+        tensorboard: Whether to write event files into ``tensorboard/``, if the tensorboard package is installed.
+        wandb: Whether to log to Weights & Biases, if the wandb package is installed; configured by its own environment
+            variables (WANDB_PROJECT, WANDB_MODE=offline, ...).
+        run_config: Config of the run for Weights & Biases; its "name" is the name of the run there.
+        resume_step: Number of completed steps. Later lines are removed (in Weights & Biases they stay).
+
+    Raises:
+        SMCDError: The folder cannot be written, or Weights & Biases cannot start.
     """
 
     def __init__(
@@ -57,19 +68,6 @@ class MetricWriter:
         run_config: Mapping[str, Any] | None = None,
         resume_step: int = 0,
     ):
-        """Opens all outputs.
-
-        Args:
-            folder: of the run; exists.
-            tensorboard: write event files into ``tensorboard/``.
-            wandb: log to Weights & Biases too, where it is installed; its own environment variables say how
-                (WANDB_PROJECT, WANDB_MODE=offline, ...).
-            run_config: of the run, for Weights & Biases; "name" names the run there.
-            resume_step: steps done before. What is there of later ones is cut (in Weights & Biases it stays).
-
-        Raises:
-            SMCDError: the folder cannot be written.
-        """
         self._folder = Path(folder)
         self._lines = self._events = self._run = None
         if jax.process_index() != 0:
@@ -78,44 +76,42 @@ class MetricWriter:
             self._run = _start_wandb(self._folder, dict(run_config or {}))
         path = self._folder / METRICS_FILE
         if path.exists():
-            _cut(path, resume_step)
-        with _naming(self._folder):
-            self._lines = path.open("ab", buffering=0)
+            _remove_later_lines(path, resume_step)
+        with _write_errors(self._folder):
+            self._lines = DirectFile(path, "ab")
             if tensorboard:
-                # a folder without events has nothing to hide, and TensorBoard needs none
-                first = resume_step + 1 if (self._folder / EVENT_FOLDER).exists() else None
-                self._events = EventFile(self._folder / EVENT_FOLDER, first_step=first)
+                self._events = _open_events(self._folder / EVENT_FOLDER, resume_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of values.
+        """Writes one line of values.
 
         Args:
-            step: steps done.
-            values: by name; anything that `float` takes.
+            step: Number of completed steps.
+            values: Values by name, convertible with `float`.
 
         Raises:
-            SMCDError: it cannot be written; the disk is full, say.
+            SMCDError: The line cannot be written, for example because the disk is full.
         """
         if self._lines is None:
             return
         numbers = {name: float(value) for name, value in values.items()}
         content = {"step": int(step), "time": time.time()}
         content |= {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
-        with _naming(self._folder):
-            write_whole(self._lines, json.dumps(content, allow_nan=False).encode() + b"\n")
+        with _write_errors(self._folder):
+            self._lines.write(json.dumps(content, allow_nan=False).encode() + b"\n")
             if self._events is not None:
                 self._events.scalars(step, numbers)
         if self._run is not None:
             self._run.log({"step": int(step), **numbers})
 
     def video(self, step: int, name: str, frames: UInt8[np.ndarray, "f h w 3"], *, fps: float) -> None:
-        """A clip for TensorBoard and Weights & Biases; the folder of samples is `sample_videos`' affair.
+        """Writes a video to TensorBoard and Weights & Biases.
 
         Args:
-            step: steps done.
-            name: of the clip, the same at every step.
-            frames: uint8.
-            fps: frames per second; above 50 it plays at 50, the most GIF can say.
+            step: Number of completed steps.
+            name: Name of the video, the same at every step.
+            frames: Frames, ``[f, h, w, 3]``.
+            fps: Frames per second, limited to 50 by the GIF format.
         """
         if self._events is None and self._run is None:
             return
@@ -123,15 +119,15 @@ class MetricWriter:
             gif = write_video(frames, Path(folder) / "clip.gif", fps=min(fps, _GIF_MAX_FPS))
             if self._events is not None:
                 height, width = frames.shape[1:3]
-                with _naming(self._folder):
-                    self._events.picture(step, name, gif.read_bytes(), height=height, width=width)
+                with _write_errors(self._folder):
+                    self._events.image(step, name, gif.read_bytes(), height=height, width=width)
             if self._run is not None:
                 import wandb
 
                 self._run.log({"step": int(step), name: wandb.Video(str(gif), format="gif")})
 
     def close(self) -> None:
-        """Ends all outputs."""
+        """Closes all outputs."""
         for output in (self._lines, self._events):
             if output is not None:
                 output.close()
@@ -147,13 +143,13 @@ class MetricWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The lines of ``metrics.jsonl``, one dict each; a line that was not written to its end is left out."""
+    """Returns the lines of ``metrics.jsonl`` as dicts, without incomplete ones."""
     with Path(path).open("rb") as file:
         return [values for line in file if (values := _parsed(line)) is not None]
 
 
 def summary_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
-    """The values that matter most, on one line for people; those that are absent are left out."""
+    """Returns the most important values that are present, as one line for the terminal."""
     parts = [f"step {step}/{total_steps}", *_loss_parts(values)]
     templates = {
         "validation_loss": "validation {:.4g}",
@@ -179,8 +175,9 @@ def summary_line(step: int, total_steps: int, values: Mapping[str, float]) -> st
 def _loss_parts(values: Mapping[str, float]) -> Iterator[str]:
     if "loss" not in values:
         return
-    bands = [f"{name.removeprefix('loss/')} {value:.3g}" for name, value in values.items() if name.startswith("loss/")]
-    yield f"loss {values['loss']:.4g}" + (f" ({', '.join(bands)})" if bands else "")
+    by_bucket = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
+    buckets = [f"{name} {value:.3g}" for name, value in by_bucket.items()]
+    yield f"loss {values['loss']:.4g}" + (f" ({', '.join(buckets)})" if buckets else "")
 
 
 def _duration(seconds: float) -> str:
@@ -193,9 +190,9 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
-def _cut(path: Path, step: int) -> None:
-    """Leaves the lines of steps up to this one; a half-written line, as kill -9 leaves it, goes too."""
-    with _naming(path.parent):
+def _remove_later_lines(path: Path, step: int) -> None:
+    """Removes the lines of later steps, and incomplete lines, which kill -9 may leave."""
+    with _write_errors(path.parent):
         lines = path.read_bytes().splitlines()
     parsed = [_parsed(line) for line in lines]
     kept = [line for line, values in zip(lines, parsed, strict=True) if values is not None and values["step"] <= step]
@@ -204,7 +201,7 @@ def _cut(path: Path, step: int) -> None:
         temporary.write_bytes(b"".join(line + b"\n" for line in kept))
     if len(kept) < len(lines):
         later = len(lines) - len(kept) - damaged
-        logger.info("%s: cut %d lines after step %d and %d half-written", path, later, step, damaged)
+        logger.info("%s: removed %d lines after step %d and %d incomplete lines", path, later, step, damaged)
 
 
 def _parsed(line: bytes) -> dict[str, float] | None:
@@ -216,41 +213,54 @@ def _parsed(line: bytes) -> dict[str, float] | None:
 
 
 @contextlib.contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Turns the system's errors into one line."""
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Turns `OSError` into an `SMCDError`."""
     try:
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise SMCDError(f"cannot write metrics into {folder}: {reason}; mend that and start again") from error
+        raise SMCDError(
+            f"{folder}: cannot write metrics ({reason}); fix this, then start again", path=folder
+        ) from error
+
+
+def _open_events(folder: Path, resume_step: int) -> EventFile | None:
+    # Without older event files there is nothing to hide.
+    first_step = resume_step + 1 if folder.exists() else None
+    try:
+        return EventFile(folder, first_step=first_step)
+    except ImportError:
+        logger.warning("no TensorBoard files: tensorboard is not installed (pip install tensorboard)")
+        return None
 
 
 def _start_wandb(folder: Path, run_config: dict[str, Any]) -> Any:
     try:
         import wandb
     except ImportError:
-        logger.warning("no Weights & Biases: wandb is not installed (pip install wandb); the other outputs are written")
+        logger.warning("no logging to Weights & Biases: wandb is not installed (pip install wandb)")
         return None
-    with _naming(folder):
+    with _write_errors(folder):
         identity = _wandb_identity(folder / WANDB_ID_FILE)
     project = {} if "WANDB_PROJECT" in os.environ else {"project": "smcd"}
     try:
         run = wandb.init(
             **project, id=identity, resume="allow", dir=str(folder), name=run_config.get("name"), config=run_config
         )
-    except Exception as error:  # of several kinds that wandb does not export: no key, no network, no such project
+    except Exception as error:  # wandb does not export its error types: no key, no network, no such project
         reason = " ".join(str(error).split())[:200]
         raise SMCDError(
-            f"Weights & Biases does not start ({reason}): log in (wandb login), keep its files here "
-            "(WANDB_MODE=offline), or leave it out (run.wandb=False)"
+            f"Weights & Biases cannot start ({reason}); log in (wandb login), write its files locally "
+            "(WANDB_MODE=offline), or turn it off (run.wandb=False)",
+            argument="wandb",
         ) from error
-    # its own count of steps refuses to go back, as a resumed run must
+    # The step counter of wandb cannot decrease, which a resumed run needs.
     run.define_metric("*", step_metric="step")
     return run
 
 
 def _wandb_identity(path: Path) -> str:
-    """Of the run over all its restarts."""
+    """Returns the id of the run, which stays the same over restarts."""
     if not path.exists():
         path.write_text(secrets.token_hex(4) + "\n", encoding="ascii")
     return path.read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""What a model makes of validation clips while it trains: videos with their boxes drawn, and all frames on a sheet."""
+"""Sample videos of a training run: validation clips with their boxes drawn, and a contact sheet of all frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smcd_jax.files import write_atomically
 from smcd_jax.media import contact_sheet, draw_boxes, write_video
 from smcd_jax.tracks import BoxTracks
 
-SHOWN_PIXELS = 192  # smaller pictures are enlarged, by a whole factor, to about this shorter side: labels need room
+SHOWN_PIXELS = 192  # smaller frames are enlarged by an integer factor to about this shorter side, for the labels
 
 
 def write_samples(
@@ -27,32 +27,36 @@ def write_samples(
     fps: float,
     real: UInt8[np.ndarray, "b f h w 3"] | None = None,
 ) -> list[UInt8[np.ndarray, "f _ _ 3"]]:
-    """Writes ``STEP_CLIP.mp4`` for each clip and one ``STEP.png``: a row for each clip, a column for each frame.
+    """Writes ``STEP_CLIP.mp4`` per clip and the contact sheet ``STEP.png``, one row per clip and one column per frame.
 
-    Files of the same step are replaced.
+    Existing files of the same step are replaced.
 
     Args:
-        folder: made where it is missing.
-        step: steps done, eight digits in the names.
-        videos: generated, uint8.
-        tracks: the boxes that each was asked to follow, as many frames; None for no boxes.
-        fps: frames per second.
-        real: the clips they are of; each then stands on the sheet above what was made of it.
+        folder: Output folder; created if missing.
+        step: Number of completed steps, written with eight digits.
+        videos: Generated videos, uint8 ``[b, f, h, w, 3]``.
+        tracks: Boxes that each video should follow, with f frames; None for no boxes.
+        fps: Frames per second.
+        real: Original videos, uint8 ``[b, f, h, w, 3]``, shown above the generated ones on the sheet.
 
     Returns:
-        The generated clips as shown: enlarged, boxes drawn.
+        The generated videos as written: enlarged, with boxes.
 
     Raises:
-        SMCDError: shapes that do not fit each other, or the folder cannot be written.
+        SMCDError: The shapes do not match, or the folder cannot be written.
     """
     if len(tracks) != len(videos) or (real is not None and real.shape != videos.shape):
-        given = "" if real is None else f" and real clips {list(real.shape)}"
-        raise SMCDError(f"samples: {len(tracks)} tracks{given} do not fit videos {list(videos.shape)}; give one each")
+        argument = "tracks" if len(tracks) != len(videos) else "real"
+        value = len(tracks) if argument == "tracks" else None if real is None else real.shape
+        raise SMCDError(
+            f"{argument} must match the videos of shape {videos.shape}, got {value}", argument=argument, value=value
+        )
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SMCDError(f"cannot make {folder} for samples: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise SMCDError(f"cannot create the samples folder {folder} ({reason})", path=folder) from error
     drawn, rows, captions = [], [], []
     for index, (video, boxes) in enumerate(zip(videos, tracks, strict=True)):
         text = boxes.prompt if boxes is not None and boxes.prompt else f"clip {index}"

@@ -1,4 +1,4 @@
-"""How fast a run goes: clips and operations a second, share of the peak, waiting for data, memory."""
+"""Throughput of a training run: clips and FLOP per second, share of the peak, time waiting for data, memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from smcd_jax.runtime.devices import peak_memory_bytes
+from smcd_jax.runtime.memory import peak_memory_bytes
 
 
 class Throughput:
-    """Rates between two points of the log.
+    """Rates between two log points.
 
-    It never waits for the device. Steps are queued faster than they run, so `read` and `restart` are right only where
-    the loop has just waited for the last step, as it does to fetch what it logs.
+    This class never waits for the device. Steps are queued faster than they run, so `read` and `restart` are accurate
+    only when the loop has just waited for the last step, for example to fetch the values that it logs.
 
         rates = Throughput(clips_per_step=16, flops_per_step=flops, peak_flops=len(jax.devices()) * peak)
         for ...:
@@ -24,6 +24,14 @@ class Throughput:
             if at a log point:
                 values = jax.device_get(...)
                 writer.scalars(step, values | rates.read())
+
+    The clock starts with the object; call `restart` after the first step, which includes compilation.
+
+    Args:
+        clips_per_step: Number of clips per step over all processes.
+        flops_per_step: FLOP per step over all devices, a multiply-add counted as two; None if unknown.
+        peak_flops: Peak FLOP/s of all devices together; None if unknown.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(
@@ -34,14 +42,6 @@ class Throughput:
         peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """The clock starts now; call `restart` after the first step, whose time is compilation.
-
-        Args:
-            clips_per_step: of all processes together.
-            flops_per_step: of all devices together, a multiply-add counted as two; None leaves the rate out.
-            peak_flops: a second of all devices together; None leaves the share out.
-            clock: seconds.
-        """
         self._clips_per_step = clips_per_step
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
@@ -49,7 +49,7 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was counted since the last point."""
+        """Discards what was counted since the last log point."""
         self._start = self._clock()
         self._steps = 0
         self._waited = 0.0
@@ -61,9 +61,9 @@ class Throughput:
 
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """The block's time is waiting for the input pipeline.
+        """Counts the time of the block as waiting for the input pipeline.
 
-        On an accelerator some of it may be hidden by steps that are queued; what is left in a steady run is not.
+        On an accelerator, queued steps may hide some of this time.
         """
         start = self._clock()
         try:
@@ -73,9 +73,9 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The block's time (validation, samples, checkpoints) counts as if it had not passed.
+        """Excludes the time of the block (validation, samples, checkpoints).
 
-        Enter it where no step is queued, or their time is lost with it.
+        No step should be queued when the block starts, because its time would be excluded, too.
         """
         start = self._clock()
         try:
@@ -84,11 +84,11 @@ class Throughput:
             self._paused += self._clock() - start
 
     def read(self) -> dict[str, float]:
-        """Rates since the last call, by name; only memory if no step was counted.
+        """Returns the rates since the last call by name; only "memory_bytes" if no step was counted.
 
-        "clips_per_second", "seconds_per_step", "data_wait" (share of the time, 0..1), "tflop_per_second" (all devices
-        together), "share_of_peak" (0..1), "memory_bytes" (the most the first device, or on a CPU this process, has
-        held since it started).
+        The names are "clips_per_second", "seconds_per_step", "data_wait" (share of the time, 0 to 1),
+        "tflop_per_second" (all devices together), "share_of_peak" (0 to 1) and "memory_bytes" (peak since the start, of
+        the first device or, on a CPU, of this process).
         """
         seconds = self._clock() - self._start - self._paused
         steps, waited = self._steps, self._waited

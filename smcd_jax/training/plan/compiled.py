@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
-from smcd_jax.runtime.devices import collector_paused
 from smcd_jax.runtime.hlo_collectives import collective_report
+from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
 from smcd_jax.runtime.topology import Topology
@@ -137,9 +137,9 @@ def compile_program(
     held = _bytes_on_device((program.state, program.frozen, program.batch))
     seconds: dict[str, float] = {}
     with jax.set_mesh(mesh), _effort(effort):
-        with _timed("tracing", what, seconds, progress), collector_paused():
+        with _timed("tracing", what, seconds, progress), gc_paused():
             traced = function.trace(*args)
-        with _timed("lowering", what, seconds, progress), collector_paused():
+        with _timed("lowering", what, seconds, progress), gc_paused():
             lowered = traced.lower()
         try:
             with _timed("compiling", what, seconds, progress):
