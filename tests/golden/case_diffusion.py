@@ -40,7 +40,8 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     arrays, given = golden.arrays(), golden.config
     config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
     configs, params = load_aux(golden, golden.case["aux"])
-    networks = {"unet": network(config)} | {name: network(part) for name, part in configs.items()}
+    components = {"unet": config} | configs
+    networks = {name: network(part, golden.policy) for name, part in components.items()}
     params = {"unet": unet_params} | params
 
     guidance = reference_guidance(
