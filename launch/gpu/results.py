@@ -57,8 +57,13 @@ def _environment_rows(results: Results) -> list[tuple[str, str, str]]:
         ("environment", "device", _value(lambda: ", ".join(found["devices"]))),
         ("environment", "driver and memory", _value(lambda: found["nvidia_smi"][0])),
         ("environment", "versions", _value(version)),
-        ("environment", "`smcd doctor`", _value(lambda: f"exit status {found['doctor']['status']}")),
+        ("environment", "`smcd doctor`", _value(lambda: _doctor(**found["doctor"]))),
     ]
+
+
+def _doctor(status: int, lines: list[str]) -> str:
+    broken = [line.split()[0] for line in lines if " BROKEN " in line]
+    return f"exit status {status}" + (f", broken: {', '.join(broken)}" if broken else "")
 
 
 def _parity_rows(results: Results, dtype: str) -> list[tuple[str, str, str]]:

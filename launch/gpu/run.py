@@ -40,7 +40,7 @@ def base_environment(device: str, caches: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
-        "JAX_PLATFORMS": {"gpu": "cuda", "cpu": "cpu"}[device],
+        "JAX_PLATFORMS": {"gpu": "cuda,cpu", "cpu": "cpu"}[device],
         "SMCD_CACHE_DIR": str(caches / "smcd_jax"),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
         "TRITON_CACHE_DIR": str(caches / "triton"),

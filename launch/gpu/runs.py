@@ -71,11 +71,14 @@ def run_a(options: Options) -> list[Step]:
     python, file = sys.executable, lambda name: str(options.output / name)
     # Two processes share the device while parity is checked; otherwise one process has it alone.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    # On a CPU nearly all of the time of the check is compilation.
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if options.device == "cpu" else {}
     alone = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
-    parity = [
-        [python, str(CHECK), str(SELECTION), "--dtype", dtype, "--output", file(f"parity_{dtype}.json")]
+    parity = {
+        dtype: [python, str(CHECK), str(SELECTION), "--dtype", dtype, "--output", file(f"parity_{dtype}.json")]
         for dtype in ("float32", "bfloat16")
-    ]
+    }
+    parity["float32"] = ["env", "JAX_DEFAULT_MATMUL_PRECISION=highest", *parity["float32"]]  # no TF32 anywhere
     sample = [python, "-m", "smcd_jax", "bench", "sample", "--preset", options.preset, "--dtype", options.dtype]
     sample += ["--num_inference_steps", str(options.steps), "--no_decode", "--output"]
     timed = "10" if options.device == "gpu" else "3"
@@ -94,9 +97,9 @@ def run_a(options: Options) -> list[Step]:
             [[python, str(ROOT / "launch" / "gpu" / "environment.py"), "--output", file("environment.json")]],
             shared,
         ),
-        Step("parity", limit["parity"], parity, {**shared, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
+        Step("parity", limit["parity"], list(parity.values()), shared | quick),
         *[Step(f"sample, batch {n}", limit["sample"], [command], alone) for n, command in samples.items()],
-        Step("torch", limit["torch"], [[*torch, "--output", file("torch.json")]]),
+        Step("torch", limit["torch"], [[*torch, "--output", file("torch.json")]], {"JAX_PLATFORMS": "cpu"}),
         Step(
             "profile",
             limit["profile"],

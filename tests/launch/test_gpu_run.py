@@ -138,7 +138,7 @@ def example_results() -> dict:
             "devices": ["NVIDIA H100"],
             "nvidia_smi": ["NVIDIA H100, 580.1, 81559 MiB"],
             "versions": versions,
-            "doctor": {"status": 0, "lines": []},
+            "doctor": {"status": 1, "lines": ["jax   ok  0.11.2", "ffmpeg   BROKEN    not installed"]},
         },
         "parity_float32": parity("float32"),
         "parity_bfloat16": parity("bfloat16"),
@@ -162,6 +162,7 @@ class TestResults:
     def test_every_figure_has_a_value_after_a_complete_run(self):
         found = self.values(example_results())
         assert NOT_MEASURED not in found.values()
+        assert found["environment", "`smcd doctor`"] == "exit status 1, broken: ffmpeg"
         assert found["environment", "versions"] == "python 3.12.1, jax 0.11.2, torch -"
         assert found["parity, float32", "largest error"] == "1.5e-06, 2e-05 allowed (unet/a, eps)"
         assert found["smcd_jax, batch 1", "share of the matrix rate"] == "41.0% of 790 TFLOP/s"
