@@ -1,5 +1,6 @@
 """The GPU run: profiles reduced to a table, the table of results, limits of time and size, steps that fail or hang."""
 
+import dataclasses
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from smcd_jax.models.registry import abstract_params
 from smcd_jax.models.smcd.config import PRESETS
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.pipeline.benchmark import sampling_program
 from smcd_jax.runtime.kernel_profile import (
     KINDS,
     Kernel,
@@ -277,6 +279,22 @@ class TestRandomParams:
         first, second = (np.asarray(array) for array in random_like([shape, shape]))
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
         assert (first.std(), first.mean()) == (pytest.approx(1, abs=0.1), pytest.approx(0, abs=0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", runs.BATCHES)
+def test_the_full_size_program_traces(batch):
+    """Shapes alone, with XLA's attention since cuDNN's asks for cuDNN while it is traced; arguments take 4 GB."""
+    policy = dataclasses.replace(ComputePolicy.for_device("bfloat16", "gpu"), attention="xla")
+    program = sampling_program("smcd", policy, batch=batch, abstract=True)
+    after = jax.eval_shape(program.function, *program.steps(0, 50))
+    before = program.args[1]
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), before
+    )
+    assert before.latents.shape == (batch, 8, 32, 32, 4)
+    arguments = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.args[:3]))
+    assert 3.5e9 < arguments < 5e9
 
 
 def test_the_network_of_diffusers_has_the_sizes_of_ours():
