@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,51 +14,62 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.diffusion.guidance import Guidance, composed_guidance
-from smcd_jax.diffusion.samplers import initial_state, make_solver_table
-from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.diffusion.samplers import SamplerState, initial_state, make_solver_table
+from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.smcd.config import PRESETS, ModelConfig
+from smcd_jax.models.registry import make_model, presets
+from smcd_jax.models.video_model import VideoModel, branch_inputs, branch_outputs
 from smcd_jax.nn.layers import ComputePolicy
-from smcd_jax.nn.networks import abstract_params, network
-from smcd_jax.pipeline.conditions import ConditionInputs, encode_conditions, encode_tokens
-from smcd_jax.pipeline.denoise import denoise, predict
+from smcd_jax.nn.networks import abstract_params
+from smcd_jax.nn.random_params import random_like, random_params
 from smcd_jax.runtime.compilation import Compiled, enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.kernel_profile import ProfileSummary, fusion_kinds, read_kernels, summarize
 from smcd_jax.runtime.memory import peak_memory_bytes
-
-ENCODERS = ("position_net", "image_encoder")
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingMeasures:
-    """What one run found; seconds unless the name says otherwise."""
+    """Figures of one run; in seconds unless the name says otherwise.
+
+    Attributes:
+        clip_loop_seconds: All steps of ``batch`` clips, run as one call; None where it was not measured.
+        finite: Whether the latents after that call are finite.
+        program_bytes: Device memory of the compiled program: arguments, outputs and temporaries.
+        profile: Reduction of a profile as JSON values; None where none was recorded.
+    """
 
     preset: str
     dtype: str
     batch: int
     branches: int
+    parameters: int
     num_inference_steps: int
     steps_timed: int
     compile_seconds: float
     step_seconds: float
     median_step_seconds: float
-    decode_seconds: float | None
     tflop_per_step: float
     matmul_tflop_per_second: float
     peak_memory_bytes: int
+    program_bytes: dict[str, int]
     device: dict[str, Any]
+    clip_loop_seconds: float | None = None
+    finite: bool | None = None
+    decode_seconds: float | None = None
+    profile: dict[str, Any] | None = None
 
     @property
     def clip_seconds(self) -> float:
-        """Denoising of one clip."""
-        return self.step_seconds * self.num_inference_steps / self.batch
+        """Denoising of one clip: measured, or else the fastest step times the number of steps."""
+        loop = self.clip_loop_seconds
+        return (self.step_seconds * self.num_inference_steps if loop is None else loop) / self.batch
 
     @property
     def tflop_per_second(self) -> float:
-        """Rate of a step."""
+        """Rate of the fastest step."""
         return self.tflop_per_step / self.step_seconds
 
     @property
@@ -64,10 +77,92 @@ class SamplingMeasures:
         """That rate as a share of the device's own on a large matrix product."""
         return self.tflop_per_second / self.matmul_tflop_per_second
 
+    @property
+    def clip_share_of_matmul(self) -> float:
+        """The same share for all steps of a clip."""
+        rate = self.tflop_per_step * self.num_inference_steps / (self.clip_seconds * self.batch)
+        return rate / self.matmul_tflop_per_second
+
     def as_dict(self) -> dict[str, Any]:
         """All figures by name."""
-        derived = ("clip_seconds", "tflop_per_second", "share_of_matmul")
+        derived = ("clip_seconds", "tflop_per_second", "share_of_matmul", "clip_share_of_matmul")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingProgram:
+    """The denoising program of the pipeline and its arguments, as arrays or as `jax.ShapeDtypeStruct`.
+
+    Attributes:
+        function: Runs the steps from ``start`` up to ``stop``.
+        args: All arguments of ``function`` but the last two.
+        branches: Number of guidance branches.
+    """
+
+    function: Callable[..., SamplerState]
+    args: tuple[Any, ...]
+    branches: int
+
+    def steps(self, start: int, stop: int) -> tuple[Any, ...]:
+        """The arguments that run steps ``start`` to ``stop``."""
+        return (*self.args, np.int32(start), np.int32(stop))
+
+
+def sampling_program(
+    preset: str,
+    policy: ComputePolicy,
+    *,
+    batch: int = 1,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    abstract: bool = False,
+) -> SamplingProgram:
+    """The program that `measure_sampling` measures, with random weights, conditions and noise.
+
+    Args:
+        preset: Name of the preset, "tiny" or "smcd".
+        policy: Dtypes and kernels.
+        batch: Number of videos.
+        num_inference_steps: Number of DDIM steps of a clip.
+        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
+        abstract: Whether weights, conditions and noise are shapes alone, for compiling where the device is absent.
+    """
+    model = make_model(presets()[preset], policy)
+    guidance = model.guidance({"guidance_scale": guidance_scale})
+    shapes = {name: abstract_params(part.config, policy) for name, part in model.components.items()}
+    features = _feature_shapes(model, batch)
+
+    def context_of(params: Any, features: Any) -> Any:
+        inputs = branch_inputs(model, model.inputs(features), guidance.branches)
+        return model.precompute(params, model.encode(params, inputs))
+
+    context = jax.eval_shape(context_of, shapes, features)
+    latents = jax.ShapeDtypeStruct(features[model.target].shape, jnp.float32)
+    state = jax.eval_shape(initial_state, latents)
+    denoisers = {name: model.components[name].config for name in model.in_stage("denoise")}
+    params = {name: shapes[name] for name in denoisers}
+    if not abstract:
+        params = {name: random_params(config, policy) for name, config in denoisers.items()}
+        context = random_like(context)
+        state = initial_state(random_like(latents))
+    table = on_device(make_solver_table(model.schedule, sampler="ddim", num_steps=num_inference_steps))
+    weights, keys = jnp.asarray(guidance.weights, jnp.float32), jax.random.split(jax.random.key(0), batch)
+
+    def run(
+        params: Any, state: Any, context: Any, table: Any, weights: Any, keys: Any, start: Any, stop: Any
+    ) -> SamplerState:
+        predict = branch_outputs(model, params, context, len(guidance.branches))
+        return sample(predict, state, table=table, weights=weights, keys=keys, start=start, stop=stop)
+
+    # Jitted here, so that compiling the program and counting its operations share one trace.
+    return SamplingProgram(jax.jit(run), (params, state, context, table, weights, keys), len(guidance.branches))
+
+
+def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the features of a batch to sample, the null prompt's included."""
+    shapes = model.feature_shapes(batch, model.config.frames)
+    null = [step for step in model.feature_steps if step.source == "null_ids"]
+    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in null}
 
 
 def measure_sampling(
@@ -78,116 +173,118 @@ def measure_sampling(
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
     steps_timed: int = 3,
+    whole_clip: bool = False,
     decode: bool = True,
+    profile_steps: int = 0,
+    report: Callable[[SamplingMeasures], object] = lambda _: None,
     say: Callable[[str], object] = lambda _: None,
 ) -> SamplingMeasures:
-    """Runs the denoising program a few steps, the decoder once, and a large matrix product.
+    """Times a large matrix product and the denoising program, then what else is asked for.
 
     Args:
-        preset: "tiny" or "smcd".
-        dtype: as for the pipeline.
-        batch: videos at once.
-        num_inference_steps: that a clip would take.
-        guidance_scale: 1 is one branch, else two.
-        steps_timed: steps measured after one that warms up.
-        decode: also time the autoencoder.
-        say: is told what is being done.
-    """
-    if batch < 1 or steps_timed < 1:
-        raise SMCDError(f"batch is {batch} and steps_timed {steps_timed}; both must be 1 or more")
-    enable_compile_cache()
-    config, policy = PRESETS[preset], ComputePolicy.for_device(dtype)
-    guidance = composed_guidance(guidance_scale=guidance_scale)
-    names = ("unet", *ENCODERS)
-    networks = {name: network(config.components()[name], policy) for name in names}
-    say(f"random weights of {preset} in {jnp.dtype(policy.params).name}")
-    params = {name: _random_params(config.components()[name], policy) for name in names}
+        preset: Name of the preset, "tiny" or "smcd".
+        dtype: Dtype as for the pipeline.
+        batch: Number of videos at once.
+        num_inference_steps: Number of steps of a clip.
+        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
+        steps_timed: Number of single steps measured after one that warms up.
+        whole_clip: Whether to run all steps of a clip in one call too.
+        decode: Whether to time the autoencoder too.
+        profile_steps: Number of steps to profile; 0 records no profile.
+        report: Callback for the figures so far, called after each part.
+        say: Callback for progress, called with one line of text.
 
-    inputs = _random_inputs(config, batch)
-    tokens = jax.jit(lambda params, inputs: encode_tokens(networks, params, inputs, guidance.branches))(params, inputs)
-    params = {"unet": params["unet"]}
-    conditions = jax.jit(lambda params, tokens: encode_conditions({"unet": networks["unet"]}, params, tokens))(
-        params, tokens
-    )
-    step, args = _step(networks, guidance, params, conditions, inputs, num_inference_steps)
-    say("compiling the denoising step")
-    program = Compiled(step)
-    program.program(*args)
-    say(f"timing {steps_timed} steps")
-    times = _timed(lambda: program(*args), steps_timed)
-    say("timing the autoencoder and a matrix product" if decode else "timing a matrix product")
-    decode_seconds = _decode_seconds(config, policy) if decode else None
-    latents = jnp.zeros((batch, config.frames, *inputs.image_latent.shape[1:]))
-    flops = count_flops(
-        lambda params, x, conditions: predict(
-            networks, params, x, jnp.float32(0), conditions, branches=len(guidance.branches)
-        ),
-        params,
-        latents,
-        conditions,
-    )
-    return SamplingMeasures(
+    Raises:
+        SMCDError: A number is out of range.
+    """
+    _check(batch=batch, steps_timed=steps_timed, profile_steps=profile_steps, num_inference_steps=num_inference_steps)
+    enable_compile_cache()
+    policy = ComputePolicy.for_device(dtype)
+    say("timing a matrix product")
+    matmul = measured_flops(policy.compute, precision=policy.precision)
+    say(f"making random weights of {preset} in {jnp.dtype(policy.params).name}")
+    sizes = {"batch": batch, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    sampling = sampling_program(preset, policy, **sizes)
+    program = Compiled(sampling.function)
+    say(f"compiling the denoising program and timing {steps_timed} steps")
+    measures = SamplingMeasures(
         preset=preset,
         dtype=jnp.dtype(policy.compute).name,
         batch=batch,
-        branches=len(guidance.branches),
+        branches=sampling.branches,
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(sampling.args[0])),
         num_inference_steps=num_inference_steps,
         steps_timed=steps_timed,
-        compile_seconds=program.compile_seconds,
-        step_seconds=min(times),
-        median_step_seconds=statistics.median(times),
-        decode_seconds=decode_seconds,
-        tflop_per_step=flops / 1e12,
-        matmul_tflop_per_second=measured_flops(policy.compute, precision=policy.precision) / 1e12,
-        peak_memory_bytes=peak_memory_bytes(),
+        matmul_tflop_per_second=matmul / 1e12,
         device=device_summary(),
+        **_step_measures(sampling, program, steps_timed),
     )
+    report(measures)
+    if whole_clip:
+        say(f"timing {num_inference_steps} steps in one call")
+        found = _clip_measures(lambda: program(*sampling.steps(0, num_inference_steps)))
+        measures = dataclasses.replace(measures, **found)
+        report(measures)
+    if profile_steps:
+        say(f"recording a profile of {profile_steps} steps")
+        summary = _profiled(program, sampling.steps(0, profile_steps), profile_steps)
+        measures = dataclasses.replace(measures, profile=summary.as_dict())
+        report(measures)
+    if decode:
+        say("timing the autoencoder")
+        measures = dataclasses.replace(measures, decode_seconds=_decode_seconds(preset, policy))
+        report(measures)
+    return measures
 
 
-def _random_params(config: Any, policy: ComputePolicy) -> Any:
-    rng = np.random.default_rng(0)
-
-    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = np.float32(1 / np.sqrt(max(1, np.prod(shape.shape[:-1]))))
-        return jax.device_put((rng.standard_normal(shape.shape, np.float32) * spread).astype(shape.dtype))
-
-    return jax.tree.map(leaf, abstract_params(config, policy))
-
-
-def _random_inputs(config: ModelConfig, batch: int) -> ConditionInputs:
-    rng = np.random.default_rng(1)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
-    side = config.autoencoder.downscale
-    length, width = config.text_encoder.length, config.unet.text_width
-    boxes = (batch, config.frames, config.max_objects)
-    return ConditionInputs(
-        text=normal(batch, length, width),
-        null_text=normal(batch, length, width),
-        boxes=jnp.full((*boxes, 4), 0.5),
-        mask=jnp.ones(boxes),
-        labels=normal(*boxes, width),
-        image_latent=normal(batch, config.height // side, config.width // side, config.autoencoder.latent_channels),
-    )
+def _check(*, batch: int, steps_timed: int, profile_steps: int, num_inference_steps: int) -> None:
+    for name, value in {"batch": batch, "steps_timed": steps_timed}.items():
+        if value < 1:
+            raise SMCDError(f"{name} must be at least 1, got {value}", argument=name, value=value)
+    if not 0 <= profile_steps <= num_inference_steps:
+        raise SMCDError(
+            f"profile_steps must be in 0..num_inference_steps ({num_inference_steps}), got {profile_steps}",
+            argument="profile_steps",
+            value=profile_steps,
+        )
 
 
-def _step(
-    networks: Any, guidance: Guidance, params: Any, conditions: Any, inputs: ConditionInputs, steps: int
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """One step as the pipeline runs it, and its arguments."""
-    table = make_solver_table(NoiseSchedule(), sampler="ddim", num_steps=steps)
-    rows = jax.tree.map(jnp.asarray, table._replace(num_steps=np.int32(table.num_steps)))
-    batch, frames = inputs.boxes.shape[:2]
-    noise = jax.random.normal(jax.random.key(0), (batch, frames, *inputs.image_latent.shape[1:]))
-    keys = jax.random.split(jax.random.key(0), batch)
+def _step_measures(sampling: SamplingProgram, program: Compiled, steps_timed: int) -> dict[str, Any]:
+    """Compile time, single steps, arithmetic and memory."""
+    compiled = program.program(*sampling.steps(0, 1))
+    times = _timed(lambda: program(*sampling.steps(0, 1)), steps_timed)
+    sizes = compiled.memory_analysis()
+    return {
+        "compile_seconds": program.compile_seconds,
+        "step_seconds": min(times),
+        "median_step_seconds": statistics.median(times),
+        # the number of steps is an argument, so the body of the loop counts once
+        "tflop_per_step": count_flops(sampling.function, *sampling.steps(0, 1)) / 1e12,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "program_bytes": {
+            "arguments": sizes.argument_size_in_bytes,
+            "outputs": sizes.output_size_in_bytes,
+            "temporaries": sizes.temp_size_in_bytes,
+        },
+    }
 
-    def step(
-        params: Any, state: Any, conditions: Any, rows: Any, weights: Any, keys: Any, start: Any, stop: Any
-    ) -> Any:
-        how = {"table": rows, "weights": weights, "keys": keys, "start": start, "stop": stop}
-        return denoise(networks, params, state, conditions, **how)
 
-    weights = jnp.asarray(guidance.weights, jnp.float32)
-    return step, (params, initial_state(noise), conditions, rows, weights, keys, np.int32(0), np.int32(1))
+def _clip_measures(run: Callable[[], SamplerState]) -> dict[str, Any]:
+    start = time.perf_counter()
+    state = jax.block_until_ready(run())
+    seconds = time.perf_counter() - start
+    finite = bool(jnp.isfinite(state.latents).all())
+    return {"clip_loop_seconds": seconds, "finite": finite, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def _profiled(program: Compiled, args: tuple[Any, ...], steps: int) -> ProfileSummary:
+    args = jax.block_until_ready(jax.device_put(args))  # so that no copy from the host is part of the profile
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # its events would be most of the file, and slow the host down
+    with tempfile.TemporaryDirectory(prefix="smcd-profile-") as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            jax.block_until_ready(program(*args))
+        return summarize(read_kernels(folder), steps, fusions=fusion_kinds(program.program(*args).as_text()))
 
 
 def _timed(run: Callable[[], Any], times: int) -> list[float]:
@@ -200,10 +297,10 @@ def _timed(run: Callable[[], Any], times: int) -> list[float]:
     return seconds
 
 
-def _decode_seconds(config: ModelConfig, policy: ComputePolicy) -> float:
-    module = network(config.autoencoder, policy)
-    params = _random_params(config.autoencoder, policy)
-    side = config.autoencoder.downscale
-    shape = (config.frames, config.height // side, config.width // side, config.autoencoder.latent_channels)
-    program = Compiled(lambda params, z: module.apply({"params": params}, z, method="decode"))
-    return min(_timed(lambda: program(params, jnp.ones(shape)), 1))
+def _decode_seconds(preset: str, policy: ComputePolicy) -> float:
+    model = make_model(presets()[preset], policy)
+    params = {name: random_params(model.components[name].config, policy) for name in model.in_stage("decode")}
+    latents = random_like(model.feature_shapes(1, model.config.frames)[model.target])
+    frames = np.arange(model.config.frames, dtype=np.int32)
+    program = Compiled(lambda params, z: model.render(params, model.decode(params, z, None), None, frames))
+    return min(_timed(lambda: program(params, latents), 1))

@@ -18,12 +18,13 @@ from smcd_jax import load_tracks
 from smcd_jax.cli import main
 from smcd_jax.cli.clip import check_clip
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
-from smcd_jax.diffusion.guidance import composed_guidance, reference_guidance
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import encoder, probe_video, read_video
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.models.smcd.guidance import reference_guidance
+from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.request import make_request
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
 EXAMPLE = Path(str(resources.files("smcd_jax") / "assets" / "examples" / "rocket"))
@@ -50,8 +51,8 @@ def first_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> SMCDPipeline:
-    return SMCDPipeline.from_pretrained("tiny")
+def pipeline() -> VideoPipeline:
+    return VideoPipeline.from_pretrained("tiny")
 
 
 def strictly(text: str):
@@ -282,8 +283,10 @@ def test_each_label_keeps_its_own_embedding(pipeline):
     boxes, mask = np.tile([0.1, 0.1, 0.5, 0.5], (8, 3, 1)), np.ones((8, 3))
     embedded = {}
     for labels in (("dog", "red car", "tree"), ("tree", "dog", "red car")):
-        request = make_request(pipeline.config, image=PICTURE, prompt="x", tracks=BoxTracks(boxes, mask, labels))
-        embedded[labels] = np.asarray(pipeline.encode_inputs(request).labels)[0, 0]  # of the first frame
+        tracks = BoxTracks(boxes, mask, labels)
+        request = make_request(pipeline.model, image=PICTURE, prompt="x", tracks=tracks, options=SamplingOptions())
+        plan = pipeline.model.plan(request, pipeline.tokenizer)
+        embedded[labels] = np.asarray(pipeline.encode_inputs(plan, request.seeds).labels)[0]
     first, second = embedded.values()
     np.testing.assert_array_equal(first[[2, 0, 1]], second[:3])
     assert np.abs(first[0] - first[1]).max() > 0.1
@@ -292,11 +295,12 @@ def test_each_label_keeps_its_own_embedding(pipeline):
 def test_guidance_is_composed_or_that_of_the_reference(pipeline):
     given = {"image": PICTURE, "tracks": TRACKS, "guidance_scale": 5.0}
     composed = check_clip({**given, "image_guidance_scale": 2.0}, pipeline, formats=())
-    assert composed.guidance == composed_guidance(guidance_scale=5.0, image_guidance_scale=2.0)
+    scales = [composed.description["options"][f"{name}guidance_scale"] for name in ("", "image_", "box_")]
+    assert scales == [5.0, 2.0, 1.0]
     additive = {"reference_guidance": True, "img_free_guidance": 1.5, "ti_free_guidance": 0.5}
     reference = check_clip({**given, **additive}, pipeline, formats=())
     expected = reference_guidance(guidance_scale=5.0, img_free_guidance=1.5, ti_free_guidance=0.5)
-    assert reference.guidance == expected
+    assert pipeline.model.guidance(reference.options.as_dict()) == expected
     assert reference.description["options"]["reference_guidance"] is True
 
 

@@ -29,7 +29,7 @@ from smcd_jax.evaluation.sampling_run import SamplingRun
 from smcd_jax.evaluation.video_store import read_all_asked
 from smcd_jax.media import read_picture, read_video
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.pipeline import SMCDPipeline
+from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.tracks import BoxTracks
 from tests.evaluation.evaluation_clips import (
     CLIPS,
@@ -65,7 +65,7 @@ def shared_pipelines(tmp_path_factory):
     def open_once(args, *, verify):
         place = (args.model, jnp.zeros(()).device)
         if place not in opened:
-            opened[place] = SMCDPipeline.from_pretrained(args.model, dtype=args.dtype, verify=verify)
+            opened[place] = VideoPipeline.from_pretrained(args.model, dtype=args.dtype, verify=verify)
         return opened[place]
 
     jax.config.update("jax_disable_most_optimizations", True)  # compiling takes half the time

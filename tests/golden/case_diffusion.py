@@ -41,7 +41,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     arrays, given = golden.arrays(), golden.config
     config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
     configs, params = load_aux(golden, golden.case["aux"])
-    model = SMCDModel(ModelConfig(**{"unet": config, **configs}))
+    model = SMCDModel(ModelConfig(**{"unet": config, **configs}), golden.policy)
     params = {"unet": unet_params} | params
 
     guidance = reference_guidance(

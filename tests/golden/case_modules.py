@@ -16,14 +16,13 @@ from smcd_jax.conversion import unet_table
 from smcd_jax.models.smcd.config import ImageEncoderConfig
 from smcd_jax.nn.box_tokens import fourier_features
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
-from smcd_jax.nn.layers import ComputePolicy, Downsample, Upsample, sinusoid
+from smcd_jax.nn.layers import Downsample, Upsample, sinusoid
 from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.nn.transformers import SpatialTransformer, TemporalTransformer
 from smcd_jax.nn.unet_blocks import ResidualBlock, TemporalConvBlock
 from smcd_jax.weights.conversion_table import CONV, POINTWISE_1D, Row, weighted
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 
-POLICY = ComputePolicy()
 GATES = {
     None: "none",
     "vanilla": "object",
@@ -55,7 +54,7 @@ def position_net(golden: Golden) -> Iterator[Comparison]:
     config = PositionNetConfig(golden.config["in_dim"], golden.config["out_dim"], weights["linears.0.bias"].shape[0])
     params = params_of(components.position_net_rows(config), weights, abstract_params(config), golden.file)
     boxes, mask, labels = arrays["in/boxes"], arrays["in/masks"], arrays["in/positive_embeddings"]
-    run = jax.jit(network(config).apply)
+    run = jax.jit(network(config, golden.policy).apply)
     yield compare("fourier", fourier_features(jnp.asarray(boxes)), arrays["out/fourier"])
     yield compare("tokens", run({"params": params}, boxes, mask, labels), arrays["out/objs"])
     zeros = [np.zeros_like(array) for array in (boxes, mask, labels)]
@@ -67,7 +66,7 @@ def image_encoder(golden: Golden) -> Iterator[Comparison]:
     arrays = golden.arrays()
     config = ImageEncoderConfig(arrays["in/x"].shape[1], tuple(golden.config["channels"]), golden.config["nums_rb"])
     params = params_of(components.image_encoder_rows(config), golden.weights(), abstract_params(config), golden.file)
-    got = jax.jit(network(config).apply)({"params": params}, picture(arrays["in/x"]))
+    got = jax.jit(network(config, golden.policy).apply)({"params": params}, picture(arrays["in/x"]))
     yield compare("tokens", got, arrays["out/tokens"])
 
 
@@ -78,12 +77,12 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
     frames = arrays["in/x"].shape[0] // batch
     # every frame has a time embedding of its own, so frames enter as clips of one; the temporal part then sees clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
-    module = ResidualBlock(channels, POLICY)
+    module = ResidualBlock(channels, golden.policy)
     rows = unet_table.residual_rows(skip=config["in_channels"] != channels)
     params = module_params(golden, rows, module, x, time)
     still = module.apply(params, x, time, temporal=False)
     yield compare("still images", channels_first(still[:, 0]), arrays["out/y_image_dataset"])
-    temporal, part = TemporalConvBlock(channels, POLICY), {"params": params["params"]["temporal_conv"]}
+    temporal, part = TemporalConvBlock(channels, golden.policy), {"params": params["params"]["temporal_conv"]}
     clips = temporal.apply(part, still.reshape(batch, frames, *still.shape[2:]))
     yield compare("block", channels_first(clips.reshape(-1, *clips.shape[2:])), arrays["out/y"])
     got = temporal.apply(part, video(arrays["in/tc_x"]))
@@ -102,7 +101,7 @@ def upsample(golden: Golden) -> Iterator[Comparison]:
 
 def _resample(golden: Golden, kind: type[nn.Module], name: str) -> Iterator[Comparison]:
     arrays, weights = golden.arrays(), golden.weights()
-    module = kind(weights[f"{name}.weight"].shape[0], POLICY)
+    module = kind(weights[f"{name}.weight"].shape[0], golden.policy)
     params = module_params(golden, weighted(name, "conv", CONV), module, picture(arrays["in/x"]))
     for key in arrays.keys():  # noqa: SIM118
         if key.startswith("in/x"):
@@ -123,7 +122,7 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
         image_width=width(image_tokens),
         gate=gate,
     )
-    module = SpatialTransformer(config, given["channels"], POLICY)
+    module = SpatialTransformer(config, given["channels"], golden.policy)
 
     def run(module: SpatialTransformer, x: jax.Array, objects: jax.Array | None, mask: jax.Array | None) -> jax.Array:
         text = jnp.asarray(arrays["in/context"])
@@ -150,7 +149,7 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
 def temporal_transformer(golden: Golden) -> Iterator[Comparison]:
     """Attention among frames."""
     arrays, config = golden.arrays(), golden.config
-    module = TemporalTransformer(config["channels"], config["heads"], config["head_dim"], POLICY)
+    module = TemporalTransformer(config["channels"], config["heads"], config["head_dim"], golden.policy)
     params = module_params(golden, unet_table.transformer_rows(POINTWISE_1D), module, video(arrays["in/x"]))
     yield compare("output", channels_first(module.apply(params, video(arrays["in/x"]))), arrays["out/y"])
 
@@ -168,7 +167,7 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
     params = {
         "params": params_of(components.autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)
     }
-    module = network(config)
+    module = network(config, golden.policy)
     posterior = module.apply(params, picture(arrays["in/image"]), method="posterior")
     yield compare("mean", channels_first(posterior.mean), arrays["out/mean"])
     yield compare("log variance", channels_first(posterior.log_variance), arrays["out/logvar"])
@@ -197,7 +196,7 @@ def clip_towers(golden: Golden) -> Iterator[Comparison]:
         if row.torch in ("text_projection", "logit_scale") and row.torch not in text:
             text[row.torch] = np.zeros({"logit_scale": ()}.get(row.torch, (config.width, embed_width)), np.float32)
     params = {"params": params_of(rows, text, abstract_params(config), golden.file)}
-    tower, ids = network(config), jnp.asarray(arrays["in/ids"])
+    tower, ids = network(config, golden.policy), jnp.asarray(arrays["in/ids"])
     yield compare("penultimate", tower.apply(params, ids), arrays["out/penultimate"])
     if "out/last" in arrays:
         yield compare("last layer", tower.apply(params, ids, method="last_layer"), arrays["out/last"])
@@ -221,7 +220,7 @@ def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Compa
     )
     rows = components.vision_encoder_rows(config)
     params = {"params": params_of(rows, visual, abstract_params(config), golden.file)}
-    got = network(config).apply(params, picture(arrays["in/image"]), method="patch_tokens")
+    got = network(config, golden.policy).apply(params, picture(arrays["in/image"]), method="patch_tokens")
     yield compare("vision tokens", got, arrays["out/visual_tokens"])
 
 

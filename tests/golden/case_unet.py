@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
 from smcd_jax.models.smcd.config import ControlNetConfig
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, network
 from tests.golden.case_modules import GATES
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
@@ -49,9 +51,11 @@ def load_unet(golden: Golden, file: str, case: Mapping[str, Any]) -> tuple[UNetC
     return config, params_of(unet_rows(config), weights, abstract_params(config), file)
 
 
-def run_unet(config: UNetConfig, params: Any, latents: Any, t: Any, text: Any, **more: Any) -> np.ndarray:
+def run_unet(
+    config: UNetConfig, params: Any, latents: Any, t: Any, text: Any, *, policy: ComputePolicy, **more: Any
+) -> np.ndarray:
     """The UNet on golden inputs; objects, masks and image tokens arrive as ``(b f) n ...``."""
-    module = network(config)
+    module = network(config, policy)
 
     def forward(params: Any, latents: jax.Array, t: jax.Array, text: jax.Array, given: dict, more: dict) -> jax.Array:
         conditions = module.apply({"params": params}, text, method="conditions", **given)
@@ -70,6 +74,7 @@ def unet(golden: Golden) -> Iterator[Comparison]:
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file, golden.case)
     t, text = arrays["in/t"], arrays["in/y"]
+    run = functools.partial(run_unet, config, params, policy=golden.policy)
     latents = video(arrays["in/x"])
     given = {
         "objects": "in/grounding_context",
@@ -79,17 +84,17 @@ def unet(golden: Golden) -> Iterator[Comparison]:
     given = {name: arrays[key] for name, key in given.items() if key in arrays}
     if config.fps_embedding:
         fps = jnp.asarray(arrays["in/fps"], jnp.float32)
-        yield compare("eps", run_unet(config, params, latents, t, text, fps=fps), arrays["out/eps"])
-        yield compare("eps without fps", run_unet(config, params, latents, t, text), arrays["out/eps_fps_none"])
+        yield compare("eps", run(latents, t, text, fps=fps), arrays["out/eps"])
+        yield compare("eps without fps", run(latents, t, text), arrays["out/eps_fps_none"])
         return
     if config.control:
         given["control"] = control_features(arrays, latents.shape)
-    yield compare("eps", run_unet(config, params, latents, t, text, **given), arrays["out/eps"])
+    yield compare("eps", run(latents, t, text, **given), arrays["out/eps"])
     if "out/eps_no_grounding" in arrays:
-        yield compare("eps without boxes", run_unet(config, params, latents, t, text), arrays["out/eps_no_grounding"])
+        yield compare("eps without boxes", run(latents, t, text), arrays["out/eps_no_grounding"])
     if "out/eps_image_f1" in arrays:
         still = {"objects": arrays["in/image_grounding_context"], "temporal": False}
-        got = run_unet(config, params, video(arrays["in/image_x"]), t, text, **still)
+        got = run(video(arrays["in/image_x"]), t, text, **still)
         yield compare("eps of still images", got, arrays["out/eps_image_f1"])
 
 
@@ -105,7 +110,7 @@ def controlnet(golden: Golden) -> Iterator[Comparison]:
     arrays = golden.arrays()
     config = ControlNetConfig(unet_config(golden.case))
     params = {"params": params_of(controlnet_rows(config), golden.weights(), abstract_params(config), golden.file)}
-    module = network(config)
+    module = network(config, golden.policy)
 
     @jax.jit
     def run(params: Any, text: jax.Array, *inputs: jax.Array) -> Any:
@@ -137,9 +142,10 @@ def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
     }
     small = {name: array[:2] for name, array in given.items()}
     latents = video(arrays["in/x"])
-    got = run_unet(config, params, latents[:, :2, :16, :16], arrays["in/t"], arrays["in/y"][:, :7], **small)
+    run = functools.partial(run_unet, config, params, policy=golden.policy)
+    got = run(latents[:, :2, :16, :16], arrays["in/t"], arrays["in/y"][:, :7], **small)
     yield compare("eps, 2 frames of 16 x 16", got, arrays["out/small_eps"])
-    got = run_unet(config, params, latents, arrays["in/t"], arrays["in/y"], **given)
+    got = run(latents, arrays["in/t"], arrays["in/y"], **given)
     yield compare("eps, 8 frames of 32 x 32", got, arrays["out/eps"])
 
 

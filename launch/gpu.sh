@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Measures sampling on a machine with a GPU in at most 9 minutes: launch/gpu.sh --run A --output DIR
+# Rehearsal without a GPU: launch/gpu.sh --run A --device cpu --preset tiny --output DIR
+# It runs in the Python of $PYTHON (default: python3), which needs jax and flax; wheels in .wheels/ are added to it
+# (launch/gpu_wheels.sh fills that folder where there is a network).
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+SITE=
+
+if compgen -G "$ROOT/.wheels/*.whl" >/dev/null; then
+  SITE=$(mktemp -d)
+  trap 'rm -rf "$SITE"' EXIT
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$SITE" \
+    "$ROOT"/.wheels/*.whl || echo "gpu.sh: the wheels in .wheels could not be installed; continuing without them" >&2
+fi
+PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" "$ROOT/launch/gpu/run.py" "$@"

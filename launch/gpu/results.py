@@ -1,0 +1,165 @@
+"""The table of a GPU run, from the JSON files that its steps wrote.
+
+    python launch/gpu/results.py [DIR]
+
+Without a folder every figure is "not measured yet"; docs/benchmarks.md has the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+FILES = ("environment", "parity_float32", "parity_bfloat16", "sample_1", "sample_8", "torch", "profile")
+NOT_MEASURED = "not measured yet"
+KINDS = ("convolution", "matmul", "attention", "norm/reduction", "transpose/copy", "elementwise", "other")
+
+Results = Mapping[str, Any]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Contents of the files of `FILES` that are there, by name."""
+    paths = {name: folder / f"{name}.json" for name in FILES}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def table(results: Results) -> str:
+    """The figures as a Markdown table; what is not in ``results`` is "not measured yet"."""
+    lines = ["| part | figure | value |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {part} | {figure} | {value} |" for part, figure, value in rows(results)])
+
+
+def rows(results: Results) -> list[tuple[str, str, str]]:
+    """Part, figure and value of every row."""
+    found = [*_environment_rows(results)]
+    found += [row for dtype in ("float32", "bfloat16") for row in _parity_rows(results, dtype)]
+    found += [row for batch in (1, 8) for row in _sample_rows(results, batch)]
+    found += [row for mode in ("eager", "compile") for batch in (1, 8) for row in _torch_rows(results, mode, batch)]
+    return found + _profile_rows(results)
+
+
+def _value(read: Callable[[], str]) -> str:
+    """What ``read`` returns, or "not measured yet" where a file or a figure is missing."""
+    try:
+        return read()
+    except (KeyError, TypeError, IndexError, StopIteration):
+        return NOT_MEASURED
+
+
+def _environment_rows(results: Results) -> list[tuple[str, str, str]]:
+    found = results.get("environment", {})
+    version = lambda: ", ".join(f"{name} {found['versions'][name] or '-'}" for name in ("python", "jax", "torch"))  # noqa: E731
+    return [
+        ("environment", "device", _value(lambda: ", ".join(found["devices"]))),
+        ("environment", "driver and memory", _value(lambda: found["nvidia_smi"][0])),
+        ("environment", "versions", _value(version)),
+        ("environment", "`smcd doctor`", _value(lambda: _doctor(**found["doctor"]))),
+    ]
+
+
+def _doctor(status: int, lines: list[str]) -> str:
+    broken = [line.split()[0] for line in lines if " BROKEN " in line]
+    return f"exit status {status}" + (f", broken: {', '.join(broken)}" if broken else "")
+
+
+def _parity_rows(results: Results, dtype: str) -> list[tuple[str, str, str]]:
+    found, part = results.get(f"parity_{dtype}"), f"parity, {dtype}"
+    worst = lambda: (  # noqa: E731
+        f"{found['worst']['error']:.1e}, {found['worst']['tolerance']:.2g} allowed"
+        f" ({found['worst']['file'].removesuffix('.npz')}, {found['worst']['quantity']})"
+    )
+    within = lambda: (  # noqa: E731
+        f"{found['checked'] - found['failed']} of {found['checked']}"
+        + ("" if found["complete"] else ", then cut off at its time limit")
+    )
+    return [(part, "largest error", _value(worst)), (part, "within its limit", _value(within))]
+
+
+def _sample_rows(results: Results, batch: int) -> list[tuple[str, str, str]]:
+    found, part = results.get(f"sample_{batch}"), f"smcd_jax, batch {batch}"
+    return [
+        (part, "compile", _value(lambda: f"{found['compile_seconds']:.1f} s")),
+        (part, "one guided step", _value(lambda: _milliseconds(found["median_step_seconds"]))),
+        (part, "share of the matrix rate", _value(lambda: _share(found, found["share_of_matmul"]))),
+        (part, "50 steps", _value(lambda: _seconds(found["clip_loop_seconds"], batch))),
+        (part, "peak memory", _value(lambda: _gigabytes(found["peak_memory_bytes"]))),
+    ]
+
+
+def _torch_rows(results: Results, mode: str, batch: int) -> list[tuple[str, str, str]]:
+    found = results.get("torch", {})
+    part = f"diffusers, {'eager' if mode == 'eager' else 'torch.compile'}, batch {batch}"
+    if "skipped" in found:
+        return [(part, "one guided step", f"skipped: {found['skipped']}")]
+    if found.get("running") == f"{mode}, batch {batch}":
+        return [(part, "one guided step", "cut off at its time limit")]
+    wanted = lambda: next(  # noqa: E731
+        item for item in found["measurements"] if (item["mode"], item["batch"]) == (mode, batch)
+    )
+    share = lambda: _share(  # noqa: E731
+        found, found["tflop_per_step"][str(batch)] / wanted()["step_seconds"] / found["matmul_tflop_per_second"]
+    )
+    return [
+        (part, "first call", _value(lambda: f"{wanted()['first_call_seconds']:.1f} s")),
+        (part, "one guided step", _value(lambda: _milliseconds(wanted()["median_step_seconds"]))),
+        (part, "share of the matrix rate", _value(share)),
+        (part, f"{found.get('steps', 50)} steps", _value(lambda: _seconds(wanted()["clip_loop_seconds"], batch))),
+        (part, "peak memory", _value(lambda: _gigabytes(wanted()["peak_memory_bytes"]))),
+    ]
+
+
+def _profile_rows(results: Results) -> list[tuple[str, str, str]]:
+    found = (results.get("profile") or {}).get("profile")
+    part = "profile, batch 1"
+
+    def kind(name: str) -> str:
+        total, steps = found["kinds"][name], found["steps"]
+        of = sum(other["milliseconds"] for other in found["kinds"].values())
+        return _launches(total["launches"], total["milliseconds"], steps, share=total["milliseconds"] / of)
+
+    gaps = lambda: _launches(  # noqa: E731
+        found["gaps"], found["gap_ms"], found["steps"], share=found["gap_ms"] / found["window_ms"], noun="gaps"
+    )
+    launches = lambda: f"{found['launches'] / found['steps']:.0f}, {found['window_ms'] / found['steps']:.2f} ms"  # noqa: E731
+    return [
+        (part, "launches and time of a step", _value(launches)),
+        *[(part, name, _value(lambda name=name: kind(name))) for name in KINDS],
+        (part, "gaps between kernels", _value(gaps)),
+    ]
+
+
+def _launches(number: float, milliseconds: float, steps: int, *, share: float, noun: str = "launches") -> str:
+    return f"{number / steps:.0f} {noun}, {milliseconds / steps:.2f} ms, {share:.1%}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.4g} ms"
+
+
+def _seconds(seconds: float, batch: int) -> str:
+    return f"{seconds:.3g} s" if batch == 1 else f"{seconds:.3g} s, {seconds / batch:.3g} s a clip"
+
+
+def _share(found: Mapping[str, Any], share: float) -> str:
+    return f"{share:.1%} of {found['matmul_tflop_per_second']:.4g} TFLOP/s"
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.2f} GB"
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of the results")
+    arguments = parser.parse_args()
+    print(table({} if arguments.folder is None else read_results(arguments.folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
