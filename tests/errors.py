@@ -1,0 +1,29 @@
+"""Assertions on refusals: the fields of an `SMCDError`, never its wording."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from smcd_jax.errors import SMCDError
+
+_ANY = object()
+
+
+@contextlib.contextmanager
+def refused(argument: str | None = None, *, path: Any = _ANY, value: Any = _ANY) -> Iterator[Any]:
+    """The block must raise an `SMCDError` of one line with these fields; yields pytest's record of it."""
+    with pytest.raises(SMCDError) as record:
+        yield record
+    error = record.value
+    assert "\n" not in str(error).removesuffix("\n" + error.table), "the message must be one line"
+    if argument is not None:
+        assert error.argument == argument
+    if path is not _ANY:
+        assert error.path == os.fspath(path)
+    if value is not _ANY:
+        assert error.value == value
