@@ -57,11 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_metrics(args: argparse.Namespace) -> None:
-    """Refuses unknown metrics and trackers before hours of sampling."""
+    """Refuses unknown metrics, unknown trackers and a missing report library before hours of sampling."""
     from smcd_jax.evaluation.grounding_run import open_tracker
     from smcd_jax.evaluation.metric_specs import check_names
+    from smcd_jax.evaluation.report.report_page import load_template
     from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
 
+    if args.output is not None:
+        load_template()
     check_names(args.metrics or ())
     for name in args.trackers or ():
         open_tracker(name, lambda: SpriteScenes(args.data))

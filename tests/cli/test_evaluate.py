@@ -389,6 +389,13 @@ def test_flags_that_do_not_go_together(records, tmp_path, monkeypatch, flags, ar
     assert not list(tmp_path.iterdir())
 
 
+def test_without_jinja2_the_command_stops_before_sampling(records, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with refused("jinja2"):
+        _run(["evaluate", "--data", str(records.folder), "--model", "tiny", "--output", str(tmp_path / "x")])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("flag", [["--part", "3/2"], ["--metrics", ","], ["--intervention", "no_text"]])
 def test_a_flag_of_another_form_is_refused_by_name(records, tmp_path, capsys, flag):
     assert (

@@ -75,7 +75,7 @@ def write_page(
     first = next(iter(sort_by), None)
     sign = 1 if first is not None and sort_by[first] == "lower" else -1
     ranked = sorted(cards, key=lambda card: sign * card.values[first] if first in card.values else float("inf"))
-    text = _load_template().render(
+    text = load_template().render(
         title=title,
         intro=intro,
         header=table.header,
@@ -133,7 +133,12 @@ def write_report(results: Results, folder: Path) -> Path:
     )
 
 
-def _load_template() -> Any:
+def load_template() -> Any:
+    """Jinja2 template of the pages.
+
+    Raises:
+        SMCDError: Jinja2 is not installed.
+    """
     try:
         import jinja2
     except ImportError as error:
