@@ -74,7 +74,7 @@ def test_evaluations_of_different_things_are_refused(evaluation, argument, value
         compare(results(mean_of(BASE)), results(mean_of(BASE), **evaluation))
 
 
-def test_figures_made_differently_are_not_subtracted():
+def test_metrics_computed_differently_are_not_subtracted():
     first = mean_of(BASE, "clip-sim", weights_sha256="1", frame_rule="every frame")
     (one,) = compare(results(first), results(dataclasses.replace(first, weights_sha256="2")))
     assert one.mean is None

@@ -61,9 +61,9 @@ def test_a_moving_camera_moves_outside():
     assert motion.inside < 0.5 * motion.outside
 
 
-def test_the_figure_does_not_depend_on_the_resolution():
-    figures = [motion_magnitude(*_clip(3, scale=scale), np.ones((FRAMES, 1))).inside for scale in (1, 3)]
-    assert figures[1] == pytest.approx(figures[0], rel=0.1)
+def test_the_value_does_not_depend_on_the_resolution():
+    values = [motion_magnitude(*_clip(3, scale=scale), np.ones((FRAMES, 1))).inside for scale in (1, 3)]
+    assert values[1] == pytest.approx(values[0], rel=0.1)
 
 
 def test_the_unit_is_the_shorter_side():

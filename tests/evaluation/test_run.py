@@ -93,7 +93,7 @@ def rows(records, clips, videos):
     return by_name(run.rows(("grounding", "motion", "psnr", "ssim", "clip-sim", "consistency", "fff-clip", "fvd")))
 
 
-class TestFigures:
+class TestMetrics:
     @pytest.mark.parametrize("tracker", ["sprite-detector-1", "csrt@256"])
     def test_grounding_lies_between_the_baselines_and_the_real_clip(self, rows, tracker):
         row = rows[f"ao-{tracker}"]
@@ -134,7 +134,7 @@ def test_identical_sets_have_an_fvd_of_0_and_the_highest_of_all_else(records, cl
     assert rows["ssim"].metric.value == 1
 
 
-def test_the_order_of_the_list_changes_no_figure(records, clips, videos):
+def test_the_order_of_the_list_changes_no_metric(records, clips, videos):
     names = ("psnr", "motion", "fvd")
     there = run_of(store_of(videos, clips), records, lambda name: MeanColours()).rows(names)
     back = run_of(store_of(videos, clips[::-1]), records, lambda name: MeanColours()).rows(names)
