@@ -40,8 +40,8 @@ DATA = [
     "tensorboard>=2.19,<3",  # event files of training runs
 ]
 
-# opencv: trackers and optical flow; scikit-image: PSNR and SSIM.
-EVAL = ["opencv-contrib-python-headless>=4.10,<6", "scikit-image>=0.25,<1"]
+# opencv: trackers and optical flow; scikit-image: PSNR and SSIM; jinja2: reports.
+EVAL = ["opencv-contrib-python-headless>=4.10,<6", "scikit-image>=0.25,<1", "jinja2>=3.1,<4"]
 
 EXTRAS = {
     "cuda": [f"jax[cuda13]{JAX}"],  # NVIDIA driver 580 or newer
@@ -80,7 +80,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**"]},
+    package_data={"smcd_jax": ["assets/**", "evaluation/report/templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},

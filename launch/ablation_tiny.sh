@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The paper's ablation at small scale: six variants, two seeds, the same number of frames each; then a table.
-# Takes hours on 2 cores, after launch/train_tiny.sh. Stopped at any moment, the same command goes on from there.
-# Arguments go to every `smcd train`.
+# The paper's ablation at small scale: six variants, two seeds, the same number of frames each. Writes
+# docs/figures/ablation.json and the table of docs/ablation.md. Takes hours on 2 CPU cores, after launch/train_tiny.sh;
+# the same command resumes. Arguments go to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -12,19 +12,29 @@ install_package eval
 cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/ablation
+results=$runs/evaluations
 [[ -f runs/tiny/object/model/model.json ]] || fail "run launch/train_tiny.sh first: the variants start from its stage 1"
 
+# evaluate NAME VARIANT_SEED FLAGS...
+evaluate() {
+  local name=$1 model=$runs/$2/model
+  shift 2
+  "$smcd" evaluate --data $runs/records --list $runs/list.json --make_list 64 --output "$results/$name" \
+    --model "$model" --num_inference_steps 10 --guidance_scale 2 --batch_size 8 --metrics grounding,psnr-first \
+    --trackers sprites "$@"
+}
+
+"$smcd" prepare sprites --output $runs/records --splits test --workers 1 --option test_clips=64 "${TINY_WORLD[@]}"
 for seed in 0 1; do
   for variant in zc_gca zc gca joint object image; do
-    folder=$runs/${variant}_$seed
-    figures=$runs/figures/${variant}_$seed.json
-    [[ -f $figures ]] && continue
-    launch/train_again.sh --config "configs/tiny/ablation.py:$variant" --workdir "$folder" "--config.seed=$seed" "$@"
-    "$smcd" export --workdir "$folder" --output "$folder/model" --overwrite
+    run=${variant}_$seed
+    [[ -f $results/${run}_guidance_off/metrics.json ]] && continue
+    launch/train_again.sh --config "configs/tiny/ablation.py:$variant" --workdir "$runs/$run" "--config.seed=$seed" "$@"
+    "$smcd" export --workdir "$runs/$run" --output "$runs/$run/model" --overwrite
     boxes=()
-    [[ $variant == image ]] && boxes=(--no_boxes)  # it never saw any
-    "$VENV/bin/python" launch/tiny_figures.py --model "$folder/model" --clips 64 --extra_clips 16 "${boxes[@]}" \
-      --output "$figures"
+    [[ $variant == image ]] && boxes=(--intervention no_boxes) # trained without boxes
+    evaluate "$run" "$run" --box_guidance_scale 2 "${boxes[@]}"
+    evaluate "${run}_guidance_off" "$run" "${boxes[@]}"
   done
 done
-"$VENV/bin/python" launch/ablation_table.py "$runs/figures"
+"$VENV/bin/python" launch/figures.py --collect ablation "$results"

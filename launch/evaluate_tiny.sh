@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The README's table from nothing: 64 held-out sprite clips, a list of them, `smcd evaluate` of the model that ships.
-# Stopped at any moment, the same command goes on from there. Arguments go to `smcd evaluate`, such as --weights DIR.
-# What lacks its weights is listed under the table. For another model: MODEL=FOLDER launch/evaluate_tiny.sh
+# All figures of the model that ships: 200 held-out sprite clips, `smcd evaluate`, and its variants on 64 of them. Writes
+# docs/figures/tiny.json and the tables of README and model card. About 12 minutes on 2 CPU cores; the same command
+# resumes. Arguments go to the first `smcd evaluate`, such as --weights DIR.
+# MODEL=FOLDER launch/evaluate_tiny.sh evaluates another model and leaves JSON and tables alone.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -15,14 +16,29 @@ folder=outputs/evaluate_tiny
 model=${MODEL:-tiny}
 weights=$model/checksums.json
 [[ $model == tiny ]] && weights=smcd_jax/assets/models/tiny/checksums.json
-[[ -f $weights ]] || fail "$model is no model folder: $weights is missing"
-read -r hash _ < <(cksum "$weights") # clips of another model are not mixed with these
+[[ -f $weights ]] || fail "$model is not a model folder: $weights is missing"
+read -r hash _ < <(cksum "$weights") # keeps the clips of different models apart
+results=$folder/$hash
 
-"$smcd" prepare sprites --output $folder/records --splits test --workers 1 --option test_clips=64 \
+sampling=(--num_inference_steps 10 --guidance_scale 2 --batch_size 8)
+guided=(--model "$model" "${sampling[@]}" --box_guidance_scale 2)
+subset=(--count 64 --metrics "grounding,psnr-first" --trackers sprites)
+
+evaluate() {
+  local name=$1
+  shift
+  "$smcd" evaluate --data $folder/records --list $folder/list.json --output "$results/$name" "$@"
+}
+
+"$smcd" prepare sprites --output $folder/records --splits test --workers 1 --option test_clips=200 \
   "${TINY_WORLD[@]}"
-status=0 # 2: a clip could not be used, or a measure asked for by name did not run; the others are in the table
-"$smcd" evaluate --model "$model" --data $folder/records --list $folder/list.json --make_list 64 \
-  --output "$folder/$hash" --num_inference_steps 10 --guidance_scale 2 --box_guidance_scale 2 --batch_size 8 "$@" ||
+status=0 # 2: a clip could not be used, or a metric requested by name did not run
+evaluate all "${guided[@]}" --make_list 200 --metrics grounding,motion,psnr,psnr-first,ssim,psnr-autoencoder "$@" ||
   status=$?
-[[ ! -f $folder/$hash/metrics.json ]] || "$VENV/bin/python" launch/evaluation_table.py "$folder/$hash"
+evaluate first_64 --videos "$results/all/clips" "${subset[@]}"
+evaluate guidance_off --model "$model" "${sampling[@]}" "${subset[@]}"
+evaluate mirrored_boxes "${guided[@]}" "${subset[@]}" --intervention mirrored_boxes
+evaluate swapped_labels "${guided[@]}" "${subset[@]}" --intervention swapped_labels \
+  --difference_from "$results/all/clips"
+[[ $model != tiny ]] || "$VENV/bin/python" launch/figures.py --collect tiny "$results"
 exit "$status"

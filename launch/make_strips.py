@@ -1,8 +1,8 @@
-"""Draws the README's strips: videos of the small model with the boxes it was given, from fixed seeds.
+"""Draws the strips of the README: videos of the small model with their boxes, from fixed seeds.
 
     python launch/make_strips.py --model tiny --output docs/strips
 
-Every clip is held out (split "test" of the sprite world). One GIF a strip; in each the asked boxes are drawn.
+All clips are held out (split "test" of the sprite world). Each strip is one GIF with the target boxes drawn in it.
 """
 
 from __future__ import annotations
@@ -11,70 +11,73 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tiny_figures import CLASSES
 
 from data_pipeline.sprites import SpriteWorld, WorldConfig
-from smcd_jax import SMCDPipeline
+from smcd_jax import VideoPipeline
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import draw_boxes, write_video
 from smcd_jax.tracks import BoxTracks
 
 SIDE = 128  # of a clip in a strip, in pixels
+# Classes of the world that the small model was trained in, as in launch/common.sh.
+CLASSES = (
+    *("cat", "dog", "panda", "fox", "rocket", "soccer ball", "car", "fish", "balloon", "star", "apple", "butterfly"),
+)
 LIMIT_BYTES = 3_000_000
 
 
 def main() -> None:
-    """All strips."""
+    """Writes all strips."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--output", type=Path, default=Path("docs/strips"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    pipe = SMCDPipeline.from_pretrained(args.model)
+    pipe = VideoPipeline.from_pretrained(args.model)
     size = {"width": pipe.config.width, "height": pipe.config.height, "frames": pipe.config.frames}
     world = SpriteWorld(WorldConfig(max_objects=1, classes=CLASSES, **size))
     moving, growing, leaving = (_find(world, phrase) for phrase in ("moves to the right", "grows", "leaves"))
 
-    _write(args.output / "held_out.gif", [_clip(pipe, *_given(world, index)) for index in (moving, growing, leaving)])
-    picture, caption, tracks = _given(world, moving)
-    ways = [_moved(tracks, step) for step in ((0.5, 0.0), (0.0, 0.5), (-0.5, -0.5))]
-    _write(args.output / "one_picture_three_tracks.gif", [_clip(pipe, picture, None, way) for way in ways])
+    _write(args.output / "held_out.gif", [_clip(pipe, *_inputs(world, index)) for index in (moving, growing, leaving)])
+    picture, caption, tracks = _inputs(world, moving)
+    moved = [_moved(tracks, step) for step in ((0.5, 0.0), (0.0, 0.5), (-0.5, -0.5))]
+    _write(args.output / "one_picture_three_tracks.gif", [_clip(pipe, picture, None, one) for one in moved])
     scales = (1.0, 2.0, 4.0)
     _write(
         args.output / "box_guidance_1_2_4.gif",
         [_clip(pipe, picture, caption, tracks, box_guidance_scale=scale) for scale in scales],
     )
     both = SpriteWorld(WorldConfig(min_objects=2, max_objects=2, crossing_share=1.0, classes=CLASSES, **size))
-    _write(args.output / "two_crossing.gif", [_clip(pipe, *_given(both, index)) for index in (0, 1, 2)])
+    _write(args.output / "two_crossing.gif", [_clip(pipe, *_inputs(both, index)) for index in (0, 1, 2)])
 
 
 def _find(world: SpriteWorld, phrase: str) -> int:
-    """The first held-out clip whose caption says so."""
+    """Index of the first held-out clip whose caption contains the phrase."""
     return next(index for index in range(10_000) if phrase in world.scene(index, split="test").caption)
 
 
-def _given(world: SpriteWorld, index: int) -> tuple[np.ndarray, str, BoxTracks]:
+def _inputs(world: SpriteWorld, index: int) -> tuple[np.ndarray, str, BoxTracks]:
     drawn = world.render(index, split="test")
     boxes = np.where(drawn.mask[..., None], drawn.boxes, 0)
     return drawn.video[0], drawn.caption, BoxTracks(boxes, drawn.mask, tuple(drawn.labels))
 
 
 def _moved(tracks: BoxTracks, step: tuple[float, float]) -> BoxTracks:
-    """The first box moved in a line, to where the picture ends at most."""
+    """Tracks of the first box, moved along a line up to the border of the picture."""
     first = tracks.boxes[0, 0]
-    wanted = np.linspace(0, 1, tracks.num_frames)[:, None] * np.tile(step, 2) + first
-    shift = np.minimum(0, 1 - wanted[:, 2:]) + np.maximum(0, -wanted[:, :2])
-    boxes = np.clip(wanted + np.tile(shift, 2), 0, 1)
+    target = np.linspace(0, 1, tracks.num_frames)[:, None] * np.tile(step, 2) + first
+    shift = np.minimum(0, 1 - target[:, 2:]) + np.maximum(0, -target[:, :2])
+    boxes = np.clip(target + np.tile(shift, 2), 0, 1)
     return BoxTracks(boxes[:, None], np.ones((len(boxes), 1), bool), tracks.labels[:1], prompt=f"a {tracks.labels[0]}")
 
 
 def _clip(
-    pipe: SMCDPipeline, picture: np.ndarray, prompt: str | None, tracks: BoxTracks, *, box_guidance_scale: float = 2.0
+    pipe: VideoPipeline, picture: np.ndarray, prompt: str | None, tracks: BoxTracks, *, box_guidance_scale: float = 2.0
 ) -> np.ndarray:
-    made = pipe(
+    output = pipe(
         picture,
         prompt,
-        tracks,
+        tracks=tracks,
         num_inference_steps=25,
         guidance_scale=2.0,
         box_guidance_scale=box_guidance_scale,
@@ -82,7 +85,7 @@ def _clip(
         output_type="uint8",
     )
     factor = max(1, SIDE // picture.shape[0])
-    large = made.frames[0].repeat(factor, axis=1).repeat(factor, axis=2)
+    large = output.frames[0].repeat(factor, axis=1).repeat(factor, axis=2)
     return draw_boxes(large, tracks.boxes, tracks.mask, tracks.labels)
 
 
@@ -91,7 +94,11 @@ def _write(path: Path, clips: list[np.ndarray]) -> None:
     row = [part for clip in clips for part in (clip, gap)][:-1]
     write_video(np.concatenate(row, axis=2), path, fps=6)
     if path.stat().st_size > LIMIT_BYTES:
-        raise SMCDError(f"{path} has {path.stat().st_size} bytes, more than {LIMIT_BYTES}: make SIDE smaller")
+        raise SMCDError(
+            f"{path}: must have at most {LIMIT_BYTES} bytes, got {path.stat().st_size}; reduce SIDE",
+            path=path,
+            value=path.stat().st_size,
+        )
     print(path, path.stat().st_size)
 
 

@@ -5,7 +5,7 @@ zc, gca, zc_gca (object gates, and the picture by input convolution, by image ga
 in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
 
 Command   smcd train --config configs/tiny/ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
-Hardware  any; 2 CPU cores suffice. `bash launch/ablation_tiny.sh` runs all of them and prints the table.
+Hardware  any; 2 CPU cores are enough. `bash launch/ablation_tiny.sh` runs all of them and writes the table.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
-"""Compares two evaluations of one list clip by clip, with a paired bootstrap, and shows both side by side.
+"""Compares two evaluations of the same list clip by clip, with a paired bootstrap, and shows both side by side.
 
-For example:
+Example:
   smcd compare eval/before eval/after --output before_after.html
 """
 
@@ -14,12 +14,14 @@ from smcd_jax.errors import SMCDError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd compare`."""
+    """Adds the flags of `smcd compare`."""
     parser.epilog = __doc__
-    parser.add_argument("first", metavar="A", type=Path, help="the --output of an smcd evaluate")
-    parser.add_argument("second", metavar="B", type=Path, help="another, of the same list; differences are B - A")
+    parser.add_argument("first", metavar="A", type=Path, help="--output of an smcd evaluate")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the page to write; default: A_B.html by the folders' names, here"
+        "second", metavar="B", type=Path, help="--output of another one of the same list; differences are B - A"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="HTML page to write; default: A_B.html by the names of the folders"
     )
 
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     folders = args.first.absolute(), args.second.absolute()
     path = args.output or Path(f"{folders[0].name}_{folders[1].name}.html")
     if path.suffix.lower() not in (".html", ".htm"):
-        raise SMCDError(f"--output {path}: give a name that ends in .html")
+        raise SMCDError(f"--output must be a name that ends in .html, got {path}", argument="output", path=path)
     results = read_results(folders[0]), read_results(folders[1])
     differences = compare(*results)
     for line in comparison_lines(differences):

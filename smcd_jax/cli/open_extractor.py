@@ -1,4 +1,4 @@
-"""Extractors of evaluation by name, each made from the weights that a user has put into a folder."""
+"""Opens the feature networks of evaluation by name, from the weights in a user's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.conversion import feature_networks
-from smcd_jax.evaluation.features.extractors import CLIPExtractor, DINOExtractor, I3DExtractor, TorchScriptI3D
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.features.extractors import (
+    AutoencoderRoundTrip,
+    CLIPExtractor,
+    DINOExtractor,
+    I3DExtractor,
+    TorchScriptI3D,
+)
 from smcd_jax.evaluation.features.weight_files import find_weights
 from smcd_jax.evaluation.metrics.fidelity import LPIPS
 from smcd_jax.model_folder import ModelFolder
@@ -18,18 +25,21 @@ from smcd_jax.weights.tensor_files import file_sha256, open_tensors, values
 def open_extractor(
     name: str, weights: str | os.PathLike[str] | None = None, *, model: ModelFolder | None = None
 ) -> Any:
-    """The extractor of that name, or `LPIPS`.
+    """Opens an extractor, `LPIPS`, or the autoencoder of a model.
 
     Args:
-        name: one of `smcd_jax.evaluation.features.weight_files.KNOWN`.
-        weights: folder of the files; by default ``$SMCD_WEIGHTS_DIR``.
-        model: for "openclip": its own towers are used where it was converted with the vision tower.
+        name: One of `smcd_jax.evaluation.features.weight_files.KNOWN`, or "autoencoder".
+        weights: Folder of the weight files; by default ``$SMCD_WEIGHTS_DIR``.
+        model: Model under test. Its autoencoder serves "autoencoder"; its CLIP towers serve "openclip" if it was
+            converted with the vision tower.
 
     Raises:
-        SMCDError: missing weights (the message names file, source and place), or damaged or other ones.
+        SMCDError: The weights are missing (the message names file, source and place), damaged, or of another network.
     """
+    if name == "autoencoder":
+        return _autoencoder(model)
     if name == "openclip" and model is not None and model.config.vision_encoder is not None:
-        return _of_model(model)
+        return _towers_of_model(model)
     path = find_weights(name, weights)
     if name in ("openclip", "openai-clip"):
         read = feature_networks.read_openclip if name == "openclip" else feature_networks.read_openai_clip
@@ -49,7 +59,15 @@ def open_extractor(
     return LPIPS(tensors, source=path.name, weights_sha256=file_sha256(path))
 
 
-def _of_model(model: ModelFolder) -> CLIPExtractor:
+def _autoencoder(model: ModelFolder | None) -> AutoencoderRoundTrip:
+    if model is None:
+        raise SMCDError("psnr-autoencoder measures a model; pass --model", argument="model")
+    params = model.params("autoencoder", dtype=np.float32)
+    source = f"model {model.path.name}"
+    return AutoencoderRoundTrip(model.config.autoencoder, params, source=source, weights_sha256=model.digest)
+
+
+def _towers_of_model(model: ModelFolder) -> CLIPExtractor:
     names = ("text_encoder", "vision_encoder")
     towers = [(getattr(model.config, name), model.params(name, dtype=np.float32)) for name in names]
     return CLIPExtractor(*towers, family="openclip", source=f"model {model.path.name}", weights_sha256=model.digest)

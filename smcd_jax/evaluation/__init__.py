@@ -1,1 +1,1 @@
-"""Measures of generated videos: how they follow their boxes, how they look, how they move."""
+"""Evaluation of generated videos: grounding, fidelity, motion and distances between sets of videos."""

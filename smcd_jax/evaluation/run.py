@@ -1,11 +1,11 @@
-"""Owns an evaluation's folder: what it was begun with, so that another run does not mix with it, and its results.
+"""The folder of an evaluation: its settings, which a resumed run must repeat, and its results.
 
 ```
 OUTPUT/
   list.json            the evaluation list (`data_pipeline.evaluation_lists`)
-  run.json             what its videos are made with; the same command goes on from there, another is refused
-  clips/CLIP_ID/       frames as 0000.png, video.mp4, provenance.json; appears whole or not at all
-  strips/CLIP_ID/      pictures for the pages
+  run.json             model and options of its videos; the same command resumes, other options are refused
+  clips/CLIP_ID/       frames as 0000.png, video.mp4, provenance.json; appears complete or not at all
+  strips/CLIP_ID/      pictures for the HTML pages
   metrics.json  clips.csv  report.html
 ```
 """
@@ -20,11 +20,11 @@ from typing import Any
 from data_pipeline.evaluation_lists import EvaluationList
 from data_pipeline.records.reader import RecordFolder
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.measure_run import MeasureRun
+from smcd_jax.evaluation.measure_run import MetricRun
 from smcd_jax.evaluation.report.report_page import write_report
 from smcd_jax.evaluation.report.results import Results
 from smcd_jax.evaluation.report.strips import write_strips
-from smcd_jax.evaluation.video_store import ClipStore
+from smcd_jax.evaluation.video_store import VideoStore
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json
 
@@ -32,56 +32,68 @@ FORMAT, VERSION = "smcd-evaluation-run", 1
 LIST, RUN, CLIPS = "list.json", "run.json", "clips"
 
 
-def begin(folder: Path, made_with: Mapping[str, Any]) -> None:
-    """Makes the folder and notes what its videos are made with, or finds that they are made with just that.
+def start_or_resume(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Creates the folder and writes the settings of its videos, or checks that an existing folder has the same.
 
     Raises:
-        SMCDError: it was begun with something else, which is named; or the folder cannot be written.
+        SMCDError: The folder has other settings (the message names the first), or it cannot be written.
     """
-    wanted = {"format": FORMAT, "version": VERSION, **made_with}
+    expected = {"format": FORMAT, "version": VERSION, **settings}
     path = folder / RUN
     make_folder(folder)
     if not path.is_file():
-        write_json(path, wanted)
+        write_json(path, expected)
         return
-    begun = read_json(path)
-    for name, value in wanted.items():
-        if not isinstance(begun, dict) or begun.get(name) != value:
-            found = begun.get(name) if isinstance(begun, dict) else None
-            raise SMCDError(f"{folder} was begun with {_other(name, found, value)}: give the same, or another --output")
+    stored = read_json(path)
+    stored = stored if isinstance(stored, dict) else {}
+    for name, value in expected.items():
+        if stored.get(name) != value:
+            key, before, now = _first_difference(name, stored.get(name), value)
+            raise SMCDError(
+                f"{folder}: {key} was {before!r:.60} when this evaluation started and is now {now!r:.60}; pass the "
+                "same value or another --output",
+                argument=key,
+                path=folder,
+                value=now,
+            )
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder of an evaluation.
+    """Creates the folder of an evaluation.
 
     Raises:
-        SMCDError: it cannot be made.
+        SMCDError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        reason = (error.strerror or str(error)).lower()
         raise SMCDError(
-            f"cannot make {folder}: {(error.strerror or str(error)).lower()}; give another --output"
+            f"{folder}: cannot create the folder ({reason}); pass another --output", argument="output", path=folder
         ) from error
 
 
 def first_entries(evaluation: EvaluationList, count: int | None) -> EvaluationList:
-    """The list of the first entries, which are as good as any (they stand in random order).
+    """List of the first ``count`` entries, a random sample because the entries are in random order.
 
     Raises:
-        SMCDError: there are fewer than that.
+        SMCDError: The list has fewer entries.
     """
     if count is None:
         return evaluation
     if not 1 <= count <= len(evaluation.entries):
-        raise SMCDError(f"--count {count}: the list holds {len(evaluation.entries)} clips; give 1 to that many")
+        raise SMCDError(
+            f"--count must be from 1 to {len(evaluation.entries)} (the clips of the list), got {count}",
+            argument="count",
+            value=count,
+        )
     return dataclasses.replace(evaluation, entries=evaluation.entries[:count])
 
 
 def measure(
     folder: Path,
-    store: ClipStore,
-    run: MeasureRun,
+    store: VideoStore,
+    run: MetricRun,
     names: Sequence[str],
     *,
     records: RecordFolder,
@@ -89,23 +101,23 @@ def measure(
     max_objects: int,
     made_with: Mapping[str, Any] | None,
 ) -> Results:
-    """Measures the clips of a store and writes what came out.
+    """Computes the metrics of a store's clips and writes results, strips and report.
 
     Args:
-        folder: of the evaluation.
-        store: of the clips.
-        run: that measures them.
-        names: of the measures.
-        records: that the clips are of.
-        evaluation: the list measured.
-        max_objects: of a clip.
-        made_with: model and options of the videos, or None where another system has made them.
+        folder: Folder of the evaluation.
+        store: Clips and videos.
+        run: Run that computes the metrics.
+        names: Names of the metrics.
+        records: Records of the clips.
+        evaluation: Evaluation list.
+        max_objects: Maximum number of objects per clip.
+        made_with: Model and options of the videos; None if another system made them.
 
     Raises:
-        SMCDError: no measure of such a name, or a file cannot be written.
+        SMCDError: A metric's name is unknown, or a file cannot be written.
     """
-    figures = run.figures(names)
-    described = {
+    rows = run.rows(names)
+    settings = {
         "list": {
             "sha256": evaluation.sha256,
             "name": evaluation.name,
@@ -117,15 +129,16 @@ def measure(
         "max_objects": max_objects,
         "videos": {"sha256": store.sha256, "made_with": None if made_with is None else dict(made_with)},
     }
-    results = Results.of(store, figures, described)
+    results = Results.of(store, rows, settings)
     results.write(folder)
     write_strips(store, run.boxes, folder, run.progress)
     write_report(results, folder)
     return results
 
 
-def _other(name: str, begun: Any, wanted: Any) -> str:
-    if isinstance(begun, Mapping) and isinstance(wanted, Mapping):
-        keys = [key for key in {**begun, **wanted} if begun.get(key) != wanted.get(key)]
-        return f"other {name}: {keys[0]} was {begun.get(keys[0])!r:.60} and is now {wanted.get(keys[0])!r:.60}"
-    return f"another {name} ({begun!r:.60}, now {wanted!r:.60})"
+def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """Name and both values of the first setting that differs."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return key, before.get(key), now.get(key)
+    return name, before, now

@@ -1,8 +1,8 @@
-"""Owns the clips of an evaluation: what each was to show, the real frames, the videos measured, and what is unusable.
+"""Clips of an evaluation and their videos: the generated ones, the real ones, and two baselines.
 
-Besides the videos to be measured (`GENERATED`) each clip comes in three more versions made from the real one, which
-every figure stands beside: `REAL`, the ceiling, and two floors, `STILL` (the first frame, held) and `SLID` (each
-object's first box cut out, the place behind it filled smoothly, and pasted along the boxes).
+Each clip has four versions. `GENERATED` is the video under test and `REAL` the recorded clip, an upper bound for most
+metrics. The baselines are `STILL`, the first frame repeated, and `SLID`, the crop of each object's first box pasted
+along its boxes, with the background behind it filled (`smcd_jax.evaluation.metrics.baselines`).
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
 from smcd_jax.media import read_video
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.tracks import BoxTracks
 
 GENERATED, REAL, STILL, SLID = "generated", "real", "still", "slid"
 REFERENCES = (REAL, STILL, SLID)
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp", ".m4v")
-UNREADABLE = ("unreadable video", "fewer frames than boxes")  # kinds of faults of files that are there
-_KEPT_BYTES = 1 << 30  # of decoded frames that stay in memory between measures; further clips are read again
+UNREADABLE = ("unreadable video", "fewer frames than boxes")  # kinds of faults of files that exist
+_CACHE_BYTES = 1 << 30  # limit of the decoded frames kept in memory between metrics; further clips are read again
 
 Video = UInt8[np.ndarray, "f h w 3"]
 
 
 class Fault(NamedTuple):
-    """Why a clip, or a part of its measures, is missing from the result.
+    """Why a clip, or some of its metrics, is missing from the results.
 
     Attributes:
-        clip_id: of the clip.
-        kind: in a few words, the same for all clips with this fault.
-        reason: in a line, without the folders of this machine.
+        clip_id: Id of the clip.
+        kind: Short description, the same for all clips with this fault.
+        reason: Full description on one line, without paths of this machine.
     """
 
     clip_id: str
@@ -49,19 +50,21 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class AskedClip:
-    """A window of a clip: what a model is given, and what its video should show.
+class EvalClip:
+    """A window of a recorded clip: the inputs of the model, and what its video should show.
 
     Attributes:
-        clip_id: of the record.
-        start: first frame of the window in the record.
-        seed: of the sample.
-        caption: the prompt; may be empty.
-        labels: of the objects, those present in the window.
-        boxes: x1, y1, x2, y2 in 0..1 of the picture.
-        mask: where an object is present.
-        objects: which of the record's objects these are.
-        encoded: the real frames, jpeg or png.
+        clip_id: Id of the record.
+        start: Index of the window's first frame in the record.
+        seed: Seed of the sample.
+        caption: Prompt; may be empty.
+        labels: Label of each object present in the window.
+        boxes: Boxes that the video should follow, xyxy in 0..1 of the picture.
+        mask: True where an object is present.
+        objects: Indices of these objects in the record.
+        encoded: Real frames as JPEG or PNG bytes.
+        given: Tracks passed to the model where an intervention makes them differ from boxes, mask and labels.
+        recorded: Clip before the intervention; None if there is none (`smcd_jax.evaluation.interventions`).
     """
 
     clip_id: str
@@ -73,12 +76,19 @@ class AskedClip:
     mask: Bool[np.ndarray, "f n"]
     objects: tuple[int, ...]
     encoded: tuple[bytes, ...] = field(repr=False)
+    given: BoxTracks | None = None
+    recorded: EvalClip | None = None
+
+    @property
+    def tracks(self) -> BoxTracks:
+        """Tracks that the model receives."""
+        return self.given or BoxTracks(self.boxes, self.mask, self.labels)
 
     def real(self, height: int, width: int) -> Video:
-        """The real frames, resized without keeping the aspect.
+        """Real frames, resized to this height and width; the aspect ratio is not kept.
 
         Raises:
-            BadClip: a frame is damaged.
+            BadClip: A frame is damaged.
         """
         where = f"clip {self.clip_id}, frame"
         return np.stack(
@@ -90,41 +100,59 @@ class AskedClip:
 
 
 def check_list(evaluation: EvaluationList, records: RecordFolder, where: str) -> None:
-    """Refuses a list that cannot be evaluated on these records; ``where`` names it.
+    """Checks that a list can be evaluated on these records.
+
+    Args:
+        evaluation: List to check.
+        records: Records of the list's split.
+        where: File of the list, for messages.
 
     Raises:
-        SMCDError: it is empty, of other records, names a clip twice, or holds an id that cannot name a file.
+        SMCDError: The list is empty, belongs to other records, repeats a clip, or holds an id that is no file name.
     """
     if not evaluation.entries:
-        raise SMCDError(f"{where}: the list holds no clips; make it anew with --make_list N")
+        raise SMCDError(f"{where}: the list contains no clips; create it again with --make_list N", path=where)
     if (evaluation.name, evaluation.split) != (records.name, records.split):
         raise SMCDError(
-            f"{where}: the list is of {evaluation.name} ({evaluation.split}), the records are {records.name} "
-            f"({records.split}); give the data and the --split that it was made for"
+            f"{where}: the list belongs to {evaluation.name} ({evaluation.split}), but the records are {records.name} "
+            f"({records.split}); pass the --data and --split that it was made for",
+            argument="split",
+            path=where,
+            value=records.split,
         )
     ids = [entry.clip_id for entry in evaluation.entries]
     for clip_id in ids:
         if not clip_id or PurePosixPath(clip_id).is_absolute() or ".." in PurePosixPath(clip_id).parts:
-            raise SMCDError(f"{where}: clip id {clip_id!r} cannot name a file; rename the clip in its data set")
+            raise SMCDError(
+                f"{where}: clip id must be a relative file name, got {clip_id!r}; rename the clip in its data set",
+                argument="clip_id",
+                path=where,
+                value=clip_id,
+            )
     if len(set(ids)) < len(ids):
         twice = next(clip_id for clip_id in ids if ids.count(clip_id) > 1)
-        raise SMCDError(f"{where}: clip {twice!r} stands in the list twice; results are kept by clip, keep one of them")
+        raise SMCDError(
+            f"{where}: clip {twice!r} is in the list twice; remove one of the entries",
+            argument="clip_id",
+            path=where,
+            value=twice,
+        )
 
 
-def read_asked(
+def read_eval_clip(
     records: RecordFolder, entry: EvaluationEntry, *, frames: int, max_objects: int, need_boxes: bool = False
-) -> AskedClip:
-    """The window that an entry of a list names.
+) -> EvalClip:
+    """Reads the window that an entry of an evaluation list names.
 
     Args:
-        records: of the list.
-        entry: of the list.
-        frames: of the window.
-        max_objects: of more that are present, those in most frames are taken (`choose_objects`).
-        need_boxes: a clip without boxes or caption cannot be used: a model is to make a video of it.
+        records: Records of the list.
+        entry: Entry of the list.
+        frames: Number of frames in the window.
+        max_objects: Maximum number of objects; the ones present in most frames are kept (`choose_objects`).
+        need_boxes: Whether a clip without boxes or caption is refused, because a model cannot make a video of it.
 
     Raises:
-        BadClip: no such clip, a record that is damaged or has a box without area, or what ``need_boxes`` says.
+        BadClip: The clip does not exist, is damaged, has a box without area, or lacks what `need_boxes` requires.
     """
     try:
         position = records.position(entry.clip_id)
@@ -133,16 +161,19 @@ def read_asked(
     stored = int(records.index["frames"][position])
     if entry.start < 0 or entry.start + frames > stored:
         raise BadClip(
-            f"clip {entry.clip_id}: has {stored} frames, the list wants {frames} from {entry.start} on",
+            f"clip {entry.clip_id}: the record has {stored} frames, but the list needs frames {entry.start} to "
+            f"{entry.start + frames - 1}",
             kind="too few frames in the record",
         )
     window = records.window(position, entry.start, frames)
     objects = choose_objects(window.boxes, window.mask, max_objects)[0]
     if need_boxes and not window.caption.strip():
-        raise BadClip(f"clip {entry.clip_id}: no caption to make a video of", kind="no caption")
+        raise BadClip(f"clip {entry.clip_id}: no caption to use as prompt", kind="no caption")
     if need_boxes and len(objects) == 0:
-        raise BadClip(f"clip {entry.clip_id}: no box in frames {entry.start} to {entry.start + frames}", kind="no box")
-    return AskedClip(
+        raise BadClip(
+            f"clip {entry.clip_id}: no box in frames {entry.start} to {entry.start + frames - 1}", kind="no box"
+        )
+    return EvalClip(
         clip_id=entry.clip_id,
         start=entry.start,
         seed=entry.seed,
@@ -155,116 +186,37 @@ def read_asked(
     )
 
 
-def read_all_asked(
+def read_eval_clips(
     records: RecordFolder, evaluation: EvaluationList, *, max_objects: int, need_boxes: bool
-) -> tuple[list[AskedClip], list[Fault]]:
-    """All windows of a list in its order, and what is wrong with the others (see `read_asked`)."""
-    asked, faults = [], []
+) -> tuple[list[EvalClip], list[Fault]]:
+    """Reads all windows of a list, in its order; returns them and the faults of the others (see `read_eval_clip`)."""
+    clips, faults = [], []
+    limits = {"frames": evaluation.frames, "max_objects": max_objects, "need_boxes": need_boxes}
     for entry in evaluation.entries:
         try:
-            asked.append(
-                read_asked(records, entry, frames=evaluation.frames, max_objects=max_objects, need_boxes=need_boxes)
-            )
+            clips.append(read_eval_clip(records, entry, **limits))
         except BadClip as error:
             faults.append(_fault(entry.clip_id, error, records.folder))
-    return asked, faults
+    return clips, faults
 
 
 def video_path(folder: Path, clip_id: str) -> Path | None:
-    """Where a clip's video is in a folder: ``CLIP_ID.mp4`` (or another suffix), or a folder of frames ``CLIP_ID``."""
+    """Path of a clip's video, ``CLIP_ID.mp4`` or another suffix, or a folder ``CLIP_ID`` of frames; None if missing."""
     if (folder / clip_id).is_dir():
         return folder / clip_id
-    found = (folder / f"{clip_id}{suffix}" for suffix in VIDEO_SUFFIXES)
-    return next((path for path in found if path.is_file()), None)
+    files = (folder / f"{clip_id}{suffix}" for suffix in VIDEO_SUFFIXES)
+    return next((path for path in files if path.is_file()), None)
 
 
-class ClipStore:
-    """The clips of an evaluation that can be measured, in the order of the list.
+def read_clip_video(folder: Path, clip: EvalClip) -> tuple[Video, bool]:
+    """Reads the first frames of a clip's video, one per frame of its boxes.
 
-    Attributes:
-        clips: that can be.
-        frames: of every one.
-        faults: why others cannot, and what those here lack.
-        notes: what was done to videos so that they could be measured.
-        sha256: of all frames of all videos measured: the same videos, the same hash.
+    Returns:
+        The frames, and whether the video has more.
+
+    Raises:
+        BadClip: The video is missing, damaged or too short.
     """
-
-    def __init__(self, asked: Sequence[AskedClip], folder: Path, *, faults: Sequence[Fault] = (), progress: Progress):
-        """Reads every video once.
-
-        Args:
-            asked: the windows, of one number of frames.
-            folder: of the videos, see `video_path`.
-            faults: found so far.
-            progress: told of each clip.
-
-        Raises:
-            SMCDError: no such folder, or none of the clips can be measured.
-        """
-        if not folder.is_dir():
-            raise SMCDError(f"{folder}: no such folder; it must hold CLIP_ID.mp4 or a folder of frames for each clip")
-        self._folder = folder
-        self._kept: dict[str, tuple[Video, Video]] = {}
-        self._kept_bytes = 0
-        self.clips: list[AskedClip] = []
-        self.faults = list(faults)
-        longer, digest = [], hashlib.sha256()
-        with progress.stage("read videos", len(asked), "clip") as advance:
-            for clip in asked:
-                try:
-                    video, more = _read_video(folder, clip)
-                    real = clip.real(*video.shape[1:3])
-                except BadClip as error:
-                    self.faults.append(_fault(clip.clip_id, error, folder))
-                else:
-                    self._admit(clip, video, real)
-                    longer += [clip.clip_id] * more
-                    digest.update(f"{clip.clip_id} {video.shape} ".encode() + video.tobytes())
-                advance()
-        if not self.clips:
-            first = f", the first: {self.faults[0].reason}" if self.faults else ""
-            raise SMCDError(f"{folder}: none of {len(self.faults)} clips can be measured{first}")
-        self.frames = len(self.clips[0].boxes)
-        self.sha256 = digest.hexdigest()
-        self.notes = []
-        if longer:
-            first = f"of {len(longer)} longer videos the first {self.frames} frames were measured"
-            self.notes.append(f"{first}, such as {longer[0]}")
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def pairs(self) -> Iterator[tuple[AskedClip, Mapping[str, Video]]]:
-        """Each clip with its videos by version; the real and made ones have the size of the measured one."""
-        for clip in self.clips:
-            video, real = self._kept.get(clip.clip_id) or self._read(clip)
-            yield (
-                clip,
-                {
-                    GENERATED: video,
-                    REAL: real,
-                    STILL: still_first_frame(real[0], self.frames),
-                    SLID: slid_crop(real[0], clip.boxes, clip.mask, fill=True),
-                },
-            )
-
-    def _admit(self, clip: AskedClip, video: Video, real: Video) -> None:
-        self.clips.append(clip)
-        if self._kept_bytes + 2 * video.nbytes <= _KEPT_BYTES:
-            self._kept[clip.clip_id] = (video, real)
-            self._kept_bytes += 2 * video.nbytes
-        if not clip.caption.strip():
-            self.faults.append(Fault(clip.clip_id, "no caption", f"clip {clip.clip_id}: no caption to compare with"))
-        if not clip.objects:
-            self.faults.append(Fault(clip.clip_id, "no box", f"clip {clip.clip_id}: no box in the frames of the list"))
-
-    def _read(self, clip: AskedClip) -> tuple[Video, Video]:
-        video = _read_video(self._folder, clip)[0]
-        return video, clip.real(*video.shape[1:3])
-
-
-def _read_video(folder: Path, clip: AskedClip) -> tuple[Video, bool]:
-    """The first frames of the clip's video, as many as boxes, and whether it has more."""
     path = video_path(folder, clip.clip_id)
     if path is None:
         raise BadClip(f"clip {clip.clip_id}: no video", kind="no video")
@@ -272,10 +224,103 @@ def _read_video(folder: Path, clip: AskedClip) -> tuple[Video, bool]:
         video, _ = read_video(path)
     except SMCDError as error:
         raise BadClip(f"clip {clip.clip_id}: {error}", kind=UNREADABLE[0]) from error
-    wanted = len(clip.boxes)
-    if len(video) < wanted:
-        raise BadClip(f"clip {clip.clip_id}: {len(video)} frames for boxes of {wanted}", kind=UNREADABLE[1])
-    return video[:wanted], len(video) > wanted
+    required = len(clip.boxes)
+    if len(video) < required:
+        raise BadClip(
+            f"clip {clip.clip_id}: the video has {len(video)} frames, the boxes {required}", kind=UNREADABLE[1]
+        )
+    return video[:required], len(video) > required
+
+
+class VideoStore:
+    """The measurable clips of an evaluation with their videos, in the order of the list.
+
+    Attributes:
+        clips: Clips that can be measured.
+        frames: Number of frames of every clip.
+        faults: Faults of the other clips, and what the measurable ones lack.
+        notes: Changes made to videos so that they could be measured.
+        sha256: Hash of all frames of all videos under test.
+    """
+
+    def __init__(self, clips: Sequence[EvalClip], folder: Path, *, faults: Sequence[Fault] = (), progress: Progress):
+        """Reads every video once.
+
+        Args:
+            clips: Windows with the same number of frames each.
+            folder: Folder of the videos (see `video_path`).
+            faults: Faults found before.
+            progress: Progress reporting, advanced once per clip.
+
+        Raises:
+            SMCDError: The folder does not exist, or no clip can be measured.
+        """
+        if not folder.is_dir():
+            raise SMCDError(
+                f"{folder}: no such folder; it must hold CLIP_ID.mp4 or a folder of frames for each clip",
+                argument="videos",
+                path=folder,
+            )
+        self._folder = folder
+        self._cache: dict[str, tuple[Video, Video]] = {}
+        self._cache_bytes = 0
+        self.clips: list[EvalClip] = []
+        self.faults = list(faults)
+        longer, digest = [], hashlib.sha256()
+        with progress.stage("read videos", len(clips), "clip") as advance:
+            for clip in clips:
+                try:
+                    video, has_more = read_clip_video(folder, clip)
+                    real = clip.real(*video.shape[1:3])
+                except BadClip as error:
+                    self.faults.append(_fault(clip.clip_id, error, folder))
+                else:
+                    self._add(clip, video, real)
+                    longer += [clip.clip_id] * has_more
+                    digest.update(f"{clip.clip_id} {video.shape} ".encode() + video.tobytes())
+                advance()
+        if not self.clips:
+            first = f", the first: {self.faults[0].reason}" if self.faults else ""
+            raise SMCDError(f"{folder}: none of {len(self.faults)} clips can be measured{first}", path=folder)
+        self.frames = len(self.clips[0].boxes)
+        self.sha256 = digest.hexdigest()
+        self.notes = []
+        if longer:
+            self.notes.append(
+                f"{len(longer)} videos have more than {self.frames} frames (such as {longer[0]}); only the first "
+                f"{self.frames} were measured"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def pairs(self) -> Iterator[tuple[EvalClip, Mapping[str, Video]]]:
+        """Yields each clip with its videos by version, all of the size of the generated one."""
+        for clip in self.clips:
+            video, real = self._cache.get(clip.clip_id) or self._read(clip)
+            yield (
+                clip,
+                {
+                    GENERATED: video,
+                    REAL: real,
+                    STILL: still_first_frame(real[0], self.frames),
+                    SLID: slid_crop(real[0], clip.boxes, clip.mask),
+                },
+            )
+
+    def _add(self, clip: EvalClip, video: Video, real: Video) -> None:
+        self.clips.append(clip)
+        if self._cache_bytes + 2 * video.nbytes <= _CACHE_BYTES:
+            self._cache[clip.clip_id] = (video, real)
+            self._cache_bytes += 2 * video.nbytes
+        if not clip.caption.strip():
+            self.faults.append(Fault(clip.clip_id, "no caption", f"clip {clip.clip_id}: no caption to compare with"))
+        if not clip.objects:
+            self.faults.append(Fault(clip.clip_id, "no box", f"clip {clip.clip_id}: no box in the frames of the list"))
+
+    def _read(self, clip: EvalClip) -> tuple[Video, Video]:
+        video = read_clip_video(self._folder, clip)[0]
+        return video, clip.real(*video.shape[1:3])
 
 
 def _fault(clip_id: str, error: BadClip, folder: Path) -> Fault:

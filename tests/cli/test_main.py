@@ -201,7 +201,7 @@ def test_the_package_offers_its_main_names_without_importing_jax():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False False")
     assert all(name in done.stdout for name in smcd_jax.__all__)
-    assert smcd_jax.SMCDPipeline.__name__ == "SMCDPipeline"
+    assert smcd_jax.VideoPipeline.__name__ == "VideoPipeline"
     assert smcd_jax.BoxTracks.__name__ == "BoxTracks"
     assert smcd_jax.load_tracks.__name__ == "load_tracks"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

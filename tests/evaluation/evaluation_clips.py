@@ -1,4 +1,4 @@
-"""What tests of evaluation share: records of a few sprites, a model too small to draw anything, and made videos."""
+"""Shared by the tests of evaluation: records of a few sprites, a tiny model of random weights, and videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from data_pipeline.evaluation_lists import EvaluationList, make_evaluation_list
 from data_pipeline.records.prepare import prepare
 from data_pipeline.records.reader import RecordFolder
-from smcd_jax.evaluation.video_store import AskedClip, ClipStore, read_all_asked
+from smcd_jax.evaluation.video_store import EvalClip, VideoStore, read_eval_clips
 from smcd_jax.media import write_frames
 from smcd_jax.model_folder import Origin, write_model_folder
 from smcd_jax.models.smcd.config import ImageEncoderConfig, ModelConfig
@@ -47,7 +47,7 @@ MINUTE = ModelConfig(
 
 
 def sprite_records(folder: Path, **world) -> RecordFolder:
-    """Four clips of one or two sprites, five frames of 32 x 32 each."""
+    """Records of four clips with one or two sprites and five frames of 32 x 32 pixels each."""
     options = {"test_clips": CLIPS, "classes": ["cat", "dog", "car", "fish"], **WORLD, **world}
     prepare("sprites", None, folder, splits=["test"], options=options)
     return RecordFolder(folder, "test")
@@ -57,31 +57,31 @@ def sprite_list(records: RecordFolder) -> EvaluationList:
     return make_evaluation_list(records, frames=FRAMES, seed=1)
 
 
-def asked_clips(records: RecordFolder) -> list[AskedClip]:
-    asked, faults = read_all_asked(records, sprite_list(records), max_objects=4, need_boxes=True)
+def eval_clips(records: RecordFolder) -> list[EvalClip]:
+    clips, faults = read_eval_clips(records, sprite_list(records), max_objects=4, need_boxes=True)
     assert not faults
-    return asked
+    return clips
 
 
-def write_videos(folder: Path, asked: list[AskedClip], change: Callable[[np.ndarray, AskedClip], np.ndarray]) -> Path:
-    """A folder of frames for each clip, made from its real ones."""
+def write_videos(folder: Path, clips: list[EvalClip], change: Callable[[np.ndarray, EvalClip], np.ndarray]) -> Path:
+    """Folder with a folder of frames for each clip, made from its real frames."""
     folder.mkdir(exist_ok=True)
-    for clip in asked:
+    for clip in clips:
         write_frames(change(clip.real(SIDE, SIDE), clip), folder / clip.clip_id)
     return folder
 
 
-def store_of(folder: Path, asked: list[AskedClip]) -> ClipStore:
-    return ClipStore(asked, folder, progress=Progress())
+def store_of(folder: Path, clips: list[EvalClip]) -> VideoStore:
+    return VideoStore(clips, folder, progress=Progress())
 
 
-def noisy(video: np.ndarray, clip: AskedClip, strength: float = 12) -> np.ndarray:
+def noisy(video: np.ndarray, clip: EvalClip, strength: float = 12) -> np.ndarray:
     noise = np.random.default_rng(clip.seed).normal(0, strength, video.shape)
     return np.clip(np.rint(video + noise), 0, 255).astype(np.uint8)
 
 
 def minute_model(folder: Path) -> Path:
-    """A model folder of random weights; the networks' own initialisers would take a minute."""
+    """Model folder of random weights; the networks' own initialisers would take a minute."""
     random = np.random.default_rng(0)
 
     def components():

@@ -1,4 +1,4 @@
-"""Features of pictures and texts, the similarities made of them, weights on disk, and the record of a measure."""
+"""Features of pictures and texts, metrics computed from them, weight files, and `Metric`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from smcd_jax.evaluation.features.extractors import (
 )
 from smcd_jax.evaluation.features.weight_files import KNOWN, find_weights
 from smcd_jax.evaluation.grounding_run import SPRITES
-from smcd_jax.evaluation.measure_run import KINDS
+from smcd_jax.evaluation.metric_specs import METRICS
 from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
-from smcd_jax.evaluation.metrics.fidelity import first_frame_fidelity, pixel_measure, psnr, ssim
-from smcd_jax.evaluation.metrics.metric_rows import Measure, bootstrap_interval, from_json, to_json
+from smcd_jax.evaluation.metrics.fidelity import first_frame_fidelity, pixel_metric, psnr, ssim
+from smcd_jax.evaluation.metrics.metric_rows import Metric, bootstrap_interval, from_json, to_json
 from smcd_jax.evaluation.trackers.learned_tracker import VIT
 from smcd_jax.evaluation.trackers.object_trackers import TRACKERS
 from smcd_jax.files.config_json import from_dict, to_dict
@@ -37,6 +37,7 @@ from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.nn.config import AutoencoderConfig, DINOConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import to_torch
+from tests.errors import refused
 
 TEXT = TextEncoderConfig(width=64, heads=2, layers=2, embed_width=32)
 VISION = VisionEncoderConfig(picture_size=32, patch=8, width=48, heads=3, layers=2, embed_width=32)
@@ -127,18 +128,21 @@ def test_a_folder_of_another_kind_is_refused(reference, tmp_path):
     described = json.loads((folder / "config.json").read_text())
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(SMCDError, match=r"config.json cannot be read"):
+    with refused() as record:
         read_openai_clip(other)
+    assert "config.json" in str(record.value)
     (other / "config.json").write_text(json.dumps(described))
-    with pytest.raises(SMCDError, match=r"neither model.safetensors nor pytorch_model.bin"):
+    with refused() as record:
         read_openai_clip(other)
+    assert "pytorch_model.bin" in str(record.value)
     (other / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     described["text_config"]["hidden_act"] = "relu"
     (other / "config.json").write_text(json.dumps(described))
-    with pytest.raises(SMCDError, match="text_config has activation 'relu'"):
+    with refused() as record:
         read_openai_clip(other)
+    assert "relu" in str(record.value)
     (other / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    with pytest.raises(SMCDError, match="not of a CLIP"):
+    with refused():
         read_openai_clip(other)
 
 
@@ -174,7 +178,7 @@ def test_a_model_converted_with_its_vision_tower_needs_no_other_weights(tmp_path
     extractor = open_extractor("openclip", model=model)
     assert extractor.texts(["a cat"]).shape == extractor.features(pictures(1)).shape == (1, 32)
     assert extractor.weights_sha256 == model.digest
-    with pytest.raises(SMCDError, match=r"put open_clip_pytorch_model.bin"):
+    with refused("weights", value="open_clip_pytorch_model.bin"):
         open_extractor("openclip", tmp_path, model=ModelFolder("tiny"))
 
 
@@ -213,13 +217,13 @@ def test_features_do_not_depend_on_the_batch(clip):
     "frames", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
 )
 def test_frames_of_another_kind_are_refused(clip, frames):
-    with pytest.raises(SMCDError, match=r"openclip-vit-48-8: frames are .*; give uint8 of \[n, height, width, 3\]"):
+    with refused("frames", value=frames.shape):
         clip.features(frames)
 
 
 def test_towers_of_different_clips_are_refused():
     other = dataclasses.replace(VISION, embed_width=16)
-    with pytest.raises(SMCDError, match="texts end in 32 numbers and pictures in 16"):
+    with refused("text", path="x", value=32):
         CLIPExtractor((TEXT, {}), (other, {}), family="openclip", source="x", weights_sha256="")
 
 
@@ -252,19 +256,16 @@ def test_pictures_come_as_transformers_own_processor_makes_them():
 def test_missing_weights_name_file_source_and_place(name, tmp_path, monkeypatch):
     monkeypatch.delenv("SMCD_WEIGHTS_DIR", raising=False)
     for folder in (None, tmp_path):
-        with pytest.raises(SMCDError) as caught:
+        with refused("weights", value=KNOWN[name].file) as record:
             open_extractor(name, folder)
-        message = str(caught.value)
-        assert KNOWN[name].file in message
-        assert KNOWN[name].source in message
-        assert "--weights" in message
-        assert "SMCD_WEIGHTS_DIR" in message
-    assert str(tmp_path) in message
+        assert record.value.path == (None if folder is None else str(folder))
+        for part in (KNOWN[name].file, KNOWN[name].source, "--weights", "SMCD_WEIGHTS_DIR"):
+            assert part in str(record.value)
 
 
-def test_the_page_for_users_names_every_measure_tracker_and_file():
+def test_the_page_for_users_names_every_metric_tracker_and_file():
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    for name in (*KINDS, *KNOWN, *TRACKERS, SPRITES, f"{VIT}:FILE.onnx", *(of.file for of in KNOWN.values())):
+    for name in (*METRICS, *KNOWN, *TRACKERS, SPRITES, f"{VIT}:FILE.onnx", *(of.file for of in KNOWN.values())):
         assert f"`{name}`" in page.replace("/`", "`"), name
 
 
@@ -278,11 +279,11 @@ def test_weights_are_found_in_the_folder_given_or_in_that_of_the_variable(tmp_pa
     assert find_weights("dino-b16") == file.with_suffix(".safetensors")
     folder = tmp_path / "clip-vit-base-patch32"
     folder.mkdir()
-    with pytest.raises(SMCDError, match="the folder clip-vit-base-patch32"):
+    with refused("weights", value="clip-vit-base-patch32"):
         find_weights("openai-clip")
     (folder / "config.json").write_text("{}")
     assert find_weights("openai-clip") == folder
-    with pytest.raises(SMCDError, match="no weights are known as 'vgg'"):
+    with refused("name", value="vgg"):
         find_weights("vgg")
 
 
@@ -301,8 +302,8 @@ def test_caption_similarity_is_the_mean_cosine_whatever_the_lengths():
     assert result.name == "clip-sim-net"
     assert result.per_clip == pytest.approx({"a": 0.75, "b": 0}, abs=1e-12)
     assert (result.value, result.count) == (pytest.approx(0.375), 2)
-    assert result.note == "1 of 3 clips left out, no caption: c"
-    with pytest.raises(SMCDError, match="clip-sim-net: no clip can be measured"):
+    assert result.note.endswith(": c")
+    with refused("clip-sim-net"):
         caption_similarity(frames, {}, Named)
 
 
@@ -312,7 +313,7 @@ def test_frame_consistency_is_the_mean_cosine_of_neighbours():
     )
     assert result.name == "frame-consistency-net"
     assert result.per_clip == pytest.approx({"still": 1, "moves": 0.75})
-    assert result.note == "1 of 3 clips left out, a single frame: one"
+    assert result.note.endswith(": one")
 
 
 def test_first_frame_fidelity_is_of_the_first_frame_and_of_all():
@@ -325,9 +326,9 @@ def test_first_frame_fidelity_is_of_the_first_frame_and_of_all():
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_feature_without_direction_is_refused(bad):
-    with pytest.raises(SMCDError, match="clip a: a feature is all zeros, NaN or infinite"):
+    with refused("features", value="a"):
         caption_similarity({"a": np.full((2, 2), bad)}, {"a": directions(0)[0]}, Named)
-    with pytest.raises(SMCDError, match="clip a: features of width 3 and 2"):
+    with refused("second", value=2):
         caption_similarity({"a": np.ones((2, 3))}, {"a": directions(0)[0]}, Named)
 
 
@@ -386,15 +387,15 @@ def test_ssim_is_the_formula_under_a_gaussian_window():
 
 def test_clips_that_do_not_fit_the_real_ones_are_refused():
     pytest.importorskip("skimage")
-    with pytest.raises(SMCDError, match=r"PSNR: the generated clip is uint8 of shape \(2, 16, 16, 3\), the real one"):
+    with refused("generated", value=(2, 16, 16, 3)):
         psnr(pictures(2, 16, 16), pictures(3, 16, 16))
-    with pytest.raises(SMCDError, match="SSIM: frames of 16 x 8 pixels; at least 11"):
+    with refused("real", value=(8, 16)):
         ssim(pictures(1, 8, 16), pictures(1, 8, 16))
 
 
-def test_pixel_measures_name_the_library_and_its_settings():
+def test_pixel_metrics_name_the_library_and_its_settings():
     pytest.importorskip("skimage")
-    result = pixel_measure("psnr", {"a": 20.0, "b": 30.0})
+    result = pixel_metric("psnr", {"a": 20.0, "b": 30.0})
     assert (result.value, result.better) == (25, "higher")
     assert result.implementation.startswith("scikit-image 0.")
     assert result.implementation.endswith("dB, capped at 100")
@@ -409,43 +410,43 @@ def test_lpips_reads_the_weights_given_and_fetches_nothing(tmp_path):
     real, other = pictures(2, 64, 64), pictures(2, 64, 64, seed=1)
     assert opened.distance(real, real) == 0
     assert opened.distance(other, real) > 0
-    result = pixel_measure("lpips", {"a": opened.distance(other, real)}, lpips=opened)
+    result = pixel_metric("lpips", {"a": opened.distance(other, real)}, lpips=opened)
     assert (result.name, result.better) == ("lpips-alex", "lower")
     assert "weights alexnet-owt-7be5be79.pth" in result.implementation
     assert opened.distance(other, real) == open_extractor("lpips", tmp_path).distance(other, real)
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "alexnet-owt-7be5be79.pth")
-    with pytest.raises(SMCDError, match=r"is not torchvision's AlexNet: features.0.bias is missing"):
+    with refused(path="alexnet-owt-7be5be79.pth", value="features.0.bias"):
         open_extractor("lpips", tmp_path)
 
 
 # The record
 
 
-def test_a_measure_survives_json_bit_for_bit():
+def test_a_metric_survives_json_bit_for_bit():
     values = {"b": np.float64(0.1) + np.float64(0.2), "a": np.float32(1) / 3}
-    measure = Measure.mean_of_clips("m", values, implementation="i", weights_sha256="s", frame_rule="r", note="n")
-    never = Measure.not_run("n", SMCDError("no weights"), better="lower")
-    text = to_json([measure, never])
-    assert from_json(text) == [measure, never]
+    metric = Metric.mean_of_clips("m", values, implementation="i", weights_sha256="s", frame_rule="r", note="n")
+    never = Metric.not_run("n", SMCDError("no weights"), better="lower")
+    text = to_json([metric, never])
+    assert from_json(text) == [metric, never]
     assert to_json(from_json(text)) == text
     assert json.loads(text)[0]["per_clip"]["b"] == 0.1 + 0.2
-    assert list(measure.per_clip) == ["a", "b"]
+    assert list(metric.per_clip) == ["a", "b"]
     assert (never.value, never.note) == (None, "not run: no weights")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_measure_that_is_no_number_is_refused(bad):
-    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
-        Measure("m", bad)
-    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
-        Measure("m", 1.0, per_clip={"a": 1.0, "b": bad})
-    with pytest.raises(SMCDError, match="m: the result holds NaN or infinity"):
-        Measure("m", 1.0, interval=(0.0, bad))
+def test_a_metric_that_is_no_number_is_refused(bad):
+    with refused("m"):
+        Metric("m", bad)
+    with refused("m"):
+        Metric("m", 1.0, per_clip={"a": 1.0, "b": bad})
+    with refused("m"):
+        Metric("m", 1.0, interval=(0.0, bad))
 
 
 @pytest.mark.parametrize("text", ["{", '[{"name": "m"}]', '[{"name": "m", "value": 1, "colour": 2}]', "[3]"])
-def test_what_is_no_list_of_measures_is_refused(text):
-    with pytest.raises(SMCDError, match=r"metrics.json: cannot be read as measures"):
+def test_text_that_is_no_list_of_metrics_is_refused(text):
+    with refused(path="metrics.json"):
         from_json(text, where="metrics.json")
 
 

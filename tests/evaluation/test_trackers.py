@@ -1,4 +1,4 @@
-"""The trackers follow what moves, the same twice, and say what they cannot do."""
+"""The trackers follow moving objects, repeatably, and refuse what they cannot track."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.grounding import box_iou
 from smcd_jax.evaluation.trackers.learned_tracker import VitTracker
 from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, TRACKERS, OpenCVTracker, enlarged, track_objects
+from tests.errors import refused
 from tests.evaluation.onnx_tracker import write_red_tracker
 
 cv2 = pytest.importorskip("cv2")
@@ -108,7 +109,7 @@ class TestObjects:
 
     def test_fewer_frames_than_boxes_is_an_error(self, tracker):
         video, boxes = _moving_square()
-        with pytest.raises(SMCDError, match=r"3 frames, boxes \[4, 1, 4\]"):
+        with refused("boxes", value=(4, 1, 4)):
             track_objects(tracker, video[:3], boxes[:, None], np.ones((FRAMES, 1), bool))
 
     def test_anything_that_tracks_can_stand_in(self):
@@ -178,28 +179,24 @@ class TestLearned:
         assert other.name != tracker.name
 
     def test_missing_and_wrong_files_are_one_line(self, tmp_path):
-        with pytest.raises(
-            SMCDError, match=r"no file x\.onnx; name one as in vit:FILE\.onnx \(usual source: object_track"
-        ):
-            VitTracker("x.onnx")
-        with pytest.raises(SMCDError, match="no file given"):
-            VitTracker("")
+        for missing in ("x.onnx", ""):
+            with refused("trackers", path=missing):
+                VitTracker(missing)
         (tmp_path / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1")
         other = write_red_tracker(tmp_path / "other.onnx", search="picture")
-        for path, said in ((tmp_path / "text.onnx", "parse"), (other, "'search' is not found")):
-            with pytest.raises(SMCDError, match=f"{path.name} is no network of its form .*{said}") as error:
+        for path in (tmp_path / "text.onnx", other):
+            with refused("trackers", path=path):
                 VitTracker(str(path))
-            assert "\n" not in str(error.value)
 
     def test_frames_and_boxes_are_checked_as_by_the_others(self, red_file):
         tracker = VitTracker(str(red_file))
-        with pytest.raises(SMCDError, match="frames are float32"):
+        with refused("frames"):
             tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
-        with pytest.raises(SMCDError, match="is no start for a tracker"):
+        with refused("first_box"):
             tracker.track(np.zeros((2, 64, 64, 3), np.uint8), np.array([0.5, 0.5, 0.5, 0.8]))
 
 
-class TestWhatItSays:
+class TestRefusals:
     def test_name_and_version(self, tracker):
         assert tracker.name in ("csrt@256", "medianflow@256")
         assert tracker.version == f"OpenCV {cv2.__version__}"
@@ -208,25 +205,25 @@ class TestWhatItSays:
         "box", [[0.5, 0.5, 0.5, 0.8], [0.5, 0.5, 0.51, 0.8], [1.2, 0, 1.5, 1], [np.nan, 0, 1, 1], [0.8, 0.1, 0.2, 0.9]]
     )
     def test_a_box_to_start_from_must_have_an_area(self, tracker, box):
-        with pytest.raises(SMCDError, match="is no start for a tracker"):
+        with refused("first_box"):
             tracker.track(_moving_square()[0], np.array(box))
 
     def test_frames_must_be_uint8_rgb(self, tracker):
-        with pytest.raises(SMCDError, match="frames are float32"):
+        with refused("frames"):
             tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
 
     def test_an_unknown_tracker(self):
-        with pytest.raises(SMCDError, match="'goturn' is unknown: use one of csrt, medianflow"):
+        with refused("trackers", value="goturn"):
             OpenCVTracker("goturn")
 
-    def test_without_opencv_it_says_what_to_install(self, monkeypatch):
+    def test_without_opencv_the_message_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cv2", None)
-        with pytest.raises(SMCDError, match=r"tracker csrt needs OpenCV.*pip install 'smcd_jax\[eval\]'"):
+        with pytest.raises(SMCDError, match=r"pip install 'smcd_jax\[eval\]'"):
             OpenCVTracker("csrt")
 
     def test_with_another_build_of_opencv_too(self, monkeypatch):
         monkeypatch.delattr(cv2, "TrackerCSRT_create")
-        with pytest.raises(SMCDError, match=r"cv2.TrackerCSRT_create.*smcd_jax\[eval\]"):
+        with refused("cv2", value="TrackerCSRT_create"):
             OpenCVTracker("csrt")
 
     def test_what_opencv_cannot_do_is_one_line(self, tracker, monkeypatch):
@@ -237,6 +234,5 @@ class TestWhatItSays:
             init = fail
 
         monkeypatch.setattr(tracker, "_create", Broken)
-        with pytest.raises(SMCDError, match=r"\[0.1, 0.1, 0.5, 0.5\].*take another tracker") as error:
+        with refused("trackers", value=tracker.name):
             tracker.track(_moving_square()[0], np.array([0.1, 0.1, 0.5, 0.5]))
-        assert "\n" not in str(error.value)

@@ -1,1 +1,1 @@
-"""Feature networks that metrics read, and the weight files they need."""
+"""Feature networks of the metrics, and their weight files."""

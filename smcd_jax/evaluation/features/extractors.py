@@ -1,4 +1,4 @@
-"""Pluggable readers of features: pictures, texts or videos in, one float64 vector each out."""
+"""Feature extractors: pictures, texts or videos in, one float64 vector per input out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.fvd_preprocess import FVD_RESIZE, fvd_frames, held
-from smcd_jax.evaluation.metrics.metric_rows import Described
+from smcd_jax.evaluation.metrics.metric_rows import MetricSource
 from smcd_jax.nn.config import DINOConfig, TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.nn.networks import Params, network
 from smcd_jax.tokenizer import Tokenizer
@@ -27,27 +27,27 @@ _SIZES = {384: "s", 768: "b", 1024: "l", 1280: "h"}  # letter of a vision transf
 FrameFeatures = Float64[np.ndarray, "n d"]
 
 
-class Extractor(Described, Protocol):
-    """Reads pictures."""
+class Extractor(MetricSource, Protocol):
+    """Interface of networks that map pictures to features."""
 
     def features(self, frames: UInt8[np.ndarray, "n h w 3"]) -> FrameFeatures:
-        """One vector a picture, not normalised, the same whatever else is in the batch."""
+        """One vector per picture, not normalised, independent of the rest of the batch."""
         ...
 
 
 class TextExtractor(Extractor, Protocol):
-    """Reads pictures and texts into one space."""
+    """Interface of networks that map pictures and texts to the same space."""
 
     def texts(self, texts: Sequence[str]) -> FrameFeatures:
-        """One vector a text, not normalised."""
+        """One vector per text, not normalised."""
         ...
 
 
-class VideoExtractor(Described, Protocol):
-    """Reads whole videos."""
+class VideoExtractor(MetricSource, Protocol):
+    """Interface of networks that map whole videos to features."""
 
     def features(self, videos: UInt8[np.ndarray, "n t h w 3"]) -> FrameFeatures:
-        """One vector a video, the same whatever else is in the batch."""
+        """One vector per video, independent of the rest of the batch."""
         ...
 
 
@@ -63,22 +63,25 @@ class CLIPExtractor:
         source: str,
         weights_sha256: str,
     ):
-        """Takes both towers.
+        """Compiles both towers.
 
         Args:
-            text: config and parameters of the text tower, with its projection.
-            vision: config and parameters of the vision tower.
-            family: "openclip" or "openai", for the name.
-            source: file or folder of the weights, for people.
-            weights_sha256: of that file.
+            text: Config and parameters of the text tower, with its projection.
+            vision: Config and parameters of the vision tower.
+            family: Family of the weights, "openclip" or "openai"; part of the name.
+            source: Name of the weights' file or folder.
+            weights_sha256: Hash of that file.
 
         Raises:
-            SMCDError: the towers do not end in one space.
+            SMCDError: The towers have different output widths.
         """
         if not text[0].embed_width or text[0].embed_width != vision[0].embed_width:
             raise SMCDError(
-                f"CLIP of {source}: texts end in {text[0].embed_width} numbers and pictures in "
-                f"{vision[0].embed_width}; give two towers of one CLIP, with the text projection"
+                f"{source}: both CLIP towers must have the same output width, got {text[0].embed_width} (text) and "
+                f"{vision[0].embed_width} (vision); use two towers of one CLIP, with the text projection",
+                argument="text",
+                path=source,
+                value=text[0].embed_width,
             )
         size = transformer_size(vision[0])
         self.name = f"{family}-{size}"
@@ -97,7 +100,7 @@ class CLIPExtractor:
         return self._pictures(map(prepare, frames))
 
     def texts(self, texts: Sequence[str]) -> FrameFeatures:
-        """See `TextExtractor.texts`; a text beyond 77 tokens loses its end."""
+        """See `TextExtractor.texts`; texts are truncated to 77 tokens."""
         return self._texts(self._tokenizer.encode(texts, length=self._length))
 
 
@@ -105,7 +108,14 @@ class DINOExtractor:
     """A vision transformer of DINO, in float32."""
 
     def __init__(self, config: DINOConfig, params: Params, *, source: str, weights_sha256: str):
-        """Takes the network; ``source`` names the file of the weights for people, the hash is that file's."""
+        """Compiles the network.
+
+        Args:
+            config: Config of the network.
+            params: Parameters of the network.
+            source: Name of the weights' file.
+            weights_sha256: Hash of that file.
+        """
         size = transformer_size(config)
         self.name = f"dino-{size}"
         self.implementation = f"DINO {size} in Flax, float32, class token, weights {source}"
@@ -128,24 +138,35 @@ class I3DExtractor:
     frame_rule = FVD_RESIZE
 
     def __init__(self, config: Any, params: Params, *, source: str, weights_sha256: str):
-        """Takes the network; ``source`` names the file of the weights for people, the hash is that file's."""
+        """Compiles the network.
+
+        Args:
+            config: Config of the network.
+            params: Parameters of the network.
+            source: Name of the weights' file.
+            weights_sha256: Hash of that file.
+        """
         self.implementation = f"I3D in Flax, float32, logits of {config.classes} classes, weights {source}"
         self.weights_sha256 = weights_sha256
         self._videos = one_by_one(network(config), params)
 
     def features(self, videos: UInt8[np.ndarray, "n t h w 3"]) -> FrameFeatures:
-        """See `VideoExtractor.features`; short videos hold their last frame (`fvd_preprocess.held`)."""
+        """See `VideoExtractor.features`; the last frame of short videos is repeated (`fvd_preprocess.held`)."""
         return self._videos(fvd_frames(held(video)) for video in videos)
 
 
 class TorchScriptI3D:
-    """An I3D as a TorchScript file, run by torch on the CPU: for figures to set beside others of the same file."""
+    """An I3D in a TorchScript file, run by torch on the CPU, for values comparable with published ones of that file."""
 
     name = "i3d-torchscript"
     frame_rule = FVD_RESIZE
 
     def __init__(self, path: Path, *, weights_sha256: str):
-        """Opens the file, which torch's own interpreter runs.
+        """Loads the file.
+
+        Args:
+            path: TorchScript file.
+            weights_sha256: Hash of the file.
 
         Raises:
             SMCDError: torch is not installed, or the file is not TorchScript.
@@ -153,19 +174,19 @@ class TorchScriptI3D:
         try:
             import torch
         except ImportError as error:
-            raise SMCDError(f"{path} needs PyTorch: pip install 'smcd_jax[convert]'") from error
+            raise SMCDError(f"{path}: reading it needs PyTorch; pip install 'smcd_jax[convert]'", path=path) from error
         try:
-            with warnings.catch_warnings():  # torch would rather have torch.export; published files are TorchScript
+            with warnings.catch_warnings():  # published files are TorchScript, which torch deprecates
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._module = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().split("\n")[0][:160]
-            raise SMCDError(f"{path} is not a TorchScript file ({reason}); download it again") from error
+            raise SMCDError(f"{path}: not a TorchScript file ({reason}); download it again", path=path) from error
         self.implementation = f"I3D as TorchScript in torch {torch.__version__}, features, weights {path.name}"
         self.weights_sha256 = weights_sha256
 
     def features(self, videos: UInt8[np.ndarray, "n t h w 3"]) -> FrameFeatures:
-        """See `VideoExtractor.features`. The file's own resizing stays off: frames come as to the Flax network."""
+        """See `VideoExtractor.features`. Frames are resized as for the Flax network, not by the file."""
         import torch
 
         rows = []
@@ -177,11 +198,39 @@ class TorchScriptI3D:
         return np.stack(rows)
 
 
-def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Callable[[Any], FrameFeatures]:
-    """A compiled network that reads its inputs one at a time.
+class AutoencoderRoundTrip:
+    """Encoder and decoder of a model, which bound the quality of its videos."""
 
-    Kernels for other batch sizes add up in another order, so a feature would depend on what stood beside it in the
-    batch, in its last digits. Alone, it is bit for bit its input's.
+    def __init__(self, config: Any, params: Params, *, source: str, weights_sha256: str):
+        """Compiles the autoencoder.
+
+        Args:
+            config: Config of the autoencoder.
+            params: Parameters of the autoencoder.
+            source: Name of the model.
+            weights_sha256: Hash of the model.
+        """
+        module, self._params = network(config), jax.device_put(params)
+
+        def round_trip(params: Any, frames: Any) -> Any:
+            posterior = module.apply({"params": params}, frames, method="posterior")
+            return module.apply({"params": params}, posterior.mean, method="decode_unscaled")
+
+        self._apply = jax.jit(round_trip)
+        self.implementation = f"autoencoder of {source}, float32"
+        self.weights_sha256 = weights_sha256
+
+    def reconstruct(self, frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+        """Frames after encoding and decoding."""
+        decoded = np.asarray(self._apply(self._params, jnp.asarray(frames / 127.5 - 1, jnp.float32)))
+        return np.clip(np.rint((decoded + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Callable[[Any], FrameFeatures]:
+    """Compiles a network as a function that processes its inputs one at a time.
+
+    Kernels for other batch sizes add in another order, so with batches the last digits of a feature would depend on the
+    batch. One at a time, a feature is a function of its input bit for bit.
     """
     params = jax.device_put(params)
     apply = jax.jit(lambda params, one: module.apply({"params": params}, one[None], method=method)[0])
@@ -189,7 +238,7 @@ def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Call
     def run(inputs: Any) -> FrameFeatures:
         rows = [apply(params, jnp.asarray(one)) for one in inputs]
         if not rows:
-            raise SMCDError("features were asked of nothing; give at least one picture, text or video")
+            raise SMCDError("features need at least one picture, text or video", argument="inputs", value=0)
         return np.stack([np.asarray(row, np.float64) for row in rows])
 
     return run
@@ -198,7 +247,7 @@ def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Call
 def picture_input(
     frame: UInt8[np.ndarray, "h w 3"], side: int, mean: Sequence[float], deviation: Sequence[float]
 ) -> Float32[np.ndarray, "side side 3"]:
-    """A picture as the vision transformers take it (`picture_rule`), normalised channel by channel."""
+    """Input of a vision transformer: a picture resized and cropped (`picture_rule`), normalised per channel."""
     height, width = frame.shape[:2]
     short = min(height, width)
     size = (width * side // short, height * side // short)
@@ -209,22 +258,25 @@ def picture_input(
 
 
 def picture_rule(side: int) -> str:
-    """How `picture_input` makes a frame, in words."""
+    """Description of the preprocessing in `picture_input`."""
     return f"every frame, shorter side to {side} (Pillow, bicubic, antialiased), centre crop"
 
 
 def transformer_size(config: DINOConfig | VisionEncoderConfig) -> str:
-    """The usual name of a vision transformer's size: "vit-b-32"."""
+    """Usual name of a vision transformer's size, such as "vit-b-32"."""
     return f"vit-{_SIZES.get(config.width, config.width)}-{config.patch}"
 
 
 def check_frames(frames: np.ndarray, name: str) -> None:
-    """Refuses what is not a sequence of 8-bit colour pictures.
+    """Checks that frames are uint8 RGB pictures.
 
     Raises:
-        SMCDError: with the shape and dtype given.
+        SMCDError: The frames have another dtype or shape, or there are none.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise SMCDError(
-            f"{name}: frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 of [n, height, width, 3]"
+            f"{name}: frames must be uint8 of shape [n, height, width, 3], got {frames.dtype} of shape "
+            f"{list(frames.shape)}",
+            argument="frames",
+            value=frames.shape,
         )

@@ -1,4 +1,4 @@
-"""Files of weights that evaluation reads: their names, where each usually comes from, and finding them."""
+"""Weight files of the feature networks: their names, usual sources, and where they are looked for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ VARIABLE = "SMCD_WEIGHTS_DIR"
 
 
 class Weights(NamedTuple):
-    """A file, or a folder of files.
+    """A file of weights, or a folder of files.
 
     Attributes:
-        file: its name as published.
-        source: where it usually comes from, for people.
-        marker: for a folder, the file in it that tells it is there.
+        file: Name as published.
+        source: Usual source, for messages.
+        marker: For a folder, the file in it that must exist.
     """
 
     file: str
@@ -42,33 +42,39 @@ KNOWN: Mapping[str, Weights] = {
 
 
 def find_weights(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The path of known weights.
+    """Path of known weights.
 
-    A file is also found as ``.safetensors`` under the same stem, which reads without torch.
+    A file may also have the suffix ``.safetensors``, which is read without torch.
 
     Args:
-        name: one of `KNOWN`.
-        folder: where to look; by default ``$SMCD_WEIGHTS_DIR``.
+        name: One of `KNOWN`.
+        folder: Folder of the weights; by default ``$SMCD_WEIGHTS_DIR``.
 
     Raises:
-        SMCDError: not there; the message names the exact file, its usual source and where to put it.
+        SMCDError: The weights are missing; the message names the file, its usual source and where to put it.
     """
     if name not in KNOWN:
-        raise SMCDError(f"no weights are known as {name!r}; known are {', '.join(KNOWN)}")
-    wanted, place = KNOWN[name], folder or os.environ.get(VARIABLE)
-    what = f"the folder {wanted.file}" if wanted.marker else wanted.file
-    origin = f"{what} (usual source: {wanted.source})"
-    if not place:
+        raise SMCDError(f"weights must be one of {', '.join(KNOWN)}, got {name!r}", argument="name", value=name)
+    weights, folder = KNOWN[name], folder or os.environ.get(VARIABLE)
+    kind = f"the folder {weights.file}" if weights.marker else weights.file
+    described = f"{kind} (usual source: {weights.source})"
+    if not folder:
         raise SMCDError(
-            f"weights missing: put {origin} into a folder of your choice and name that folder with --weights DIR or "
-            f"{VARIABLE}"
+            f"weights missing: put {described} into a folder and pass it with --weights DIR or {VARIABLE}",
+            argument="weights",
+            value=weights.file,
         )
-    place = Path(place)
-    if wanted.marker:
-        if (place / wanted.file / wanted.marker).is_file():
-            return place / wanted.file
+    path = Path(folder) / weights.file
+    if weights.marker:
+        if (path / weights.marker).is_file():
+            return path
     else:
-        for candidate in (place / wanted.file, (place / wanted.file).with_suffix(".safetensors")):
+        for candidate in (path, path.with_suffix(".safetensors")):
             if candidate.is_file():
                 return candidate
-    raise SMCDError(f"weights missing: put {origin} into {place}, or name another folder with --weights or {VARIABLE}")
+    raise SMCDError(
+        f"weights missing: put {described} into {folder}, or pass another folder with --weights or {VARIABLE}",
+        argument="weights",
+        path=folder,
+        value=weights.file,
+    )

@@ -1,4 +1,4 @@
-"""The Frechet video distance (Unterthiner et al. 2018) between two sets of videos, with how sure it is."""
+"""The Frechet video distance (FVD, Unterthiner et al. 2018) between two sets of videos, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxtyping import Float64
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.frechet import frechet_distance
 from smcd_jax.evaluation.metrics.fvd_preprocess import length_rule
-from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, SEED, Described, Measure, of_extractor
+from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, SEED, Metric, MetricSource, source_fields
 
-FEW_CLIPS = 256  # below, the distance says more of the number of clips than of the videos
+FEW_CLIPS = 256  # with fewer clips, the bias from their number dominates the distance
 RESAMPLES = 200
 
 Features = Mapping[str, Float64[np.ndarray, " d"]]
@@ -23,43 +23,47 @@ def fvd(
     real: Features,
     *,
     frames: int,
-    extractor: Described,
+    extractor: MetricSource,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Measure:
-    """The distance between the features of generated and real videos.
+) -> Metric:
+    """Frechet distance between the features of generated and real videos.
 
     Args:
-        generated: features by clip id; the order does not matter.
-        real: features by clip id, of videos with as many frames.
-        frames: of every video, before it is held to what the network needs.
-        extractor: that made the features.
-        resamples: of the bootstrap; 0 for no interval.
-        seed: of the bootstrap.
+        generated: Features of the generated videos by clip id, in any order.
+        real: Features of the real videos by clip id; the videos have the same number of frames.
+        frames: Number of frames of every video, before padding to the length that the network needs.
+        extractor: Network that computed the features.
+        resamples: Number of bootstrap samples; 0 for no interval.
+        seed: Seed of the bootstrap.
 
     Returns:
         The distance, with the interval of `spread`.
 
     Raises:
-        SMCDError: fewer than two clips in a set, or features of different networks, NaN or infinite.
+        SMCDError: A set has fewer than two clips, or the features are of different networks, NaN or infinite.
     """
-    rule, words = length_rule(frames)
+    rule, description = length_rule(frames)
     name, note = f"fvd-{extractor.name}-{rule}", ""
     sets = [np.stack([chosen[clip] for clip in sorted(chosen)]) if chosen else None for chosen in (generated, real)]
     if any(features is None or len(features) < 2 for features in sets):
-        raise SMCDError(f"{name}: {len(generated)} generated and {len(real)} real clips; at least 2 of each are needed")
+        raise SMCDError(
+            f"{name}: both sets must have at least 2 clips, got {len(generated)} generated and {len(real)} real",
+            argument="generated" if len(generated) < 2 else "real",
+            value=min(len(generated), len(real)),
+        )
     value = frechet_distance(*sets)
     fewest = min(map(len, sets))
     if fewest < FEW_CLIPS:
         note = (
-            f"only {fewest} clips, under {FEW_CLIPS}: fewer clips give larger distances; compare it only with "
-            "distances of as many"
+            f"computed from {fewest} clips, fewer than {FEW_CLIPS}: fewer clips give larger distances; compare only "
+            "with distances of the same number of clips"
         )
-    described = of_extractor(extractor)
-    described["frame_rule"] = f"{words}; {described['frame_rule']}"
+    source = source_fields(extractor)
+    source["frame_rule"] = f"{description}; {source['frame_rule']}"
     paired = set(generated) == set(real)
     interval = spread(*sets, value, paired=paired, resamples=resamples, seed=seed) if resamples else None
-    return Measure(name, value, interval, count=len(generated), better="lower", note=note, **described)
+    return Metric(name, value, interval, count=len(generated), better="lower", note=note, **source)
 
 
 def spread(
@@ -71,21 +75,21 @@ def spread(
     resamples: int,
     seed: int,
 ) -> tuple[float, float]:
-    """How far the distance would scatter with other clips: the middle 95 % of bootstrap distances, moved to the value.
+    """95 % bootstrap interval of a distance, centred on its value.
 
-    Drawn with replacement, a set holds fewer different clips than there are, and fewer clips give larger distances:
-    bootstrap distances lie above the value as a whole. So their scatter around their own mean is what is reported.
+    A sample with replacement contains fewer different clips than the set, and fewer clips give larger distances, so all
+    bootstrap distances are biased upwards. The interval therefore uses their deviations from their own mean.
 
     Args:
-        generated: a set of features.
-        real: another.
-        value: their distance.
-        paired: row k of both sets is of one clip, and they are drawn together.
-        resamples: number of draws.
-        seed: of the draws.
+        generated: Features of the first set.
+        real: Features of the second set.
+        value: Distance between the sets.
+        paired: Whether row k of both sets belongs to the same clip; the rows are then drawn together.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the random number generator.
 
     Returns:
-        Low end, not below 0, and high end.
+        Low end, at least 0, and high end.
     """
     random = np.random.default_rng(seed)
     distances = np.empty(resamples)

@@ -1,4 +1,4 @@
-"""How well objects follow their boxes: AO, SR50 and SR75 by the GOT-10k protocol, and whether they move as asked.
+"""Grounding metrics: AO, SR50 and SR75 by the GOT-10k protocol, and the rank correlation of displacements.
 
 Huang, Zhao, Huang, "GOT-10k: A Large High-Diversity Benchmark for Generic Object Tracking in the Wild", TPAMI 2021.
 """
@@ -19,12 +19,12 @@ Clipping = Literal["picture", "toolkit"]
 
 
 class ClipOverlap(NamedTuple):
-    """How far found and true boxes agree in one clip.
+    """Overlap of found and true boxes in one clip.
 
     Attributes:
-        ious: 0..1, NaN in frames that do not count.
-        labels: of each object, to balance classes by; may be empty if nobody asks for that.
-        objects: number of objects present at some time; padding is not counted.
+        ious: Intersection over union, 0..1; NaN in frames that do not count.
+        labels: Label of each object, for class-balanced scores; may be empty.
+        objects: Number of objects present in at least one frame, without padding.
     """
 
     ious: Float64[np.ndarray, "f n"]
@@ -34,20 +34,20 @@ class ClipOverlap(NamedTuple):
 
 @dataclass(frozen=True)
 class GroundingScores:
-    """Scores of a set of clips, 0..1, more is better.
+    """Scores of a set of clips, 0..1; higher is better.
 
     Attributes:
-        ao: average overlap: mean IoU over the frames of all clips and objects.
-        sr50: success rate: share of those frames with IoU > 0.5.
-        sr75: with IoU > 0.75.
-        mao: class-balanced: AO of each sequence (one object in one clip), mean over a class, mean over classes. None
-            without labels; so are the next two.
-        msr50: likewise.
-        msr75: likewise.
-        frames: counted, over clips and objects.
-        sequences: objects in clips with at least one counted frame.
-        classes: different labels among them; 0 without labels.
-        ao_by_objects: AO of the clips with one object, with two, ...
+        ao: Average overlap, the mean IoU over the frames of all clips and objects.
+        sr50: Success rate, the share of those frames with IoU > 0.5.
+        sr75: Share of those frames with IoU > 0.75.
+        mao: Class-balanced AO: mean over classes of the mean over sequences (one object in one clip); None without
+            labels.
+        msr50: Class-balanced SR50; None without labels.
+        msr75: Class-balanced SR75; None without labels.
+        frames: Number of counted frames, over clips and objects.
+        sequences: Number of sequences with at least one counted frame.
+        classes: Number of different labels; 0 without labels.
+        ao_by_objects: AO of the clips by their number of objects.
     """
 
     ao: float
@@ -63,13 +63,13 @@ class GroundingScores:
 
 
 class DisplacementCorrelation(NamedTuple):
-    """Whether objects move as asked.
+    """Rank correlation of requested and found displacements.
 
     Attributes:
-        rank_correlation: Spearman's, -1..1, over x and y of all objects; NaN where it is not defined: fewer than two
-            objects, or all displacements equal, as those of a still video are.
-        objects: that took part.
-        missing: that did not, because they were not found in their first or last frame.
+        rank_correlation: Spearman's correlation, -1..1, over x and y of all objects; NaN if it is not defined: fewer
+            than two objects, or equal displacements as in a still video.
+        objects: Number of objects that count.
+        missing: Number of objects that were not found in their first or last frame and do not count.
     """
 
     rank_correlation: float
@@ -88,33 +88,35 @@ def clip_overlap(
 ) -> ClipOverlap:
     """IoU of found and true boxes in the frames of one clip that count.
 
-    An object's first frame does not count, because the tracker was given its box. That is frame 0, as in GOT-10k,
-    unless the object enters later; frames before are without it anyway.
+    The first frame of an object does not count, because the tracker receives its box. That is frame 0, as in GOT-10k,
+    unless the object enters later.
 
     Args:
-        found: x1, y1, x2, y2 in 0..1; may reach beyond the picture. NaN, or without area: not found, an IoU of 0.
-        boxes: the true ones.
+        found: Boxes found, xyxy in 0..1; may reach beyond the picture. A box that is NaN or has no area counts as not
+            found, with an IoU of 0.
+        boxes: True boxes.
         mask: 1 or true where the object is present; other frames do not count.
-        labels: one per object, or none.
-        cover: how much of the object is visible, any scale; frames with 0 do not count either.
-        clipping: see `box_iou`.
+        labels: Label of each object; may be empty.
+        cover: Visible share of the object on any scale; frames with 0 do not count. None if unknown.
+        clipping: Treatment of boxes beyond the picture, see `box_iou`.
 
     Raises:
-        SMCDError: shapes that do not belong together, or a counted true box without area in the picture.
+        SMCDError: The shapes do not match, or a counted true box has no area within the picture.
     """
     found, boxes, mask, labels = np.asarray(found), np.asarray(boxes), np.asarray(mask, bool), tuple(labels)
     fits = {
-        "mask": mask.ndim == 2,
-        "boxes": boxes.shape == (*mask.shape, 4),
-        "found boxes": found.shape == boxes.shape,
+        "boxes": boxes.ndim == 3 and boxes.shape[-1] == 4,
+        "mask": mask.shape == boxes.shape[:-1],
+        "found": found.shape == boxes.shape,
         "cover": cover is None or np.shape(cover) == mask.shape,
-        "labels": len(labels) in (0, mask.shape[-1]),
+        "labels": len(labels) in (0, *boxes.shape[1:2]),
     }
     if not all(fits.values()):
-        wrong = ", ".join(name for name, fit in fits.items() if not fit)
         raise SMCDError(
-            f"grounding: {wrong} of another shape: found boxes {list(found.shape)}, boxes {list(boxes.shape)}, mask "
-            f"{list(mask.shape)}, {len(labels)} labels; give boxes [frames, objects, 4] and mask [frames, objects]"
+            "grounding: found and boxes must have the shape [frames, objects, 4], mask [frames, objects], and labels "
+            f"one entry per object, got {list(found.shape)}, {list(boxes.shape)}, {list(mask.shape)} and "
+            f"{len(labels)} labels",
+            argument=next(name for name, fit in fits.items() if not fit),
         )
     counted = mask & (np.cumsum(mask, axis=0) > 1)
     if cover is not None:
@@ -125,20 +127,24 @@ def clip_overlap(
 
 
 def grounding_scores(clips: Sequence[ClipOverlap]) -> GroundingScores:
-    """AO, SR50 and SR75 over all frames of all clips, and class-balanced where all clips have labels.
+    """Computes AO, SR50 and SR75 over all frames of all clips, and class-balanced scores if all clips have labels.
 
     Raises:
-        SMCDError: no frame counts, or some clips have labels and others none.
+        SMCDError: No frame counts, or only some of the clips have labels.
     """
     sequences = [(clip, item, _counted(clip.ious[:, item])) for clip in clips for item in range(clip.ious.shape[1])]
     sequences = [(clip, item, ious) for clip, item, ious in sequences if len(ious)]
     if not sequences:
         raise SMCDError(
-            f"grounding: no frame to measure in {len(clips)} clips; an object counts from its second frame on"
+            f"grounding: no frame to measure in {len(clips)} clips; objects count from their second frame on",
+            argument="clips",
+            value=len(clips),
         )
     labelled = {bool(clip.labels) for clip, _, _ in sequences}
     if len(labelled) > 1:
-        raise SMCDError("grounding: some clips have labels and others none; give labels for all clips, or for none")
+        raise SMCDError(
+            "grounding: only some of the clips have labels; pass labels for all clips or for none", argument="labels"
+        )
     pooled = np.concatenate([ious for _, _, ious in sequences])
     by_class: dict[str, list[np.ndarray]] = {}
     by_objects: dict[int, list[np.ndarray]] = {}
@@ -169,17 +175,19 @@ def box_iou(
     """Intersection over union of boxes cut to the picture, 0..1.
 
     Args:
-        first: x1, y1, x2, y2 in 0..1. A box that is NaN or has no area overlaps with nothing.
-        second: likewise.
-        clipping: "picture" cuts off what lies outside. "toolkit" does as the published GOT-10k toolkit: a left or top
-            side outside is moved in without making the box smaller, so that the box is wider than its visible part.
-            They agree on boxes that do not reach beyond the left or the top.
+        first: Boxes, xyxy in 0..1. A box that is NaN or has no area has an IoU of 0 with every box.
+        second: Boxes to compare with.
+        clipping: "picture" cuts off what lies outside. "toolkit" follows the published GOT-10k toolkit, which moves a
+            left or top side into the picture without shrinking the box. Both agree on boxes that do not reach beyond
+            the left or the top of the picture.
 
     Raises:
-        SMCDError: another clipping.
+        SMCDError: `clipping` is neither of the two.
     """
     if clipping not in ("picture", "toolkit"):
-        raise SMCDError(f"clipping {clipping!r} is unknown: use 'picture' or 'toolkit'")
+        raise SMCDError(
+            f"clipping must be 'picture' or 'toolkit', got {clipping!r}", argument="clipping", value=clipping
+        )
     first, second = (_clipped(np.asarray(box, np.float64), clipping) for box in (first, second))
     shared = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
     shared = np.maximum(shared, 0).prod(axis=-1)
@@ -189,26 +197,26 @@ def box_iou(
 
 
 def displacement_correlation(
-    asked: Sequence[Float[np.ndarray, "f n 4"]],
+    boxes: Sequence[Float[np.ndarray, "f n 4"]],
     found: Sequence[Float[np.ndarray, "f n 4"]],
     masks: Sequence[Shaped[np.ndarray, "f n"]],
 ) -> DisplacementCorrelation:
-    """Rank correlation of how far objects should move and how far they do, x and y pooled.
+    """Rank correlation of the displacements of true and found boxes, x and y pooled.
 
-    A displacement is that of the centre of the box, cut to the picture, from the first frame where the object is
-    present to the last. An object present in one frame only has none, and does not count.
+    The displacement of an object is that of the centre of its box, cut to the picture, from the first frame where the
+    object is present to the last. Objects present in a single frame do not count.
 
     Args:
-        asked: of each clip, boxes as given, x1, y1, x2, y2 in 0..1.
-        found: of each clip, boxes as found; NaN where not found.
-        masks: of each clip, 1 or true where an object is present.
+        boxes: True boxes of each clip, xyxy in 0..1.
+        found: Boxes found in each clip; NaN where not found.
+        masks: Masks of each clip, 1 or true where an object is present.
     """
     pairs, missing = [], 0
-    for true, seen, mask in zip(asked, found, masks, strict=True):
+    for true, seen, mask in zip(boxes, found, masks, strict=True):
         mask = np.asarray(mask, bool)
         for item in np.flatnonzero(mask.sum(axis=0) > 1):
             ends = np.flatnonzero(mask[:, item])[[0, -1]]
-            moves = [np.diff(_centers(boxes[ends, item]), axis=0)[0] for boxes in (true, seen)]
+            moves = [np.diff(_centers(one[ends, item]), axis=0)[0] for one in (true, seen)]
             if np.isfinite(moves).all():
                 pairs.append(moves)
             else:
@@ -217,7 +225,7 @@ def displacement_correlation(
 
 
 def _rank_correlation(pairs: list[list[np.ndarray]]) -> float:
-    from scipy.stats import rankdata  # takes longer to import than all else here
+    from scipy.stats import rankdata  # slow to import
 
     values = np.array(pairs).reshape(-1, 2, 2)
     ranks = [rankdata(values[:, which].ravel()) for which in (0, 1)]
@@ -235,14 +243,14 @@ def _rates(ious: np.ndarray) -> Float64[np.ndarray, " 3"]:
 
 
 def _centers(boxes: np.ndarray) -> Float64[np.ndarray, "*b 2"]:
-    """Of the parts within the picture; NaN where there is none."""
+    """Centres of the parts within the picture; NaN where a box has no such part."""
     boxes = np.clip(np.asarray(boxes, np.float64), 0, 1)
     has_area = (boxes[..., :2] < boxes[..., 2:]).all(axis=-1, keepdims=True)
     return np.where(has_area, (boxes[..., :2] + boxes[..., 2:]) / 2, np.nan)
 
 
 def _clipped(boxes: np.ndarray, clipping: Clipping) -> np.ndarray:
-    """Within the picture, and empty where it is NaN or inside out."""
+    """Boxes cut to the picture; empty where a box is NaN or inverted."""
     boxes = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), boxes, 0)
     low, high = np.clip(boxes[..., :2], 0, 1), boxes[..., 2:]
     if clipping == "toolkit":
@@ -256,6 +264,8 @@ def _check_areas(boxes: np.ndarray, counted: np.ndarray) -> None:
     if len(bad):
         frame, item = bad[0]
         raise SMCDError(
-            f"grounding: frame {frame}, object {item}: true box {format_box(boxes[frame, item])} has no area within "
-            "the picture; mask out frames without the object"
+            f"grounding: the true box of object {item} in frame {frame} must have an area within the picture, got "
+            f"{format_box(boxes[frame, item])}; mask out frames without the object",
+            argument="boxes",
+            value=(int(frame), int(item)),
         )

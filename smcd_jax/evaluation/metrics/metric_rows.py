@@ -1,4 +1,4 @@
-"""The common record of a measure's result: its value, how sure it is, and exactly how it was made."""
+"""Results of metrics: `Metric` (value, interval, source), and `MetricRow`, which adds the reference values."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from smcd_jax.errors import SMCDError
 
 Direction = Literal["higher", "lower"]
 CONFIDENCE = 0.95
-RESAMPLES = 1000  # of the bootstrap of a mean
+RESAMPLES = 1000  # bootstrap samples of a mean
 SEED = 0
-MOST_NAMED = 5  # clips that a note lists by name
+MAX_NAMED = 5  # clips that a note lists by name
 
 
-class Described(Protocol):
-    """What a measure states of that which computed it, be it a network with its weights or a library."""
+class MetricSource(Protocol):
+    """Description of what computed a metric, such as a network with its weights or a library."""
 
-    name: str  # goes into the measure's name: "openclip-vit-h-14"
+    name: str  # part of the metric's name: "openclip-vit-h-14"
     implementation: str
     weights_sha256: str | None
     frame_rule: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
-    """One figure.
+class Metric:
+    """Value of one metric on a set of clips.
 
     Attributes:
-        name: with the rule that changes the figure in it, such as "fvd-i3d-hold10".
-        value: None where the measure did not run; the note then says why.
-        interval: 95 % of the bootstrap over clips with a fixed seed, or None.
-        count: clips measured.
-        per_clip: value of each clip, or None where only the set has one.
-        implementation: of the network or formula, with its settings.
-        weights_sha256: of the file of weights, or None where there are none.
-        frame_rule: which frames were read, and how they were resized.
-        better: "higher" or "lower".
-        note: warnings: clips left out, too few clips, why it did not run.
+        name: Name, including every rule that changes the value, such as "fvd-i3d-hold10".
+        value: Value; None if the metric did not run, in which case the note says why.
+        interval: 95 % bootstrap interval over clips with a fixed seed, or None.
+        count: Number of clips measured.
+        per_clip: Value of each clip by clip id; None for a metric of the whole set.
+        implementation: Network or formula with its settings.
+        weights_sha256: Hash of the file of weights; None without weights.
+        frame_rule: Frames used, and how they were resized.
+        better: Direction of improvement, "higher" or "lower".
+        note: Warnings, such as omitted clips, and the reason why the metric did not run.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Measure:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Plain floats in place of numpy's, clips in the order of their ids.
+        """Converts NumPy numbers to Python floats and sorts the clips by id.
 
         Raises:
-            SMCDError: a figure is NaN or infinite.
+            SMCDError: A number is NaN or infinite.
         """
         plain = {
             "value": None if self.value is None else float(self.value),
@@ -74,32 +74,37 @@ class Measure:
             object.__setattr__(self, name, value)
         every = [plain["value"] or 0.0, *(plain["interval"] or ()), *(plain["per_clip"] or {}).values()]
         if not all(map(math.isfinite, every)):
-            raise SMCDError(f"{self.name}: the result holds NaN or infinity; check the videos and the weights")
+            raise SMCDError(
+                f"{self.name}: the result contains NaN or infinity; check the videos and the weights",
+                argument=self.name,
+                value=self.value,
+            )
 
     @classmethod
-    def mean_of_clips(cls, name: str, per_clip: Mapping[str, float], **described: Any) -> Measure:
-        """The mean over clips, with its bootstrap interval.
+    def mean_of_clips(cls, name: str, per_clip: Mapping[str, float], **fields: Any) -> Metric:
+        """Mean over clips with its bootstrap interval.
 
         Args:
-            name: of the measure.
-            per_clip: one value a clip.
-            **described: the other attributes of `Measure`.
+            name: Name of the metric.
+            per_clip: Value of each clip.
+            **fields: Other attributes of `Metric`.
 
         Raises:
-            SMCDError: no clip, or a value that is NaN or infinite.
+            SMCDError: There is no clip, or a value is NaN or infinite.
         """
         if not per_clip:
-            raise SMCDError(f"{name}: no clip can be measured{_because(described.get('note'))}")
+            reason = f" ({fields['note']})" if fields.get("note") else ""
+            raise SMCDError(f"{name}: no clip can be measured{reason}", argument=name)
         values = np.array([per_clip[clip] for clip in sorted(per_clip)], np.float64)
-        return cls(name, values.mean(), bootstrap_interval(values), count=len(values), per_clip=per_clip, **described)
+        return cls(name, values.mean(), bootstrap_interval(values), count=len(values), per_clip=per_clip, **fields)
 
     @classmethod
-    def not_run(cls, name: str, reason: object, *, better: Direction = "higher") -> Measure:
-        """A measure without a value; ``reason`` may be the error that stopped it."""
+    def not_run(cls, name: str, reason: object, *, better: Direction = "higher") -> Metric:
+        """Metric without a value; ``reason`` is a text or the error that stopped it."""
         return cls(name, None, note=f"not run: {reason}", better=better)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, `from_dict`'s inverse."""
+        """Converts to JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {
             "interval": None if self.interval is None else list(self.interval),
@@ -107,21 +112,43 @@ class Measure:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measure:
-        """From JSON values.
+    def from_dict(cls, values: Mapping[str, Any]) -> Metric:
+        """Inverse of `to_dict`.
 
         Raises:
-            SMCDError: a key is unknown, or there is no name or value.
+            SMCDError: A key is unknown, or name or value is missing.
         """
         try:
-            measure = cls(**values)
+            return cls(**values)
         except TypeError as error:
-            raise SMCDError(f"a measure was not understood ({error}); was it written by another release?") from error
-        return measure
+            raise SMCDError(f"not a metric of this release ({error}); evaluate again", value=values) from error
 
 
-def of_extractor(extractor: Described) -> dict[str, Any]:
-    """What a measure says of an extractor, as keywords of `Measure`."""
+@dataclasses.dataclass(frozen=True)
+class MetricRow:
+    """A metric of the videos under test, with its reference values.
+
+    Attributes:
+        metric: Metric of the generated videos.
+        references: Values of the same metric for `smcd_jax.evaluation.video_store.REFERENCES`, where it is defined.
+    """
+
+    metric: Metric
+    references: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Converts to JSON values."""
+        return {**self.metric.to_dict(), "references": dict(self.references)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MetricRow:
+        """Inverse of `to_dict`."""
+        rest = {name: value for name, value in values.items() if name != "references"}
+        return cls(Metric.from_dict(rest), dict(values.get("references", {})))
+
+
+def source_fields(extractor: MetricSource) -> dict[str, Any]:
+    """Description of an extractor as keyword arguments of `Metric`."""
     return {
         "implementation": extractor.implementation,
         "weights_sha256": extractor.weights_sha256,
@@ -129,47 +156,50 @@ def of_extractor(extractor: Described) -> dict[str, Any]:
     }
 
 
-def to_json(measures: Iterable[Measure]) -> str:
-    """Measures as text. Floats are written as the shortest digits that read back to the same bits, never rounded."""
-    return json.dumps([measure.to_dict() for measure in measures], indent=1, allow_nan=False) + "\n"
+def to_json(metrics: Iterable[Metric]) -> str:
+    """Converts metrics to JSON text; floats are not rounded and read back to the same bits."""
+    return json.dumps([metric.to_dict() for metric in metrics], indent=1, allow_nan=False) + "\n"
 
 
-def from_json(text: str, *, where: str = "measures") -> list[Measure]:
-    """The inverse of `to_json`.
+def from_json(text: str, *, where: str = "metrics") -> list[Metric]:
+    """Inverse of `to_json`.
+
+    Args:
+        text: JSON text.
+        where: Name of the file, for messages.
 
     Raises:
-        SMCDError: not JSON, or not a list of measures; ``where`` says in which file.
+        SMCDError: The text is not JSON, or not a list of metrics.
     """
     try:
         entries = json.loads(text)
-        return [Measure.from_dict(entry) for entry in entries]
+        return [Metric.from_dict(entry) for entry in entries]
     except (ValueError, TypeError) as error:
-        raise SMCDError(f"{where}: cannot be read as measures ({error}); evaluate again") from error
+        raise SMCDError(f"{where}: not a list of metrics ({error}); evaluate again", path=where) from error
 
 
 def bootstrap_interval(
     values: Sequence[float] | Float64[np.ndarray, " n"], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
-    """The middle 95 % of means over clips drawn again with replacement; None for fewer than two clips.
+    """95 % bootstrap interval of the mean; None for fewer than two values.
 
-    The values must come in a fixed order, that of clip ids: the same seed then draws the same clips.
+    Args:
+        values: Values of the clips, in the order of their ids, so that the same seed draws the same clips.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the random number generator.
     """
     values = np.asarray(values, np.float64)
     if len(values) < 2:
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    rows = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.quantile(values[rows].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def left_out(clips: Iterable[str], total: int, reason: str) -> str:
-    """A sentence for a note about clips that were not measured; "" for none."""
+def describe_omitted(clips: Iterable[str], total: int, reason: str) -> str:
+    """Note about clips that were not measured; empty if there are none."""
     clips = sorted(clips)
     if not clips:
         return ""
-    more = ", ..." if len(clips) > MOST_NAMED else ""
-    return f"{len(clips)} of {total} clips left out, {reason}: {', '.join(clips[:MOST_NAMED])}{more}"
-
-
-def _because(note: str | None) -> str:
-    return f" ({note})" if note else ""
+    more = ", ..." if len(clips) > MAX_NAMED else ""
+    return f"{len(clips)} of {total} clips omitted ({reason}): {', '.join(clips[:MAX_NAMED])}{more}"

@@ -1,1 +1,1 @@
-"""Results of an evaluation: files, tables, strips and pages."""
+"""Results of an evaluation: files, tables, strips and HTML pages."""

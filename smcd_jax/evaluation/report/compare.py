@@ -1,4 +1,4 @@
-"""Owns the comparison of two evaluations of one list: differences clip by clip, with a paired bootstrap."""
+"""Comparison of two evaluations of the same list: differences clip by clip, with a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import NamedTuple
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.metrics.metric_rows import Measure, bootstrap_interval
-from smcd_jax.evaluation.report.report_page import Card, paragraph, table, write_page
-from smcd_jax.evaluation.report.results import Results, in_digits
+from smcd_jax.evaluation.metrics.metric_rows import Metric, bootstrap_interval
+from smcd_jax.evaluation.report.report_page import Card, Table, write_page
+from smcd_jax.evaluation.report.results import Results, format_value
 from smcd_jax.evaluation.report.strips import read_strips
 
-_MADE_BY = {"implementation": "implementations", "weights_sha256": "weights", "frame_rule": "frame rules"}
+_SOURCES = {"implementation": "implementations", "weights_sha256": "weights", "frame_rule": "frame rules"}
 
 
 class Difference(NamedTuple):
-    """One measure of two evaluations, A and B.
+    """One metric of two evaluations, A and B.
 
     Attributes:
-        name: of the measure.
-        better: "higher" or "lower".
-        values: of A and of B, over the clips that each measured; None where it did not run.
-        mean: of B - A over the clips of both; None for a measure that has no values of single clips.
-        interval: 95 % of that mean with clips drawn again, both of a clip together.
-        wins: share of those clips on which B is better; equal ones count half.
-        per_clip: B - A.
-        note: why the two cannot be compared, or what else is to be known.
+        name: Name of the metric.
+        better: Direction of improvement, "higher" or "lower".
+        values: Values of A and of B, each over its own clips; None where the metric did not run.
+        mean: Mean of B - A over the clips of both; None for a metric without values per clip.
+        interval: 95 % bootstrap interval of that mean, with both values of a clip drawn together.
+        wins: Share of those clips on which B is better, 0..1; ties count half.
+        per_clip: B - A of each clip.
+        note: Reason why the two cannot be compared, or another remark.
     """
 
     name: str
@@ -42,56 +42,57 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In words: which is better, if the interval does not hold 0."""
+        """Text that says which is better, if the interval does not contain 0."""
         if self.interval is None:
             return "-"
         low, high = self.interval
         if low <= 0 <= high:
-            return "no difference shown"
+            return "no significant difference"
         return "B is better" if (low > 0) == (self.better == "higher") else "A is better"
 
 
 def compare(first: Results, second: Results) -> list[Difference]:
-    """Every measure that one of two evaluations has, A's first.
+    """Compares every metric that one of the two evaluations has, A's first.
 
     Raises:
-        SMCDError: they are of different lists, records or numbers of objects.
+        SMCDError: The evaluations have different lists, records or numbers of objects.
     """
-    _check_alike(first, second)
-    measures = [{figure.measure.name: figure.measure for figure in of.figures} for of in (first, second)]
-    differences = [_difference(*(of.get(name) for of in measures)) for name in {**measures[0], **measures[1]}]
+    _check_comparable(first, second)
+    metrics = [{row.metric.name: row.metric for row in results.rows} for results in (first, second)]
+    differences = [_difference(*(by_name.get(name) for by_name in metrics)) for name in {**metrics[0], **metrics[1]}]
     return [one for one in differences if one.values != (None, None)]
 
 
-def comparison_table(differences: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as texts."""
-    header = ["measure", "better", "A", "B", "B - A", "95 % interval", "B wins", "clips", "verdict"]
+def comparison_table(differences: Sequence[Difference]) -> Table:
+    """Table with one row per metric."""
+    header = ["metric", "better", "A", "B", "B - A", "95 % interval", "B wins", "clips", "verdict"]
     rows = [
         [
             one.name,
             one.better,
-            *map(in_digits, one.values),
-            in_digits(one.mean),
-            "-" if one.interval is None else "..".join(map(in_digits, one.interval)),
+            *map(format_value, one.values),
+            format_value(one.mean),
+            "-" if one.interval is None else "..".join(map(format_value, one.interval)),
             "-" if one.wins is None else f"{100 * one.wins:.0f} %",
             str(len(one.per_clip or ())),
             one.verdict,
         ]
         for one in differences
     ]
-    return header, rows
+    return Table(header, rows)
 
 
 def comparison_lines(differences: Sequence[Difference]) -> list[str]:
-    """The table for a terminal, and the notes under it."""
-    header, rows = comparison_table(differences)
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows]]
-    return [*lines, *comparison_remarks(differences)]
+    """Lines for a terminal: the table, then the notes."""
+    table = comparison_table(differences)
+    rows = [table.header, *table.rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [*lines, *comparison_notes(differences)]
 
 
-def comparison_remarks(differences: Sequence[Difference]) -> list[str]:
-    """The notes, one line for measures of which it is the same."""
+def comparison_notes(differences: Sequence[Difference]) -> list[str]:
+    """Notes of the metrics, merged where they are the same."""
     by_note: dict[str, list[str]] = {}
     for one in differences:
         if one.note:
@@ -102,10 +103,16 @@ def comparison_remarks(differences: Sequence[Difference]) -> list[str]:
 def write_comparison(
     path: Path, folders: tuple[Path, Path], results: tuple[Results, Results], differences: Sequence[Difference]
 ) -> Path:
-    """Writes the page with both side by side, sorted by how much better B is.
+    """Writes the page that shows both evaluations side by side, sorted by the improvement from A to B.
+
+    Args:
+        path: HTML file.
+        folders: Folders of A and B.
+        results: Results of A and B.
+        differences: Differences from `compare`.
 
     Raises:
-        SMCDError: the file cannot be written.
+        SMCDError: The file cannot be written.
     """
     per_clip = {one.name: one for one in differences if one.per_clip}
     both = {clip.clip_id for clip in results[1].clips}
@@ -114,60 +121,63 @@ def write_comparison(
         if clip.clip_id not in both:
             continue
         strips = [read_strips(folder, clip.clip_id) for folder in folders]
-        shown = {"real": strips[0].get("real") or strips[1].get("real")}
-        for name, above in (("generated", "generated, with the boxes asked for"), ("found", "as tracked")):
-            shown |= {f"{which}: {above}": of.get(name) for which, of in zip("AB", strips, strict=True)}
+        pictures = {"real": strips[0].get("real") or strips[1].get("real")}
+        for name, caption in (("generated", "generated, with the target boxes"), ("found", "as tracked")):
+            pictures |= {f"{which}: {caption}": one.get(name) for which, one in zip("AB", strips, strict=True)}
         values = {name: one.per_clip[clip.clip_id] for name, one in per_clip.items() if clip.clip_id in one.per_clip}
         text = f"{clip.caption} [{', '.join(clip.labels)}]"
-        cards.append(Card(clip.clip_id, text, {above: url for above, url in shown.items() if url}, values))
+        pictures = {caption: url for caption, url in pictures.items() if url}
+        cards.append(Card(clip.clip_id, text, pictures, values))
     lists = results[0].evaluation["list"]
     return write_page(
         path,
         title="smcd compare",
         intro=[
-            paragraph(
-                f"A is {folders[0].name}, B is {folders[1].name}: {lists['name']} ({lists['split']}), "
-                f"list {lists['sha256'][:12]}. Clips are sorted by B - A, where B gains most first."
-            ),
-            table(*comparison_table(differences)),
-            *map(paragraph, comparison_remarks(differences)),
+            f"A is {folders[0].name}, B is {folders[1].name}: {lists['name']} ({lists['split']}), "
+            f"list {lists['sha256'][:12]}. Clips are sorted by B - A, largest improvement first."
         ],
+        table=comparison_table(differences),
+        notes=comparison_notes(differences),
         sort_by={name: one.better for name, one in per_clip.items()},
         cards=cards,
     )
 
 
-def _check_alike(first: Results, second: Results) -> None:
-    lists = [of.evaluation["list"] for of in (first, second)]
+def _check_comparable(first: Results, second: Results) -> None:
+    lists = [results.evaluation["list"] for results in (first, second)]
     if lists[0]["sha256"] != lists[1]["sha256"]:
-        described = [f"{of['name']} ({of['split']}), {of['clips']} clips, {of['sha256'][:12]}" for of in lists]
+        described = [f"{one['name']} ({one['split']}), {one['clips']} clips, {one['sha256'][:12]}" for one in lists]
         raise SMCDError(
-            f"the two are of different lists ({described[0]}; {described[1]}): "
-            "evaluate both with the same --list and --count"
+            f"both evaluations must have the same list, got {described[0]} and {described[1]}; evaluate both with the "
+            "same --list and --count",
+            argument="list",
+            value=lists[1]["sha256"],
         )
-    for key, words, same in (("records", "records", "records"), ("max_objects", "numbers of objects", "--max_objects")):
-        values = [of.evaluation[key] for of in (first, second)]
+    for key in ("records", "max_objects"):
+        values = [results.evaluation[key] for results in (first, second)]
         if values[0] != values[1]:
             raise SMCDError(
-                f"the two are of different {words} ({values[0]}; {values[1]}): evaluate both with the same {same}"
+                f"both evaluations must have the same {key}, got {values[0]} and {values[1]}",
+                argument=key,
+                value=values[1],
             )
 
 
-def _difference(first: Measure | None, second: Measure | None) -> Difference:
-    known = first or second
+def _difference(first: Metric | None, second: Metric | None) -> Difference:
+    metric = first or second
     values = tuple(None if one is None else one.value for one in (first, second))
-    plain = Difference(known.name, known.better, values)
+    plain = Difference(metric.name, metric.better, values)
     if None in values:
-        absent = "A" if values[0] is None else "B"
-        return plain._replace(note=f"not measured in {absent}")
-    other = [words for name, words in _MADE_BY.items() if getattr(first, name) != getattr(second, name)]
-    if other:
-        return plain._replace(note=f"cannot be compared: made with different {' and '.join(other)}")
+        missing = "A" if values[0] is None else "B"
+        return plain._replace(note=f"not measured in {missing}")
+    differing = [words for name, words in _SOURCES.items() if getattr(first, name) != getattr(second, name)]
+    if differing:
+        return plain._replace(note=f"not comparable: computed with different {' and '.join(differing)}")
     if not first.per_clip or not second.per_clip:
-        return plain._replace(note="of the whole set, no values of single clips to pair")
+        return plain._replace(note="metric of the whole set, without values per clip to pair")
     common = sorted(set(first.per_clip) & set(second.per_clip))
-    left = len(set(first.per_clip) ^ set(second.per_clip))
-    note = f"{left} clips were measured in one of the two only, and are left out of B - A" if left else ""
+    unpaired = len(set(first.per_clip) ^ set(second.per_clip))
+    note = f"{unpaired} clips were measured in only one of the two and are omitted from B - A" if unpaired else ""
     if not common:
         return plain._replace(note="no clip was measured in both")
     per_clip = {clip: second.per_clip[clip] - first.per_clip[clip] for clip in common}

@@ -1,102 +1,32 @@
-"""Owns the pages of results: one HTML file that opens from the disk, with every clip's strips, sorted and filtered."""
+"""HTML pages of results: one self-contained file with a table and the strips of every clip, sorted and filtered."""
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.evaluation.report.results import Results, fault_lines, in_digits
+from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.report.results import Results, fault_lines, format_value
 from smcd_jax.evaluation.report.strips import read_strips
 from smcd_jax.evaluation.video_store import REFERENCES
 from smcd_jax.files import write_atomically
 
 REPORT = "report.html"
-
-_STYLE = """\
-body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1200px;padding:0 1rem;color:#1a1a1a;background:#fff}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}.note{color:#555;font-size:.9em}
-.bar{position:sticky;top:0;background:#fff;padding:.6rem 0;border-bottom:1px solid #ccc;display:flex;gap:1rem;
-flex-wrap:wrap;align-items:center}input[type=search]{min-width:18rem;font:inherit}select{font:inherit}
-article{padding:.8rem 0;border-bottom:1px solid #ddd}h2{font-size:1rem;margin:0}
-article p{margin:.1rem 0 .5rem}figure{margin:.25rem 0;overflow-x:auto}figcaption{font-size:.8em;color:#555}
-img{display:block;image-rendering:pixelated}"""
-
-# Clips stand sorted in the file already, so that the page can be read without JavaScript too.
-_SCRIPT = """\
-"use strict";
-const list = document.getElementById("clips");
-const clips = Array.from(list.children).map(element => ({
-  element, text: element.textContent.toLowerCase(), values: JSON.parse(element.dataset.values)}));
-const measure = document.getElementById("measure"), order = document.getElementById("order");
-const filter = document.getElementById("filter"), count = document.getElementById("count");
-function show() {
-  const option = measure.selectedOptions[0];
-  const name = option ? option.value : "", sign = option && option.dataset.better === "lower" ? 1 : -1;
-  const turn = order.value === "worst" ? -1 : 1, words = filter.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  const rank = clip => name in clip.values ? sign * turn * clip.values[name] : Infinity;
-  const sorted = clips.map((clip, index) => [rank(clip), index, clip]);
-  sorted.sort((a, b) => a[0] === b[0] ? a[1] - b[1] : a[0] - b[0]);
-  let shown = 0;
-  for (const [, , clip] of sorted) {
-    const fits = words.every(word => clip.text.includes(word));
-    clip.element.hidden = !fits;
-    shown += fits;
-    const place = clip.element.querySelector(".value");
-    place.textContent = name in clip.values ? name + " " + clip.values[name].toFixed(4) : "";
-    list.appendChild(clip.element);
-  }
-  count.textContent = shown + " of " + clips.length + " clips";
-}
-for (const control of [measure, order]) control.addEventListener("change", show);
-filter.addEventListener("input", show);
-show();"""
-
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{intro}
-<div class="bar">
-<label>sorted by <select id="measure">{options}</select></label>
-<label>from <select id="order"><option value="best">best to worst</option>
-<option value="worst">worst to best</option></select></label>
-<label>with the words <input type="search" id="filter" placeholder="clip, caption, label"></label>
-<span id="count"></span>
-</div>
-<main id="clips">
-{clips}
-</main>
-<script>
-{script}
-</script>
-</body>
-</html>
-"""
+_TEMPLATE = Path(__file__).with_name("templates") / "page.html.j2"
+_CAPTIONS = {"real": "real, with its boxes", "generated": "generated, with the target boxes", "found": "as tracked"}
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a page shows of a clip.
+    """Entry of a clip on a page.
 
     Attributes:
-        title: its id.
-        text: under the title: caption, labels.
-        strips: pictures as URLs, by what is written above each.
-        values: to sort by.
+        title: Id of the clip.
+        text: Caption and labels.
+        strips: URLs of the pictures by their captions.
+        values: Values to sort by, by metric.
     """
 
     title: str
@@ -105,81 +35,87 @@ class Card:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        header: Cells of the first row.
+        rows: Cells of the other rows.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def write_page(
-    path: Path, *, title: str, intro: Sequence[str], sort_by: Mapping[str, str], cards: Sequence[Card]
+    path: Path,
+    *,
+    title: str,
+    intro: Sequence[str] = (),
+    table: Table,
+    notes: Sequence[str] = (),
+    sort_by: Mapping[str, str],
+    cards: Sequence[Card],
 ) -> Path:
     """Writes a page.
 
     Args:
-        path: of the file.
-        title: text.
-        intro: paragraphs and tables as HTML (`table`, `paragraph`).
-        sort_by: "higher" or "lower", whichever is better, of each name that cards may have a value of; cards are
-            sorted by the first.
-        cards: of the clips.
+        path: HTML file.
+        title: Title of the page.
+        intro: Paragraphs above the table, as plain text.
+        table: Table of results.
+        notes: Paragraphs below the table, as plain text.
+        sort_by: Direction of improvement, "higher" or "lower", of each metric; cards are sorted by the first one.
+        cards: Entries of the clips.
 
     Raises:
-        SMCDError: the file cannot be written.
+        SMCDError: Jinja2 is not installed, or the file cannot be written.
     """
     first = next(iter(sort_by), None)
     sign = 1 if first is not None and sort_by[first] == "lower" else -1
     ranked = sorted(cards, key=lambda card: sign * card.values[first] if first in card.values else float("inf"))
-    options = "".join(
-        f'<option value="{html.escape(name)}" data-better="{better}">{html.escape(name)}</option>'
-        for name, better in sort_by.items()
-    )
-    text = _PAGE.format(
-        title=html.escape(title),
-        style=_STYLE,
-        script=_SCRIPT,
-        intro="\n".join(intro),
-        options=options,
-        clips="\n".join(map(_article, ranked)),
+    text = load_template().render(
+        title=title,
+        intro=intro,
+        header=table.header,
+        rows=table.rows,
+        notes=notes,
+        sort_by=dict(sort_by),
+        cards=ranked,
     )
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts as HTML."""
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"  # noqa: E731
-    return "<table>\n" + "\n".join([line(header, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
-
-
-def paragraph(text: str) -> str:
-    """A text as HTML."""
-    return f'<p class="note">{html.escape(text)}</p>'
-
-
 def write_report(results: Results, folder: Path) -> Path:
-    """Writes `report.html` of an evaluation, from its results and strips.
+    """Writes `report.html` of an evaluation from its results and strips.
 
     Raises:
-        SMCDError: the file cannot be written.
+        SMCDError: Jinja2 is not installed, or the file cannot be written.
     """
-    ran = [figure for figure in results.figures if figure.measure.value is not None]
+    measured = [row for row in results.rows if row.metric.value is not None]
+    header = ["metric", "better", "value", "95 % interval", "real clip", "still first frame", "slid crop", "clips"]
     rows = [
         [
-            figure.measure.name,
-            figure.measure.better,
-            in_digits(figure.measure.value),
-            "-" if figure.measure.interval is None else " to ".join(map(in_digits, figure.measure.interval)),
-            *(in_digits(figure.references.get(version)) for version in REFERENCES),
-            str(figure.measure.count),
+            row.metric.name,
+            row.metric.better,
+            format_value(row.metric.value),
+            "-" if row.metric.interval is None else " to ".join(map(format_value, row.metric.interval)),
+            *(format_value(row.references.get(version)) for version in REFERENCES),
+            str(row.metric.count),
         ]
-        for figure in ran
+        for row in measured
     ]
-    header = ["measure", "better", "value", "95 % interval", "real clip", "still first frame", "slid crop", "clips"]
     lists = results.evaluation["list"]
-    about = f"{len(results.clips)} clips of {lists['name']} ({lists['split']}), list {lists['sha256'][:12]}"
-    by_clip = {figure.measure.name: figure.measure for figure in ran if figure.measure.per_clip}
+    per_clip = {row.metric.name: row.metric for row in measured if row.metric.per_clip}
     cards = [
         Card(
             clip.clip_id,
             f"{clip.caption} [{', '.join(clip.labels)}]",
-            {_ABOVE[name]: url for name, url in read_strips(folder, clip.clip_id).items()},
-            {name: of.per_clip[clip.clip_id] for name, of in by_clip.items() if clip.clip_id in of.per_clip},
+            {_CAPTIONS[name]: url for name, url in read_strips(folder, clip.clip_id).items()},
+            {name: one.per_clip[clip.clip_id] for name, one in per_clip.items() if clip.clip_id in one.per_clip},
         )
         for clip in results.clips
     ]
@@ -187,33 +123,33 @@ def write_report(results: Results, folder: Path) -> Path:
         folder / REPORT,
         title="smcd evaluate",
         intro=[
-            paragraph(about),
-            paragraph(_made_with(results.evaluation["videos"]["made_with"])),
-            table(header, rows),
-            *map(paragraph, [*results.remarks(), *fault_lines(results.faults)]),
+            f"{len(results.clips)} clips of {lists['name']} ({lists['split']}), list {lists['sha256'][:12]}",
+            _describe_origin(results.evaluation["videos"]["made_with"]),
         ],
-        sort_by={name: measure.better for name, measure in by_clip.items()},
+        table=Table(header, rows),
+        notes=[*results.all_notes(), *fault_lines(results.faults)],
+        sort_by={name: metric.better for name, metric in per_clip.items()},
         cards=cards,
     )
 
 
-_ABOVE = {"real": "real, with its boxes", "generated": "generated, with the boxes asked for", "found": "as tracked"}
+def load_template() -> Any:
+    """Jinja2 template of the pages.
+
+    Raises:
+        SMCDError: Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise SMCDError("reports need Jinja2; pip install 'smcd_jax[eval]'", argument="jinja2") from error
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
-def _made_with(run: Mapping[str, Any] | None) -> str:
-    if run is None:
-        return "Videos that were made elsewhere."
-    options = ", ".join(f"{name} {value}" for name, value in run["options"].items())
-    return f"Made by the model {run['model'][:12]}, {run['batch_size']} at once: {options}"
-
-
-def _article(card: Card) -> str:
-    figures = "".join(
-        f'<figure><figcaption>{html.escape(above)}</figcaption><img src="{url}" alt=""></figure>'
-        for above, url in card.strips.items()
-    )
-    values = html.escape(json.dumps(dict(card.values)), quote=True)
-    return (
-        f'<article data-values="{values}"><h2>{html.escape(card.title)} <small class="value"></small></h2>'
-        f"<p>{html.escape(card.text)}</p>{figures}</article>"
-    )
+def _describe_origin(made_with: Mapping[str, Any] | None) -> str:
+    if made_with is None:
+        return "Videos from another source."
+    options = ", ".join(f"{name} {value}" for name, value in made_with["options"].items())
+    changed = f", intervention {made_with['intervention']}" if made_with.get("intervention") else ""
+    return f"Model {made_with['model'][:12]}, batch size {made_with['batch_size']}: {options}{changed}"

@@ -1,6 +1,6 @@
-"""Owns the export to VBench-I2V: videos and first frames under the names that its scripts look for.
+"""Export to VBench-I2V: videos and first frames under the names that its scripts expect.
 
-Those take ``videos/PROMPT-INDEX.mp4`` and, for videos of one's own (``--mode=custom_input``), ``images/PROMPT.jpg``.
+These are ``videos/PROMPT-INDEX.mp4`` and, with ``--mode=custom_input``, ``images/PROMPT.jpg``.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from pathlib import Path
 from PIL import Image
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.video_store import GENERATED, REAL, ClipStore
+from smcd_jax.evaluation.video_store import GENERATED, REAL, VideoStore
 from smcd_jax.files import write_atomically, write_json
 from smcd_jax.media import write_video
 
 VIDEOS, IMAGES, NAMES = "videos", "images", "names.json"
-_LONGEST = 240  # bytes of a name, with room for "-0.mp4" below the 255 of most file systems
+_LONGEST = 240  # bytes of a name; leaves room for "-0.mp4" within the limit of 255 of most file systems
 
 
-def export_vbench(store: ClipStore, folder: Path, *, fps: float, index: int = 0) -> int:
-    """Writes every clip with a caption: the video, the real first frame, and which clip has which name.
+def export_vbench(store: VideoStore, folder: Path, *, fps: float, index: int = 0) -> int:
+    """Writes video and real first frame of every clip with a caption, and ``names.json`` with the name of each clip.
 
     Args:
-        store: of the clips.
-        folder: made where it is missing; files of other indices in it stay.
-        fps: of the videos.
-        index: of the sample; VBench takes five of each prompt, 0 to 4, of different seeds.
+        store: Clips and videos.
+        folder: Output folder; created if missing, and files of other indices in it are kept.
+        fps: Frame rate of the videos, frames per second.
+        index: Index of the sample; VBench uses five samples of each prompt, 0 to 4, with different seeds.
 
     Returns:
         Number of clips written.
 
     Raises:
-        SMCDError: no clip has a caption, or a file cannot be written.
+        SMCDError: No clip has a caption, or a file cannot be written.
     """
     names = vbench_names((clip.clip_id, clip.caption) for clip in store.clips)
     if not names:
-        raise SMCDError("VBench names videos by their prompts, and no clip here has a caption")
+        raise SMCDError("--vbench needs captions, and no clip has one", argument="vbench")
     for part in (VIDEOS, IMAGES):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for clip, videos in store.pairs():
@@ -54,10 +54,10 @@ def export_vbench(store: ClipStore, folder: Path, *, fps: float, index: int = 0)
 
 
 def vbench_names(captions: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Clip id to the name of its files without index and suffix: its caption, made fit for a file.
+    """File names by clip id, without index and suffix: the captions, converted to valid names.
 
-    A slash becomes a blank, long captions lose their end, and where two clips have one caption the later ones get a
-    number, for their pictures differ.
+    A slash becomes a space, long captions are truncated, and clips with the same caption get a number, because their
+    pictures differ.
     """
     names: dict[str, str] = {}
     used: set[str] = set()

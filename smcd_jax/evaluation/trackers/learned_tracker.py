@@ -1,8 +1,8 @@
-"""Owns the tracker that is read from a local ONNX file: a network that finds a template in a search picture.
+"""Learned tracker from a local ONNX file: a network that finds a template in a search picture.
 
 Ye et al., "Joint Feature Learning and Relation Modeling for Tracking: A One-Stream Framework", ECCV 2022; in the form
-in which OpenCV publishes VitTrack. OpenCV's own class for such files is not used: in 5.0.0 it hands the network two of
-three channels inverted (it divides by the standard deviations as if they were a quaternion), and boxes in whole pixels.
+that OpenCV publishes as VitTrack. OpenCV's own class for such files is not used: version 5.0.0 inverts two of the three
+channels (it divides by the standard deviations as if they were a quaternion) and returns boxes in whole pixels.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ from jaxtyping import Float, Float32, UInt8
 
 from data_pipeline.records.reader import file_sha256
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, enlarged, in_a_line, whole_pixels
+from smcd_jax.evaluation.trackers.object_trackers import SHORTER_SIDE, enlarged, one_line, whole_pixels
 from smcd_jax.evaluation.trackers.opencv import load_cv2, repeatable
 
-VIT = "vit"  # its name, before the colon and the file
+VIT = "vit"  # name of the tracker, before the colon and the file
 SOURCE = "object_tracking_vittrack_2023sep.onnx of opencv/opencv_zoo"
-TEMPLATE, SEARCH, CELLS = 128, 256, 16  # sides of the network's pictures, and of its maps
-TEMPLATE_FACTOR, SEARCH_FACTOR = 2, 4  # sides of what they show, in sides of a square as large as the object
+TEMPLATE, SEARCH, CELLS = 128, 256, 16  # sides of the network's input pictures and output maps
+TEMPLATE_FACTOR, SEARCH_FACTOR = 2, 4  # sides of these crops, in sides of a square with the area of the object
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
-_OUTPUTS = {"output1": 1, "output2": 2, "output3": 2}  # channels of: score; width and height; centre within the cell
+_OUTPUTS = {"output1": 1, "output2": 2, "output3": 2}  # channels: score; width and height; centre within the cell
 
 
 class VitTracker:
-    """Finds the object of the first frame in a square around its last place, frame by frame.
+    """Finds the object of the first frame in a square around its last position, frame by frame.
 
     Args:
-        file: ONNX with inputs ``template`` [1, 3, 128, 128] and ``search`` [1, 3, 256, 256], RGB normalised as for
+        file: ONNX file with inputs ``template`` [1, 3, 128, 128] and ``search`` [1, 3, 256, 256], RGB normalised as for
             ImageNet; outputs ``output1`` [1, 1, 16, 16], the score of each cell, ``output2`` [1, 2, 16, 16], width and
             height in search pictures, ``output3`` [1, 2, 16, 16], x and y of the centre in cells from the corner of
             its cell.
-        shorter_side: as of `smcd_jax.evaluation.trackers.object_trackers.OpenCVTracker`.
+        shorter_side: Minimum shorter side of the enlarged pictures, in pixels (see
+            `smcd_jax.evaluation.trackers.object_trackers.OpenCVTracker`).
 
     Raises:
-        SMCDError: no such file, a network of another form, or OpenCV is not installed.
+        SMCDError: The file does not exist, the network has another form, or OpenCV is not installed.
     """
 
     def __init__(self, file: str, *, shorter_side: int = SHORTER_SIDE):
         path = Path(file)
         if not file or not path.is_file():
             raise SMCDError(
-                f"tracker {VIT}: {f'no file {file}' if file else 'no file given'}; name one as in {VIT}:FILE.onnx "
-                f"(usual source: {SOURCE})"
+                f"tracker {VIT}: no such file {file!r}; pass {VIT}:FILE.onnx (usual source: {SOURCE})",
+                argument="trackers",
+                path=file,
             )
         self._cv2 = load_cv2(f"the tracker {VIT}", "dnn.readNetFromONNX")
         self._shorter_side = shorter_side
         self.weights_sha256 = file_sha256(path)
-        self.name = f"{VIT}-{self.weights_sha256[:8]}@{shorter_side}"  # two files give two columns
+        self.name = f"{VIT}-{self.weights_sha256[:8]}@{shorter_side}"  # metrics of different files have different names
         self.version = f"OpenCV {self._cv2.__version__}"
         window = np.hanning(CELLS + 2)[1:-1]
         self._window = np.outer(window, window)
@@ -58,9 +60,11 @@ class VitTracker:
             with repeatable(self._cv2):
                 self._network = self._cv2.dnn.readNetFromONNX(str(path))
                 self._run(*(np.zeros((1, 3, side, side), np.float32) for side in (TEMPLATE, SEARCH)))
-        except (self._cv2.error, ValueError) as error:  # of something else, or with other inputs and outputs
+        except (self._cv2.error, ValueError) as error:  # another kind of file, or other inputs and outputs
             raise SMCDError(
-                f"tracker {VIT}: {path.name} is no network of its form ({in_a_line(error)}); the usual one is {SOURCE}"
+                f"tracker {VIT}: {path.name} is not a network of this form ({one_line(error)}); usual source: {SOURCE}",
+                argument="trackers",
+                path=file,
             ) from error
 
     def track(
@@ -69,7 +73,7 @@ class VitTracker:
         """See `smcd_jax.evaluation.trackers.object_trackers.Tracker.track`. Boxes are cut to the picture.
 
         Raises:
-            SMCDError: as `smcd_jax.evaluation.trackers.object_trackers.OpenCVTracker.track`.
+            SMCDError: The frames are not uint8 RGB, or the first box is not finite or too small.
         """
         pictures = enlarged(self._cv2, frames, self._shorter_side)[..., ::-1]
         height, width = pictures.shape[1:3]
@@ -85,12 +89,12 @@ class VitTracker:
                 search, corner, side = self._cut(pictures[frame], last, SEARCH_FACTOR, SEARCH)
                 found = np.tile(corner, 2) + side * self._find(template, search)
                 found = np.clip(found, 0, size)
-                if np.min(found[2:] - found[:2]) >= 1:  # else lost in this frame, and looked for where it was
+                if np.min(found[2:] - found[:2]) >= 1:  # else lost in this frame, and searched at its last position
                     last, boxes[frame] = found, found / size
         return boxes
 
     def _find(self, template: np.ndarray, search: np.ndarray) -> Float[np.ndarray, " 4"]:
-        """x1, y1, x2, y2 in sides of the search picture."""
+        """Box, xyxy in sides of the search picture."""
         scores, sizes, offsets = self._run(template, search)
         row, column = np.unravel_index(np.argmax(scores[0] * self._window), scores[0].shape)
         centre = (np.array([column, row]) + offsets[:, row, column]) / CELLS
@@ -109,7 +113,7 @@ class VitTracker:
     def _cut(
         self, picture: UInt8[np.ndarray, "h w 3"], box: np.ndarray, factor: int, side: int
     ) -> tuple[Float32[np.ndarray, "1 3 s s"], Float[np.ndarray, " 2"], int]:
-        """The square around a box as the network takes it, black beyond the picture; its corner and side in pixels."""
+        """Network input of the square around a box, black beyond the picture; its corner and side in pixels."""
         across, down = box[2:] - box[:2]
         pixels = math.ceil(math.sqrt(across * down) * factor)
         corner = np.rint((box[:2] + box[2:] - pixels) / 2).astype(int)

@@ -1,9 +1,9 @@
-"""Trackers that follow a box from the first frame through a video: the protocol, and two of OpenCV without weights.
+"""Trackers of a single box: the protocol, and two of OpenCV's trackers that need no weights.
 
-CSRT: Lukezic et al., "Discriminative Correlation Filter with Channel and Spatial Reliability", CVPR 2017. The second
-opinion is of another family, points followed forth and back by optical flow: Kalal, Mikolajczyk, Matas,
-"Forward-Backward Error: Automatic Detection of Tracking Failures", ICPR 2010. Of OpenCV's others that need no weights,
-MIL and TLD do not repeat themselves, and KCF and MOSSE lose most sprites. A learned one: `learned_tracker`.
+CSRT: Lukezic et al., "Discriminative Correlation Filter with Channel and Spatial Reliability", CVPR 2017. MedianFlow,
+which tracks points forward and backward by optical flow: Kalal, Mikolajczyk, Matas, "Forward-Backward Error: Automatic
+Detection of Tracking Failures", ICPR 2010. Of OpenCV's other trackers without weights, MIL and TLD are not
+deterministic, and KCF and MOSSE lose most sprites. `learned_tracker` has a learned one.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.trackers.opencv import check_frames, load_cv2, repeatable
 from smcd_jax.tracks.box_tracks import format_box
 
-# OpenCV's trackers describe what they follow by cells of 4 x 4 pixels and return whole pixels: on a picture of 64 x 64
-# a sprite would be four cells wide. Smaller pictures are enlarged; the number is part of a tracker's name.
+# OpenCV's trackers describe objects by cells of 4 x 4 pixels and return whole pixels: in a picture of 64 x 64 a sprite
+# would be four cells wide. Smaller pictures are enlarged; the number is part of a tracker's name.
 SHORTER_SIDE = 256
-# Pixels of the enlarged picture: on less, no tracker has anything to go by.
+# Minimum side of the first box in pixels of the enlarged picture.
 SMALLEST_SIDE = 6
 
-# Name to what makes it in OpenCV.
+# OpenCV's constructors by name.
 TRACKERS = {"csrt": "TrackerCSRT_create", "medianflow": "legacy.TrackerMedianFlow_create"}
 
 
 class Tracker(Protocol):
-    """What follows a box; anything with these names can stand in for the trackers here, learned ones as well.
+    """Interface of single-box trackers.
 
     Attributes:
-        name: of the method, with every setting that changes its boxes; stands in the results.
-        version: of what implements it, such as "OpenCV 5.0.0".
-        weights_sha256: of the file of a learned one, else None.
+        name: Name in the results, with every setting that changes the boxes.
+        version: Library and version, such as "OpenCV 5.0.0".
+        weights_sha256: Hash of the weights of a learned tracker, else None.
     """
 
     @property
@@ -51,34 +51,39 @@ class Tracker(Protocol):
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
     ) -> Float32[np.ndarray, "f 4"]:
-        """The box in every frame.
+        """Tracks a box through a video.
 
         Args:
-            frames: RGB.
-            first_box: x1, y1, x2, y2 in 0..1 of the picture, where it is in frame 0.
+            frames: RGB frames.
+            first_box: Box in frame 0, xyxy in 0..1 of the picture.
 
         Returns:
-            Boxes xyxy in 0..1 of the picture; they may reach beyond it. The first is `first_box`; NaN where lost.
+            Box in every frame, xyxy in 0..1 of the picture; may reach beyond it, NaN where lost. The first is
+            `first_box`.
         """
         ...
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers. The same video and box give the same boxes: one thread, and a fixed seed.
+    """A tracker of OpenCV, deterministic because it runs on one thread with a fixed seed.
 
     Args:
-        kind: one of `TRACKERS`.
-        shorter_side: pictures are enlarged by the smallest whole factor that makes their shorter side at least this.
+        kind: One of `TRACKERS`.
+        shorter_side: Minimum shorter side in pixels; smaller pictures are enlarged by the smallest whole factor.
 
     Raises:
-        SMCDError: OpenCV is not installed, or there is no such tracker.
+        SMCDError: OpenCV is not installed, or the tracker does not exist.
     """
 
     weights_sha256 = None
 
     def __init__(self, kind: str, *, shorter_side: int = SHORTER_SIDE):
         if kind not in TRACKERS:
-            raise SMCDError(f"tracker {kind!r} is unknown: use one of {', '.join(TRACKERS)}, sprites, or vit:FILE.onnx")
+            raise SMCDError(
+                f"tracker must be one of {', '.join(TRACKERS)}, sprites or vit:FILE.onnx, got {kind!r}",
+                argument="trackers",
+                value=kind,
+            )
         self._cv2 = load_cv2(f"the tracker {kind}", TRACKERS[kind])
         self._create: Callable = operator.attrgetter(TRACKERS[kind])(self._cv2)
         self._shorter_side = shorter_side
@@ -88,10 +93,10 @@ class OpenCVTracker:
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
     ) -> Float32[np.ndarray, "f 4"]:
-        """See `Tracker.track`. OpenCV starts from the first box cut to the picture and rounded to whole pixels.
+        """See `Tracker.track`. The tracker starts from the first box cut to the picture and rounded to whole pixels.
 
         Raises:
-            SMCDError: frames of another form, or a first box that is not finite or smaller than `SMALLEST_SIDE` in
+            SMCDError: The frames are not uint8 RGB, or the first box is not finite or smaller than `SMALLEST_SIDE` in
                 the enlarged picture.
         """
         pictures = enlarged(self._cv2, frames, self._shorter_side)
@@ -111,8 +116,10 @@ class OpenCVTracker:
                         boxes[frame] = np.array([x, y, x + across, y + down]) / size
         except self._cv2.error as error:
             raise SMCDError(
-                f"tracker {self.name}: {self.version} fails on the object that starts at {format_box(first_box)} "
-                f"({in_a_line(error)}); leave the object out, or take another tracker"
+                f"tracker {self.name}: {self.version} failed on the object that starts at {format_box(first_box)} "
+                f"({one_line(error)}); use another tracker",
+                argument="trackers",
+                value=self.name,
             ) from error
         return boxes
 
@@ -120,10 +127,15 @@ class OpenCVTracker:
 def enlarged(
     cv2: ModuleType, frames: UInt8[np.ndarray, "f h w 3"], shorter_side: int
 ) -> UInt8[np.ndarray, "f h2 w2 3"]:
-    """Frames enlarged by the smallest whole factor that makes their shorter side at least that; blue first.
+    """Frames in BGR order, enlarged by the smallest whole factor that makes their shorter side large enough.
+
+    Args:
+        cv2: OpenCV.
+        frames: RGB frames.
+        shorter_side: Minimum shorter side in pixels.
 
     Raises:
-        SMCDError: frames of another form.
+        SMCDError: The frames are not uint8 RGB.
     """
     check_frames(frames)
     height, width = frames.shape[1:3]
@@ -140,25 +152,27 @@ def track_objects(
     boxes: Float[np.ndarray, "f n 4"],
     mask: Bool[np.ndarray, "f n"],
 ) -> Float32[np.ndarray, "f n 4"]:
-    """Every object followed by itself, from its box in the first frame where it is present.
+    """Tracks every object by itself, from its box in the first frame where it is present.
 
     Args:
-        tracker: follows one object.
-        frames: RGB.
-        boxes: where the objects should be, x1, y1, x2, y2 in 0..1 of the picture. Only the first of each is read.
-        mask: true where present.
+        tracker: Tracker of a single box.
+        frames: RGB frames.
+        boxes: True boxes, xyxy in 0..1 of the picture; only the first box of each object is used.
+        mask: True where an object is present.
 
     Returns:
-        Boxes in 0..1; NaN before an object's first frame, where it was lost, and for an object that is never present.
+        Boxes, xyxy in 0..1; NaN before an object's first frame, where it is lost, and if it is never present.
 
     Raises:
-        SMCDError: another number of frames than of boxes, or as the tracker raises.
+        SMCDError: The shapes do not match, or the tracker fails.
     """
     mask = np.asarray(mask, bool)
     if boxes.shape != (*mask.shape, 4) or len(frames) != len(boxes):
         raise SMCDError(
-            f"{len(frames)} frames, boxes {list(boxes.shape)} and mask {list(mask.shape)} do not belong together; give "
-            "boxes [frames, objects, 4] and mask [frames, objects] for every frame of the video"
+            f"boxes and mask must have the shapes [frames, objects, 4] and [frames, objects] of {len(frames)} frames, "
+            f"got {list(boxes.shape)} and {list(mask.shape)}",
+            argument="boxes",
+            value=boxes.shape,
         )
     found = np.full(boxes.shape, np.nan, np.float32)
     for item in np.flatnonzero(mask.any(axis=0)):
@@ -167,26 +181,28 @@ def track_objects(
     return found
 
 
-def in_a_line(error: Exception) -> str:
-    """What OpenCV says of an error, without its line breaks and not too long."""
+def one_line(error: Exception) -> str:
+    """Message of an error without line breaks, at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def whole_pixels(box: np.ndarray, size: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width, height in pixels of the part of a box within the picture.
+    """Part of a box within the picture as x, y, width, height in pixels.
 
     Args:
-        box: x1, y1, x2, y2 in 0..1.
-        size: width, height, width, height of the picture in pixels.
+        box: Box, xyxy in 0..1.
+        size: Width, height, width, height of the picture in pixels.
 
     Raises:
-        SMCDError: that part is narrower or lower than `SMALLEST_SIDE`.
+        SMCDError: A side of that part is smaller than `SMALLEST_SIDE`.
     """
     if np.all(np.isfinite(box)):
         x1, y1, x2, y2 = np.clip(np.rint(box * size), 0, size).astype(int).tolist()
         if min(x2 - x1, y2 - y1) >= SMALLEST_SIDE:
             return x1, y1, x2 - x1, y2 - y1
     raise SMCDError(
-        f"box {format_box(box)} is no start for a tracker: the part of it within the picture, enlarged to "
-        f"{size[0]} x {size[1]}, must be {SMALLEST_SIDE} pixels wide and high; mask the object out, or start it later"
+        f"the first box of a tracked object must be at least {SMALLEST_SIDE} pixels wide and high within the picture "
+        f"enlarged to {size[0]} x {size[1]}, got {format_box(box)}; mask the object out, or start it later",
+        argument="first_box",
+        value=format_box(box),
     )

@@ -1,4 +1,4 @@
-"""Owns the use of OpenCV: imported when first needed, and kept to one thread and one seed so that it repeats itself."""
+"""Access to OpenCV: imported when first needed, and made deterministic by one thread and a fixed seed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _INSTALL = "pip install 'smcd_jax[eval]'"
 
 
 def load_cv2(purpose: str, needs: str) -> ModuleType:
-    """The module `cv2`, checked to have a name that only the contributed build has.
+    """Imports `cv2` and checks that it has an attribute that only the contrib build has.
 
     Args:
-        purpose: what cannot be done without it, for the message: "the tracker csrt".
-        needs: attribute to check, such as "legacy.TrackerMedianFlow_create".
+        purpose: Feature that needs OpenCV, for messages, such as "the tracker csrt".
+        needs: Attribute to check, such as "legacy.TrackerMedianFlow_create".
 
     Raises:
         SMCDError: OpenCV is not installed, or is another build.
@@ -28,20 +28,24 @@ def load_cv2(purpose: str, needs: str) -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise SMCDError(f"{purpose} needs OpenCV, which cannot be imported ({error}): {_INSTALL}") from error
+        raise SMCDError(
+            f"{purpose} needs OpenCV, which cannot be imported ({error}); {_INSTALL}", argument="cv2"
+        ) from error
     try:
         operator.attrgetter(needs)(cv2)
     except AttributeError as error:
         raise SMCDError(
-            f"{purpose} needs cv2.{needs}, which this build of OpenCV {cv2.__version__} lacks: uninstall it, then "
-            f"{_INSTALL}, which brings opencv-contrib-python-headless"
+            f"{purpose} needs cv2.{needs}, which this build of OpenCV {cv2.__version__} lacks; uninstall it, then "
+            f"{_INSTALL}, which installs opencv-contrib-python-headless",
+            argument="cv2",
+            value=needs,
         ) from error
     return cv2
 
 
 @contextlib.contextmanager
 def repeatable(cv2: ModuleType) -> Iterator[None]:
-    """Within it OpenCV runs on one thread, from one seed: the same input gives the same output. It warns of nothing."""
+    """Context in which OpenCV is deterministic (one thread, a fixed seed) and prints no warnings."""
     threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)
@@ -54,12 +58,15 @@ def repeatable(cv2: ModuleType) -> Iterator[None]:
 
 
 def check_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> None:
-    """Refuses what is no video.
+    """Checks that frames are a video.
 
     Raises:
-        SMCDError: frames are not uint8 `[f, h, w, 3]`, or there are none.
+        SMCDError: The frames are not uint8 `[f, h, w, 3]`, or there are none.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise SMCDError(
-            f"frames are {frames.dtype} of shape {list(frames.shape)}; give uint8 [frames, height, width, 3]"
+            f"frames must be uint8 of shape [frames, height, width, 3], got {frames.dtype} of shape "
+            f"{list(frames.shape)}",
+            argument="frames",
+            value=frames.shape,
         )

@@ -1,12 +1,12 @@
-"""Finds the known sprites of a scene in a video made from its first frame: the exact detector of the sprite world.
+"""Exact detector of the sprite world: finds the known sprites of a scene in a video made from its first frame.
 
-The scene says which sprites, on which background, so it takes no network and no tracking. With r the frame minus the
-background, and d what a sprite at a place and size would add to the background, a place is judged by how much of r it
-explains, max over g of |r|^2 - |r - g d|^2, where the contrast g may be below 1, as decoders fade what they draw. The
-coarse search is in `sprite_places`; here its best places are refined to a quarter of a pixel and 3 % of size.
+The scene gives the sprites and the background, so neither a network nor tracking is needed. Let r be the frame minus
+the background, and d the change of the background by a sprite at some place and size. The score of a place is the part
+of r that it explains, max over g of |r|^2 - |r - g d|^2, where the contrast g may be below 1 because decoders fade
+objects. `sprite_places` does the coarse search; here its best places are refined to a quarter of a pixel and 3 % of
+size.
 
-The scene comes from `data_pipeline.sprites`, which is imported within functions: evaluation without sprites does
-without data_pipeline.
+`data_pipeline.sprites` is imported inside functions, so that evaluation without sprites does not need it.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from smcd_jax.evaluation.trackers.sprite_places import SMALLEST, CoarseSearch, P
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene, SceneObject
 
-# Part of the results: raise the number whenever the same video gives other boxes.
+# Part of the results; increase the number whenever the same video gives other boxes.
 NAME = "sprite-detector-1"
-# A lower score is not found.
+# Sprites with a lower score count as not found.
 THRESHOLD = 0.6
 
-_COARSE_SIDE = 64  # larger pictures are searched reduced to about this shorter side, and refined at their own
-_BLUR = 1.0  # of frames and sprites alike, in pixels of the coarse picture, so that a decoder's own blur matters less
-_PLACES = 4  # of a frame that are refined
+_COARSE_SIDE = 64  # larger pictures are reduced to about this shorter side for the coarse search
+_BLUR = 1.0  # of frames and sprites, in pixels of the coarse picture; makes the blur of decoders matter less
+_PLACES = 4  # candidates per frame that are refined
 _STEPS = ((0.5, 1.08), (0.25, 1.03))  # of refinement: pixels of the coarse picture, factor of size
-_ROUNDS = 3  # at most, with each step
-# Of a sprite, by its power |d|^2, this share must be on free pixels: what sticks out under another sprite by less than
-# this looks like anything.
+_ROUNDS = 3  # maximum number of rounds per step
+# Minimum share of a sprite's power |d|^2 on free pixels: a smaller visible part under another sprite matches anything.
 _LEAST = 0.03
 _TINY = 1e-6
 
 
 class Detection(NamedTuple):
-    """Where sprites were found.
+    """Sprites found in a video.
 
     Attributes:
-        boxes: x1, y1, x2, y2 in 0..1 of the picture, cut to it as the scene's own boxes are; NaN where not found.
-        scores: -1..1, the cosine of r and d around the place. On held-out clips of 64 x 64 with one object: 1 for the
-            sprite as the scene draws it; 0.83 or more in 99 of 100 frames after shrinking by 4 and enlarging, 0.66
-            after shrinking by 8; below `THRESHOLD` in 19 of 20 frames without a sprite, after shrinking by 4 as well,
-            in 7 of 10 with another sprite in its place, in half of those with another colour (near hues pass). A
-            silhouette in the sprite's mean colour counts as found: this says where the sprite is, not how it is drawn.
+        boxes: Boxes, xyxy in 0..1 of the picture, cut to it like the scene's own boxes; NaN where not found.
+        scores: Cosine of r and d around the place, -1..1. On held-out clips of 64 x 64 with one object it is 1 for the
+            sprite as the scene draws it, and in 99 of 100 frames at least 0.83 after shrinking by 4 and enlarging (0.66
+            after shrinking by 8). It is below `THRESHOLD` in 19 of 20 frames without a sprite (also after shrinking by
+            4), in 7 of 10 with another sprite in its place, and in half of those with another colour (near hues pass).
+            A silhouette in the sprite's mean colour counts as found: the detector locates sprites and does not judge
+            how well they are drawn.
     """
 
     boxes: Float32[np.ndarray, "f n 4"]
@@ -55,7 +55,7 @@ class Detection(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    gain: float  # of r explained, squared colour
+    gain: float  # part of r that is explained, squared colour
     score: float
     pose: Pose
 
@@ -64,25 +64,27 @@ _NOTHING = _Fit(0.0, -1.0, Pose(0.0, 0.0, 1.0))
 
 
 def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, threshold: float = THRESHOLD) -> Detection:
-    """Every sprite of a scene in every frame, each frame by itself.
+    """Finds every sprite of a scene in every frame, each frame by itself.
 
-    Of the scene are read: background, sprites, and the size of each in its first frame; where it has them plays no
-    part. Sprites compete for pixels: in each frame the one found with the best score takes those that it covers, and
-    the others are looked for in what is left.
+    The detector uses the scene's background, its sprites, and their sizes in the first frame, but not their positions.
+    Sprites compete for pixels: in each frame the sprite with the best score takes the pixels that it covers, and the
+    others are searched in the remaining ones.
 
     Args:
-        frames: RGB, of the size of the scene's background; any number of them.
-        scene: what the video was made from.
-        threshold: a lower score is not found.
+        frames: RGB frames of the size of the scene's background.
+        scene: Scene that the video was made from.
+        threshold: Minimum score, -1..1.
 
     Raises:
-        SMCDError: frames that are not uint8 RGB of the background's size.
+        SMCDError: The frames are not uint8 RGB of the background's size.
     """
     height, width = scene.background.shape[:2]
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (height, width, 3):
         raise SMCDError(
-            f"sprite detector: frames are {frames.dtype} of shape {list(frames.shape)}; this scene needs uint8 "
-            f"[frames, {height}, {width}, 3]"
+            f"sprite detector: frames must be uint8 of shape [frames, {height}, {width}, 3] for this scene, got "
+            f"{frames.dtype} of shape {list(frames.shape)}",
+            argument="frames",
+            value=frames.shape,
         )
     factor = max(1, min(height, width) // _COARSE_SIDE)
     background = blurred(scene.background.astype(np.float32) / 255, _BLUR * factor)
@@ -91,7 +93,7 @@ def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, thresh
     scores = np.full((len(frames), len(searches)), -1, np.float32)
     for frame, picture in enumerate(frames):
         difference = blurred(picture.astype(np.float32) / 255, _BLUR * factor) - background
-        difference -= np.median(difference, axis=(0, 1))  # a decoder may shift all colours a little
+        difference -= np.median(difference, axis=(0, 1))  # decoders may shift all colours a little
         for item, fit in _compete(searches, difference, threshold).items():
             scores[frame, item] = fit.score
             if fit.score >= threshold:
@@ -100,7 +102,7 @@ def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, thresh
 
 
 def _compete(searches: list[_Search], difference: np.ndarray, threshold: float) -> dict[int, _Fit]:
-    """Where each sprite is, the surest first."""
+    """Best place of each sprite, the one with the highest score first."""
     free = np.ones(difference.shape[:2], np.float32)
     left, placed = dict(enumerate(searches)), {}
     while left:
@@ -114,7 +116,7 @@ def _compete(searches: list[_Search], difference: np.ndarray, threshold: float) 
 
 
 class _Search:
-    """Looks for one sprite. Pictures are blurred and 0..1; `free` says how far each pixel counts."""
+    """Search for one sprite. Pictures are blurred and in 0..1; `free` is the weight of each pixel."""
 
     def __init__(self, background: Float32[np.ndarray, "h w 3"], item: SceneObject, factor: int):
         self._background, self._sprite, self._factor = background, item.sprite, factor
@@ -122,7 +124,7 @@ class _Search:
         self._coarse = CoarseSearch(background, item.sprite, size=self._size, blur=_BLUR * factor, factor=factor)
 
     def best(self, difference: Float32[np.ndarray, "h w 3"], free: Float32[np.ndarray, "h w"]) -> _Fit:
-        """The best place; one that looks less like the sprite must explain more."""
+        """Best place by gain times score."""
         starts = self._coarse.places(difference, free, most=_PLACES)
         fits = [self._refined(self._fit(pose, difference, free), difference, free, step=_STEPS[0]) for pose in starts]
         best = max(fits, key=lambda fit: fit.gain * max(fit.score, 0.0), default=_NOTHING)
@@ -131,14 +133,14 @@ class _Search:
         return best
 
     def visible_box(self, pose: Pose) -> Float[np.ndarray, " 4"]:
-        """The box as scenes give it, pixels."""
+        """Visible box of the sprite in this place, in pixels, as scenes define it."""
         from data_pipeline.sprites.render import visible_box
 
         (height, width), box = self._background.shape[:2], self._box(pose)
         return visible_box(np.array(box), self._sprite.draw(box, width, height), width=width, height=height)
 
     def covers(self, pose: Pose) -> Bool[np.ndarray, "h w"]:
-        """Pixels that the sprite in this place changes, its blurred edge included."""
+        """Mask of the pixels that the sprite changes in this place, including its blurred edge."""
         height, width = self._background.shape[:2]
         patch = self._sprite.draw(self._box(pose), width, height)
         drawn = rgba(patch.pixels, above=patch.top, left=patch.left, shape=(height, width))
@@ -149,14 +151,14 @@ class _Search:
         return pose.x - half_x, pose.y - half_y, pose.x + half_x, pose.y + half_y
 
     def _refined(self, best: _Fit, difference: np.ndarray, free: np.ndarray, *, step: tuple[float, float]) -> _Fit:
-        """Moved and resized for as long as that explains more."""
+        """Fit after moves and size changes, as long as they explain more."""
         pixels, factor = step[0] * self._factor, step[1]
         moves = [(pixels, 0, 1), (-pixels, 0, 1), (0, pixels, 1), (0, -pixels, 1), (0, 0, factor), (0, 0, 1 / factor)]
         tried = {best.pose}
         for _ in range(_ROUNDS):
             before = best
             for x, y, scale in moves:
-                # rounded, so that forth and back is the same place
+                # rounded, so that a step and its reverse end at the same scale
                 pose = Pose(best.pose.x + x, best.pose.y + y, round(best.pose.scale * scale, 6))
                 if pose not in tried:
                     tried.add(pose)

@@ -1,8 +1,8 @@
-"""Owns the coarse search of the sprite detector: every place and size of one sprite in a frame, judged at once.
+"""Coarse search of the sprite detector: scores of all places and sizes of one sprite in a frame.
 
-With r the frame minus the known background and d what the sprite would add to the background at a place, <r, d> and
-<d, d> over all places are correlations of pictures with the sprite, and so products of Fourier transforms: d is its
-colour (multiplied by opacity) minus its opacity times the background.
+Let r be the frame minus the known background, and d the change of the background by the sprite at a place: its colour
+(multiplied by opacity) minus its opacity times the background. <r, d> and <d, d> over all places are correlations of
+pictures with the sprite, computed as products of Fourier transforms.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from scipy.ndimage import gaussian_filter
 if TYPE_CHECKING:
     from data_pipeline.sprites import Sprite
 
-# Sizes that are tried, relative to the sprite's in the first frame of the scene, as far as the sprite then measures
-# `LARGEST` at most, square root of its area as a share of the shorter side: sprites of the sprite world stay within.
+# Sizes to try, relative to the sprite's size in the first frame of the scene. Sizes above `LARGEST` (square root of the
+# area as a share of the shorter side) are skipped: sprites of the sprite world stay below it.
 SCALES = tuple(0.4 * 1.2**step for step in range(11))
 LARGEST = 0.75
-SMALLEST = 4.0  # pixels of a side
-# How much fainter or stronger than drawn a sprite may be: decoders fade small things.
+SMALLEST = 4.0  # minimum side in pixels
+# Range of the contrast of a sprite: decoders fade small objects.
 CONTRASTS = (0.4, 1.25)
-# The centre may lie outside of the picture by this share of the sprite; beyond, scenes mask it out.
+# The centre may lie outside the picture by this share of the sprite; scenes mask out sprites further outside.
 _BEYOND = 0.35
-_PEAKS = 2  # places considered of each size
+_PEAKS = 2  # candidates per size
 _TINY = 1e-6
 
 
 class Pose(NamedTuple):
-    """Where a sprite is: its centre in pixels of the video, and its size relative to the first frame's."""
+    """Place of a sprite: its centre in pixels of the video, and its size relative to the first frame."""
 
     x: float
     y: float
@@ -39,14 +39,14 @@ class Pose(NamedTuple):
 
 
 class CoarseSearch:
-    """Looks for one sprite at whole pixels of pictures reduced by a whole factor.
+    """Search for one sprite at whole pixels of pictures reduced by a whole factor.
 
     Args:
-        background: of the scene, 0..1.
-        sprite: what to look for.
-        size: its width and height at scale 1, pixels of the background.
-        blur: of background and frames, standard deviation in pixels; the sprite is blurred likewise.
-        factor: by which pictures are reduced.
+        background: Background of the scene, 0..1.
+        sprite: Sprite to find.
+        size: Width and height of the sprite at scale 1, in pixels of the background.
+        blur: Standard deviation of the blur of background, frames and sprite, in pixels.
+        factor: Factor by which pictures are reduced.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CoarseSearch:
         largest = LARGEST * min(picture) / float(np.sqrt(self._size.prod()))
         scales = [scale for scale in SCALES if min(self._size) * scale >= SMALLEST and scale <= largest]
         templates = [_template(sprite, self._size * scale, blur / factor) for scale in scales]
-        # Room for the largest beside the picture, so that nothing wraps around.
+        # Padding for the largest template, so that correlations do not wrap around.
         reach = np.max([template.shape[:2] for template in templates], axis=0, initial=0)
         self._room = tuple(fft.next_fast_len(int(side), real=True) for side in reach + picture)
         self._tried = [
@@ -75,17 +75,17 @@ class CoarseSearch:
     def places(
         self, difference: Float32[np.ndarray, "h w 3"], free: Float32[np.ndarray, "h w"], *, most: int
     ) -> list[Pose]:
-        """The places that explain most of a frame, best first, at most so many, none too like a better one.
+        """Places that explain most of a frame, best first, without near duplicates.
 
         Args:
-            difference: r, the frame minus the background.
-            free: how far each pixel counts, 0..1.
-            most: number of places.
+            difference: Frame minus the background, r.
+            free: Weight of each pixel, 0..1.
+            most: Maximum number of places.
         """
         difference, free = _reduced(difference, self._factor), _reduced(free[..., None], self._factor)
-        behind = self._background
-        for_shared = np.concatenate([difference, (difference * behind).sum(-1, keepdims=True)], axis=-1)
-        for_power = np.concatenate([np.ones_like(free), behind, (behind**2).sum(-1, keepdims=True)], axis=-1)
+        background = self._background
+        for_shared = np.concatenate([difference, (difference * background).sum(-1, keepdims=True)], axis=-1)
+        for_power = np.concatenate([np.ones_like(free), background, (background**2).sum(-1, keepdims=True)], axis=-1)
         for_shared, for_power = self._transform(for_shared * free), self._transform(for_power * free)
         found = []
         for scale, shape, kernel_shared, kernel_power in self._tried:
@@ -99,7 +99,7 @@ class CoarseSearch:
         return [Pose(pose.x * self._factor, pose.y * self._factor, pose.scale) for pose in kept]
 
     def _kernels(self, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the pictures are multiplied with to correlate, for <r, d> and for <d, d>."""
+        """Fourier transforms of the correlation kernels for <r, d> and <d, d>."""
         color, opacity = template[..., :3], template[..., 3:]
         for_shared = np.concatenate([color, -opacity], axis=-1)
         for_power = np.concatenate([(color**2).sum(-1, keepdims=True), -2 * color * opacity, opacity**2], axis=-1)
@@ -109,7 +109,7 @@ class CoarseSearch:
         return fft.rfft2(np.moveaxis(layers, -1, 0), self._room)
 
     def _peaks(self, gain: np.ndarray, shape: tuple[int, int], scale: float) -> list[tuple[float, Pose]]:
-        """The best places at one size, apart from each other."""
+        """Best places at one size, at a distance from each other."""
         y, x = (_centers(room, length) for room, length in zip(self._room, shape, strict=True))
         (height, width), (beyond_x, beyond_y) = self._background.shape[:2], _BEYOND * self._size * scale
         inside_y, inside_x = (y > -beyond_y) & (y < height + beyond_y), (x > -beyond_x) & (x < width + beyond_x)
@@ -130,26 +130,26 @@ class CoarseSearch:
 
 
 def explained(shared: Float[np.ndarray, "*p"], power: Float[np.ndarray, "*p"]) -> Float[np.ndarray, "*p"]:
-    """Max over contrasts g of |r|^2 - |r - g d|^2, of shared = <r, d> and power = <d, d>; may be below 0."""
+    """Maximum over contrasts g of |r|^2 - |r - g d|^2, from shared = <r, d> and power = <d, d>; may be negative."""
     contrast = np.clip(shared / np.maximum(power, _TINY), *CONTRASTS)
     return contrast * (2 * shared - contrast * power)
 
 
 def blurred(pictures: Float32[np.ndarray, "*f h w c"], deviation: float) -> Float32[np.ndarray, "*f h w c"]:
-    """Each picture under a Gaussian of this standard deviation, pixels."""
+    """Pictures blurred by a Gaussian of this standard deviation in pixels."""
     sides = (0,) * (pictures.ndim - 3) + (deviation, deviation, 0)
     return gaussian_filter(pictures, sides, truncate=3)
 
 
 def rgba(drawn: UInt8[np.ndarray, "h w 4"], *, above: int, left: int, shape: tuple[int, int]) -> np.ndarray:
-    """A drawn sprite on a transparent picture of this shape, float32 0..1, colour multiplied by opacity."""
+    """Drawn sprite on a transparent picture of this shape, float32 in 0..1, colour multiplied by opacity."""
     picture = np.zeros((*shape, 4), np.float32)
     picture[above : above + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     return picture / 255
 
 
 def _template(sprite: Sprite, size: Float[np.ndarray, " 2"], blur: float) -> Float32[np.ndarray, "h w 4"]:
-    """The sprite in the middle of a transparent picture that has room for its blur."""
+    """Sprite in the middle of a transparent picture with room for its blur."""
     width, height = (np.ceil(size).astype(int) + 2 * int(np.ceil(3 * blur))).tolist()
     low = (np.array([width, height]) - size) / 2
     patch = sprite.draw((*low.tolist(), *(low + size).tolist()), width, height)
@@ -163,7 +163,7 @@ def _centers(room: int, length: int) -> Float[np.ndarray, " r"]:
 
 
 def _reduced(picture: Float32[np.ndarray, "h w c"], factor: int) -> Float32[np.ndarray, "h w c"]:
-    """Mean of blocks; what is missing of the last ones repeats the border."""
+    """Means of blocks; incomplete blocks are padded by repeating the border."""
     if factor == 1:
         return picture
     height, width = (-(-side // factor) for side in picture.shape[:2])

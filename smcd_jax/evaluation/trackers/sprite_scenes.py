@@ -1,4 +1,4 @@
-"""Owns the way back from records of sprites to the scenes they were drawn from, which the exact detector needs."""
+"""Scenes that records of sprites were drawn from, as the exact detector needs them."""
 
 from __future__ import annotations
 
@@ -13,42 +13,54 @@ from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene
-    from smcd_jax.evaluation.video_store import AskedClip
+    from smcd_jax.evaluation.video_store import EvalClip
 
 NAME = "sprites"  # of the data set
-_NOT_OF_THE_WORLD = ("train_clips", "val_clips", "test_clips")
-_AGREES = 1e-4  # of the picture: another processor may round the last digits of a box otherwise
+_NOT_WORLD_OPTIONS = ("train_clips", "val_clips", "test_clips")
+_TOLERANCE = 1e-4  # of the picture: other processors may round the last digits of a box differently
 
 
 class SpriteScenes:
-    """The scenes of a folder of records that `smcd prepare sprites` has written.
+    """Scenes of records from `smcd prepare sprites`.
 
-    What the world was like stands in the records' plan; that the scenes are the records' own is checked clip by clip.
+    The plan of the records describes the sprite world; each scene is compared with its record.
     """
 
     def __init__(self, records: Path):
-        """Reads which world the records are of.
+        """Reads the description of the sprite world.
+
+        Args:
+            records: Folder of the records.
 
         Raises:
-            SMCDError: they are not of sprites, or of a world that this release cannot draw.
+            SMCDError: The records are not of sprites, or of a world that this release cannot draw.
         """
         from data_pipeline.sprites import SpriteWorld, WorldConfig
 
         manifest = read_manifest(records)
         if manifest["name"] != NAME:
-            raise SMCDError(f"the exact detector knows sprites only, and {records} holds {manifest['name']}")
+            raise SMCDError(
+                f"{records}: the tracker sprites needs records of sprites, got {manifest['name']}",
+                argument="trackers",
+                path=records,
+                value=manifest["name"],
+            )
         options: dict[str, Any] = manifest.get("plan", {}).get("options", {})
         known = {field.name for field in dataclasses.fields(WorldConfig)}
-        world = {name: value for name, value in options.items() if name not in _NOT_OF_THE_WORLD}
+        world = {name: value for name, value in options.items() if name not in _NOT_WORLD_OPTIONS}
         if unknown := sorted(set(world) - known):
-            raise SMCDError(f"{records}: option {unknown[0]!r} is of another sprite world; prepare the records again")
+            raise SMCDError(
+                f"{records}: unknown option {unknown[0]!r} of the sprite world; prepare the records again",
+                path=records,
+                value=unknown[0],
+            )
         self._world = SpriteWorld(WorldConfig(**world))
 
-    def scene(self, clip: AskedClip) -> Scene:
-        """The scene in the clip's window, with all its objects in the record's order.
+    def scene(self, clip: EvalClip) -> Scene:
+        """Scene of the clip's window, with all its objects in the order of the record.
 
         Raises:
-            SMCDError: the record was drawn from another world.
+            SMCDError: The record was drawn from another world.
         """
         from data_pipeline.sprites import parse_clip_id, render_scene
 
@@ -59,11 +71,15 @@ class SpriteScenes:
             raise _another_world(clip)
         drawn = render_scene(scene, frames=range(window.start, window.stop))
         same = np.array_equal(drawn.mask[:, objects], clip.mask)
-        if not (same and np.allclose(drawn.boxes[:, objects], clip.boxes, atol=_AGREES)):
+        if not (same and np.allclose(drawn.boxes[:, objects], clip.boxes, atol=_TOLERANCE)):
             raise _another_world(clip)
         placed = tuple(dataclasses.replace(item, boxes=item.boxes[window]) for item in scene.objects)
         return dataclasses.replace(scene, objects=placed)
 
 
-def _another_world(clip: AskedClip) -> SMCDError:
-    return SMCDError(f"clip {clip.clip_id} was drawn from another sprite world; prepare the records again")
+def _another_world(clip: EvalClip) -> SMCDError:
+    return SMCDError(
+        f"clip {clip.clip_id}: drawn from another sprite world; prepare the records again",
+        argument="data",
+        value=clip.clip_id,
+    )
