@@ -5,5 +5,6 @@ import sys
 
 
 def test_sampling_its_benchmark_and_training_do_not_import_pyav():
-    code = "import sys, smcd_jax.pipeline, smcd_jax.pipeline.benchmark, smcd_jax.training.loop; sys.exit('av' in sys.modules)"
+    modules = "smcd_jax.pipeline, smcd_jax.pipeline.benchmark, smcd_jax.training.loop"
+    code = f"import sys, {modules}; sys.exit('av' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
