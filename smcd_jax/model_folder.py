@@ -268,17 +268,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     if not path.exists():
         return
     if not overwrite:
-        raise SMCDError(
-            f"{path} already exists; choose another --output, or replace it with --overwrite",
-            argument="output",
-            path=path,
-        )
+        hint = "choose another --output, or replace it with --overwrite"
+        raise SMCDError(f"{path} already exists; {hint}", argument="output", path=path)
     if not (path / "model.json").is_file() and any(path.iterdir()):
-        raise SMCDError(
-            f"{path} is not a model folder and is not overwritten; choose another --output",
-            argument="output",
-            path=path,
-        )
+        hint = "choose another --output"
+        raise SMCDError(f"{path} is not a model folder, so it is kept; {hint}", argument="output", path=path)
 
 
 def _check_shapes(component: str, leaves: Mapping[str, Any], expected: Mapping[str, Any], *, path: Path) -> None:

@@ -85,14 +85,14 @@ def _add(group: Any, flag: Flag) -> None:
 
 def _family_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
     """Returns the values of a family's flags; flags of another family are refused."""
+    own = [flag.name for flag in FLAGS.get(family, ())]
     for other, flags in FLAGS.items():
         for flag in flags:
-            shared = any(flag.name == own.name for own in FLAGS[family])
-            if other != family and not shared and getattr(args, flag.name) not in (None, False):
+            if flag.name not in own and getattr(args, flag.name) not in (None, False):
                 raise SMCDError(
                     f"--{flag.name} is an option of model family {other}, not of {family}", argument=flag.name
                 )
-    return {flag.name: getattr(args, flag.name) for flag in FLAGS.get(family, ())}
+    return {name: getattr(args, name) for name in own}
 
 
 def _to_model_folder(args: argparse.Namespace, family: str, progress: Progress) -> None:
@@ -130,8 +130,10 @@ def _untrained(args: argparse.Namespace) -> None:
     from smcd_jax.models.conversion import get_conversion
     from smcd_jax.models.registry import get_family, preset_family, presets
 
-    family = preset_family(args.preset)
-    config = get_conversion(get_family(family)).preset_config(presets()[args.preset], _family_options(args, family))
+    family, config = get_family(preset_family(args.preset)), presets()[args.preset]
+    options = _family_options(args, family.name)
+    if family.conversion:
+        config = get_conversion(family).preset_config(config, options)
     dtype = _dtype(args.dtype) or np.float32
     folder = write_untrained(args.output, config, seed=args.seed, dtype=dtype, overwrite=args.overwrite)
     console.result(f"{args.output}: untrained model {folder.digest[:16]} of preset {args.preset}, seed {args.seed}")
