@@ -119,8 +119,8 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
     objects, image_tokens = optional("in/grounding_context"), optional("in/visual_feat")
     width = lambda array: 0 if array is None else array.shape[-1]  # noqa: E731
     config = UNetConfig(
-        head_width=given["head_dim"],
-        text_width=given["context_dim"],
+        head_dim=given["head_dim"],
+        context_dim=given["context_dim"],
         object_width=width(objects),
         image_width=width(image_tokens),
         gate=gate,
@@ -161,9 +161,9 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
     """Posterior, sample and decoder."""
     arrays, given = golden.arrays(), golden.config
     config = AutoencoderConfig(
-        width=given["ch"],
-        multipliers=tuple(given["ch_mult"]),
-        residual_blocks=given["num_res_blocks"],
+        base_channels=given["ch"],
+        channel_mult=tuple(given["ch_mult"]),
+        num_res_blocks=given["num_res_blocks"],
         latent_channels=given["z_channels"],
         picture_channels=given["in_channels"],
     )

@@ -40,7 +40,7 @@ class MiddleBlock(nn.Module):
 
     def setup(self) -> None:
         """The middle has attention whatever the scales say."""
-        channels = self.config.width * self.config.multipliers[-1]
+        channels = self.config.base_channels * self.config.channel_mult[-1]
         self.attended = UNetBlock(self.config, BlockPlan("residual", channels, attention=True), self.policy)
         self.plain = UNetBlock(self.config, BlockPlan("residual", channels), self.policy)
 
@@ -57,9 +57,9 @@ class UNet3D(nn.Module):
     def setup(self) -> None:
         """Numbered as in the published weights: encoder_i is input_blocks.i, decoder_i is output_blocks.i."""
         config, policy = self.config, self.policy
-        self.time_embedding = TimeEmbedding(config.width, policy)
+        self.time_embedding = TimeEmbedding(config.base_channels, policy)
         if config.fps_embedding:
-            self.fps_embedding = TimeEmbedding(config.width, policy)
+            self.fps_embedding = TimeEmbedding(config.base_channels, policy)
         self.encoder = [make_block(plan, config, policy) for plan in encoder_plan(config)]
         self.middle = MiddleBlock(config, policy)
         self.decoder = [make_block(plan, config, policy) for plan in decoder_plan(config)]
@@ -144,14 +144,14 @@ class UNet3D(nn.Module):
     def dummy_call(self) -> Float[Array, "b f h w d"]:
         """Uses every parameter once."""
         config, zeros = self.config, jnp.zeros
-        side = 2 ** (len(config.multipliers) - 1)
+        side = 2 ** (len(config.channel_mult) - 1)
         control = None
         if config.control:
             sides = [side // factor for factor in skip_downscales(config)]
             plans = zip(encoder_plan(config), sides, strict=True)
             control = tuple(zeros((1, 1, edge, edge, plan.channels)) for plan, edge in plans)
         conditions = self.conditions(
-            zeros((1, 1, config.text_width)),
+            zeros((1, 1, config.context_dim)),
             zeros((1, 1, 1, config.object_width)) if config.uses_objects else None,
             image_tokens=zeros((1, 1, config.image_width)) if config.uses_image_tokens else None,
         )

@@ -17,17 +17,17 @@ PREFIX = "first_stage_model."  # of the autoencoder in the file of a whole laten
 def autoencoder_rows(config: AutoencoderConfig) -> list[Row]:
     """Returns the table of the autoencoder of Stable Diffusion and ModelScope, without `PREFIX`."""
     rows = weighted("encoder.conv_in", "encoder/conv_in", CONV)
-    width, top = config.width, len(config.multipliers) - 1
-    for level, multiplier in enumerate(config.multipliers):
-        for index in range(config.residual_blocks):
-            skip, width = width != config.width * multiplier, config.width * multiplier
+    width, top = config.base_channels, len(config.channel_mult) - 1
+    for level, multiplier in enumerate(config.channel_mult):
+        for index in range(config.num_res_blocks):
+            skip, width = width != config.base_channels * multiplier, config.base_channels * multiplier
             torch, path = f"encoder.down.{level}.block.{index}", f"encoder/down_{level}_residual_{index}"
             rows += under(torch, path, _residual_rows("nin_shortcut" if skip else None))
         if level < top:
             rows += weighted(f"encoder.down.{level}.downsample.conv", f"encoder/down_{level}_downsample", CONV)
-    for level, multiplier in reversed(list(enumerate(config.multipliers))):
-        for index in range(config.residual_blocks + 1):
-            skip, width = width != config.width * multiplier, config.width * multiplier
+    for level, multiplier in reversed(list(enumerate(config.channel_mult))):
+        for index in range(config.num_res_blocks + 1):
+            skip, width = width != config.base_channels * multiplier, config.base_channels * multiplier
             torch, path = f"decoder.up.{level}.block.{index}", f"decoder/up_{level}_residual_{index}"
             rows += under(torch, path, _residual_rows("nin_shortcut" if skip else None))
         if level > 0:
@@ -51,9 +51,9 @@ def autoencoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Aut
     shapes = TensorShapes(tensors, path=path, network="KL autoencoder")
     width, levels = shapes["encoder.conv_in.weight"][0], shapes.count(r"encoder\.down\.(\d+)\.")
     return AutoencoderConfig(
-        width=width,
-        multipliers=tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] // width for level in range(levels)),
-        residual_blocks=shapes.count(r"encoder\.down\.0\.block\.(\d+)\."),
+        base_channels=width,
+        channel_mult=tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] // width for level in range(levels)),
+        num_res_blocks=shapes.count(r"encoder\.down\.0\.block\.(\d+)\."),
         latent_channels=shapes["post_quant_conv.weight"][0],
         picture_channels=shapes["encoder.conv_in.weight"][1],
     )
@@ -61,18 +61,18 @@ def autoencoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Aut
 
 def diffusers_rows(config: AutoencoderConfig) -> list[Row]:
     """Returns the table of diffusers' AutoencoderKL, which numbers the decoder's levels from the lowest resolution."""
-    rows, width, top = [], config.width, len(config.multipliers) - 1
-    for level, multiplier in enumerate(config.multipliers):
-        for part in range(config.residual_blocks):
-            skip, width = width != config.width * multiplier, config.width * multiplier
+    rows, width, top = [], config.base_channels, len(config.channel_mult) - 1
+    for level, multiplier in enumerate(config.channel_mult):
+        for part in range(config.num_res_blocks):
+            skip, width = width != config.base_channels * multiplier, config.base_channels * multiplier
             torch, path = f"encoder.down_blocks.{level}.resnets.{part}", f"encoder/down_{level}_residual_{part}"
             rows += under(torch, path, _residual_rows("conv_shortcut" if skip else None))
         if level < top:
             torch = f"encoder.down_blocks.{level}.downsamplers.0.conv"
             rows += weighted(torch, f"encoder/down_{level}_downsample", CONV)
     for place, level in enumerate(reversed(range(top + 1))):
-        for part in range(config.residual_blocks + 1):
-            channels = config.width * config.multipliers[level]
+        for part in range(config.num_res_blocks + 1):
+            channels = config.base_channels * config.channel_mult[level]
             skip, width = width != channels, channels
             torch, path = f"decoder.up_blocks.{place}.resnets.{part}", f"decoder/up_{level}_residual_{part}"
             rows += under(torch, path, _residual_rows("conv_shortcut" if skip else None))
@@ -105,9 +105,9 @@ def diffusers_config(described: Mapping[str, object]) -> AutoencoderConfig:
     """Returns the config of an AutoencoderKL, from the values of its ``config.json``."""
     widths = list(described["block_out_channels"])
     return AutoencoderConfig(
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        residual_blocks=described["layers_per_block"],
+        base_channels=widths[0],
+        channel_mult=tuple(width // widths[0] for width in widths),
+        num_res_blocks=described["layers_per_block"],
         latent_channels=described["latent_channels"],
         picture_channels=described["in_channels"],
         scaling_factor=described.get("scaling_factor", 0.18215),

@@ -40,7 +40,7 @@ def unet_config(tensors: Tensors, *, path: str | os.PathLike[str], head_width: i
         widths["image_width"] = _gate_width(shapes, "visual_linear" if gate == "double" else "v_linear")
     return UNetConfig(
         latent_channels=latent,
-        text_width=shapes[f"{_MIDDLE}.attn2.to_k.weight"][1],
+        context_dim=shapes[f"{_MIDDLE}.attn2.to_k.weight"][1],
         gate=gate,
         image_latent=inputs == 2 * latent,
         fps_embedding="fps_embedding.0.weight" in shapes,
@@ -59,7 +59,7 @@ def controlnet_config(
     text_widths = [shapes[name][1] for name in tensors if context.fullmatch(name)]
     unet = UNetConfig(
         latent_channels=shapes["input_blocks.0.0.weight"][1],
-        text_width=text_widths[0] if text_widths else 1024,
+        context_dim=text_widths[0] if text_widths else 1024,
         **_encoder_sizes(shapes, _levels(shapes), head_width),
     )
     return ControlNetConfig(unet)
@@ -82,7 +82,7 @@ def image_encoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> I
     return ImageEncoderConfig(
         latent_channels=shapes["conv_in.weight"][1],
         stages=tuple(shapes[f"body.{block}.in_conv.weight"][0] for block in range(0, count, max(per_stage, 1))),
-        residual_blocks=per_stage,
+        num_res_blocks=per_stage,
     )
 
 
@@ -90,11 +90,11 @@ def _encoder_sizes(shapes: TensorShapes, levels: list[dict[str, int]], head_widt
     """Fields of `UNetConfig` that the encoder alone determines."""
     width = shapes["time_embed.0.weight"][1]
     return {
-        "width": width,
-        "multipliers": tuple(level["channels"] // width for level in levels),
-        "residual_blocks": levels[0]["blocks"],
+        "base_channels": width,
+        "channel_mult": tuple(level["channels"] // width for level in levels),
+        "num_res_blocks": levels[0]["blocks"],
         "attention_scales": tuple(0.5**index for index, level in enumerate(levels) if level["attention"]),
-        "head_width": head_width,
+        "head_dim": head_width,
         "stem_heads": shapes["input_blocks.0.1.proj_in.weight"][0] // head_width,
     }
 

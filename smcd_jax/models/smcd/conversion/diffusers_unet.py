@@ -17,12 +17,12 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     rows += weighted("time_embedding.linear_2", "time_embedding/dense_out", LINEAR)
     rows += weighted("conv_in", "encoder_0/conv", CONV)
     rows += under("transformer_in", "encoder_0/temporal", transformer_rows(LINEAR))
-    top = len(config.multipliers) - 1
-    index, width = 1, config.width
-    for level, multiplier in enumerate(config.multipliers):
-        channels, block = config.width * multiplier, f"down_blocks.{level}"
+    top = len(config.channel_mult) - 1
+    index, width = 1, config.base_channels
+    for level, multiplier in enumerate(config.channel_mult):
+        channels, block = config.base_channels * multiplier, f"down_blocks.{level}"
         attended = 0.5**level in config.attention_scales
-        for part in range(config.residual_blocks):
+        for part in range(config.num_res_blocks):
             skip = channels != width
             rows += _block_rows(block, part, f"encoder_{index}", skip=skip, attention=attended)
             index, width = index + 1, channels
@@ -35,7 +35,7 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     rows += under("mid_block.temp_attentions.0", "middle/attended/temporal", transformer_rows(LINEAR))
     rows += under("mid_block.resnets.1", "middle/plain/residual", _residual_rows(skip=False))
     rows += under("mid_block.temp_convs.1", "middle/plain/residual/temporal_conv", temporal_conv_rows())
-    per_level = config.residual_blocks + 1
+    per_level = config.num_res_blocks + 1
     for place, level in enumerate(reversed(range(top + 1))):
         block, attended = f"up_blocks.{place}", 0.5**level in config.attention_scales
         for part in range(per_level):
@@ -69,13 +69,13 @@ def unet_config(described: Mapping[str, object], *, path: str | os.PathLike[str]
     kinds = described["down_block_types"]
     return UNetConfig(
         latent_channels=described["out_channels"],
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        residual_blocks=described["layers_per_block"],
+        base_channels=widths[0],
+        channel_mult=tuple(width // widths[0] for width in widths),
+        num_res_blocks=described["layers_per_block"],
         attention_scales=tuple(0.5**level for level, kind in enumerate(kinds) if kind.startswith("CrossAttn")),
-        head_width=described["attention_head_dim"],
+        head_dim=described["attention_head_dim"],
         stem_heads=8,
-        text_width=described["cross_attention_dim"],
+        context_dim=described["cross_attention_dim"],
         image_latent=described["in_channels"] == 2 * described["out_channels"],
     )
 

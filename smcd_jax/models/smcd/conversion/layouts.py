@@ -83,13 +83,13 @@ class SMCDConversion(FamilyConversion):
         unet = config.unet
         sizes = {
             "unet_in_dim": unet.input_channels,
-            "unet_dim": unet.width,
-            "unet_context_dim": unet.text_width,
+            "unet_dim": unet.base_channels,
+            "unet_context_dim": unet.context_dim,
             "unet_out_dim": unet.latent_channels,
-            "unet_dim_mult": list(unet.multipliers),
+            "unet_dim_mult": list(unet.channel_mult),
             "unet_num_heads": unet.stem_heads,
-            "unet_head_dim": unet.head_width,
-            "unet_res_blocks": unet.residual_blocks,
+            "unet_head_dim": unet.head_dim,
+            "unet_res_blocks": unet.num_res_blocks,
             "unet_attn_scales": list(unet.attention_scales),
             "unet_dropout": unet.dropout,
             "num_timesteps": 1000,
@@ -169,7 +169,7 @@ def _read_smcd(folder: Path, *, head_width: int | None) -> dict[str, Source]:
     if file := _numbered(folder, 2, needed=unet.uses_image_tokens):
         tensors = open_tensors(file)
         if detect.is_controlnet(tensors):
-            config = detect.controlnet_config(tensors, path=file, head_width=unet.head_width)
+            config = detect.controlnet_config(tensors, path=file, head_width=unet.head_dim)
             sources["controlnet"] = Source(file, tensors, config, controlnet_rows(config))
         else:
             config = detect.image_encoder_config(tensors, path=file)

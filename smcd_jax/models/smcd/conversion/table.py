@@ -53,10 +53,10 @@ def controlnet_rows(config: ControlNetConfig) -> list[Row]:
 def image_encoder_rows(config: ImageEncoderConfig) -> list[Row]:
     """Returns the table of the image encoder, ``pytorch_model_2.bin`` where it holds one."""
     rows = []
-    for block in range(len(config.stages) * config.residual_blocks):
+    for block in range(len(config.stages) * config.num_res_blocks):
         parts = weighted("in_conv", "conv_in", CONV)
         parts += weighted("block1", "conv_0", CONV) + weighted("block2", "conv_1", CONV)
-        if block % config.residual_blocks == 0 and block > 0:
+        if block % config.num_res_blocks == 0 and block > 0:
             parts += weighted("down_opt.op", "downsample/conv", CONV)
         rows += under(f"body.{block}", f"block_{block}", parts)
     return rows + weighted("conv_in", "conv_in", CONV)
@@ -69,7 +69,7 @@ def spatial_rows(gate: Gate) -> list[Row]:
 
 def _encoder_rows(config: UNetConfig) -> list[Row]:
     """``input_blocks``, which UNet and ControlNet have."""
-    rows, channels = [], config.width
+    rows, channels = [], config.base_channels
     for index, plan in enumerate(encoder_plan(config)):
         skip = plan.channels != channels
         rows += _block_rows(plan, f"input_blocks.{index}", f"encoder_{index}", gate=config.gate, skip=skip)
