@@ -1,9 +1,9 @@
-"""The model folder: every config, array, tokeniser file and checksum that sampling needs, in one place.
+"""The model folder, which contains every config, array, tokenizer file and checksum that sampling needs.
 
-MODEL/model.json        format version, config of each component, where the weights came from
-MODEL/params/           Orbax, one item per component
-MODEL/tokenizer/        tokeniser files
-MODEL/checksums.json    sha256 of every array, by "component/path/of/leaf"
+MODEL/model.json        format version, family, config of each component, origin of the weights
+MODEL/params/           arrays, one Orbax item per component
+MODEL/tokenizer/        tokenizer files
+MODEL/checksums.json    SHA-256 of every array, by "component/path/of/leaf"
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
 
 FORMAT, VERSION = "smcd-model", 2
-SHIPPED = ("tiny",)  # models that come with the package, by name
+SHIPPED = ("tiny",)  # names of the models in the package
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where the weights came from.
+    """Origin of the weights.
 
     Attributes:
-        kind: "untrained", "converted" or "trained".
-        note: one line for people.
-        license: of the weights.
-        sources: one entry per input file: component, file, sha256.
+        kind: "untrained", "converted", "trained" or "unknown".
+        note: Description, as one line.
+        license: License of the weights.
+        sources: Component, file and SHA-256 of each input file.
     """
 
     kind: str
@@ -53,23 +53,46 @@ class Origin:
 
 
 class ModelFolder:
-    """A model folder opened for reading; arrays are read when asked for, one component at a time."""
+    """A model folder opened for reading.
+
+    Attributes:
+        path: Absolute path of the folder.
+        family: Model family.
+        config: Config of the model.
+        origin: Origin of the weights.
+    """
 
     def __init__(self, path: str | os.PathLike[str]):
+        """Reads the descriptions; arrays are read on request.
+
+        Args:
+            path: Folder, or name of a model in the package.
+
+        Raises:
+            SMCDError: There is no such folder, or a description is missing, damaged or of another version.
+        """
         self.path = resolve_model(path)
-        content = _read_json(self.path / "model.json")
+        where = self.path / "model.json"
+        content = _read_json(where)
         if content.get("format") != FORMAT:
-            raise SMCDError(f"{self.path}: model.json is not of a model folder (format {content.get('format')!r})")
+            raise SMCDError(
+                f"{where}: format must be {FORMAT!r}, got {content.get('format')!r}; give a model folder",
+                argument="format",
+                path=where,
+                value=content.get("format"),
+            )
         if content.get("version") != VERSION:
             raise SMCDError(
-                f"{self.path}: format version {content.get('version')!r}; this release reads version {VERSION}. "
-                "Update smcd_jax"
+                f"{where}: version must be {VERSION}, got {content.get('version')!r}; install the release of smcd_jax "
+                "that wrote the folder, or convert the weights again",
+                argument="version",
+                path=where,
+                value=content.get("version"),
             )
-        where = f"{self.path}/model.json"
         components, sampling = _object(content, "components", where), _object(content, "sampling", where)
         self.family = get_family(str(content.get("family")))
         self.config: Any = from_dict(self.family.config_class, {**components, **sampling}, path=where)
-        # a component that is not named is absent, whatever the defaults say
+        # a component that the file does not name is absent, although the config class has a default for it
         absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
         self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, path=where)
@@ -77,41 +100,61 @@ class ModelFolder:
 
     @property
     def digest(self) -> str:
-        """One hash for all arrays, to name the model by."""
+        """SHA-256 over the checksums of all arrays, which identifies the weights."""
         lines = "\n".join(f"{name} {value}" for name, value in sorted(self._checksums.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
-        """The folder's own tokeniser."""
+        """Returns the tokenizer of the folder."""
         return Tokenizer.from_folder(self.path / "tokenizer")
 
     def leaves(self, component: str, *, verify: bool = True) -> dict[str, np.ndarray]:
-        """A component's arrays by path, as stored.
+        """Returns the arrays of a component by path, as stored.
 
         Args:
-            component: name of the component.
-            verify: compare every array with its checksum.
+            component: Name of the component.
+            verify: Whether every array is compared with its checksum.
 
         Raises:
-            SMCDError: the component is absent; an array is missing, extra, misshapen, or differs from its checksum.
+            SMCDError: The model has no such component, or an array is missing, unexpected, of another shape, or differs
+                from its checksum.
         """
         config = self.config.components().get(component)
         if config is None:
-            raise SMCDError(f"{self.path}: the model has no {component}; it has {', '.join(self.config.components())}")
+            known = ", ".join(self.config.components())
+            raise SMCDError(
+                f"{self.path}: the model has no component {component}; it has {known}",
+                argument="component",
+                path=self.path,
+                value=component,
+            )
         try:
             expected = flatten(abstract_params(config))
-        except Exception as error:  # numbers that fit no network fail in Flax and JAX, in as many ways as there are
+        except Exception as error:  # Flax and JAX raise many types for sizes that fit no network
             reason = " ".join(str(error).split())[:200]
-            where = f"{self.path}/model.json"
-            raise SMCDError(f"{where} describes no possible {component} ({reason}); convert it again") from error
+            where = self.path / "model.json"
+            raise SMCDError(
+                f"{where}: the config of {component} is invalid ({reason}); convert the weights again",
+                argument=component,
+                path=where,
+            ) from error
         leaves = restore_leaves(self.path / "params" / component)
-        _check_shapes(leaves, expected, where=f"{self.path}: {component}")
+        _check_shapes(component, leaves, expected, path=self.path)
         if verify:
             self._verify(component, leaves)
         return leaves
 
     def params(self, component: str, *, dtype: Any = None, verify: bool = True) -> dict[str, Any]:
-        """A component's parameter tree on the default device, cast to ``dtype`` but for scalars: gates stay float32."""
+        """Returns the parameter tree of a component on the default device.
+
+        Args:
+            component: Name of the component.
+            dtype: Dtype of the arrays; None keeps that of the folder. Scalars, which are gates, keep theirs.
+            verify: Whether every array is compared with its checksum.
+
+        Raises:
+            SMCDError: As `leaves`.
+        """
         leaves = self.leaves(component, verify=verify)
         placed = {}
         for path in list(leaves):
@@ -127,12 +170,22 @@ class ModelFolder:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise SMCDError(
                 f"{self.path}: {len(wrong)} arrays differ from checksums.json ({', '.join(wrong[:3])}{more}); the "
-                "folder is damaged, copy or convert it again"
+                "folder is damaged, copy or convert it again",
+                argument="checksums",
+                path=self.path,
+                value=wrong,
             )
 
 
 def resolve_model(path: str | os.PathLike[str]) -> Path:
-    """The folder of a model: a path, or the name of one that comes with the package ("tiny")."""
+    """Returns the folder of a model.
+
+    Args:
+        path: Model folder, or name of a model in the package, such as "tiny".
+
+    Raises:
+        SMCDError: There is no model folder at the path.
+    """
     folder = Path(path)
     if (folder / "model.json").is_file():
         return folder.resolve()
@@ -140,9 +193,13 @@ def resolve_model(path: str | os.PathLike[str]) -> Path:
         return Path(str(resources.files("smcd_jax") / "assets" / "models" / str(path)))
     if not folder.exists():
         raise SMCDError(
-            f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}"
+            f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}",
+            argument="model",
+            path=path,
         )
-    raise SMCDError(f"{path} is not a model folder: it has no model.json. Make one with `smcd convert`")
+    raise SMCDError(
+        f"{path} is not a model folder: it has no model.json; make one with `smcd convert`", argument="model", path=path
+    )
 
 
 def write_model_folder(
@@ -154,18 +211,19 @@ def write_model_folder(
     tokenizer: Tokenizer | None = None,
     overwrite: bool = False,
 ) -> ModelFolder:
-    """Writes a model folder; it appears under its name only when whole.
+    """Writes a model folder and returns it; the folder appears under its name when it is complete.
 
     Args:
-        path: where to; must not exist unless ``overwrite``.
-        config: every component it names must come.
-        components: (name, arrays by path), one at a time, so that a generator need hold only one.
-        origin: where the weights came from. A sequence in it may still grow while components are read.
-        tokenizer: the published one by default.
-        overwrite: replace an existing model folder.
+        path: Folder to write.
+        config: Config of the model.
+        components: Name and arrays by path of each component of the config. They are taken one at a time, so a
+            generator needs memory for one.
+        origin: Origin of the weights.
+        tokenizer: Tokenizer of the model; the published one by default.
+        overwrite: Whether an existing model folder is replaced.
 
     Raises:
-        SMCDError: the path exists, the disk is full, or a component does not fit the config.
+        SMCDError: The path exists, the disk is full, or a component does not fit the config.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -173,13 +231,19 @@ def write_model_folder(
         digests: dict[str, str] = {}
         expected = config.components()
         for name, leaves in components:
-            _check_shapes(leaves, flatten(abstract_params(expected.pop(name))), where=f"{path}: {name}")
-            with ThreadPoolExecutor(1) as pool:  # hashing and writing side by side
+            _check_shapes(name, leaves, flatten(abstract_params(expected.pop(name))), path=path)
+            with ThreadPoolExecutor(1) as pool:  # hashing and writing at the same time
                 hashing = pool.submit(checksums, name, leaves)
                 save_leaves(partial / "params" / name, leaves)
                 digests |= hashing.result()
         if expected:
-            raise SMCDError(f"{path}: no arrays for {', '.join(expected)}")
+            missing = list(expected)
+            raise SMCDError(
+                f"{path}: components {', '.join(missing)} have no arrays",
+                argument="components",
+                path=path,
+                value=missing,
+            )
         (tokenizer or Tokenizer.published()).save(partial / "tokenizer")
         description = to_dict(config)
         parts = {name: description.pop(name) for name in config.components()}
@@ -196,41 +260,59 @@ def write_model_folder(
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuses a target that would lose something: an existing path, unless it is a model folder to overwrite."""
+    """Checks that writing a model folder would destroy nothing else.
+
+    Raises:
+        SMCDError: The path exists, and it is not a model folder or ``overwrite`` is False.
+    """
     if not path.exists():
         return
     if not overwrite:
-        raise SMCDError(f"{path} exists already; give another --output, or --overwrite to replace it")
+        hint = "choose another --output, or replace it with --overwrite"
+        raise SMCDError(f"{path} already exists; {hint}", argument="output", path=path)
     if not (path / "model.json").is_file() and any(path.iterdir()):
-        raise SMCDError(f"{path} is not a model folder, so it is not overwritten; give another --output")
+        hint = "choose another --output"
+        raise SMCDError(f"{path} is not a model folder, so it is kept; {hint}", argument="output", path=path)
 
 
-def _check_shapes(leaves: Mapping[str, Any], expected: Mapping[str, Any], *, where: str) -> None:
+def _check_shapes(component: str, leaves: Mapping[str, Any], expected: Mapping[str, Any], *, path: Path) -> None:
     problems = {
         "missing": sorted(set(expected) - set(leaves)),
-        "extra": sorted(set(leaves) - set(expected)),
+        "unexpected": sorted(set(leaves) - set(expected)),
         "of another shape": sorted(
-            path for path in set(leaves) & set(expected) if tuple(leaves[path].shape) != tuple(expected[path].shape)
+            leaf for leaf in set(leaves) & set(expected) if tuple(leaves[leaf].shape) != tuple(expected[leaf].shape)
         ),
     }
-    found = [f"{len(paths)} arrays {kind} ({', '.join(paths[:12])})" for kind, paths in problems.items() if paths]
-    if found:
-        raise SMCDError(f"{where}: {'; '.join(found)}; the folder does not fit its model.json")
+    problems = {kind: paths for kind, paths in problems.items() if paths}
+    if problems:
+        lists = [f"{len(paths)} arrays {kind} ({', '.join(paths[:12])})" for kind, paths in problems.items()]
+        raise SMCDError(
+            f"{path}: {component}: {'; '.join(lists)}; the arrays do not fit the config",
+            argument=component,
+            path=path,
+            value=problems,
+        )
 
 
 @contextlib.contextmanager
 def _partial_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` that is removed unless it was renamed; a full disk becomes one line."""
+    """Yields a temporary folder beside ``path``, which is removed at the end unless it has been renamed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     except OSError as error:
-        raise SMCDError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+        raise SMCDError(
+            f"cannot write {path}: {error.strerror}; choose another --output", argument="output", path=path
+        ) from error
     try:
         partial.chmod(0o755)
         yield partial
     except OSError as error:
-        raise SMCDError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+        raise SMCDError(
+            f"cannot write {path}: {error.strerror or error}; the partial folder has been removed",
+            argument="output",
+            path=path,
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -239,16 +321,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise SMCDError(f"{path} is missing; the model folder is incomplete, copy or convert it again") from error
+        raise SMCDError(
+            f"{path} is missing; the model folder is incomplete, copy or convert it again", path=path
+        ) from error
     except (OSError, ValueError) as error:
-        raise SMCDError(f"{path} cannot be read ({error}); copy or convert the model folder again") from error
+        raise SMCDError(
+            f"{path} cannot be read ({error}); copy or convert the model folder again", path=path
+        ) from error
     if not isinstance(content, dict):
-        raise SMCDError(f"{path} does not hold an object; copy or convert the model folder again")
+        raise SMCDError(f"{path} must contain an object; copy or convert the model folder again", path=path)
     return content
 
 
-def _object(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+def _object(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     value = content.get(key, {})
     if not isinstance(value, dict):
-        raise SMCDError(f"{where}: {key} must be an object, not {value!r}; copy or convert the model folder again")
+        raise SMCDError(
+            f"{path}: {key} must be an object, got {value!r}; copy or convert the model folder again",
+            argument=key,
+            path=path,
+            value=value,
+        )
     return value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.conversion_flags import EPILOGS, FLAGS, PRESETS, Flag, selected_families
 
 if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
@@ -17,78 +18,53 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_EPILOG = """\
-examples:
-  smcd convert --modelscope modelscope-damo-text-to-video --smcd smcd-weights --output models/smcd
-  smcd convert --modelscope text-to-video-ms-1.7b --smcd smcd-weights --output models/smcd
-  smcd convert --to_torch models/smcd --output smcd-torch
-  smcd convert --preset tiny --output models/untrained
-
-A ModelScope folder holds configuration.json, text2video_pytorch_model.pth, VQGAN_autoencoder.pth and
-open_clip_pytorch_model.bin; one in diffusers' layout holds unet/, vae/ and text_encoder/. An SMCD folder holds
-pytorch_model.bin (UNet), pytorch_model_1.bin (position net) and pytorch_model_2.bin (image encoder or ControlNet).
-Any of these files may be .safetensors instead. With an SMCD folder the base UNet is not read: SMCD's replaces it."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd convert`."""
-    parser.epilog = _EPILOG
-    source = parser.add_argument_group("what to convert")
-    source.add_argument(
-        "--modelscope", type=Path, metavar="DIR", help="base model, in ModelScope's or diffusers' layout"
+    """Adds the options of `smcd convert`."""
+    parser.epilog = "\n\n".join(EPILOGS.values())
+    flags = {flag.name: flag for family in FLAGS.values() for flag in family}.values()  # families may share a name
+    source = parser.add_argument_group("source")
+    for flag in flags:
+        if flag.source:
+            _add(source, flag)
+    source.add_argument("--to_torch", metavar="MODEL", help="model folder to convert back to PyTorch files")
+    source.add_argument("--preset", choices=PRESETS, help="write an untrained model of this size")
+    options = parser.add_argument_group("options")
+    options.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    options.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    options.add_argument("--dtype", choices=DTYPES, help="dtype of the arrays written (default: that of the files)")
+    for flag in flags:
+        if not flag.source:
+            _add(options, flag)
+    options.add_argument(
+        "--format", choices=("bin", "safetensors"), default="bin", help="format of PyTorch files (default: bin)"
     )
-    source.add_argument("--smcd", type=Path, metavar="DIR", help="SMCD's own networks")
-    source.add_argument("--to_torch", metavar="MODEL", help="the other way: this model folder to PyTorch files")
-    source.add_argument("--preset", choices=("tiny", "smcd"), help="no weights: random ones, of this size")
-    how = parser.add_argument_group("how")
-    how.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write")
-    how.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    how.add_argument("--dtype", choices=DTYPES, help="of the arrays written (default: as in the files)")
-    how.add_argument("--with_vision", action="store_true", help="also OpenCLIP's vision tower, which evaluation uses")
-    how.add_argument(
-        "--head_width", type=int, metavar="N", help="of a UNet whose configuration.json is missing (default: 64)"
-    )
-    how.add_argument("--format", choices=("bin", "safetensors"), default="bin", help="of PyTorch files (default: bin)")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random weights (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was written."""
     from smcd_jax.runtime.progress import Bars, Lines
 
-    modes = {
-        "--modelscope or --smcd": args.modelscope or args.smcd,
-        "--to_torch": args.to_torch,
-        "--preset": args.preset,
-    }
-    given = [name for name, value in modes.items() if value]
-    if len(given) != 1:
-        raise SMCDError(f"give one of {', '.join(modes)}" + (f", not {' and '.join(given)}" if given else ""))
+    sources = " or ".join(f"--{flag.name}" for family in FLAGS.values() for flag in family if flag.source)
+    families = selected_families(vars(args))
+    modes = {sources: families, "--to_torch": args.to_torch, "--preset": args.preset}
+    selected = [name for name, value in modes.items() if value]
+    if len(selected) != 1:
+        found = f", got {' and '.join(selected)}" if selected else ""
+        raise SMCDError(f"exactly one of {', '.join(modes)} must be set{found}", argument="source", value=selected)
     progress = Bars() if sys.stderr.isatty() else Lines(console.progress_line)
     if args.to_torch:
         return _to_torch(args, progress)
-    return _untrained(args) if args.preset else _to_model_folder(args, progress)
+    if args.preset:
+        return _untrained(args)
+    if len(families) > 1:
+        raise SMCDError(f"the sources must be of one model family, got {' and '.join(families)}", value=families)
+    return _to_model_folder(args, families[0], progress)
 
 
-def _to_model_folder(args: argparse.Namespace, progress: Progress) -> None:
-    from smcd_jax.conversion.to_model_folder import convert_to_model_folder
-
-    folder, components = convert_to_model_folder(
-        args.output,
-        modelscope=args.modelscope,
-        smcd=args.smcd,
-        dtype=_dtype(args.dtype),
-        with_vision=args.with_vision,
-        head_width=args.head_width,
-        overwrite=args.overwrite,
-        progress=progress,
-    )
-    console.result(table(components))
-    console.result(f"{args.output}: model {folder.digest[:16]}, license: {folder.origin.license}")
-
-
-def table(components: list[ConvertedComponent]) -> str:
-    """The closing table: every tensor of every component is accounted for, or the conversion would have stopped."""
+def table(components: Sequence[ConvertedComponent]) -> str:
+    """Returns the closing table, in which every tensor of every file is accounted for."""
     lines = [
         f"{'component':<16}{'tensors':>8}{'bytes':>16}{'unmapped':>10}{'missing':>9}{'left out':>10}  sha256 of file"
     ]
@@ -97,6 +73,44 @@ def table(components: list[ConvertedComponent]) -> str:
         lines.append(f"{part.name:<16}{counts}  {part.sha256[:16]} {part.file}")
     total = f"{sum(part.tensors for part in components):>8}{sum(part.bytes for part in components):>16,}"
     return "\n".join([*lines, f"{'total':<16}{total}"])
+
+
+def _add(group: Any, flag: Flag) -> None:
+    if flag.kind == "switch":
+        group.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
+    else:
+        value_type = {"path": Path, "int": int}[flag.kind]
+        group.add_argument(f"--{flag.name}", type=value_type, metavar=flag.metavar, help=flag.help)
+
+
+def _family_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
+    """Returns the values of a family's flags; flags of another family are refused."""
+    own = [flag.name for flag in FLAGS.get(family, ())]
+    for other, flags in FLAGS.items():
+        for flag in flags:
+            if flag.name not in own and getattr(args, flag.name) not in (None, False):
+                raise SMCDError(
+                    f"--{flag.name} is an option of model family {other}, not of {family}", argument=flag.name
+                )
+    return {name: getattr(args, name) for name in own}
+
+
+def _to_model_folder(args: argparse.Namespace, family: str, progress: Progress) -> None:
+    from smcd_jax.conversion.to_model_folder import convert_to_model_folder
+
+    conversion = convert_to_model_folder(
+        args.output,
+        family,
+        _family_options(args, family),
+        dtype=_dtype(args.dtype),
+        overwrite=args.overwrite,
+        progress=progress,
+    )
+    console.result(table(conversion.components))
+    for note in conversion.notes:
+        console.result(note)
+    folder = conversion.folder
+    console.result(f"{args.output}: model {folder.digest[:16]}, license: {folder.origin.license}")
 
 
 def _to_torch(args: argparse.Namespace, progress: Progress) -> None:
@@ -113,19 +127,19 @@ def _untrained(args: argparse.Namespace) -> None:
     import numpy as np
 
     from smcd_jax.conversion.untrained import write_untrained
-    from smcd_jax.models.smcd.config import PRESETS
+    from smcd_jax.models.conversion import get_conversion
+    from smcd_jax.models.registry import get_family, preset_family, presets
 
-    config = PRESETS[args.preset]
-    if args.with_vision:
-        from smcd_jax.nn.config import VisionEncoderConfig
-
-        config = dataclasses.replace(config, vision_encoder=VisionEncoderConfig())
+    family, config = get_family(preset_family(args.preset)), presets()[args.preset]
+    options = _family_options(args, family.name)
+    if family.conversion:
+        config = get_conversion(family).preset_config(config, options)
     dtype = _dtype(args.dtype) or np.float32
     folder = write_untrained(args.output, config, seed=args.seed, dtype=dtype, overwrite=args.overwrite)
     console.result(f"{args.output}: untrained model {folder.digest[:16]} of preset {args.preset}, seed {args.seed}")
 
 
-def _dtype(name: str | None):
+def _dtype(name: str | None) -> Any:
     import ml_dtypes
     import numpy as np
 

@@ -1,1 +1,1 @@
-"""Conversion between PyTorch weights and model folders: one table per component, one strict engine."""
+"""Conversion between PyTorch weights and model folders, for any model family."""

@@ -1,7 +1,8 @@
-"""Names of DINO's vision transformers in the weights their authors published."""
+"""Names of DINO's vision transformers in the published weights."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -10,7 +11,7 @@ from smcd_jax.nn.config import DINOConfig
 from smcd_jax.weights.conversion_engine import Shaped
 from smcd_jax.weights.conversion_table import CONV, LINEAR, Row, array, norm, under, weighted
 
-HEAD_WIDTH = 64  # of every published DINO transformer; shapes do not tell
+HEAD_WIDTH = 64  # channels per attention head of every published DINO transformer, which shapes do not show
 
 _BLOCK = (
     norm("norm1", "norm_attention")
@@ -23,7 +24,7 @@ _BLOCK = (
 
 
 def dino_rows(config: DINOConfig) -> list[Row]:
-    """``dino_deitsmall16_pretrain.pth`` and ``dino_vitbase16_pretrain.pth``: the backbone, without projection head."""
+    """Returns the table of the backbone, such as ``dino_deitsmall16_pretrain.pth``."""
     rows = array("cls_token", "class_token") + array("pos_embed", "position_embedding")
     rows += weighted("patch_embed.proj", "patch_embedding", CONV) + norm("norm", "norm_out")
     for layer in range(config.layers):
@@ -31,17 +32,19 @@ def dino_rows(config: DINOConfig) -> list[Row]:
     return rows
 
 
-def dino_config(tensors: Mapping[str, Shaped], *, where: str) -> DINOConfig:
-    """The config of a DINO backbone, off its names and shapes.
+def dino_config(tensors: Mapping[str, Shaped], *, path: str | os.PathLike[str]) -> DINOConfig:
+    """Returns the config of a DINO backbone, from the shapes of its tensors.
 
     Raises:
-        SMCDError: a tensor that every such backbone has is missing; ``where`` says in which file.
+        SMCDError: The tensors are of another network; ``path`` is their file.
     """
     needed = ("patch_embed.proj.weight", "pos_embed")
     if absent := [name for name in needed if name not in tensors]:
         raise SMCDError(
-            f"{where} holds no DINO transformer: {absent[0]} is missing. Give the backbone's own file, not a whole "
-            "training checkpoint"
+            f"{path} contains no DINO transformer: {absent[0]} is missing; give the file of the backbone, not a "
+            "training checkpoint",
+            path=path,
+            value=absent[0],
         )
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     side = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)

@@ -1,4 +1,4 @@
-"""Names of the I3D network in the PyTorch port that the Frechet video distance is often measured with."""
+"""Names of I3D in the PyTorch port with which the Frechet video distance is often measured."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from smcd_jax.weights.conversion_table import CONV_3D, Row, array, norm, under, 
 
 Tensor = TypeVar("Tensor")
 
-_COUNTER = ".num_batches_tracked"  # how many batches PyTorch's BatchNorm saw in training; nothing reads it afterwards
+_COUNTER = (
+    ".num_batches_tracked"  # number of training batches that PyTorch's BatchNorm has seen; inference does not use it
+)
 
-# Inception block: the port's branches and ours
+# Branches of an inception block: name in the port and in Flax
 _BRANCHES = {"b0": "point", "b1a": "narrow_0", "b1b": "wide_0", "b2a": "narrow_1", "b2b": "wide_1", "b3b": "pooled"}
 _STEM = {"Conv3d_1a_7x7": "stem_in", "Conv3d_2b_1x1": "stem_narrow", "Conv3d_2c_3x3": "stem_wide"}
 
 
 def i3d_rows(config: I3DConfig) -> list[Row]:
-    """``i3d_pretrained_400.pt``, once `without_counters` has taken BatchNorm's counters out."""
+    """Returns the table of ``i3d_pretrained_400.pt`` after `without_counters`."""
     rows = [row for torch, path in _STEM.items() for row in under(torch, path, _unit_rows())]
     for stage, blocks in enumerate(config.stages):
         for block in range(len(blocks)):
@@ -30,7 +32,7 @@ def i3d_rows(config: I3DConfig) -> list[Row]:
 
 
 def without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without BatchNorm's counts of training batches, which no network of ours has a place for."""
+    """Returns the tensors without BatchNorm's counts of training batches."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
 

@@ -1,28 +1,36 @@
-"""PyTorch weights to a model folder: checked, cast once, streamed tensor by tensor."""
+"""Conversion of published PyTorch weights to a model folder: checked first, then written component by component."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from smcd_jax.conversion.layouts import Source, find_sources, model_config
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
+from smcd_jax.models.conversion import Source, get_conversion
+from smcd_jax.models.registry import get_family
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.tensor_files import file_sha256, values
 
-LICENSE = "that of the source weights (ModelScope text-to-video: CC BY-NC 4.0)"
-
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedComponent:
-    """One line of the closing table."""
+    """A converted component.
+
+    Attributes:
+        name: Name of the component.
+        file: Name of the PyTorch file.
+        tensors: Number of arrays written.
+        bytes: Size of the arrays written.
+        left_out: Number of tensors of the file that are deliberately not converted.
+        sha256: SHA-256 of the PyTorch file.
+    """
 
     name: str
     file: str
@@ -32,70 +40,79 @@ class ConvertedComponent:
     sha256: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A finished conversion.
+
+    Attributes:
+        folder: Model folder that was written.
+        components: Components in the order of the config.
+        notes: Observations for the user, one line each.
+    """
+
+    folder: ModelFolder
+    components: list[ConvertedComponent]
+    notes: tuple[str, ...]
+
+
 def convert_to_model_folder(
     output: str | os.PathLike[str],
+    family: str,
+    options: Mapping[str, Any],
     *,
-    modelscope: Path | None = None,
-    smcd: Path | None = None,
     dtype: Any = None,
-    with_vision: bool = False,
-    head_width: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> tuple[ModelFolder, list[ConvertedComponent]]:
-    """Converts published weights.
-
-    Every component's names and shapes are checked before the first array is written.
+) -> Conversion:
+    """Converts published weights; all names and shapes are checked before the first array is written.
 
     Args:
-        output: the model folder to write.
-        modelscope: folder of the base model, in its own layout or in diffusers'.
-        smcd: folder of SMCD's networks; without it the base model alone is converted.
-        dtype: of the arrays written; None keeps the files'. Gates stay float32.
-        with_vision: also the vision tower.
-        head_width: see `find_sources`.
-        overwrite: replace an existing model folder.
-        progress: shows bars.
+        output: Model folder to write.
+        family: Name of the model family.
+        options: Values of the family's flags in `smcd_jax.models.conversion_flags`, by name.
+        dtype: Dtype of the arrays written; None keeps that of the files. Gates stay float32.
+        overwrite: Whether an existing model folder is replaced.
+        progress: Progress reporting.
 
     Raises:
-        SMCDError: a file is missing, damaged, unsafe or of another variant; or the output exists.
+        SMCDError: A file is missing, damaged, unsafe or of another variant, or the output exists.
     """
     progress = progress or Progress()
     check_target(Path(output), overwrite=overwrite)
-    sources = find_sources(modelscope, smcd, with_vision=with_vision, head_width=head_width)
-    config = model_config(sources, [folder for folder in (smcd, modelscope) if folder is not None])
-    for name, source in sources.items():
-        where = f"{name} in {source.file}"
-        match(source.rows, source.tensors, flatten(abstract_params(source.config)), where=where)
+    published = get_conversion(get_family(family)).read(options)
+    for name, source in published.sources.items():
+        leaves = flatten(abstract_params(source.config))
+        match(source.rows, source.tensors, leaves, where=f"{name} in {source.file}", path=source.file)
 
+    files = list(dict.fromkeys(source.file for source in published.sources.values()))
     hashes: dict[Path, str] = {}
-    with progress.stage("hash inputs", len({source.file for source in sources.values()}), "file") as advance:
-        for file in dict.fromkeys(source.file for source in sources.values()):
+    with progress.stage("hash inputs", len(files), "file") as advance:
+        for file in files:
             hashes[file] = file_sha256(file)
             advance()
-    summary: list[ConvertedComponent] = []
     origin = Origin(
         "converted",
-        license=LICENSE,
+        license=published.license,
         sources=tuple(
             {"component": name, "file": source.file.name, "sha256": hashes[source.file]}
-            for name, source in sources.items()
+            for name, source in published.sources.items()
         ),
     )
-    with progress.stage("convert", len(sources), "component") as advance:
+    converted: list[ConvertedComponent] = []
+    with progress.stage("convert", len(published.sources), "component") as advance:
 
         def components() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-            for name in config.components():
-                source = sources[name]
+            for name in published.config.components():
+                source = published.sources[name]
                 leaves = to_flax(source.rows, dict(values(source.tensors, dtype)))
                 yield name, leaves
-                summary.append(_summarised(name, source, leaves, hashes[source.file]))
+                converted.append(_summary(name, source, leaves, hashes[source.file]))
                 advance()
 
-        folder = write_model_folder(output, config, components(), origin=origin, overwrite=overwrite)
-    return folder, summary
+        folder = write_model_folder(output, published.config, components(), origin=origin, overwrite=overwrite)
+    return Conversion(folder, converted, published.notes)
 
 
-def _summarised(name: str, source: Source, leaves: dict[str, np.ndarray], sha256: str) -> ConvertedComponent:
+def _summary(name: str, source: Source, leaves: Mapping[str, np.ndarray], sha256: str) -> ConvertedComponent:
     size = sum(leaf.nbytes for leaf in leaves.values())
     return ConvertedComponent(name, source.file.name, len(leaves), size, source.left_out, sha256)

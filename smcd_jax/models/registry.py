@@ -21,12 +21,15 @@ class Family:
         config_class: Frozen dataclass of a model's config.
         presets: Configs by name.
         make: ``(config, policy) -> VideoModel``.
+        conversion: Module whose ``CONVERSION`` is the `FamilyConversion`; empty if there is no published layout. It is
+            imported by the first conversion.
     """
 
     name: str
     config_class: type
     presets: Mapping[str, Any]
     make: Callable[[Any, ComputePolicy], VideoModel]
+    conversion: str = ""
 
 
 # Families of this package are imported when first used; others call `register_family`.

@@ -1,7 +1,8 @@
-"""The strict engine: applies a table in either direction and refuses anything that does not fit exactly."""
+"""Applies conversion tables in both directions; anything that does not fit exactly is an error."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,22 +14,31 @@ from smcd_jax.weights.conversion_table import Row
 
 
 class Shaped(Protocol):
-    """Anything with a shape: an array, a lazily loaded tensor, a `jax.ShapeDtypeStruct`."""
+    """An object with a shape: an array, a `LazyTensor`, a `jax.ShapeDtypeStruct`."""
 
     shape: tuple[int, ...]
 
 
-def match(rows: Sequence[Row], tensors: Mapping[str, Shaped], leaves: Mapping[str, Shaped], *, where: str) -> None:
+def match(
+    rows: Sequence[Row],
+    tensors: Mapping[str, Shaped],
+    leaves: Mapping[str, Shaped],
+    *,
+    where: str,
+    path: str | os.PathLike[str] | None = None,
+) -> None:
     """Checks that tensors, table and leaves fit one to one, by name and by shape.
 
     Args:
-        rows: the component's table.
+        rows: Conversion table of the component.
         tensors: PyTorch tensors by name.
-        leaves: our arrays (or their shapes) by path.
-        where: component and file, for the message.
+        leaves: Flax arrays, or their shapes, by path.
+        where: Component and file, for the error message.
+        path: File of the tensors.
 
     Raises:
-        SMCDError: listing every unmapped name, missing name, unset leaf, double set and wrong shape.
+        SMCDError: Something does not fit. The message lists unmapped and missing names, unset and unknown paths, paths
+            set twice and wrong shapes; `value` has these lists by kind.
     """
     by_name = {row.torch: row for row in rows}
     paths = Counter(row.path for row in rows)
@@ -46,18 +56,21 @@ def match(rows: Sequence[Row], tensors: Mapping[str, Shaped], leaves: Mapping[st
             and tuple(tensors[row.torch].shape) != row.layout.torch_shape(leaves[row.path].shape)
         ],
     }
-    found = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in problems.items() if names]
-    if found:
-        raise SMCDError(f"{where}: {'; '.join(found)}. These weights are of another variant, or the file is damaged")
+    problems = {kind: names for kind, names in problems.items() if names}
+    if problems:
+        lists = "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in problems.items())
+        raise SMCDError(
+            f"{where}: {lists}; the weights are of another variant, or the file is damaged", path=path, value=problems
+        )
 
 
 def to_flax(rows: Sequence[Row], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our arrays by path, as views of the PyTorch arrays (`match` first)."""
+    """Returns Flax arrays by path, as views of the PyTorch arrays, which `match` has checked."""
     return {row.path: row.layout.to_flax(tensors[row.torch]) for row in rows}
 
 
 def to_torch(rows: Sequence[Row], leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """PyTorch arrays by name, as views of ours."""
+    """Returns PyTorch arrays by name, as views of the Flax arrays."""
     return {row.torch: row.layout.to_torch(np.asarray(leaves[row.path])) for row in rows}
 
 

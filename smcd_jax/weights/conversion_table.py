@@ -1,4 +1,4 @@
-"""Rows of the conversion tables: a PyTorch name, our path, and how the array is laid out; read in both directions."""
+"""Rows of conversion tables: the PyTorch name of an array, its path in Flax, and its layout; read both ways."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a PyTorch array becomes ours: trailing axes of length 1 go, then axes are permuted. Views only, no copies."""
+    """How a PyTorch array becomes a Flax array: trailing axes of length 1 are removed, then axes are permuted.
+
+    Attributes:
+        permutation: Axes of the PyTorch array in the order of Flax; None for the same order.
+        trailing_ones: Number of trailing axes of length 1.
+    """
 
     permutation: tuple[int, ...] | None = None
     trailing_ones: int = 0
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
-        """Our view of a PyTorch array; ValueError where the trailing axes are not of length 1."""
+        """Returns the Flax view of a PyTorch array.
+
+        Raises:
+            ValueError: The trailing axes are not of length 1.
+        """
         if self.trailing_ones:
             array = array.squeeze(tuple(range(array.ndim - self.trailing_ones, array.ndim)))
         return array if self.permutation is None else array.transpose(self.permutation)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """The inverse of `to_flax`."""
+        """Returns the PyTorch view of a Flax array."""
         if self.permutation is not None:
             array = array.transpose(np.argsort(self.permutation))
         return array.reshape(array.shape + (1,) * self.trailing_ones)
 
     def torch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The PyTorch shape of an array of ours."""
+        """Returns the PyTorch shape of a Flax array."""
         return self.to_torch(np.broadcast_to(np.zeros(()), shape)).shape
 
 
@@ -43,7 +52,7 @@ TEMPORAL = Layout((2, 3, 1, 0), trailing_ones=1)  # Conv3d [out, in, 3, 1, 1] ->
 
 
 class Row(NamedTuple):
-    """One array: its PyTorch name, its path in our tree ("encoder_0/conv/kernel") and its layout."""
+    """An array: its PyTorch name, its path in Flax, such as "encoder_0/conv/kernel", and its layout."""
 
     torch: str
     path: str
@@ -54,21 +63,21 @@ Rows = Iterable[Row]
 
 
 def array(torch: str, path: str, layout: Layout = KEEP) -> list[Row]:
-    """A parameter of its own."""
+    """Returns the row of a single parameter."""
     return [Row(torch, path, layout)]
 
 
 def weighted(torch: str, path: str, layout: Layout, *, bias: bool = True) -> list[Row]:
-    """A linear or convolutional layer: weight and, unless told otherwise, bias."""
+    """Returns the rows of a linear or convolutional layer: weight and, unless ``bias`` is False, bias."""
     rows = [Row(f"{torch}.weight", f"{path}/kernel", layout)]
     return rows + [Row(f"{torch}.bias", f"{path}/bias", KEEP)] * bias
 
 
 def norm(torch: str, path: str) -> list[Row]:
-    """A GroupNorm or LayerNorm."""
+    """Returns the rows of a GroupNorm or LayerNorm."""
     return [Row(f"{torch}.weight", f"{path}/scale", KEEP), Row(f"{torch}.bias", f"{path}/bias", KEEP)]
 
 
 def under(torch: str, path: str, rows: Rows) -> list[Row]:
-    """The same rows with a prefix on both sides."""
+    """Returns rows with prefixes before the PyTorch names and the paths."""
     return [Row(f"{torch}.{row.torch}", f"{path}/{row.path}", row.layout) for row in rows]

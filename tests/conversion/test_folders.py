@@ -1,4 +1,4 @@
-"""Whole conversions at tiny size: there and back bit for bit, diffusers' layout, and files that must be refused."""
+"""SMCD's conversions at tiny size: round trips bit for bit, diffusers' layout, and files that are refused."""
 
 import dataclasses
 import json
@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.conversion import diffusers_table
 from smcd_jax.conversion.to_model_folder import convert_to_model_folder
 from smcd_jax.conversion.to_torch import convert_to_torch
-from smcd_jax.conversion.unet_table import unet_rows
-from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.smcd.config import PRESETS, ControlNetConfig
+from smcd_jax.models.smcd.conversion import diffusers_unet
+from smcd_jax.models.smcd.conversion.table import unet_rows
+from smcd_jax.models.tables import autoencoder_kl
 from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig
 from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.tensor_files import open_tensors
+from tests.errors import refused
 
 torch = pytest.importorskip("torch")
 
@@ -41,8 +42,9 @@ def damaged(published, tmp_path):
     return folder
 
 
-def convert(folder, output, **how):
-    return convert_to_model_folder(output, smcd=folder, modelscope=folder, **how)
+def convert(folder, output, *, head_width=None, **kwargs):
+    options = {"smcd": folder, "modelscope": folder, "head_width": head_width}
+    return convert_to_model_folder(output, "smcd", options, **kwargs)
 
 
 def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, tmp_path):
@@ -71,22 +73,23 @@ def test_float32_values_survive_bit_for_bit(tmp_path):
 
 
 def test_converted_folder_has_the_arrays_of_the_one_it_came_from(published, tmp_path):
-    folder, summary = convert(published, tmp_path / "model")
+    conversion = convert(published, tmp_path / "model")
+    folder = conversion.folder
     assert folder.digest == ModelFolder("tiny").digest
     assert folder.config == ModelFolder("tiny").config
     assert folder.origin.kind == "converted"
-    assert {part.name for part in summary} == set(folder.config.components())
+    assert {part.name for part in conversion.components} == set(folder.config.components())
     assert all(len(source["sha256"]) == 64 for source in folder.origin.sources)
 
 
 def test_safetensors_give_the_same_model(published, tmp_path):
     convert_to_torch("tiny", tmp_path / "safe", format="safetensors")
-    folder, _ = convert(tmp_path / "safe", tmp_path / "model")
+    folder = convert(tmp_path / "safe", tmp_path / "model").folder
     assert folder.digest == ModelFolder("tiny").digest
 
 
 def test_cast_once_gates_stay_float32(published, tmp_path):
-    folder, _ = convert(published, tmp_path / "model", dtype=np.float16)
+    folder = convert(published, tmp_path / "model", dtype=np.float16).folder
     leaves = folder.leaves("unet")
     assert {leaf.dtype.name for leaf in leaves.values() if leaf.ndim} == {"float16"}
     assert {leaf.dtype.name for leaf in leaves.values() if not leaf.ndim} == {"float32"}
@@ -112,7 +115,7 @@ def test_second_file_may_hold_a_controlnet(tmp_path):
     made = write_model_folder(tmp_path / "made", config, blank.items(), origin=Origin("untrained"))
     convert_to_torch(tmp_path / "made", tmp_path / "torch")
     (tmp_path / "torch" / "configuration.json").unlink()
-    folder, _ = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_dim)
+    folder = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_dim).folder
     assert folder.config.image_encoder is None
     assert folder.config.unet == unet
     assert folder.leaves("controlnet").keys() == made.leaves("controlnet").keys()
@@ -130,7 +133,7 @@ def test_pickle_that_would_run_code_is_refused_and_does_not_run(damaged, tmp_pat
     marker = tmp_path / "ran"
     for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         save({"weight": RunsCode(marker)}, damaged / "pytorch_model.bin")
-        with pytest.raises(SMCDError, match=r"pytorch_model\.bin"):
+        with refused(path=damaged / "pytorch_model.bin"):
             convert(damaged, tmp_path / "model")
         assert not marker.exists()
         assert not (tmp_path / "model").exists()
@@ -152,45 +155,63 @@ def other_variant(path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    "damage",
     [
-        (truncate, "truncated"),
-        (lambda path: path.write_bytes(b""), "empty"),
-        (lambda path: path.write_bytes(b"not a model at all"), "not a PyTorch file|refused"),
-        (lambda path: path.unlink(), "pytorch_model.bin"),
-        (drop_tensor, "missing.*out.2.bias"),
-        (other_variant, "another variant"),
-        (lambda path: torch.save([1, 2], path), "holds list"),
-        (lambda path: torch.save({"step": 3}, path), "no tensors"),
+        truncate,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a model at all"),
+        lambda path: torch.save([1, 2], path),
+        lambda path: torch.save({"step": 3}, path),
     ],
+    ids=["truncated", "empty", "text", "list", "no tensors"],
 )
-def test_bad_file_is_one_line_and_leaves_nothing(damaged, tmp_path, damage, message):
+def test_a_file_that_is_no_file_of_weights_is_refused_and_leaves_nothing(damaged, tmp_path, damage):
     damage(damaged / "pytorch_model.bin")
-    with pytest.raises(SMCDError, match=message) as error:
+    with refused(path=damaged / "pytorch_model.bin"):
         convert(damaged, tmp_path / "model")
-    assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-def test_existing_output_is_kept_unless_asked(published, tmp_path):
+def test_a_missing_file_is_refused_by_its_stem(damaged, tmp_path):
+    (damaged / "pytorch_model_2.bin").unlink()
+    with refused(path=damaged, value="pytorch_model_2"):
+        convert(damaged, tmp_path / "model")
+
+
+@pytest.mark.parametrize(("damage", "missing"), [(drop_tensor, "out.2.bias"), (other_variant, "cross_norm1")])
+def test_weights_of_another_variant_are_refused_with_a_list_and_leave_nothing(damaged, tmp_path, damage, missing):
+    damage(damaged / "pytorch_model.bin")
+    with refused(path=damaged / "pytorch_model.bin") as record:
+        convert(damaged, tmp_path / "model")
+    assert record.value.value.keys() == {"missing"}
+    assert all(missing in name for name in record.value.value["missing"])
+    assert missing in str(record.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_existing_output_is_kept_without_overwrite(published, tmp_path):
     convert(published, tmp_path / "model")
-    with pytest.raises(SMCDError, match="exists already"):
+    with refused("output", path=tmp_path / "model"):
         convert(published, tmp_path / "model")
     convert(published, tmp_path / "model", overwrite=True)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").touch()
-    with pytest.raises(SMCDError, match="not a model folder"):
+    with refused("output", path=tmp_path / "precious"):
         convert(published, tmp_path / "precious", overwrite=True)
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+    with refused("output", path=published / "pytorch_model.bin"):
+        convert_to_torch("tiny", published)
 
 
 def test_damaged_model_folder_is_refused_by_name(published, tmp_path):
-    folder, _ = convert(published, tmp_path / "model")
+    folder = convert(published, tmp_path / "model").folder
     data = max((tmp_path / "model" / "params" / "unet").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    with pytest.raises(SMCDError, match=r"checksums\.json|cannot be restored"):
+    with refused() as record:
         folder.leaves("unet")
+    assert record.value.path.startswith(str(folder.path))
 
 
 def shapes_of(module):
@@ -223,8 +244,8 @@ def test_unet_computes_what_diffusers_computes():
         "attention_head_dim": 16,
     }
     theirs = randomised(diffusers.UNet3DConditionModel(**described))
-    config = diffusers_table.unet_config(described, where="here")
-    params = loaded(diffusers_table.unet_rows(config), config, shapes_of(theirs))
+    config = diffusers_unet.unet_config(described, path="here")
+    params = loaded(diffusers_unet.unet_rows(config), config, shapes_of(theirs))
     rng = np.random.default_rng(1)
     video = rng.standard_normal((2, 3, 8, 8, 4)).astype(np.float32)
     text, t = rng.standard_normal((2, 5, 24)).astype(np.float32), np.array([10, 800])
@@ -250,9 +271,9 @@ def test_autoencoder_computes_what_diffusers_computes():
         "up_block_types": ("UpDecoderBlock2D",) * 2,
     }
     theirs = randomised(diffusers.AutoencoderKL(**described))
-    config = diffusers_table.autoencoder_config(described)
+    config = autoencoder_kl.diffusers_config(described)
     assert config == AutoencoderConfig(base_channels=32, channel_mult=(1, 2), num_res_blocks=1)
-    params = loaded(diffusers_table.autoencoder_rows(config), config, shapes_of(theirs))
+    params = loaded(autoencoder_kl.diffusers_rows(config), config, shapes_of(theirs))
     picture = np.random.default_rng(2).standard_normal((1, 16, 16, 3)).astype(np.float32)
     with torch.no_grad():
         encoded = theirs.encode(torch.from_numpy(picture.transpose(0, 3, 1, 2))).latent_dist.mean
@@ -265,9 +286,9 @@ def test_autoencoder_computes_what_diffusers_computes():
         np.testing.assert_allclose(np.moveaxis(np.asarray(ours), -1, 1), reference.numpy(), atol=tolerance)
 
 
-def test_old_attention_names_of_the_autoencoder_are_todays():
+def test_names_of_old_diffusers_are_translated():
     old = {"decoder.mid_block.attentions.0.query.weight": 1, "decoder.mid_block.attentions.0.proj_attn.bias": 2, "x": 3}
-    assert diffusers_table.autoencoder_tensors(old) == {
+    assert autoencoder_kl.diffusers_tensors(old) == {
         "decoder.mid_block.attentions.0.to_q.weight": 1,
         "decoder.mid_block.attentions.0.to_out.0.bias": 2,
         "x": 3,
@@ -311,8 +332,9 @@ def diffusers_folder(tmp_path_factory):
 
 def test_diffusers_layout_converts_whole_and_its_text_tower_agrees(diffusers_folder, tmp_path):
     folder, theirs = diffusers_folder
-    model, summary = convert_to_model_folder(tmp_path / "model", modelscope=folder)
-    assert [part.name for part in summary] == ["unet", "autoencoder", "text_encoder"]
+    conversion = convert_to_model_folder(tmp_path / "model", "smcd", {"modelscope": folder})
+    model = conversion.folder
+    assert [part.name for part in conversion.components] == ["unet", "autoencoder", "text_encoder"]
     assert model.config.text_encoder == TextEncoderConfig(width=64, heads=4, layers=2, embed_width=0, skip_last=0)
     assert model.config.position_net is None
     ids = model.tokenizer().encode(["a dog", "a very small cat"])
@@ -329,6 +351,6 @@ def test_unet_of_another_class_is_named_before_anything_is_written(diffusers_fol
     shutil.copytree(folder, wrong)
     config = json.loads((wrong / "unet" / "config.json").read_text())
     (wrong / "unet" / "config.json").write_text(json.dumps(config | {"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(SMCDError, match="UNet2DConditionModel"):
-        convert_to_model_folder(tmp_path / "model", modelscope=wrong)
+    with refused("_class_name", path=wrong / "unet" / "config.json", value="UNet2DConditionModel"):
+        convert_to_model_folder(tmp_path / "model", "smcd", {"modelscope": wrong})
     assert not (tmp_path / "model").exists()

@@ -6,32 +6,26 @@ import json
 import numpy as np
 import pytest
 
-from smcd_jax.conversion.component_tables import (
-    autoencoder_rows,
-    image_encoder_rows,
-    position_net_rows,
+from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
+from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
+from smcd_jax.models.smcd.conversion.detect import controlnet_config, image_encoder_config, unet_config
+from smcd_jax.models.smcd.conversion.table import controlnet_rows, image_encoder_rows, unet_rows
+from smcd_jax.models.tables.autoencoder_kl import autoencoder_config, autoencoder_rows
+from smcd_jax.models.tables.box_tokens import position_net_config, position_net_rows
+from smcd_jax.models.tables.clip_towers import (
+    split_towers,
+    text_encoder_config,
     text_encoder_rows,
+    vision_encoder_config,
     vision_encoder_rows,
 )
-from smcd_jax.conversion.detect import (
-    autoencoder_config,
-    controlnet_config,
-    image_encoder_config,
-    position_net_config,
-    text_encoder_config,
-    unet_config,
-    vision_encoder_config,
-)
-from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
-from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
-from smcd_jax.errors import SMCDError
-from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.i3d import I3D, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 from smcd_jax.weights.conversion_table import CONV, KEEP, LINEAR, POINTWISE_1D, POINTWISE_2D, TEMPORAL, Row
+from tests.errors import refused
 
 PUBLISHED = UNetConfig()
 UNETS = {
@@ -74,20 +68,27 @@ def test_every_published_name_is_one_leaf_of_the_right_shape(shared, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_config_is_read_off_names_and_shapes(shared, name):
+def test_config_is_inferred_from_names_and_shapes(shared, name):
     config, _, detect = CASES[name]
-    assert detect(published(shared, name), where=name) == config
+    assert detect(published(shared, name), path=name) == config
 
 
 def test_every_openclip_name_is_one_leaf_of_a_tower(shared):
     tensors = published(shared, "openclip_vit_h_14")
-    vision = {name: tensor for name, tensor in tensors.items() if name.startswith("visual.")}
-    text = {name: tensor for name, tensor in tensors.items() if name not in vision}
+    text, vision = split_towers(tensors)
+    assert len(text) + len(vision) == len(tensors)
     match(text_encoder_rows(TextEncoderConfig()), text, flatten(abstract_params(TextEncoderConfig())), where="text")
     leaves = flatten(abstract_params(VisionEncoderConfig()))
     match(vision_encoder_rows(VisionEncoderConfig()), vision, leaves, where="vision")
-    assert text_encoder_config(text, where="") == TextEncoderConfig()
-    assert vision_encoder_config(vision, where="") == VisionEncoderConfig()
+    assert text_encoder_config(text, path="here") == TextEncoderConfig()
+    assert vision_encoder_config(vision, path="here") == VisionEncoderConfig()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_of_another_network_is_refused_by_its_first_missing_name(name):
+    with refused(path="file") as record:
+        CASES[name][2]({"fc.weight": Shape((2, 2))}, path="file")
+    assert isinstance(record.value.value, str)
 
 
 def test_every_i3d_name_is_one_leaf(shared):
@@ -125,18 +126,20 @@ LEAVES = {"a/kernel": np.zeros((3, 2)), "b": np.zeros(4)}
 
 
 @pytest.mark.parametrize(
-    ("rows", "tensors", "leaves", "message"),
+    ("rows", "tensors", "leaves", "problems"),
     [
-        (ROWS, TENSORS | {"c": np.zeros(1)}, LEAVES, r"1 unmapped \(c\)"),
-        (ROWS, {"b": TENSORS["b"]}, LEAVES, r"1 missing \(a.weight\)"),
-        (ROWS[1:], {"b": TENSORS["b"]}, LEAVES, r"1 unset \(a/kernel\)"),
-        ([*ROWS, Row("c", "b", KEEP)], TENSORS | {"c": np.zeros(4)}, LEAVES, r"1 set twice \(b\)"),
-        (ROWS, TENSORS | {"a.weight": np.zeros((3, 2))}, LEAVES, r"shape \(a.weight \(3, 2\), expected \(2, 3\)\)"),
+        (ROWS, TENSORS | {"c": np.zeros(1)}, LEAVES, {"unmapped": ["c"]}),
+        (ROWS, {"b": TENSORS["b"]}, LEAVES, {"missing": ["a.weight"]}),
+        (ROWS[1:], {"b": TENSORS["b"]}, LEAVES, {"unset": ["a/kernel"]}),
+        ([*ROWS, Row("c", "b", KEEP)], TENSORS | {"c": np.zeros(4)}, LEAVES, {"set twice": ["b"]}),
+        (ROWS, TENSORS | {"a.weight": np.zeros((3, 2))}, LEAVES, {"wrong shape": ["a.weight (3, 2), expected (2, 3)"]}),
     ],
 )
-def test_anything_that_does_not_fit_is_listed(rows, tensors, leaves, message):
-    with pytest.raises(SMCDError, match=message):
-        match(rows, tensors, leaves, where="here")
+def test_anything_that_does_not_fit_is_listed(rows, tensors, leaves, problems):
+    with refused(path="file", value=problems) as record:
+        match(rows, tensors, leaves, where="unet in file", path="file")
+    for names in problems.values():
+        assert names[0] in str(record.value)
 
 
 def test_both_directions_of_a_table_agree():

@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.conversion import component_tables as components
-from smcd_jax.conversion import unet_table
 from smcd_jax.models.smcd.config import ImageEncoderConfig
+from smcd_jax.models.smcd.conversion.table import image_encoder_rows, spatial_rows
+from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
+from smcd_jax.models.tables.box_tokens import position_net_rows
+from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
+from smcd_jax.models.tables.unet_blocks import residual_rows, transformer_rows
 from smcd_jax.nn.box_tokens import fourier_features
 from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from smcd_jax.nn.layers import Downsample, Upsample, sinusoid
@@ -52,7 +55,7 @@ def position_net(golden: Golden) -> Iterator[Comparison]:
     """Fourier features, tokens, and tokens of absent boxes."""
     arrays, weights = golden.arrays(), golden.weights()
     config = PositionNetConfig(golden.config["in_dim"], golden.config["out_dim"], weights["linears.0.bias"].shape[0])
-    params = params_of(components.position_net_rows(config), weights, abstract_params(config), golden.file)
+    params = params_of(position_net_rows(config), weights, abstract_params(config), golden.file)
     boxes, mask, labels = arrays["in/boxes"], arrays["in/masks"], arrays["in/positive_embeddings"]
     run = jax.jit(network(config, golden.policy).apply)
     yield compare("fourier", fourier_features(jnp.asarray(boxes)), arrays["out/fourier"])
@@ -65,7 +68,7 @@ def image_encoder(golden: Golden) -> Iterator[Comparison]:
     """Tokens, row by row."""
     arrays = golden.arrays()
     config = ImageEncoderConfig(arrays["in/x"].shape[1], tuple(golden.config["channels"]), golden.config["nums_rb"])
-    params = params_of(components.image_encoder_rows(config), golden.weights(), abstract_params(config), golden.file)
+    params = params_of(image_encoder_rows(config), golden.weights(), abstract_params(config), golden.file)
     got = jax.jit(network(config, golden.policy).apply)({"params": params}, picture(arrays["in/x"]))
     yield compare("tokens", got, arrays["out/tokens"])
 
@@ -78,7 +81,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
     # every frame has a time embedding of its own, so frames enter as clips of one; the temporal part then sees clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
     module = ResidualBlock(channels, golden.policy)
-    rows = unet_table.residual_rows(skip=config["in_channels"] != channels)
+    rows = residual_rows(skip=config["in_channels"] != channels)
     params = module_params(golden, rows, module, x, time)
     still = module.apply(params, x, time, temporal=False)
     yield compare("still images", channels_first(still[:, 0]), arrays["out/y_image_dataset"])
@@ -133,7 +136,7 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
         return gates(x, gates.conditions(objects, object_mask=mask, image_tokens=image_tokens))
 
     x, mask = picture(arrays["in/x"]), optional("in/grounding_masks")
-    params = module_params(golden, unet_table.spatial_rows(gate), module, x, objects, mask, method=run)
+    params = module_params(golden, spatial_rows(gate), module, x, objects, mask, method=run)
     yield compare("output", channels_first(module.apply(params, x, objects, mask, method=run)), arrays["out/y"])
     if objects is None:
         return
@@ -150,7 +153,7 @@ def temporal_transformer(golden: Golden) -> Iterator[Comparison]:
     """Attention among frames."""
     arrays, config = golden.arrays(), golden.config
     module = TemporalTransformer(config["channels"], config["heads"], config["head_dim"], golden.policy)
-    params = module_params(golden, unet_table.transformer_rows(POINTWISE_1D), module, video(arrays["in/x"]))
+    params = module_params(golden, transformer_rows(POINTWISE_1D), module, video(arrays["in/x"]))
     yield compare("output", channels_first(module.apply(params, video(arrays["in/x"]))), arrays["out/y"])
 
 
@@ -164,9 +167,7 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
         latent_channels=given["z_channels"],
         picture_channels=given["in_channels"],
     )
-    params = {
-        "params": params_of(components.autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)
-    }
+    params = {"params": params_of(autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)}
     module = network(config, golden.policy)
     posterior = module.apply(params, picture(arrays["in/image"]), method="posterior")
     yield compare("mean", channels_first(posterior.mean), arrays["out/mean"])
@@ -190,7 +191,7 @@ def clip_towers(golden: Golden) -> Iterator[Comparison]:
         layers=given["layers"],
         embed_width=embed_width,
     )
-    rows = components.text_encoder_rows(config)
+    rows = text_encoder_rows(config)
     text = {row.torch: weights[row.torch] for row in rows if row.torch in weights}
     for row in rows:  # the smallest files leave out what conditioning does not read
         if row.torch in ("text_projection", "logit_scale") and row.torch not in text:
@@ -218,7 +219,7 @@ def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Compa
         layers=len({name.split(".")[3] for name in visual if "resblocks" in name}),
         embed_width=visual["visual.proj"].shape[1],
     )
-    rows = components.vision_encoder_rows(config)
+    rows = vision_encoder_rows(config)
     params = {"params": params_of(rows, visual, abstract_params(config), golden.file)}
     got = network(config, golden.policy).apply(params, picture(arrays["in/image"]), method="patch_tokens")
     yield compare("vision tokens", got, arrays["out/visual_tokens"])

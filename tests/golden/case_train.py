@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.smcd.config import ModelConfig
+from smcd_jax.models.smcd.conversion.table import image_encoder_rows, unet_rows
 from smcd_jax.models.smcd.model import Inputs, SMCDModel
+from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.nn.networks import flatten
 from smcd_jax.training.config import TrainConfig

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.conversion.unet_table import controlnet_rows, unet_rows
 from smcd_jax.models.smcd.config import ControlNetConfig
+from smcd_jax.models.smcd.conversion.table import controlnet_rows, unet_rows
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, network

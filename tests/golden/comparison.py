@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.models.smcd.config import ImageEncoderConfig
+from smcd_jax.models.smcd.conversion.table import image_encoder_rows
+from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.config import PositionNetConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, unflatten

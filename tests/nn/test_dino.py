@@ -10,11 +10,11 @@ import pytest
 
 from smcd_jax.conversion.dino_table import dino_config, dino_rows
 from smcd_jax.conversion.feature_networks import read_dino
-from smcd_jax.errors import SMCDError
 from smcd_jax.nn.config import DINOConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
+from tests.errors import refused
 
 SMALL = DINOConfig(picture_size=32, patch=8, width=128, heads=2, layers=3)
 WHOLE = {  # transformers' name to that of the authors' file
@@ -79,7 +79,7 @@ def reference():
 def test_features_are_those_of_transformers_class(reference):
     torch = pytest.importorskip("torch")
     tensors = published_names(reference.state_dict())
-    assert dino_config(tensors, where="here") == SMALL
+    assert dino_config(tensors, path="here") == SMALL
     match(dino_rows(SMALL), tensors, flatten(abstract_params(SMALL)), where="here")
     params = unflatten(to_flax(dino_rows(SMALL), tensors))
     pictures = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
@@ -107,7 +107,7 @@ def test_a_published_file_is_read_whole_and_named_by_its_hash(reference, tmp_pat
     assert (found.config, found.file, len(found.sha256)) == (SMALL, file.name, 64)
     np.testing.assert_array_equal(found.params["class_token"], tensors["cls_token"])
     torch.save({"head.last_layer": torch.zeros(1)}, file)
-    with pytest.raises(SMCDError, match=r"patch_embed.proj.weight is missing. Give the backbone's own file"):
+    with refused(path=file, value="patch_embed.proj.weight"):
         read_dino(file)
 
 
@@ -119,7 +119,7 @@ def test_published_sizes_have_the_published_number_of_parameters(config, million
         row.torch: jax.ShapeDtypeStruct(row.layout.torch_shape(leaves[row.path].shape), np.float32)
         for row in dino_rows(config)
     }
-    assert dino_config(shapes, where="here") == config
+    assert dino_config(shapes, path="here") == config
 
 
 def test_a_half_precision_policy_keeps_features_in_float32():

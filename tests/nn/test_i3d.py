@@ -42,8 +42,9 @@ def test_the_table_names_every_tensor_of_the_published_port_but_its_counters(sha
     leaves = flatten(abstract_i3d(I3DConfig()))
     match(i3d_rows(I3DConfig()), without_counters(tensors), leaves, where="i3d")
     assert len(leaves) == len(tensors) - 57  # one counter for each BatchNorm
-    with pytest.raises(SMCDError, match=r"i3d: 57 unmapped \(Conv3d_1a_7x7.bn.num_batches_tracked"):
+    with refused() as record:
         match(i3d_rows(I3DConfig()), tensors, leaves, where="i3d")
+    assert len(record.value.value["unmapped"]) == 57
 
 
 def test_conversion_returns_the_same_tensors():

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
-from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.smcd.conversion.table import image_encoder_rows, unet_rows
+from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training import state
 from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config

@@ -1,0 +1,66 @@
+"""The flags of `smcd convert` that belong to one model family, and the presets; imports nothing, for quick help."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag of one family.
+
+    Attributes:
+        name: Name without dashes; also the key in the options of `FamilyConversion`.
+        help: Help text.
+        kind: Type of the value: "path", "int", or "switch" for a flag without value.
+        metavar: Placeholder of the value in the help text.
+        source: Whether the flag names weights to convert; such a flag selects the family.
+    """
+
+    name: str
+    help: str
+    kind: Literal["path", "int", "switch"] = "path"
+    metavar: str | None = None
+    source: bool = False
+
+
+FLAGS: Mapping[str, tuple[Flag, ...]] = {
+    "smcd": (
+        Flag("modelscope", "base model, in ModelScope's or diffusers' layout", metavar="DIR", source=True),
+        Flag("smcd", "SMCD's networks", metavar="DIR", source=True),
+        Flag("with_vision", "include OpenCLIP's vision tower, which evaluation uses", "switch"),
+        Flag(
+            "head_width",
+            "channels per attention head, where configuration.json does not state it (default: 64)",
+            "int",
+            "N",
+        ),
+    )
+}
+
+PRESETS: tuple[str, ...] = ("tiny", "smcd")
+
+EPILOGS: Mapping[str, str] = {
+    "smcd": """\
+examples:
+  smcd convert --modelscope modelscope-damo-text-to-video --smcd smcd-weights --output models/smcd
+  smcd convert --modelscope text-to-video-ms-1.7b --smcd smcd-weights --output models/smcd
+  smcd convert --to_torch models/smcd --output smcd-torch
+  smcd convert --preset tiny --output models/untrained
+
+A ModelScope folder contains configuration.json, text2video_pytorch_model.pth, VQGAN_autoencoder.pth and
+open_clip_pytorch_model.bin; a folder in diffusers' layout contains unet/, vae/ and text_encoder/. An SMCD folder
+contains pytorch_model.bin (UNet), pytorch_model_1.bin (position net) and pytorch_model_2.bin (image encoder or
+ControlNet). Each file may be .safetensors instead. With --smcd the UNet of --modelscope is not read."""
+}
+
+
+def selected_families(options: Mapping[str, Any]) -> list[str]:
+    """Returns the families whose source flags are set.
+
+    Args:
+        options: Values of all flags, by name.
+    """
+    return [family for family, flags in FLAGS.items() if any(options.get(flag.name) for flag in flags if flag.source)]
