@@ -160,8 +160,9 @@ class SMCDModel(VideoModel):
             notes=self._cut_texts(tokenizer, (*request.prompts, *negative)),
         )
 
-    def inputs(self, features: Mapping[str, Array]) -> Inputs:
+    def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
         """Text, boxes, labels and the latent of the first frame."""
+        del key
         null_text, first = features.get("null_text"), features["latents"][:, 0].astype(jnp.float32)
         text = features["text"]
         return Inputs(
