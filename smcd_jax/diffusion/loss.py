@@ -1,4 +1,4 @@
-"""The denoising loss: what the network should have said, and how far off it was, one number an example."""
+"""Diffusion training targets and the per-example denoising loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import refuse
 
 
 def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: float = 0.0) -> Float[Array, "b f h w c"]:
@@ -28,7 +28,7 @@ def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: floa
 def prediction_target(
     schedule: NoiseSchedule, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], *, t: Int[Array, " b"]
 ) -> Float[Array, "b ..."]:
-    """What a perfect network puts out at ``schedule.add_noise(x0, noise, t)``: noise, x_0 or velocity, in float32."""
+    """The output of a perfect network at ``schedule.add_noise(x0, noise, t)``: noise, x_0 or velocity, in float32."""
     if schedule.prediction_type == "epsilon":
         return noise.astype(jnp.float32)
     if schedule.prediction_type == "v_prediction":
@@ -43,10 +43,10 @@ def min_snr_weights(schedule: NoiseSchedule, t: Int[Array, " b"], *, gamma: floa
     "sample", min(SNR, gamma)/SNR for "epsilon", and min(SNR, gamma)/(SNR+1) for "v_prediction".
 
     Raises:
-        SMCDError: for a gamma that is not above zero.
+        SMCDError: ``gamma`` is not above zero.
     """
     if not gamma > 0:
-        raise SMCDError(f"loss: min-SNR gamma is {gamma}, use a number above 0 (5 in the paper)")
+        refuse("min_snr_gamma", gamma, "be above 0 (5 in the paper)")
     snr = schedule.snr(t)
     clipped = jnp.minimum(snr, gamma)
     if schedule.prediction_type == "epsilon":
@@ -68,15 +68,15 @@ def diffusion_loss(
     """Mean squared error of each example over all its elements, in float32; its batch mean is the reference's loss.
 
     Args:
-        model_output: the network's output at ``schedule.add_noise(x0, noise, t)``.
-        schedule: gives the target (``prediction_target``) and the SNR.
-        x0: clean latents.
-        noise: the noise added, offset included.
-        t: one timestep an example, 0..T-1.
-        min_snr_gamma: weights examples with ``min_snr_weights``; None, as in the reference, weighs all alike.
+        model_output: Output of the network at ``schedule.add_noise(x0, noise, t)``.
+        schedule: Noise schedule, which determines the target (`prediction_target`) and the SNR.
+        x0: Clean latents.
+        noise: Noise that was added, offset included.
+        t: Timestep of each example, 0..T-1.
+        min_snr_gamma: Gamma of `min_snr_weights`; None, as in the reference, weighs all examples equally.
 
     Raises:
-        SMCDError: for a gamma that is not above zero.
+        SMCDError: ``gamma`` is not above zero.
     """
     target = prediction_target(schedule, x0, noise, t=t)
     squared_error = jnp.square(model_output.astype(jnp.float32) - target)

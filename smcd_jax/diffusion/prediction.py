@@ -22,15 +22,19 @@ def per_example(values: jax.typing.ArrayLike, latents: Float[Array, "b ..."]) ->
     return values if values.ndim == 0 else values.reshape(values.shape + (1,) * (latents.ndim - values.ndim))
 
 
-def x0_coefficients(alpha, sigma, prediction_type: PredictionType):
+def x0_coefficients(alpha, sigma, prediction_type: PredictionType, *, scale=1.0):
     """The pair (p, q) for which x_0 = p x_t + q model_output.
 
-    ``alpha`` and ``sigma`` are sqrt(a_t) and sqrt(1-a_t), numbers or arrays, as is the pair.
+    Args:
+        alpha: sqrt(a_t), number or array, as are the others and the result.
+        sigma: sqrt(1 - a_t).
+        prediction_type: Meaning of the network's output.
+        scale: Factor that multiplied x_0 before noise was added (`NoiseSchedule.scale`).
     """
     if prediction_type == "epsilon":
-        return 1 / alpha, -sigma / alpha
+        return 1 / (alpha * scale), -sigma / (alpha * scale)
     if prediction_type == "v_prediction":
-        return alpha, -sigma
+        return alpha / scale, -sigma / scale
     return 0 * alpha, 1 + 0 * sigma
 
 

@@ -24,8 +24,7 @@ from jaxtyping import Array, Float, Int
 from smcd_jax.diffusion.prediction import x0_coefficients
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
-from smcd_jax.errors import SMCDError
-from smcd_jax.sampling_options import Sampler, Spacing
+from smcd_jax.sampling_options import Sampler, Spacing, refuse
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 MULTISTEP_SAMPLERS = ("dpmsolver++", "unipc")
@@ -41,13 +40,15 @@ class SolverTable(NamedTuple):
     The number of rows never depends on the number of steps, so neither does what is compiled.
 
     Attributes:
-        timesteps: ``[R]``, what the network is told at each step; may be fractional (Euler with "linspace").
+        timesteps: ``[R]``, timestep that the network receives at each step; may be fractional (Euler with "linspace").
         x0_from_x: ``[R]``, with the next: x_0 = x0_from_x x + x0_from_model model_output.
         x0_from_model: ``[R]``.
         corrector: ``[R, 5]``, corrected x from (x, previous corrected x, x_0 of this step, of the one before, of two
             before).
         update: ``[R, 4]``, next x from (corrected x, x_0 of this step, of the one before, of two before).
         noise: ``[R]``, times unit noise added to the next x; zero unless DDIM has eta > 0.
+        alpha: ``[R]``, signal of the latents: x = alpha x_0 + sigma eps. For ``x0_transform``, as is the next.
+        sigma: ``[R]``, noise of the latents.
         num_steps: how many rows are in use, the trip count of the loop.
     """
 
@@ -57,11 +58,13 @@ class SolverTable(NamedTuple):
     corrector: np.ndarray
     update: np.ndarray
     noise: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
     num_steps: int
 
 
 class SamplerState(NamedTuple):
-    """What a step hands to the next, all float32 of one shape ``[b, f, h, w, c]``.
+    """State between steps, all float32 of one shape ``[b, f, h, w, c]``.
 
     Attributes:
         latents: x at the coming step's timestep, the network's next input.
@@ -77,12 +80,17 @@ class SamplerState(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """sqrt(a) and sqrt(1-a) at each step and where that step lands, float64 ``[steps]``."""
+    """Signal and noise at each step and where that step lands, with the scales of dynamic rescale within the signals.
+
+    All are float64 ``[steps]``.
+    """
 
     alpha: np.ndarray
     sigma: np.ndarray
     next_alpha: np.ndarray
     next_sigma: np.ndarray
+    scale: np.ndarray
+    next_scale: np.ndarray
 
 
 def make_solver_table(
@@ -92,6 +100,7 @@ def make_solver_table(
     num_steps: int,
     spacing: Spacing = "leading",
     eta: float = 0.0,
+    undo_dynamic_rescale: bool = False,
 ) -> SolverTable:
     """The table of ``sampler`` on ``schedule``, computed in float64 on the host.
 
@@ -106,37 +115,39 @@ def make_solver_table(
     ("dpmsolver++" and "unipc" leave out the lowest point of "leading" and "linspace").
 
     Args:
-        schedule: the noise schedule, with the network's prediction type.
-        sampler: one of the four.
-        num_steps: 1 to T. With spacing "reference" the table may hold more: see its ``num_steps``.
-        spacing: see ``timesteps.inference_timesteps``.
-        eta: 0 (deterministic) to 1 (ancestral), DDIM only (arXiv 2010.02502, eq. 16).
+        schedule: Noise schedule, with the network's prediction type.
+        sampler: Name of the sampler.
+        num_steps: Number of steps, 1 to T. With spacing "reference" the table may hold more: see its ``num_steps``.
+        spacing: See `smcd_jax.diffusion.timesteps.inference_timesteps`.
+        eta: Amount of fresh noise, 0 (deterministic) to 1 (ancestral); DDIM only (arXiv 2010.02502, eq. 16).
+        undo_dynamic_rescale: Whether DDIM's result is at full contrast. As published, the last step keeps the scale of
+            the last timestep visited, so fewer steps give a duller picture. The other samplers always undo it.
 
     Raises:
-        SMCDError: for an unknown sampler or spacing, a number of steps out of range, or an eta that does not fit.
+        SMCDError: The sampler or spacing is unknown, or the number of steps or eta is out of range.
     """
     if sampler not in SAMPLERS:
-        raise SMCDError(f"sampling: unknown sampler {sampler!r}, use one of {', '.join(SAMPLERS)}")
+        refuse("sampler", sampler, f"be one of {', '.join(SAMPLERS)}")
     if not 0 <= eta <= 1:
-        raise SMCDError(f"sampling: eta is {eta}, use a number from 0 to 1")
+        refuse("eta", eta, "be between 0 and 1")
     if eta and sampler != "ddim":
-        raise SMCDError(
-            f"sampling: eta {eta} with sampler {sampler!r}, which adds no noise: use eta 0 or sampler 'ddim'"
-        )
+        refuse("eta", eta, f"be 0 with sampler {sampler!r}, which adds no noise")
 
     multistep = sampler in MULTISTEP_SAMPLERS
     timesteps = inference_timesteps(schedule, num_steps, spacing, skip_lowest=multistep, fractional=sampler == "euler")
     if sampler == "ddim":
         stride = schedule.num_train_timesteps // num_steps if spacing in ("leading", "reference") else None
-        levels = _ddim_levels(schedule, timesteps, stride)
+        levels = _ddim_levels(schedule, timesteps, stride, undo_rescale=undo_dynamic_rescale)
     else:
         levels = _levels_to_zero_noise(schedule, timesteps)
 
     noise = eta * _ancestral_deviation(levels) if eta else np.zeros_like(timesteps)
     update = _second_order_update(levels) if multistep else _first_order_update(levels, noise)
     corrector = _unipc_corrector(levels) if sampler == "unipc" else _no_corrector(len(timesteps))
-    x0_from_x, x0_from_model = x0_coefficients(levels.alpha, levels.sigma, schedule.prediction_type)
-    columns = (timesteps, x0_from_x, x0_from_model, corrector, update, noise)
+    x0_from_x, x0_from_model = x0_coefficients(
+        levels.alpha / levels.scale, levels.sigma, schedule.prediction_type, scale=levels.scale
+    )
+    columns = (timesteps, x0_from_x, x0_from_model, corrector, update, noise, levels.alpha, levels.sigma)
     rows = schedule.num_train_timesteps + 1
     return SolverTable(*(_padded(column, rows) for column in columns), num_steps=len(timesteps))
 
@@ -161,17 +172,17 @@ def solver_step(
     Pure; ``i`` may be traced, so it runs in ``lax.fori_loop`` and ``lax.while_loop`` with a traced trip count.
 
     Args:
-        table: from ``make_solver_table``, or the same as traced arrays.
-        i: the step.
-        state: ``initial_state`` or what the step before returned.
-        model_output: the (guided) network output at ``state.latents`` and ``table.timesteps[i]``.
-        noise: unit Gaussian, fresh at each step; needed where ``eta`` is above 0, unused elsewhere.
+        table: Result of `make_solver_table`, or the same as traced arrays.
+        i: Index of the step.
+        state: Result of `initial_state` or of the step before.
+        model_output: Guided network output at ``state.latents`` and ``table.timesteps[i]``.
+        noise: Unit Gaussian noise, fresh at each step; needed where ``eta`` is above 0, unused elsewhere.
 
     Raises:
-        SMCDError: without ``noise`` where the table, given as numpy, asks for it. A traced table cannot be asked.
+        SMCDError: ``noise`` is missing for a numpy table with ``eta`` above 0. Traced tables are not checked.
     """
     if noise is None and isinstance(table.noise, np.ndarray) and table.noise.any():
-        raise SMCDError("sampling: a table with eta above 0 needs fresh noise at each step, pass noise= to solver_step")
+        refuse("noise", noise, "be given with a table of eta above 0")
     row = table_row(table, i)
     x0 = row.x0_from_x * state.latents + row.x0_from_model * model_output.astype(jnp.float32)
     return advance(row, state, x0, noise=noise), x0
@@ -214,12 +225,18 @@ def _padded(column: np.ndarray, rows: int) -> np.ndarray:
     return padded
 
 
-def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None) -> _Levels:
+def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None, *, undo_rescale: bool) -> _Levels:
     """Levels of whole timesteps that land ``stride`` lower, or on the next of the list, but never below timestep 0."""
     here = timesteps.astype(np.int64)
     landing = np.append(here[1:], 0) if stride is None else np.maximum(here - stride, 0)
-    a, next_a = schedule.alphas_cumprod[here], schedule.alphas_cumprod[landing]
-    return _Levels(np.sqrt(a), np.sqrt(1 - a), np.sqrt(next_a), np.sqrt(1 - next_a))
+    next_scale = schedule.scale[landing]
+    if not undo_rescale:
+        next_scale[-1] = schedule.scale[here[-1]]
+    next_alpha = np.sqrt(schedule.alphas_cumprod[landing]) * next_scale
+    noises = {"sigma": schedule.noise(here), "next_sigma": schedule.noise(landing)}
+    return _Levels(
+        schedule.signal(here), next_alpha=next_alpha, scale=schedule.scale[here], next_scale=next_scale, **noises
+    )
 
 
 def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Levels:
@@ -229,20 +246,24 @@ def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Le
     """
     a = np.maximum(schedule.alphas_cumprod, SMALLEST_ALPHA_CUMPROD)
     ratio = np.interp(timesteps, np.arange(len(a)), np.sqrt((1 - a) / a))
+    scale = np.interp(timesteps, np.arange(len(a)), schedule.scale)
     alpha = 1 / np.sqrt(1 + ratio**2)
     sigma = ratio * alpha
-    return _Levels(alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0))
+    alpha = alpha * scale
+    nexts = (np.append(part[1:], end) for part, end in ((alpha, 1.0), (sigma, 0.0)))
+    return _Levels(alpha, sigma, *nexts, scale, np.append(scale[1:], 1.0))
 
 
 def _ancestral_deviation(levels: _Levels) -> np.ndarray:
     """Standard deviation of the noise that eta = 1 adds (arXiv 2010.02502, eq. 16)."""
-    a_over_next = (levels.alpha / levels.next_alpha) ** 2
+    a_over_next = (levels.alpha / levels.scale / (levels.next_alpha / levels.next_scale)) ** 2
     return levels.next_sigma / levels.sigma * np.sqrt(1 - a_over_next)
 
 
 def _first_order_update(levels: _Levels, noise: np.ndarray) -> np.ndarray:
     """Columns (x, x_0, 0, 0) of arXiv 2010.02502, eq. 12; ``noise`` is the deviation that fresh noise will bring."""
-    from_x = np.sqrt(levels.next_sigma**2 - noise**2) / levels.sigma
+    # at zero terminal SNR and eta 1 the difference is 0, and rounding must not make it negative
+    from_x = np.sqrt(np.maximum(levels.next_sigma**2 - noise**2, 0)) / levels.sigma
     from_x0 = levels.next_alpha - levels.alpha * from_x
     return np.stack([from_x, from_x0, np.zeros_like(from_x), np.zeros_like(from_x)], axis=1)
 

@@ -7,8 +7,7 @@ from typing import get_args
 import numpy as np
 
 from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.errors import SMCDError
-from smcd_jax.sampling_options import Spacing
+from smcd_jax.sampling_options import Spacing, refuse
 
 SPACINGS: tuple[str, ...] = get_args(Spacing)
 
@@ -36,21 +35,21 @@ def inference_timesteps(
     noise: use "trailing".
 
     Args:
-        schedule: gives T.
-        num_steps: S, from 1 to T.
-        spacing: one of the four above.
-        skip_lowest: for solvers that jump to the clean sample from the second lowest point: "leading" and "linspace"
-            place S+1 points and leave the lowest out. "leading" then takes at most T-1 steps.
-        fractional: keep the fractions of "linspace".
+        schedule: Noise schedule, of which only T is used.
+        num_steps: Number of steps S, from 1 to T.
+        spacing: One of the four above.
+        skip_lowest: Whether "leading" and "linspace" place S+1 points and leave the lowest out, for solvers that jump
+            to the clean sample from the second lowest point. "leading" then takes at most T-1 steps.
+        fractional: Whether "linspace" keeps its fractions.
 
     Raises:
-        SMCDError: for an unknown spacing, or a number of steps that is not a whole number in range.
+        SMCDError: The spacing is unknown, or the number of steps is not a whole number in range.
     """
     total = schedule.num_train_timesteps
     if spacing not in SPACINGS:
-        raise SMCDError(f"sampling: unknown timestep spacing {spacing!r}, use one of {', '.join(SPACINGS)}")
+        refuse("spacing", spacing, f"be one of {', '.join(SPACINGS)}")
     if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= total:
-        raise SMCDError(f"sampling: {num_steps!r} steps, use a whole number from 1 to {total}")
+        refuse("num_steps", num_steps, f"be a whole number from 1 to {total}")
     points = num_steps + skip_lowest
     if spacing == "leading":
         return _leading(total, points)[:num_steps]
@@ -66,7 +65,5 @@ def inference_timesteps(
 def _leading(total: int, points: int) -> np.ndarray:
     stride = total // points
     if stride == 0:
-        raise SMCDError(
-            f"sampling: 'leading' spacing takes at most {total - 1} steps with this sampler, use 'trailing'"
-        )
+        refuse("num_steps", total, f"be at most {total - 1} with spacing 'leading' and this sampler; use 'trailing'")
     return np.minimum(1 + np.arange(points) * stride, total - 1)[::-1].astype(np.float64)

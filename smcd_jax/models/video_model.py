@@ -226,8 +226,14 @@ class VideoModel(abc.ABC):
         """
 
     @abc.abstractmethod
-    def inputs(self, features: Mapping[str, Array]) -> Inputs:
-        """The conditions of a batch, from its features and the arrays beside them."""
+    def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
+        """The conditions of a batch, from its features and the arrays beside them.
+
+        Args:
+            features: Result of `features`, or arrays from a cache.
+            key: Random key in training, for families that draw, such as the frame that conditions a clip; None in
+                sampling.
+        """
 
     @abc.abstractmethod
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:

@@ -155,12 +155,19 @@ class VisionEncoder(nn.Module):
         """One token per patch after the last norm, without the class token and the projection."""
         return self._tokens(picture)[:, 1:]
 
+    def raw_tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
+        """The class token, then one token per patch, of the last layer without the last norm and the projection."""
+        return self._hidden(picture)
+
     def dummy_call(self) -> Float[Array, "1 e"]:
         """Uses every parameter once."""
         side = self.config.picture_size
         return self(jnp.zeros((1, side, side, 3)))
 
     def _tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
+        return self.norm_out(self._hidden(picture))
+
+    def _hidden(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
         compute = self.policy.compute
         patches = self.patch_embedding(picture)
         patches = patches.reshape(picture.shape[0], -1, self.config.width)
@@ -169,4 +176,4 @@ class VisionEncoder(nn.Module):
         x = self.norm_in(x).astype(compute)
         for block in self.block:
             x = block(x)
-        return self.norm_out(x)
+        return x

@@ -1,44 +1,70 @@
-"""Object and image gates: tanh-gated attention by which boxes and the first frame enter a spatial block.
+"""Gated adapters: tanh-gated attention by which boxes and the first frame enter a spatial transformer block.
 
-The paper's model is ``object_image``: the object gate (MIM), then the image gate (GCA) on its result. The other forms
-are the reference's ablations. All gates start at zero, where they leave their input as it is.
+One class for each form. The paper's model has `ObjectImageAdapters`: the object gate (MIM), then the image gate (GCA)
+on its result. The other forms are the reference's ablations. All gates start at zero, where they return their input.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from smcd_jax.nn.attention import KeysValues
-from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.config import Gate
 from smcd_jax.nn.layers import ComputePolicy, FeedForward, dense, layer_norm
 from smcd_jax.nn.multi_head import MultiHeadAttention
 
 
-class GateConditions(NamedTuple):
-    """Keys and values of box tokens and image tokens for the gates of one block."""
+class AdapterTokens(NamedTuple):
+    """Tokens of the conditions that adapters read.
+
+    Attributes:
+        objects: Box tokens of each frame.
+        object_mask: 1 where an object is present; None where all are.
+        image: Image tokens, one set per clip or per frame; None for forms without an image gate.
+    """
+
+    objects: Float[Array, "bf n e"]
+    object_mask: Float[Array, "bf n"] | None = None
+    image: Float[Array, "i m g"] | None = None
+
+
+class AdapterContext(NamedTuple):
+    """Keys and values of the same tokens for one block, constant over the denoising steps.
+
+    Attributes:
+        objects: Keys and values for the object gate.
+        image: Keys and values for the image gate; None for forms without one.
+        mask: True where the object gate may attend; None where it may attend everywhere.
+    """
 
     objects: KeysValues
-    image: KeysValues | None
-    object_mask: Bool[Array, "bf n"] | None  # only the forms that mask absent objects have it
+    image: KeysValues | None = None
+    mask: Bool[Array, "bf n"] | None = None
 
 
 def _gated(x: Array, alpha: Array, branch: Array) -> Array:
     return x + (jnp.tanh(alpha.astype(jnp.float32)) * branch.astype(jnp.float32)).astype(x.dtype)
 
 
+def _repeated(context: KeysValues, batch: int) -> KeysValues:
+    repeats = batch // context.keys.shape[0]
+    return KeysValues(*(part.repeat(repeats, axis=0) for part in context)) if repeats > 1 else context
+
+
 class GatedBlock(nn.Module):
-    """What both kinds of gate are made of: attention and a feed-forward block, each gated by a float32 scalar."""
+    """Attention and a feed-forward block, each scaled by the tanh of a float32 scalar: the parts of both gates."""
 
     width: int
     heads: int
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Everything is used in this order."""
+        """Layers in the order of use."""
         self.alpha_attention = self.param("alpha_attention", nn.initializers.zeros, (), jnp.float32)
         self.alpha_ff = self.param("alpha_ff", nn.initializers.zeros, (), jnp.float32)
         self.norm_attention = layer_norm(self.policy)
@@ -47,8 +73,8 @@ class GatedBlock(nn.Module):
         self.ff = FeedForward(self.width, self.policy)
 
 
-class TokenGate(GatedBlock):
-    """Gated self-attention over pixels joined by extra tokens (GLIGEN, Li et al. 2023, eq. 3-4), read at the pixels.
+class GatedSelfAttention(GatedBlock):
+    """Gated self-attention over pixels and extra tokens, read at the pixels (GLIGEN, Li et al. 2023, eq. 3-4).
 
     x + tanh(alpha_attention) SelfAttn(LN[x, tokens]) at x, then the same with a feed-forward block and alpha_ff.
     LayerNorm and projections act on each token alone, so keys and values of the extra tokens do not depend on x.
@@ -61,11 +87,9 @@ class TokenGate(GatedBlock):
     def __call__(
         self, x: Float[Array, "b p d"], extra: KeysValues, *, extra_mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b p d"]:
-        """Pixels attend to all pixels and to the extra tokens that the mask admits."""
+        """Pixels attend to all pixels and to the extra tokens where the mask is True."""
         normed = self.norm_attention(x)
-        repeats = x.shape[0] // extra.keys.shape[0]
-        extra = KeysValues(*(part.repeat(repeats, axis=0) for part in extra)) if repeats > 1 else extra
-        context = self.attention.keys_values(normed).append(extra)
+        context = self.attention.keys_values(normed).append(_repeated(extra, x.shape[0]))
         mask = None
         if extra_mask is not None:
             mask = jnp.concatenate([jnp.ones(x.shape[:2], bool), extra_mask], axis=1)[:, None]
@@ -73,8 +97,8 @@ class TokenGate(GatedBlock):
         return _gated(x, self.alpha_ff, self.ff(self.norm_ff(x)))
 
 
-class CrossGate(GatedBlock):
-    """Cross-attention from pixels to image tokens (GCA), tanh-gated, then a feed-forward block, tanh-gated too."""
+class GatedCrossAttention(GatedBlock):
+    """Gated cross-attention from pixels to image tokens (GCA), then a gated feed-forward block."""
 
     def keys_values(self, tokens: Float[Array, "b m d"]) -> KeysValues:
         """Keys and values of the image tokens, already of the block's width."""
@@ -86,65 +110,118 @@ class CrossGate(GatedBlock):
         return _gated(x, self.alpha_ff, self.ff(self.norm_ff(x)))
 
 
-class Gates(nn.Module):
-    """The gates of one spatial block, in the form the config names.
-
-    object        the object gate alone
-    object_image  the object gate, then the image gate on its result (the paper's model)
-    parallel      x + tanh(beta_object) object(x) + tanh(beta_image) image(x); both contain x already
-    double        as parallel, with a token gate for the image and absent objects masked
-    merge         one token gate over image and box tokens together, absent objects masked
-    """
+class GatedAdapters(nn.Module):
+    """Base of the forms: a projection of box tokens to the block's width, and the object gate."""
 
     width: int
     heads: int
-    config: UNetConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Projections to the block's width, and one or two gates."""
-        form = self.config.gate
+        """The parts that every form has."""
         self.project_objects = dense(self.width, self.policy)
-        self.object_gate = TokenGate(self.width, self.heads, self.policy)
-        if self.config.uses_image_tokens:
-            self.project_image = dense(self.width, self.policy)
-        if form in ("object_image", "parallel"):
-            self.image_gate = CrossGate(self.width, self.heads, self.policy)
-        if form == "double":
-            self.image_gate = TokenGate(self.width, self.heads, self.policy)
-        if form in ("parallel", "double"):
-            self.beta_object = self.param("beta_object", nn.initializers.zeros, (), jnp.float32)
-            self.beta_image = self.param("beta_image", nn.initializers.zeros, (), jnp.float32)
+        self.object_gate = GatedSelfAttention(self.width, self.heads, self.policy)
 
-    def conditions(
-        self,
-        objects: Float[Array, "bf n e"],
-        *,
-        object_mask: Float[Array, "bf n"] | None,
-        image_tokens: Float[Array, "i m g"] | None,
-    ) -> GateConditions:
-        """Keys and values for `__call__`. The mask counts only in the forms that mask (see the class)."""
-        form = self.config.gate
-        tokens = self.object_gate.keys_values(self.project_objects(objects))
-        present = None if object_mask is None or form not in ("double", "merge") else object_mask > 0
-        if not self.config.uses_image_tokens:
-            return GateConditions(tokens, None, present)
-        projected = self.project_image(image_tokens)
-        if form != "merge":
-            return GateConditions(tokens, self.image_gate.keys_values(projected), present)
-        image = self.object_gate.keys_values(projected)
-        repeats = objects.shape[0] // projected.shape[0]
-        image = KeysValues(*(part.repeat(repeats, axis=0) for part in image)) if repeats > 1 else image
-        if present is not None:
-            present = jnp.concatenate([jnp.ones((present.shape[0], projected.shape[1]), bool), present], axis=1)
-        return GateConditions(image.append(tokens), None, present)
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Keys and values for `__call__`."""
+        raise NotImplementedError
 
-    def __call__(self, x: Float[Array, "b p d"], conditions: GateConditions) -> Float[Array, "b p d"]:
-        """The gated tokens."""
-        form = self.config.gate
-        gated = self.object_gate(x, conditions.objects, extra_mask=conditions.object_mask)
-        if form in ("object", "merge"):
-            return gated
-        if form == "object_image":
-            return self.image_gate(gated, conditions.image)
-        return _gated(_gated(x, self.beta_object, gated), self.beta_image, self.image_gate(x, conditions.image))
+    def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
+        """The pixels after the gates."""
+        raise NotImplementedError
+
+    def _object_keys_values(self, tokens: AdapterTokens) -> KeysValues:
+        return self.object_gate.keys_values(self.project_objects(tokens.objects))
+
+
+def _present(tokens: AdapterTokens) -> Bool[Array, "bf n"] | None:
+    return None if tokens.object_mask is None else tokens.object_mask > 0
+
+
+class ObjectAdapters(GatedAdapters):
+    """The object gate alone."""
+
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Absent objects are not masked: their tokens are the null token."""
+        return AdapterContext(self._object_keys_values(tokens))
+
+    def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
+        """object(x)."""
+        return self.object_gate(x, context.objects)
+
+
+class ObjectImageAdapters(GatedAdapters):
+    """The object gate, then the image gate on its result (the paper's model)."""
+
+    image_gate_class: ClassVar[type[GatedBlock]] = GatedCrossAttention
+
+    def setup(self) -> None:
+        """The image gate has a projection of its own."""
+        super().setup()
+        self.project_image = dense(self.width, self.policy)
+        self.image_gate = self.image_gate_class(self.width, self.heads, self.policy)
+
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Absent objects are not masked: their tokens are the null token."""
+        image = self.image_gate.keys_values(self.project_image(tokens.image))
+        return AdapterContext(self._object_keys_values(tokens), image)
+
+    def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
+        """image(object(x))."""
+        return self.image_gate(self.object_gate(x, context.objects), context.image)
+
+
+class ParallelAdapters(ObjectImageAdapters):
+    """x + tanh(beta_object) object(x) + tanh(beta_image) image(x); both gates contain x already."""
+
+    def setup(self) -> None:
+        """Each gate is scaled once more."""
+        super().setup()
+        self.beta_object = self.param("beta_object", nn.initializers.zeros, (), jnp.float32)
+        self.beta_image = self.param("beta_image", nn.initializers.zeros, (), jnp.float32)
+
+    def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
+        """Both gates read x."""
+        objects = self.object_gate(x, context.objects, extra_mask=context.mask)
+        return _gated(_gated(x, self.beta_object, objects), self.beta_image, self.image_gate(x, context.image))
+
+
+class DoubleAdapters(ParallelAdapters):
+    """As `ParallelAdapters`, with gated self-attention for the image too, and absent objects masked."""
+
+    image_gate_class: ClassVar[type[GatedBlock]] = GatedSelfAttention
+
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Absent objects are masked."""
+        return super().keys_values(tokens)._replace(mask=_present(tokens))
+
+
+class MergeAdapters(GatedAdapters):
+    """One gated self-attention over image and box tokens together, absent objects masked."""
+
+    def setup(self) -> None:
+        """Image tokens have a projection of their own."""
+        super().setup()
+        self.project_image = dense(self.width, self.policy)
+
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Image tokens come first."""
+        batch = tokens.objects.shape[0]
+        image = self.object_gate.keys_values(self.project_image(tokens.image))
+        mask = _present(tokens)
+        if mask is not None:
+            mask = jnp.concatenate([jnp.ones((batch, image.keys.shape[1]), bool), mask], axis=1)
+        return AdapterContext(_repeated(image, batch).append(self._object_keys_values(tokens)), mask=mask)
+
+    def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
+        """The object gate with image tokens among its tokens."""
+        return self.object_gate(x, context.objects, extra_mask=context.mask)
+
+
+GATE_FORMS: Mapping[Gate, type[GatedAdapters]] = {
+    "object": ObjectAdapters,
+    "object_image": ObjectImageAdapters,
+    "parallel": ParallelAdapters,
+    "double": DoubleAdapters,
+    "merge": MergeAdapters,
+}

@@ -31,14 +31,20 @@ class MultiHeadAttention(nn.Module):
         self, x: Float[Array, "b n d"], context: KeysValues, *, mask: Bool[Array, "#b #n l"] | None = None
     ) -> Float[Array, "b n d"]:
         """Attends from x to a context (`attend` says how its leading axis may differ)."""
-        mixed = attend(
-            self._heads(self.query(x)),
-            context,
-            mask=mask,
-            implementation=self.policy.attention,
-            precision=self.policy.precision,
-        )
-        return self.out(mixed.reshape(*x.shape[:2], self.width))
+        return self._merged(self._attend(self._heads(self.query(x)), context, mask=mask))
+
+    def _attend(
+        self,
+        queries: Float[Array, "b n heads e"],
+        context: KeysValues,
+        *,
+        mask: Bool[Array, "#b #n l"] | None = None,
+    ) -> Float[Array, "b n heads e"]:
+        implementation, precision = self.policy.attention, self.policy.precision
+        return attend(queries, context, mask=mask, implementation=implementation, precision=precision)
 
     def _heads(self, x: Float[Array, "b n d"]) -> Float[Array, "b n heads e"]:
         return x.reshape(*x.shape[:2], self.heads, -1)
+
+    def _merged(self, mixed: Float[Array, "b n heads e"]) -> Float[Array, "b n d"]:
+        return self.out(mixed.reshape(*mixed.shape[:2], self.width))

@@ -1,73 +1,94 @@
-"""Spatial and temporal transformers: attention, gates, cross-attention and feed-forward between two projections."""
+"""Spatial and temporal transformers: attention, adapters, cross-attention and feed-forward between two projections."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from smcd_jax.nn.attention import KeysValues
-from smcd_jax.nn.config import UNetConfig
-from smcd_jax.nn.gated_attention import GateConditions, Gates
 from smcd_jax.nn.layers import ComputePolicy, FeedForward, dense, group_norm, layer_norm
 from smcd_jax.nn.multi_head import MultiHeadAttention
 
+Part = Callable[[int, int, ComputePolicy], nn.Module]  # (width, heads, policy) -> module
 
-class BlockConditions(NamedTuple):
-    """What one spatial block attends to besides itself; constant over the denoising steps."""
 
-    text: KeysValues
-    gates: GateConditions | None
+@dataclasses.dataclass(frozen=True)
+class SpatialParts:
+    """The parts of a spatial block that differ between model families, made for the width of each block.
+
+    Both modules have ``keys_values(tokens) -> context`` and are called as ``(x, context) -> y``.
+
+    Attributes:
+        cross_attention: Attention to text, or to text and image tokens; its result is added to x.
+        adapters: Layers between self-attention and cross-attention, such as `smcd_jax.nn.gated_attention`; their
+            result replaces x. None for none.
+    """
+
+    cross_attention: Part = MultiHeadAttention
+    adapters: Part | None = None
+
+
+TEXT_ONLY = SpatialParts()
+
+
+class BlockContext(NamedTuple):
+    """Keys and values of one spatial block, constant over the denoising steps.
+
+    Attributes:
+        cross: Context of the cross-attention.
+        adapters: Context of the adapters; None leaves them out.
+    """
+
+    cross: Any
+    adapters: Any = None
 
 
 class TransformerBlock(nn.Module):
-    """x += attn1(x); gates; x += attn2(x, text or itself); x += ff(x), each on its LayerNorm.
+    """x += attn1(x); adapters; x += attn2(x, context or x); x += ff(x), each on its LayerNorm.
 
-    With ``config`` the block is spatial: it attends to text and has the config's gates. Without, it is temporal and its
-    second attention is self-attention again.
+    With ``parts`` the block is spatial. Without, it is temporal, and its second attention is self-attention too.
     """
 
     width: int
     heads: int
     policy: ComputePolicy
-    config: UNetConfig | None = None
+    parts: SpatialParts | None = None
 
     def setup(self) -> None:
         """Layers in the order of use."""
+        parts = self.parts or TEXT_ONLY
         self.norm_self = layer_norm(self.policy)
         self.self_attention = MultiHeadAttention(self.width, self.heads, self.policy)
-        if self.config is not None and self.config.gate != "none":
-            self.gates = Gates(self.width, self.heads, self.config, self.policy)
+        if parts.adapters is not None:
+            self.gates = parts.adapters(self.width, self.heads, self.policy)
         self.norm_cross = layer_norm(self.policy)
-        self.cross_attention = MultiHeadAttention(self.width, self.heads, self.policy)
+        self.cross_attention = parts.cross_attention(self.width, self.heads, self.policy)
         self.norm_ff = layer_norm(self.policy)
         self.ff = FeedForward(self.width, self.policy)
 
-    def conditions(
-        self,
-        text: Float[Array, "t l d"],
-        objects: Float[Array, "bf n e"] | None,
-        *,
-        object_mask: Float[Array, "bf n"] | None,
-        image_tokens: Float[Array, "i m g"] | None,
-    ) -> BlockConditions:
-        """Keys and values of the conditions; without objects the gates stay shut, as in the reference."""
-        gates = None
-        if objects is not None and self.config is not None and self.config.gate != "none":
-            gates = self.gates.conditions(objects, object_mask=object_mask, image_tokens=image_tokens)
-        return BlockConditions(self.cross_attention.keys_values(text), gates)
+    def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:
+        """Keys and values for `__call__`.
 
-    def __call__(self, x: Float[Array, "b n d"], conditions: BlockConditions | None = None) -> Float[Array, "b n d"]:
-        """Tokens in, tokens out."""
+        Args:
+            tokens: Tokens of the cross-attention.
+            adapter_tokens: Tokens of the adapters; None leaves the adapters out.
+        """
+        adapters = None if adapter_tokens is None else self.gates.keys_values(adapter_tokens)
+        return BlockContext(self.cross_attention.keys_values(tokens), adapters)
+
+    def __call__(self, x: Float[Array, "b n d"], context: BlockContext | None = None) -> Float[Array, "b n d"]:
+        """Tokens after the block."""
         x = x + self._attend_self(self.self_attention, self.norm_self(x))
-        if conditions is not None and conditions.gates is not None:
-            x = self.gates(x, conditions.gates)
+        if context is not None and context.adapters is not None:
+            x = self.gates(x, context.adapters)
         normed = self.norm_cross(x)
-        if conditions is None:
+        if context is None:
             x = x + self._attend_self(self.cross_attention, normed)
         else:
-            x = x + self.cross_attention(normed, conditions.text)
+            x = x + self.cross_attention(normed, context.cross)
         return x + self.ff(self.norm_ff(x))
 
     def _attend_self(self, attention: MultiHeadAttention, normed: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -75,36 +96,29 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame, to text and through the gates; added to its input."""
+    """Attention among the pixels of each frame and to the conditions; added to its input."""
 
-    config: UNetConfig
     channels: int
+    heads: int
     policy: ComputePolicy
+    parts: SpatialParts = TEXT_ONLY
 
     def setup(self) -> None:
-        """GroupNorm (eps 1e-6), Linear in, the block, Linear out (zero at start)."""
+        """GroupNorm (eps 1e-6), Linear in, the block, Linear out (zero at the start)."""
         self.norm = group_norm(self.policy, epsilon=1e-6)
         self.proj_in = dense(self.channels, self.policy)
-        heads = self.channels // self.config.head_dim
-        self.block = TransformerBlock(self.channels, heads, self.policy, self.config)
+        self.block = TransformerBlock(self.channels, self.heads, self.policy, self.parts)
         self.proj_out = dense(self.channels, self.policy, zero=True)
 
-    def conditions(
-        self,
-        text: Float[Array, "t l d"],
-        objects: Float[Array, "bf n e"] | None,
-        *,
-        object_mask: Float[Array, "bf n"] | None,
-        image_tokens: Float[Array, "i m g"] | None,
-    ) -> BlockConditions:
-        """Keys and values of the conditions, for `__call__`."""
-        return self.block.conditions(text, objects, object_mask=object_mask, image_tokens=image_tokens)
+    def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:
+        """Keys and values for `__call__`; see `TransformerBlock.keys_values`."""
+        return self.block.keys_values(tokens, adapter_tokens)
 
-    def __call__(self, frames: Float[Array, "bf h w c"], conditions: BlockConditions) -> Float[Array, "bf h w c"]:
+    def __call__(self, frames: Float[Array, "bf h w c"], context: BlockContext) -> Float[Array, "bf h w c"]:
         """Tokens are the pixels of a frame, row by row."""
         bf, h, w, c = frames.shape
         tokens = self.proj_in(self.norm(frames).reshape(bf, h * w, c))
-        tokens = self.proj_out(self.block(tokens, conditions))
+        tokens = self.proj_out(self.block(tokens, context))
         return frames + tokens.reshape(bf, h, w, c)
 
 

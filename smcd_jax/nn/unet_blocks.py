@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy, Downsample, TemporalConv, Upsample, conv, dense, group_norm, on_frames
-from smcd_jax.nn.transformers import BlockConditions, SpatialTransformer, TemporalTransformer
+from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts, SpatialTransformer, TemporalTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +133,15 @@ class UNetBlock(nn.Module):
     config: UNetConfig
     plan: BlockPlan
     policy: ComputePolicy
+    parts: SpatialParts = TEXT_ONLY
 
     def setup(self) -> None:
-        """Parts as planned."""
+        """Layers of the plan."""
         channels = self.plan.channels
         self.residual = ResidualBlock(channels, self.policy, self.config.dropout)
         if self.plan.attention:
-            self.spatial = SpatialTransformer(self.config, channels, self.policy)
             heads = channels // self.config.head_dim
+            self.spatial = SpatialTransformer(channels, heads, self.policy, self.parts)
             self.temporal = TemporalTransformer(channels, heads, self.config.head_dim, self.policy)
         if self.plan.upsample:
             self.upsample = Upsample(channels, self.policy)
@@ -149,15 +150,15 @@ class UNetBlock(nn.Module):
         self,
         video: Float[Array, "b f h w c"],
         time: Float[Array, "b e"],
-        conditions: BlockConditions | None,
+        context: BlockContext | None,
         *,
         temporal: bool = True,
         deterministic: bool = True,
     ) -> Float[Array, "b f hh ww d"]:
-        """``conditions`` is None where the plan has no attention."""
+        """``context`` is None where the plan has no attention."""
         video = self.residual(video, time, temporal=temporal, deterministic=deterministic)
         if self.plan.attention:
-            video = on_frames(lambda frames: self.spatial(frames, conditions), video)
+            video = on_frames(lambda frames: self.spatial(frames, context), video)
             video = self.temporal(video) if temporal else video
         return on_frames(self.upsample, video) if self.plan.upsample else video
 

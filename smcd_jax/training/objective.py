@@ -70,7 +70,7 @@ def _denoising_objective(config: TrainConfig, model: VideoModel, null: Mapping[s
         given = {**batch, **jax.tree.map(jnp.asarray, dict(null))} if train else batch
         features = model.features(params, given, keys["features"])
         latents = features[model.target].astype(jnp.float32)
-        inputs = model.inputs(features)
+        inputs = model.inputs(features, jax.random.fold_in(keys["features"], 0) if train else None)
         noise = training_noise(keys["noise"], latents.shape, noise_offset=config.loss.noise_offset)
         timesteps = draw_timesteps(keys["timesteps"], len(latents), total, stratified=not train)
         if train:

@@ -253,7 +253,7 @@ def test_unet_computes_what_diffusers_computes():
         inputs = (torch.from_numpy(array) for array in (video.transpose(0, 4, 1, 2, 3), t, text))
         want = theirs(*inputs).sample
     module = network(config)
-    conditions = module.apply(params, jnp.asarray(text), method="conditions")
+    conditions = module.apply(params, jnp.asarray(text), method="keys_values")
     got = jax.jit(module.apply)(params, video, t.astype(np.float32), conditions)
     error = np.abs(np.moveaxis(np.asarray(got), -1, 1) - want.numpy()).max() / np.abs(want.numpy()).max()
     assert error < 2e-5  # float32 rounding through some sixty layers

@@ -18,10 +18,11 @@ from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
 from smcd_jax.models.tables.unet_blocks import residual_rows, transformer_rows
 from smcd_jax.nn.box_tokens import fourier_features
-from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.nn.config import AutoencoderConfig, PositionNetConfig, TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.nn.gated_attention import GATE_FORMS, AdapterTokens
 from smcd_jax.nn.layers import Downsample, Upsample, sinusoid
 from smcd_jax.nn.networks import abstract_params, network
-from smcd_jax.nn.transformers import SpatialTransformer, TemporalTransformer
+from smcd_jax.nn.transformers import SpatialParts, SpatialTransformer, TemporalTransformer
 from smcd_jax.nn.unet_blocks import ResidualBlock, TemporalConvBlock
 from smcd_jax.weights.conversion_table import CONV, POINTWISE_1D, Row, weighted
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
@@ -117,23 +118,17 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
     arrays, given, gate = golden.arrays(), golden.config, GATES[golden.case["gate"]]
     optional = lambda name: jnp.asarray(arrays[name]) if name in arrays else None  # noqa: E731
     objects, image_tokens = optional("in/grounding_context"), optional("in/visual_feat")
-    width = lambda array: 0 if array is None else array.shape[-1]  # noqa: E731
-    config = UNetConfig(
-        head_dim=given["head_dim"],
-        context_dim=given["context_dim"],
-        object_width=width(objects),
-        image_width=width(image_tokens),
-        gate=gate,
-    )
-    module = SpatialTransformer(config, given["channels"], golden.policy)
+    parts = SpatialParts(adapters=GATE_FORMS.get(gate))
+    module = SpatialTransformer(given["channels"], given["channels"] // given["head_dim"], golden.policy, parts)
 
     def run(module: SpatialTransformer, x: jax.Array, objects: jax.Array | None, mask: jax.Array | None) -> jax.Array:
         text = jnp.asarray(arrays["in/context"])
-        return module(x, module.conditions(text, objects, object_mask=mask, image_tokens=image_tokens))
+        tokens = None if objects is None else AdapterTokens(objects, mask, image_tokens)
+        return module(x, module.keys_values(text, tokens))
 
     def run_gates(module: SpatialTransformer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         gates = module.block.gates
-        return gates(x, gates.conditions(objects, object_mask=mask, image_tokens=image_tokens))
+        return gates(x, gates.keys_values(AdapterTokens(objects, mask, image_tokens)))
 
     x, mask = picture(arrays["in/x"]), optional("in/grounding_masks")
     params = module_params(golden, spatial_rows(gate), module, x, objects, mask, method=run)

@@ -58,7 +58,7 @@ def run_unet(
     module = network(config, policy)
 
     def forward(params: Any, latents: jax.Array, t: jax.Array, text: jax.Array, given: dict, more: dict) -> jax.Array:
-        conditions = module.apply({"params": params}, text, method="conditions", **given)
+        conditions = module.apply({"params": params}, text, method="keys_values", **given)
         return module.apply({"params": params}, latents, t, conditions, **more)
 
     b, f = latents.shape[:2]
@@ -114,7 +114,7 @@ def controlnet(golden: Golden) -> Iterator[Comparison]:
 
     @jax.jit
     def run(params: Any, text: jax.Array, *inputs: jax.Array) -> Any:
-        return module.apply(params, *inputs, module.apply(params, text, method="conditions"))
+        return module.apply(params, *inputs, module.apply(params, text, method="keys_values"))
 
     t = jnp.asarray(arrays["in/t"], jnp.float32)
     features = run(params, jnp.asarray(arrays["in/y"]), video(arrays["in/x"]), picture(arrays["in/hint"]), t)

@@ -28,7 +28,7 @@ from smcd_jax.files import write_json
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.devices import device_summary
-from tests.golden import case_diffusion, case_i3d, case_modules, case_train, case_unet
+from tests.golden import case_diffusion, case_dynamicrafter, case_i3d, case_modules, case_train, case_unet
 from tests.golden.comparison import (
     BFLOAT16_LOOP_TOLERANCE,
     BFLOAT16_TOLERANCE,
@@ -43,6 +43,7 @@ RUNNERS = {
     **case_diffusion.RUNNERS,
     **case_train.RUNNERS,
     **case_i3d.RUNNERS,
+    **case_dynamicrafter.RUNNERS,
 }
 
 

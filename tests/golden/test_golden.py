@@ -11,6 +11,9 @@ from tests.golden.check import main as check
 from tests.golden.comparison import Golden
 
 CASES = SHARED / "golden" / "cases.json"
+# DynamiCrafter's pipeline case runs the whole family; check.py runs the other cases of its folder
+DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
+DYNAMICRAFTER_FILES = ("modules/resampler_16x16.npz", "pipeline/cli_image_512.npz")
 LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
 
 
@@ -26,6 +29,17 @@ def cases():
 def test_agrees_with_the_reference(file, case):
     enable_compile_cache()
     results = list(RUNNERS[case["kind"]](Golden(CASES.parent, file, case)))
+    assert results
+    for result in results:
+        assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+
+
+@pytest.mark.skipif(not DYNAMICRAFTER.is_file(), reason=f"needs the golden folder beside the project: {DYNAMICRAFTER}")
+@pytest.mark.parametrize("file", DYNAMICRAFTER_FILES)
+def test_dynamicrafter_agrees_with_the_reference(file):
+    enable_compile_cache()
+    case = json.loads(DYNAMICRAFTER.read_text())[file]
+    results = list(RUNNERS[case["kind"]](Golden(DYNAMICRAFTER.parent, file, case)))
     assert results
     for result in results:
         assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"

@@ -93,7 +93,7 @@ def forward(config: UNetConfig, policy: ComputePolicy | None = None, temporal: b
 
     @jax.jit
     def run(params, latents, timesteps, text, **conditions):
-        encoded = module.apply({"params": params}, text, method="conditions", **conditions)
+        encoded = module.apply({"params": params}, text, method="keys_values", **conditions)
         return module.apply({"params": params}, latents, timesteps, encoded, temporal=temporal)
 
     return run
@@ -214,7 +214,7 @@ def test_conditions_computed_once_serve_every_step():
     config = small()
     module, params, given = network(config), trained(config), inputs(config)
     names = ("text", "objects", "object_mask", "image_tokens")
-    encode = jax.jit(lambda params, given: module.apply({"params": params}, **given, method="conditions"))
+    encode = jax.jit(lambda params, given: module.apply({"params": params}, **given, method="keys_values"))
     step = jax.jit(lambda params, *args: module.apply({"params": params}, *args))
     once = encode(params, {name: given[name] for name in names})
     for time in (5.0, 700.0):

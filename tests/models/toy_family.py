@@ -86,7 +86,7 @@ class ToyModel(VideoModel):
         raw = {"video": request.pictures[:, None], "token_ids": ids.astype(np.int32)}
         return SamplingPlan(raw, (request.num_frames, h // 4, w // 4, 3))
 
-    def inputs(self, features):
+    def inputs(self, features, key=None):
         text = jnp.stack(
             [jnp.sin(features["token_ids"].astype(jnp.float32) * k).mean(axis=1) for k in (1.0, 2.0, 3.0, 4.0)], axis=-1
         )

@@ -51,7 +51,7 @@ def test_the_published_network_takes_three_and_a_quarter_tera_operations():
     module, params = network(config, policy), {"params": abstract_params(config)}
 
     def forward(params, latents, timesteps, text, objects, image_tokens):
-        conditions = module.apply(params, text, objects, image_tokens=image_tokens, method="conditions")
+        conditions = module.apply(params, text, objects, image_tokens=image_tokens, method="keys_values")
         return module.apply(params, latents, timesteps, conditions)
 
     tokens = floats(1, 77, 1024), floats(1, 8, 8, 1024), floats(1, 16, 1024)

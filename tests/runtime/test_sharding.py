@@ -287,7 +287,7 @@ def forward(params: dict, given: dict) -> jax.Array:
     module = network(SMALL_UNET, ComputePolicy())
     variables = {"params": params["unet"]}
     conditions = module.apply(
-        variables, given["text"], given["objects"], image_tokens=given["image_tokens"], method="conditions"
+        variables, given["text"], given["objects"], image_tokens=given["image_tokens"], method="keys_values"
     )
     return module.apply(variables, given["latents"], given["timesteps"], conditions)
 

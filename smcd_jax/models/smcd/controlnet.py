@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.models.smcd.config import ControlNetConfig
-from smcd_jax.models.smcd.unet3d import make_block
 from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, dense
-from smcd_jax.nn.transformers import BlockConditions
+from smcd_jax.nn.unet3d import UNetContext, make_block
 from smcd_jax.nn.unet_blocks import DownBlock, StemBlock, UNetBlock, encoder_plan
 
 
@@ -27,10 +26,10 @@ class ControlNet(nn.Module):
         self.encoder = [make_block(entry, config, self.policy) for entry in plan]
         self.zero_conv = [dense(entry.channels, self.policy, zero=True) for entry in plan]
 
-    def conditions(self, text: Float[Array, "b l d"]) -> dict[str, BlockConditions]:
+    def keys_values(self, text: Float[Array, "b l d"]) -> UNetContext:
         """Keys and values of the text for every block with attention."""
         return {
-            f"encoder_{index}": block.spatial.conditions(text, None, object_mask=None, image_tokens=None)
+            f"encoder_{index}": block.spatial.keys_values(text)
             for index, block in enumerate(self.encoder)
             if isinstance(block, UNetBlock) and block.plan.attention
         }
@@ -40,7 +39,7 @@ class ControlNet(nn.Module):
         latents: Float[Array, "b f h w c"],
         hint: Float[Array, "b h w c"],
         timesteps: Float[Array, " b"],
-        conditions: dict[str, BlockConditions],
+        context: UNetContext,
         *,
         temporal: bool = True,
         deterministic: bool = True,
@@ -51,7 +50,7 @@ class ControlNet(nn.Module):
             latents: noisy latents (of the video alone, 4 channels).
             hint: the first frame's latent; it joins, the same for all frames, behind the first block.
             timesteps: diffusion time, one per example.
-            conditions: what `conditions` returned.
+            context: Result of `keys_values`.
             temporal: False leaves out every temporal layer.
             deterministic: False turns dropout on.
         """
@@ -63,8 +62,8 @@ class ControlNet(nn.Module):
             elif isinstance(block, DownBlock):
                 x = block(x)
             else:
-                given = conditions.get(f"encoder_{index}")
-                x = block(x, time, given, temporal=temporal, deterministic=deterministic)
+                block_context = context.get(f"encoder_{index}")
+                x = block(x, time, block_context, temporal=temporal, deterministic=deterministic)
             features.append(zero_conv(x))
         return tuple(features)
 
@@ -73,4 +72,4 @@ class ControlNet(nn.Module):
         config = self.config.unet
         side = 2 ** (len(config.channel_mult) - 1)
         video = jnp.zeros((1, 1, side, side, config.latent_channels))
-        return self(video, video[:, 0], jnp.zeros((1,)), self.conditions(jnp.zeros((1, 1, config.context_dim))))
+        return self(video, video[:, 0], jnp.zeros((1,)), self.keys_values(jnp.zeros((1, 1, config.context_dim))))

@@ -29,7 +29,7 @@ from smcd_jax.models.video_model import (
 from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
-from smcd_jax.nn.transformers import BlockConditions
+from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.tokenizer import Tokenizer
 
@@ -88,9 +88,9 @@ class Context(NamedTuple):
         hint: Latent that the ControlNet reads.
     """
 
-    unet: dict[str, BlockConditions]
+    unet: UNetContext
     image_latent: Float[Array, "b h w c"] | None
-    controlnet: dict[str, BlockConditions] | None
+    controlnet: UNetContext | None
     hint: Float[Array, "b h w c"]
 
 
@@ -160,8 +160,9 @@ class SMCDModel(VideoModel):
             notes=self._cut_texts(tokenizer, (*request.prompts, *negative)),
         )
 
-    def inputs(self, features: Mapping[str, Array]) -> Inputs:
+    def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
         """Text, boxes, labels and the latent of the first frame."""
+        del key
         null_text, first = features.get("null_text"), features["latents"][:, 0].astype(jnp.float32)
         text = features["text"]
         return Inputs(
@@ -215,11 +216,11 @@ class SMCDModel(VideoModel):
             context.objects,
             object_mask=context.object_mask,
             image_tokens=context.image,
-            method="conditions",
+            method="keys_values",
         )
         control = None
         if "controlnet" in self.networks:
-            control = self._apply("controlnet", params, context.text, method="conditions")
+            control = self._apply("controlnet", params, context.text, method="keys_values")
         still = context.image_latent if self.config.unet.image_latent else None
         return Context(attended, still, control, context.hint)
 

@@ -1,0 +1,59 @@
+"""Names of DynamiCrafter's own networks in the published files: the UNet and the resampler."""
+
+from __future__ import annotations
+
+from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ResamplerConfig
+from smcd_jax.models.tables.unet_blocks import embedding_rows, residual_rows, transformer_rows
+from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
+from smcd_jax.weights.conversion_table import CONV, LINEAR, POINTWISE_1D, Row, array, norm, under, weighted
+
+
+def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
+    """Every array under ``model.diffusion_model.``; the 256 file spells ``fps_embedding`` ``framestride_embed``."""
+    rows = embedding_rows("time_embed", "time_embedding") + embedding_rows("fps_embedding", "fps_embedding")
+    rows += under("init_attn.0", "encoder_0/temporal", transformer_rows(POINTWISE_1D))
+    channels = config.base_channels
+    for index, plan in enumerate(encoder_plan(config)):
+        rows += _block_rows(config, plan, f"input_blocks.{index}", f"encoder_{index}", skip=plan.channels != channels)
+        channels = plan.channels
+    rows += under("middle_block.0", "middle/attended/residual", residual_rows(skip=False))
+    rows += under("middle_block.1", "middle/attended/spatial", _spatial_rows(config))
+    rows += under("middle_block.2", "middle/attended/temporal", transformer_rows(LINEAR))
+    rows += under("middle_block.3", "middle/plain/residual", residual_rows(skip=False))
+    for index, plan in enumerate(decoder_plan(config)):
+        rows += _block_rows(config, plan, f"output_blocks.{index}", f"decoder_{index}", skip=True)
+    return rows + norm("out.0", "norm_out") + weighted("out.2", "conv_out", CONV)
+
+
+def resampler_rows(config: ResamplerConfig) -> list[Row]:
+    """Every array under ``image_proj_model.``."""
+    rows = array("latents", "latents") + weighted("proj_in", "proj_in", LINEAR)
+    rows += weighted("proj_out", "proj_out", LINEAR) + norm("norm_out", "norm_out")
+    for layer in range(config.layers):
+        attention = norm("norm1", "norm_image") + norm("norm2", "norm_queries")
+        for torch, path in (("to_q", "query"), ("to_kv", "key_value"), ("to_out", "out")):
+            attention += weighted(torch, path, LINEAR, bias=False)
+        rows += under(f"layers.{layer}.0", f"attention_{layer}", attention)
+        rows += norm(f"layers.{layer}.1.0", f"norm_{layer}")
+        rows += weighted(f"layers.{layer}.1.1", f"dense_in_{layer}", LINEAR, bias=False)
+        rows += weighted(f"layers.{layer}.1.3", f"dense_out_{layer}", LINEAR, bias=False)
+    return rows
+
+
+def _spatial_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
+    own = weighted("to_k_ip", "image_key", LINEAR, bias=False) + weighted("to_v_ip", "image_value", LINEAR, bias=False)
+    own += array("alpha", "alpha_image") if config.learned_image_scale else []
+    return transformer_rows(LINEAR) + under("transformer_blocks.0.attn2", "block/cross_attention", own)
+
+
+def _block_rows(config: DynamiCrafterUNetConfig, plan: BlockPlan, torch: str, path: str, *, skip: bool) -> list[Row]:
+    if plan.kind == "stem":
+        return weighted(f"{torch}.0", f"{path}/conv", CONV)
+    if plan.kind == "downsample":
+        return weighted(f"{torch}.0.op", f"{path}/downsample/conv", CONV)
+    rows = under("0", "residual", residual_rows(skip=skip))
+    if plan.attention:
+        rows += under("1", "spatial", _spatial_rows(config)) + under("2", "temporal", transformer_rows(LINEAR))
+    if plan.upsample:
+        rows += weighted(f"{3 if plan.attention else 1}.conv", "upsample/conv", CONV)
+    return under(torch, path, rows)

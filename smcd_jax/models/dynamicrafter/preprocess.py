@@ -1,0 +1,60 @@
+"""Pictures as the image tower reads them: blurred (kornia's antialias), resized by bicubic interpolation, normalised.
+
+Both the blur and the resize are linear along each axis, so together they are one matrix per axis, made in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+CUBIC = -0.75  # PyTorch's coefficient of the bicubic kernel
+
+
+def preprocess(pictures: Float[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:
+    """Pictures in -1..1 of any size, for the image tower; the aspect ratio is not kept."""
+    height, width = pictures.shape[1:3]
+    rows, columns = (jnp.asarray(resize_matrix(side, size), jnp.float32) for side in (height, width))
+    x = jnp.einsum("sh,bhwc->bswc", rows, pictures, precision="highest")
+    x = jnp.einsum("tw,bswc->bstc", columns, x, precision="highest")
+    return ((x + 1) / 2 - jnp.asarray(MEAN)) / jnp.asarray(DEVIATION)
+
+
+@functools.cache
+def resize_matrix(source: int, target: int) -> Float[np.ndarray, "t s"]:
+    """The blur and bicubic resize of one axis, with align_corners; an axis that does not shrink is not blurred."""
+    position = np.arange(target) * (source - 1) / max(target - 1, 1)
+    first = np.floor(position).astype(int)
+    fraction = position - first
+    resize = np.zeros((target, source))
+    for offset in (-1, 0, 1, 2):
+        column = np.clip(first + offset, 0, source - 1)
+        np.add.at(resize, (np.arange(target), column), _cubic(np.abs(fraction - offset)))
+    return resize @ _blur_matrix(source, source / target) if source > target else resize
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * CUBIC - 4 * CUBIC
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _blur_matrix(size: int, factor: float) -> np.ndarray:
+    """Gaussian blur of one axis with reflected borders."""
+    sigma = max((factor - 1) / 2, 0.001)
+    length = int(max(4 * sigma, 3))
+    length += 1 - length % 2
+    offsets = np.arange(length) - length // 2
+    kernel = np.exp(-(offsets**2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    blur = np.zeros((size, size))
+    for offset, weight in zip(offsets, kernel, strict=True):
+        column = np.abs(np.arange(size) + offset)
+        column = np.where(column >= size, 2 * (size - 1) - column, column)
+        np.add.at(blur, (np.arange(size), column), weight)
+    return blur
