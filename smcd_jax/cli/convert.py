@@ -113,9 +113,9 @@ def _untrained(args: argparse.Namespace) -> None:
     import numpy as np
 
     from smcd_jax.conversion.untrained import write_untrained
-    from smcd_jax.models.smcd.config import PRESETS
+    from smcd_jax.models.registry import presets
 
-    config = PRESETS[args.preset]
+    config = presets()[args.preset]
     if args.with_vision:
         from smcd_jax.nn.config import VisionEncoderConfig
 
