@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.cli import animate, console
+from smcd_jax.cli import console
 from smcd_jax.cli.clip import Clip, check_clip
 from smcd_jax.cli.clip_options import OPTIONS
+from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.cli.clip_run import finish_clip, is_described, is_kept, make_clip
 from smcd_jax.cli.parser import did_you_mean
 from smcd_jax.errors import SMCDError
@@ -80,7 +81,7 @@ def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
     if "output" in common:
         raise SMCDError("--output names one clip; with --requests, give each row an output, or leave it out")
     rows = read_requests(path, common)
-    batch = _Batch(args, animate.open_pipeline(args, keep_loaded=True), path.parent)
+    batch = _Batch(args, open_pipeline(args, keep_loaded=True), path.parent)
     states = _check_all(batch, rows)
     waiting = [row for row in rows if states[row.number] != _FINISHED]
     skipped = len(rows) - len(waiting)
@@ -125,7 +126,7 @@ def _check_all(batch: _Batch, rows: list[Row]) -> dict[int, str]:
     if errors:
         more = f" (and {len(errors) - 1} more rows are wrong)" if len(errors) > 1 else ""
         raise SMCDError(f"{errors[0]}{more}; nothing was computed")
-    animate.tell_notes(batch.args, tuple(notes))
+    report_notes(batch.args, tuple(notes))
     return states
 
 
@@ -155,9 +156,9 @@ def _state(batch: _Batch, clip: Clip) -> str:
 
 def _make_all(batch: _Batch, rows: list[Row], states: Mapping[int, str]) -> list[tuple[Row, Exception]]:
     args, failed = batch.args, []
-    progress = animate.make_progress(args)
+    progress = make_progress(args)
     pipeline = batch.pipeline
-    animate.introduce(args, pipeline)
+    introduce(args, pipeline)
     pipeline.load(progress=progress)  # damaged weights would fail every row, so they stop all
     for position, row in enumerate(rows, 1):
         if not args.quiet:
@@ -170,7 +171,7 @@ def _make_all(batch: _Batch, rows: list[Row], states: Mapping[int, str]) -> list
                 seconds = finish_clip(pipeline, clip.files, changes={}, progress=progress)
             else:
                 seconds = make_clip(pipeline, clip, progress=progress)
-            animate.tell_result(args, clip.files.paths(), seconds)
+            report_result(args, clip.files.paths(), seconds)
         except KeyboardInterrupt:
             console.note(f"{position - 1} of {len(rows)} rows were done; go on with --resume")
             raise

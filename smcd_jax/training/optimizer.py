@@ -6,8 +6,8 @@ import jax
 import optax
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.training.config import OptimizerConfig
-from smcd_jax.training.selection import is_gate
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -11,13 +11,6 @@ from collections.abc import Iterable, Sequence
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.networks import Params, flatten, unflatten
 
-_GATES = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
-
-
-def is_gate(path: str) -> bool:
-    """Whether a path is that of a gate's scalar (`smcd_jax.nn.gated_attention`)."""
-    return path.rsplit("/", 1)[-1] in _GATES
-
 
 def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> frozenset[str]:
     """The paths that any pattern matches as a whole.

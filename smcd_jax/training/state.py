@@ -15,11 +15,12 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Component, FeatureStep, Stats
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import NUM_BUCKETS
-from smcd_jax.training.selection import is_gate, select
+from smcd_jax.training.selection import select
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ import pytest
 from smcd_jax.conversion.component_tables import image_encoder_rows, position_net_rows
 from smcd_jax.conversion.unet_table import unet_rows
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training import state
 from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config
 from smcd_jax.training.optimizer import learning_rate
-from smcd_jax.training.selection import is_gate, join, select, split
+from smcd_jax.training.selection import join, select, split
 from smcd_jax.training.state import abstract, from_scratch_paths, policy, trained_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
