@@ -26,7 +26,7 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     train.append(f"--config.data.records={files.records}")
     assert main(train) == 0
     assert main([*train, "--config.run.steps=6"]) == 0
-    assert "resuming after step 4" in capsys.readouterr().out
+    assert "resuming after step 4" in capsys.readouterr().err
     steps = [row["step"] for row in read_metrics(workdir / METRICS_FILE) if "loss" in row]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert list((workdir / "samples").glob("*.mp4"))
