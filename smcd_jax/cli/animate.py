@@ -61,9 +61,14 @@ def run(args: argparse.Namespace) -> int:
     """Makes what was asked for and says what was written; 2 if a row of a requests file failed."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     if args.resume and not args.requests:
-        raise SMCDError("--resume goes with --requests; a single clip is finished with --decode_latents, or made anew")
+        raise SMCDError(
+            "--resume needs --requests; finish a single clip with --decode_latents, or run it again", argument="resume"
+        )
     if args.requests and args.decode_latents:
-        raise SMCDError("--requests and --decode_latents exclude each other; run them one after the other")
+        raise SMCDError(
+            "--requests and --decode_latents exclude each other; run them one after the other",
+            argument="decode_latents",
+        )
     if args.decode_latents:
         return _finish_interrupted(args, given)
     if args.requests:
@@ -113,7 +118,11 @@ def _finish_interrupted(args: argparse.Namespace, given: Mapping[str, Any]) -> i
 
     settled = [name for name in given if name not in DECODING]
     if settled:
-        raise SMCDError(f"--{settled[0]} is settled in the sample kept at {args.decode_latents}; leave it out")
+        raise SMCDError(
+            f"--{settled[0]} cannot change the sample kept at {args.decode_latents}; remove it",
+            argument=settled[0],
+            path=args.decode_latents,
+        )
     files, description = kept_files(Path(args.decode_latents), formats=args.formats)
     files.check(overwrite=args.overwrite, finishing=True)
     args.model = description["model"] if args.model is None else args.model
