@@ -8,13 +8,12 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from smcd_jax import cli
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
+from tests.cli.command_errors import failure
 
 ASSETS = Path(str(resources.files("smcd_jax") / "assets"))
 PICTURE = str(ASSETS / "examples" / "rocket" / "img.png")
@@ -156,21 +155,6 @@ def refused(arguments: list[str], capfd) -> SMCDError:
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert sorted(Path().rglob("*")) == before
-    return error
-
-
-def failure(arguments: list[str]) -> SMCDError:
-    """The error that ends this command with status 2."""
-    found = []
-
-    def report(message: str, debug: bool, prefix: str = "error: ") -> None:
-        found.append(sys.exception())
-        shown(message, debug, prefix)
-
-    shown = cli._report
-    with mock.patch.object(cli, "_report", report):
-        assert main(arguments) == 2
-    (error,) = found
     return error
 
 
