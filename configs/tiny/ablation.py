@@ -12,13 +12,16 @@ from ml_collections import ConfigDict
 
 from configs.tiny.stage1_object import get_config as stage_1
 from configs.tiny.stage2_scene import get_config as scene
+from smcd_jax.errors import SMCDError
 
 VARIANTS = ("object", "image", "zc", "gca", "zc_gca", "joint")
 
 
 def get_config(variant: str = "zc_gca") -> ConfigDict:
     if variant not in VARIANTS:
-        raise ValueError(f"there is no variant {variant!r}; use one of {', '.join(VARIANTS)}")
+        raise SMCDError(
+            f"preset must be one of {', '.join(VARIANTS)}, got {variant!r}", argument="preset", value=variant
+        )
     config = scene()
     config.name = f"tiny_ablation_{variant}"
     config.run.steps = 300

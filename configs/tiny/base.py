@@ -10,11 +10,12 @@ Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages 
 from ml_collections import ConfigDict
 
 from configs.tiny.common import tiny_config
+from smcd_jax.errors import SMCDError
 
 
 def get_config(part: str = "pictures") -> ConfigDict:
     if part not in ("pictures", "clips"):
-        raise ValueError(f"there is no part {part!r}; use pictures or clips")
+        raise SMCDError(f"preset must be pictures or clips, got {part!r}", argument="preset", value=part)
     config = tiny_config(f"tiny_base_{part}")
     config.model.unet.gate = "none"
     config.model.unet.image_latent = False

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
+from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
-
-if TYPE_CHECKING:
-    from smcd_jax.pipeline import VideoPipeline
-    from smcd_jax.runtime.progress import Progress
 
 FORMATS = ("mp4", "gif", "webp", "frames")
 DECODING = ("decode_chunk_size", "fps")  # options that still matter when only decoding is left
@@ -66,9 +61,14 @@ def run(args: argparse.Namespace) -> int:
     """Makes what was asked for and says what was written; 2 if a row of a requests file failed."""
     given = {name: value for name, value in vars(args).items() if name in OPTIONS}
     if args.resume and not args.requests:
-        raise SMCDError("--resume goes with --requests; a single clip is finished with --decode_latents, or made anew")
+        raise SMCDError(
+            "--resume needs --requests; finish a single clip with --decode_latents, or run it again", argument="resume"
+        )
     if args.requests and args.decode_latents:
-        raise SMCDError("--requests and --decode_latents exclude each other; run them one after the other")
+        raise SMCDError(
+            "--requests and --decode_latents exclude each other; run them one after the other",
+            argument="decode_latents",
+        )
     if args.decode_latents:
         return _finish_interrupted(args, given)
     if args.requests:
@@ -99,58 +99,6 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> VideoPipeline:
-    """The pipeline on the model folder of --model; its weights are not read yet."""
-    from smcd_jax.pipeline import VideoPipeline
-
-    model = "tiny" if args.model is None else args.model
-    return VideoPipeline.from_pretrained(model, dtype=args.dtype, verify=not args.no_verify, keep_loaded=keep_loaded)
-
-
-def introduce(args: argparse.Namespace, pipeline: VideoPipeline) -> None:
-    """Names the model and the device, and says if the weights are untrained or an accelerator is not used."""
-    import jax
-
-    from smcd_jax.cli.machine import unused_accelerator
-    from smcd_jax.model_folder import SHIPPED, resolve_model
-
-    if args.quiet:
-        return
-    folder = pipeline.folder
-    name = next((name for name in SHIPPED if resolve_model(name) == folder.path), folder.path)
-    console.progress_line(f"model {name} on {jax.devices()[0].device_kind} in {pipeline.policy.compute}")
-    if jax.default_backend() == "cpu" and (missing := unused_accelerator()):
-        console.note(missing)
-    if folder.origin.kind == "untrained":
-        console.note(f"the weights of {name} are untrained ({folder.origin.note}): expect noise instead of a video")
-
-
-def tell_notes(args: argparse.Namespace, notes: tuple[str, ...]) -> None:
-    """Says what a user should know about the input, unless --quiet."""
-    if not args.quiet:
-        for text in notes:
-            console.note(text)
-
-
-def make_progress(args: argparse.Namespace) -> Progress:
-    """Bars on a terminal, lines elsewhere, nothing with --quiet."""
-    from smcd_jax.runtime.progress import Bars, Lines, Progress
-
-    if args.quiet:
-        return Progress()
-    return Bars() if sys.stderr.isatty() else Lines(console.progress_line)
-
-
-def tell_result(args: argparse.Namespace, paths: tuple[Path, ...], seconds: Mapping[str, float]) -> None:
-    """The summary of a clip: files, and seconds for each stage."""
-    if args.quiet:
-        return
-    for path in paths:
-        console.result(f"wrote {path}")
-    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-    console.result(f"seconds: {stages}")
-
-
 def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
     from smcd_jax.cli.clip import check_clip
     from smcd_jax.cli.clip_run import make_clip
@@ -159,9 +107,9 @@ def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
     clip = check_clip(given, pipeline, formats=args.formats)
     clip.files.check(overwrite=args.overwrite)
     introduce(args, pipeline)
-    tell_notes(args, clip.notes)
+    report_notes(args, clip.notes)
     seconds = make_clip(pipeline, clip, progress=make_progress(args))
-    tell_result(args, clip.files.paths(), seconds)
+    report_result(args, clip.files.paths(), seconds)
     return 0
 
 
@@ -170,7 +118,11 @@ def _finish_interrupted(args: argparse.Namespace, given: Mapping[str, Any]) -> i
 
     settled = [name for name in given if name not in DECODING]
     if settled:
-        raise SMCDError(f"--{settled[0]} is settled in the sample kept at {args.decode_latents}; leave it out")
+        raise SMCDError(
+            f"--{settled[0]} cannot change the sample kept at {args.decode_latents}; remove it",
+            argument=settled[0],
+            path=args.decode_latents,
+        )
     files, description = kept_files(Path(args.decode_latents), formats=args.formats)
     files.check(overwrite=args.overwrite, finishing=True)
     args.model = description["model"] if args.model is None else args.model
@@ -178,5 +130,5 @@ def _finish_interrupted(args: argparse.Namespace, given: Mapping[str, Any]) -> i
     pipeline = open_pipeline(args, keep_loaded=False)
     introduce(args, pipeline)
     seconds = finish_clip(pipeline, files, changes=given, progress=make_progress(args))
-    tell_result(args, files.paths(), seconds)
+    report_result(args, files.paths(), seconds)
     return 0

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.cli import animate, console
+from smcd_jax.cli import console
 from smcd_jax.cli.clip import Clip, check_clip
 from smcd_jax.cli.clip_options import OPTIONS
+from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.cli.clip_run import finish_clip, is_described, is_kept, make_clip
 from smcd_jax.cli.parser import did_you_mean
 from smcd_jax.errors import SMCDError
@@ -50,20 +51,26 @@ def read_requests(path: Path, common: Mapping[str, Any]) -> list[Row]:
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
-        raise SMCDError(f"{path}: requests are read from .csv (with a header) or .jsonl; give such a file")
+        raise SMCDError(
+            f"{path}: a requests file must be .csv (with a header) or .jsonl", argument="requests", path=path
+        )
     try:
         rows = [
             Row(where, number, {"output": f"{path.stem}_{number:04d}", **common, **given})
             for number, (where, given) in enumerate(readers[path.suffix.lower()](path), 1)
         ]
     except FileNotFoundError as error:
-        raise SMCDError(f"no such file: {path}; check the path") from error
+        raise SMCDError(f"{path}: no such file; check the path", argument="requests", path=path) from error
     except UnicodeDecodeError as error:
-        raise SMCDError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise SMCDError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8", path=path, value=error.start
+        ) from error
     except csv.Error as error:
-        raise SMCDError(f"{path}: not a table of comma-separated values ({error}); save it as CSV in UTF-8") from error
+        raise SMCDError(
+            f"{path}: not a table of comma-separated values ({error}); save it as CSV in UTF-8", path=path
+        ) from error
     if not rows:
-        raise SMCDError(f"{path} holds no requests; write one a row")
+        raise SMCDError(f"{path}: no requests; write one per row", argument="requests", path=path)
     return rows
 
 
@@ -78,9 +85,9 @@ def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
     """
     path = Path(args.requests)
     if "output" in common:
-        raise SMCDError("--output names one clip; with --requests, give each row an output, or leave it out")
+        raise SMCDError("--output names one clip; with --requests, give each row an output", argument="output")
     rows = read_requests(path, common)
-    batch = _Batch(args, animate.open_pipeline(args, keep_loaded=True), path.parent)
+    batch = _Batch(args, open_pipeline(args, keep_loaded=True), path.parent)
     states = _check_all(batch, rows)
     waiting = [row for row in rows if states[row.number] != _FINISHED]
     skipped = len(rows) - len(waiting)
@@ -90,7 +97,7 @@ def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
         console.result(f"{path}: {done} made, {len(failed)} failed, {skipped} were finished already")
     if failed:
         numbers = ", ".join(str(row.number) for row, _ in failed)
-        console.error(f"{len(failed)} of {len(rows)} rows failed ({numbers}); mend them and run it again with --resume")
+        console.error(f"{len(failed)} of {len(rows)} rows failed ({numbers}); fix them and run it again with --resume")
     if not failed:
         return 0
     return 2 if all(isinstance(error, SMCDError | OSError) for _, error in failed) else 1
@@ -121,11 +128,17 @@ def _check_all(batch: _Batch, rows: list[Row]) -> dict[int, str]:
             states[row.number] = _state(batch, clip)
             notes += [f"{row.where}: {note}" for note in clip.notes]
         except SMCDError as error:
-            errors.append(f"{row.where}: {error}")
+            errors.append((row, error))
     if errors:
         more = f" (and {len(errors) - 1} more rows are wrong)" if len(errors) > 1 else ""
-        raise SMCDError(f"{errors[0]}{more}; nothing was computed")
-    animate.tell_notes(batch.args, tuple(notes))
+        row, error = errors[0]
+        raise SMCDError(
+            f"{row.where}: {error}{more}; nothing was computed",
+            argument=error.argument,
+            path=error.path or batch.args.requests,
+            value=error.value,
+        ) from error
+    report_notes(batch.args, tuple(notes))
     return states
 
 
@@ -133,7 +146,9 @@ def _check_unshared(clip: Clip, row: Row, written: dict[Path, Row]) -> None:
     for path in (*clip.files.paths(), clip.files.latents):
         other = written.setdefault(path.absolute(), row)
         if other is not row:
-            raise SMCDError(f"row {other.number} writes {path} too; give each row its own output")
+            raise SMCDError(
+                f"row {other.number} writes {path} too; give each row its own output", argument="output", path=path
+            )
 
 
 def _state(batch: _Batch, clip: Clip) -> str:
@@ -142,12 +157,18 @@ def _state(batch: _Batch, clip: Clip) -> str:
     if described and args.resume:
         return _FINISHED if clip.files.complete() else _PARTIAL
     if described and not args.overwrite:
-        raise SMCDError(f"{clip.files.description(0)} exists already; pass over finished rows with --resume")
+        raise SMCDError(
+            f"{clip.files.description(0)}: exists already; skip finished rows with --resume",
+            argument="output",
+            path=clip.files.description(0),
+        )
     kept = args.resume and is_kept(clip)
     if args.resume and not kept and not args.overwrite and clip.files.description(0).exists():
         raise SMCDError(
-            f"{clip.files.description(0)} was made of other input or with other options; --overwrite to replace it, or "
-            "give the row another output"
+            f"{clip.files.description(0)}: made from other input or with other options; replace it with --overwrite, "
+            "or give the row another output",
+            argument="output",
+            path=clip.files.description(0),
         )
     clip.files.check(overwrite=args.overwrite, finishing=kept)
     return _KEPT if kept else _WAITING
@@ -155,9 +176,9 @@ def _state(batch: _Batch, clip: Clip) -> str:
 
 def _make_all(batch: _Batch, rows: list[Row], states: Mapping[int, str]) -> list[tuple[Row, Exception]]:
     args, failed = batch.args, []
-    progress = animate.make_progress(args)
+    progress = make_progress(args)
     pipeline = batch.pipeline
-    animate.introduce(args, pipeline)
+    introduce(args, pipeline)
     pipeline.load(progress=progress)  # damaged weights would fail every row, so they stop all
     for position, row in enumerate(rows, 1):
         if not args.quiet:
@@ -170,7 +191,7 @@ def _make_all(batch: _Batch, rows: list[Row], states: Mapping[int, str]) -> list
                 seconds = finish_clip(pipeline, clip.files, changes={}, progress=progress)
             else:
                 seconds = make_clip(pipeline, clip, progress=progress)
-            animate.tell_result(args, clip.files.paths(), seconds)
+            report_result(args, clip.files.paths(), seconds)
         except KeyboardInterrupt:
             console.note(f"{position - 1} of {len(rows)} rows were done; go on with --resume")
             raise
@@ -192,7 +213,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in header:
             _known(name, f"{path}: column")
         if len(set(header)) < len(header):
-            raise SMCDError(f"{path}: a column is there twice: {', '.join(header)}; keep one")
+            raise SMCDError(f"{path}: duplicate column ({', '.join(header)}); keep one", path=path, value=tuple(header))
         number = 0
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -201,7 +222,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}, row {number} (line {reader.line_num})"
             if len(cells) != len(header):
                 raise SMCDError(
-                    f"{where}: {len(cells)} cells for {len(header)} columns; put quotes around texts with commas"
+                    f"{where}: {len(cells)} cells for {len(header)} columns; quote texts that contain commas",
+                    path=path,
+                    value=len(cells),
                 )
             yield where, _given(zip(header, cells, strict=True), where, "from_text", nothing="")
 
@@ -216,9 +239,13 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SMCDError(f"{where}: not JSON ({error}); write one object a line") from error
+            raise SMCDError(f"{where}: not JSON ({error}); write one object per line", path=path) from error
         if not isinstance(content, dict):
-            raise SMCDError(f'{where}: {content!r:.60} is not an object; write {{"image": ..., "tracks": ...}}')
+            raise SMCDError(
+                f'{where}: {content!r:.60} is not an object; write {{"image": ..., "tracks": ...}}',
+                path=path,
+                value=content,
+            )
         for name in content:
             _known(name, f"{where}: key")
         yield where, _given(content.items(), where, "from_json", nothing=None)
@@ -231,14 +258,18 @@ def _given(items: Any, where: str, reading: str, *, nothing: Any) -> dict[str, A
         if value == nothing:
             continue
         if "\0" in str(value):
-            raise SMCDError(f"{where}: {name} holds a zero byte; remove it")
+            raise SMCDError(f"{where}: {name} contains a zero byte; remove it", argument=name, value=value)
         try:
             given[name] = getattr(OPTIONS[name], reading)(value)
         except SMCDError as error:
-            raise SMCDError(f"{where}: {error}") from error
+            raise SMCDError(f"{where}: {error}", argument=error.argument, value=error.value) from error
     return given
 
 
 def _known(name: str, where: str) -> None:
     if name not in OPTIONS:
-        raise SMCDError(f"{where} {name!r} is unknown{did_you_mean(name, OPTIONS)}; known are {', '.join(OPTIONS)}")
+        raise SMCDError(
+            f"{where} {name!r} is unknown{did_you_mean(name, OPTIONS)}; known are {', '.join(OPTIONS)}",
+            argument="requests",
+            value=name,
+        )

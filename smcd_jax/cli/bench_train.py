@@ -77,9 +77,11 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     from smcd_jax.training.config import load_config
 
     if args.config and args.preset:
-        raise SMCDError("--preset and --config: give one of them; a config's preset is FILE:PRESET")
+        raise SMCDError(
+            "--preset and --config exclude each other; the preset of a config is FILE:PRESET", argument="preset"
+        )
     if args.batch is not None and args.batch < 1:
-        raise SMCDError(f"--batch {args.batch}: must be 1 or more")
+        raise SMCDError(f"--batch must be at least 1, got {args.batch}", argument="batch", value=args.batch)
     overrides = list(args.overrides)
     if args.batch is not None:
         overrides.append(f"data.batch_size={args.batch}")

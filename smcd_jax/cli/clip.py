@@ -83,6 +83,7 @@ def check_clip(
         tracks, notes = _without_absent(tracks)
         notes = (*tracks.notes, *notes)
     request = make_request(pipeline.model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
+    pipeline.model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
     pipeline.model.guidance(options.as_dict())
     pipeline.solver_table(options)
     truncate = bool(given.get("truncate_prompt"))
@@ -113,13 +114,20 @@ def _image_path(given: Mapping[str, Any], base: Path) -> Path:
     if "input_data_path" in given:
         clashing = [name for name in ("image", "tracks", "track") if name in given]
         if clashing:
-            raise SMCDError(f"--input_data_path brings its own picture and boxes; leave out --{clashing[0]}")
+            raise SMCDError(
+                f"--{clashing[0]} cannot be combined with --input_data_path, which has its own picture and boxes",
+                argument=clashing[0],
+            )
         folder = base / given["input_data_path"]
         if not folder.is_dir():
-            raise SMCDError(f"no such folder: {folder}; give --input_data_path a folder with img.png and bbox.txt")
+            raise SMCDError(
+                f"{folder}: no such folder; --input_data_path must be a folder with img.png and bbox.txt",
+                argument="input_data_path",
+                path=folder,
+            )
         return folder / "img.png"
     if "image" not in given:
-        raise SMCDError("no picture: give one with --image FILE (or a folder with --input_data_path)")
+        raise SMCDError("no image; pass --image FILE, or a folder with --input_data_path", argument="image")
     return base / given["image"]
 
 
@@ -132,17 +140,20 @@ def _output(given: Mapping[str, Any], base: Path) -> Path | str:
 
 
 def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
-    how = {"image_size": image_size, "frames": frames}
+    size = {"image_size": image_size, "frames": frames}
     joined = []
     if "input_data_path" in given:
         path = base / given["input_data_path"]
-        joined.append(load_tracks(path, format="reference", label=given.get("label"), **how))
+        joined.append(load_tracks(path, format="reference", label=given.get("label"), **size))
     elif "tracks" in given:
         file = {"format": given.get("tracks_format"), "label": given.get("label"), "video": given.get("tracks_video")}
-        joined.append(load_tracks(base / given["tracks"], **file, **how))
+        joined.append(load_tracks(base / given["tracks"], **file, **size))
     elif "label" in given:
-        raise SMCDError("--label names the object of a tracks file; a --track has its label before the colon")
-    joined += [parse_track(text, **how) for text in given.get("track", [])]
+        raise SMCDError(
+            "--label needs --tracks or --input_data_path; the label of a --track stands before its colon",
+            argument="label",
+        )
+    joined += [parse_track(text, **size) for text in given.get("track", [])]
     return join_tracks(joined) if joined else None
 
 
@@ -150,7 +161,9 @@ def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
     """Objects in none of the frames would take a place in the model and say nothing to it."""
     seen = np.flatnonzero(tracks.mask.any(axis=0))
     if len(seen) == 0:
-        raise SMCDError(f"no object is present in any of the {tracks.num_frames} frames; mend the tracks")
+        raise SMCDError(
+            f"no object is present in any of the {tracks.num_frames} frames; check the tracks", argument="tracks"
+        )
     if len(seen) == tracks.num_objects:
         return tracks, ()
     absent = [tracks.labels[index] for index in range(tracks.num_objects) if index not in seen]
@@ -161,7 +174,7 @@ def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
         labels=tuple(tracks.labels[index] for index in seen),
     )
     names = ", ".join(map(repr, absent))
-    return kept, (f"left out, for they are in none of the {tracks.num_frames} frames: {names}",)
+    return kept, (f"ignored objects that are in none of the {tracks.num_frames} frames: {names}",)
 
 
 def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate: bool) -> tuple[str, ...]:
@@ -170,12 +183,14 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
     labels = dict.fromkeys(label for tracks in request.tracks if tracks is not None for label in tracks.labels)
     for name, text in (*named, *(("label", label) for label in labels)):
         if not text.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-            raise SMCDError(f"the {name} {text!r:.60} is not text in UTF-8; write it in UTF-8")
+            raise SMCDError(f"{name} must be UTF-8 text, got {text!r:.60}", argument=name, value=text)
         count = tokenizer.count(text)
         if count > most and not truncate:
             raise SMCDError(
                 f"the {name} is too long: {count} tokens, and the model reads {most}; shorten it to about "
-                f"{most * 2 // 3} words, or pass --truncate_prompt to use its beginning"
+                f"{most * 2 // 3} words, or pass --truncate_prompt to use its beginning",
+                argument=name,
+                value=text,
             )
         if count > most:
             notes.append(f"the {name} has {count} tokens; the model reads the first {most}")
@@ -189,5 +204,7 @@ def _check_memory(options: SamplingOptions, config: Any, frames: int) -> None:
     if pixels > _MOST_PIXELS:
         raise SMCDError(
             f"{options.num_videos_per_prompt} x {frames} frames of {width} x {height} are more than fit in memory; "
-            "ask for fewer or smaller ones"
+            "request fewer or smaller frames",
+            argument="num_frames" if frames > height * width else "height" if height >= width else "width",
+            value=pixels,
         )

@@ -88,16 +88,24 @@ class ClipFiles:
             SMCDError: names the file or folder.
         """
         if len(os.fsencode(self.name)) + _LONGEST_ENDING > 255:
-            raise SMCDError(f"the output name {self.name[:40]}... is too long; give a shorter --output")
+            raise SMCDError(
+                f"output must be a shorter name, got {self.name[:40]}...", argument="output", value=self.name
+            )
         _check_folder(self.folder)
         if self.latents.exists() and not (overwrite or finishing):
             raise SMCDError(
                 f"{self.latents} is an unfinished sample: finish it with `smcd animate --decode_latents {self.latents}`"
-                ", or --overwrite to make it anew"
+                ", or replace it with --overwrite",
+                argument="output",
+                path=self.latents,
             )
         existing = [path for path in self.paths() if os.path.lexists(path)]
         if existing and not overwrite:
-            raise SMCDError(f"{existing[0]} exists already; give another --output, or --overwrite to replace it")
+            raise SMCDError(
+                f"{existing[0]}: exists already; choose another --output, or replace it with --overwrite",
+                argument="output",
+                path=existing[0],
+            )
         for path in existing:
             _check_replaceable(path)
 
@@ -146,10 +154,18 @@ def clip_files(output: str | Path, *, formats: Sequence[str] = (), count: int = 
     """
     path = Path(output)
     if str(output).endswith(("/", os.sep)) or path.is_dir() or path.name in ("", ".."):
-        raise SMCDError(f"the output {output} is a folder; add a name for the video, such as {path / 'video'}")
+        raise SMCDError(
+            f"output must be a name, got the folder {output}; add a name for the video, such as {path / 'video'}",
+            argument="output",
+            value=str(output),
+        )
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
-        raise SMCDError(f"cannot write {path}: use .mp4, .gif or .webp, or a name without suffix")
+        raise SMCDError(
+            f"output must end in .mp4, .gif or .webp, or have no suffix, got {path}",
+            argument="output",
+            value=str(output),
+        )
     known = suffix[1:] in FORMATS and path.stem != ""
     wanted = ("mp4", *formats, *([suffix[1:]] if known else []))
     return ClipFiles(path.parent, path.stem if known else path.name, tuple(dict.fromkeys(wanted)), count)
@@ -162,18 +178,24 @@ def read_kept(path: Path) -> tuple[Float[np.ndarray, "b f h w c"], dict[str, Any
         SMCDError: no such file, or not one of those.
     """
     if not path.name.endswith(_KEPT):
-        raise SMCDError(f"{path} is not an unfinished sample: its name does not end in {_KEPT}")
+        raise SMCDError(
+            f"{path}: not an unfinished sample; its name must end in {_KEPT}", argument="decode_latents", path=path
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             latents, description = content["latents"], json.loads(str(content["description"][()]))
     except FileNotFoundError as error:
-        raise SMCDError(f"no such file: {path}; check the path") from error
+        raise SMCDError(f"{path}: no such file; check the path", argument="decode_latents", path=path) from error
     except IsADirectoryError as error:
-        raise SMCDError(f"{path} is a folder; give the file that an interrupted run has left") from error
+        raise SMCDError(
+            f"{path}: a folder; use the file that an interrupted run left", argument="decode_latents", path=path
+        ) from error
     except Exception as error:  # numpy and zipfile raise many kinds for one cause: a file that is not as written
-        raise SMCDError(f"{path} is damaged or not an unfinished sample; make the clip anew") from error
+        raise SMCDError(
+            f"{path}: damaged, or not an unfinished sample; run the clip again", argument="decode_latents", path=path
+        ) from error
     if latents.ndim != 5 or not isinstance(description, dict) or not np.isfinite(latents).all():
-        raise SMCDError(f"{path} is not an unfinished sample; make the clip anew")
+        raise SMCDError(f"{path}: not an unfinished sample; run the clip again", argument="decode_latents", path=path)
     return latents, description
 
 
@@ -197,7 +219,11 @@ def _check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise SMCDError(f"cannot write to {folder.absolute()} ({reason}); choose another --output") from error
+        raise SMCDError(
+            f"{folder.absolute()}: cannot write ({reason}); choose another --output",
+            argument="output",
+            path=folder.absolute(),
+        ) from error
     finally:
         for place in missing:
             with contextlib.suppress(OSError):  # not made, or somebody has put something there since
@@ -207,7 +233,13 @@ def _check_folder(folder: Path) -> None:
 def _check_replaceable(path: Path) -> None:
     if not path.name.endswith("_frames"):
         if path.is_dir():
-            raise SMCDError(f"{path} is a folder, so it is not overwritten; give another --output")
+            raise SMCDError(
+                f"{path}: a folder, which is not overwritten; choose another --output", argument="output", path=path
+            )
         return
     if not path.is_dir() or any(entry.suffix != ".png" for entry in path.iterdir()):
-        raise SMCDError(f"{path} is not a folder of frames, so it is not overwritten; give another --output")
+        raise SMCDError(
+            f"{path}: not a folder of frames, so it is not overwritten; choose another --output",
+            argument="output",
+            path=path,
+        )

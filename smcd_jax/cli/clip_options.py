@@ -8,10 +8,10 @@ import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.sampling_options import SamplingOptions, refuse
 
 TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
 
@@ -38,16 +38,16 @@ class Option:
 
     def add_to(self, group: Any) -> None:
         """Adds the flag to an argparse group; where it is not given, the result has no such attribute."""
-        how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": self.help.replace("%", "%%")}
+        kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": self.help.replace("%", "%%")}
         if self.default is not None and self.kind is not bool:
-            how["help"] += f" (default: {self.default})"
+            kwargs["help"] += f" (default: {self.default})"
         if self.kind is bool:
-            how["action"] = "store_true"
+            kwargs["action"] = "store_true"
         elif self.kind is list:
-            how |= {"action": "append", "metavar": self.metavar}
+            kwargs |= {"action": "append", "metavar": self.metavar}
         else:
-            how |= {"type": self.kind, "choices": self.choices, "metavar": self.metavar}
-        group.add_argument(f"--{self.name}", **how)
+            kwargs |= {"type": self.kind, "choices": self.choices, "metavar": self.metavar}
+        group.add_argument(f"--{self.name}", **kwargs)
 
     def from_text(self, text: str) -> Any:
         """The value of a cell of a table.
@@ -58,7 +58,7 @@ class Option:
         try:
             value = _FROM_TEXT[self.kind](text)
         except (ValueError, KeyError) as error:
-            raise SMCDError(f"{self.name} is {text!r}; it must be {_IN_WORDS[self.kind]}") from error
+            self._refuse(text, error)
         return self._checked(value)
 
     def from_json(self, value: Any) -> Any:
@@ -72,16 +72,21 @@ class Option:
         accepted = (int, float) if self.kind is float else self.kind
         fits = isinstance(value, accepted) and (self.kind is bool or not isinstance(value, bool))
         if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
-            raise SMCDError(f"{self.name} is {value!r:.60}; it must be {_IN_WORDS[self.kind]}")
+            self._refuse(value)
         try:
             return self._checked(self.kind(value))
         except OverflowError as error:
-            raise SMCDError(f"{self.name} is {value!r:.60}; it must be {_IN_WORDS[self.kind]}") from error
+            self._refuse(value, error)
 
     def _checked(self, value: Any) -> Any:
         if self.choices is not None and value not in self.choices:
-            raise SMCDError(f"{self.name} is {value!r}; use one of {', '.join(self.choices)}")
+            refuse(self.name, value, f"be one of {', '.join(self.choices)}")
         return value
+
+    def _refuse(self, value: Any, cause: Exception | None = None) -> NoReturn:
+        raise SMCDError(
+            f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}", argument=self.name, value=value
+        ) from cause
 
 
 _FROM_TEXT: Mapping[type, Callable[[str], Any]] = {
@@ -91,7 +96,7 @@ _FROM_TEXT: Mapping[type, Callable[[str], Any]] = {
     bool: lambda text: {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()],
     list: lambda text: [part.strip() for part in text.split(";") if part.strip()],
 }
-_IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
 
 INPUTS = (
     Option("image", str, "the picture to animate, its first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
@@ -145,7 +150,7 @@ def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
     """
     for name, value in given.items():
         if value == "" and name not in ("prompt", "negative_prompt"):
-            raise SMCDError(f"{name} is empty; give it a value or leave it out", argument=name, value=value)
+            refuse(name, value, "not be empty")
     names = {field.name for field in dataclasses.fields(SamplingOptions)}
     return SamplingOptions(**{name: value for name, value in given.items() if name in names})
 
@@ -154,5 +159,5 @@ def check_fps(fps: float, formats: tuple[str, ...]) -> None:
     """Raises SMCDError for a frame rate that one of the formats cannot show."""
     highest = 50 if "gif" in formats else 1000
     if not math.isfinite(fps) or not 0.01 <= fps <= highest:
-        of = " of a GIF" if highest == 50 and fps > 50 else ""
-        raise SMCDError(f"fps{of} is {fps:g}; use a number from 0.01 to {highest}")
+        of = " for a GIF" if highest == 50 and fps > 50 else ""
+        refuse("fps", fps, f"be from 0.01 to {highest}{of}")

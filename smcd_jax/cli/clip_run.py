@@ -63,7 +63,11 @@ def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[s
     """
     latents, description = read_kept(files.latents)
     if description["model_hash"] != pipeline.folder.digest:
-        raise SMCDError(f"{files.latents} was made by another model than {pipeline.folder.path}; give its --model")
+        raise SMCDError(
+            f"{files.latents}: made by another model than {pipeline.folder.path}; pass that model with --model",
+            argument="model",
+            path=files.latents,
+        )
     description["options"] |= changes
     return _finish(pipeline, files, latents, description, progress=progress)
 
@@ -80,7 +84,11 @@ def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict
         check_fps(description["options"]["fps"], tuple(wanted))
         _tracks_of(description)
     except KeyError as error:
-        raise SMCDError(f"{path} does not hold all that is needed to finish it ({error}); make it anew") from error
+        raise SMCDError(
+            f"{path}: {error} is missing, which finishing needs; run the clip again",
+            argument="decode_latents",
+            path=path,
+        ) from error
     drawn = description["tracks"] is not None
     return files_of_kept(path, tuple(wanted), len(latents), boxes_drawn=drawn), description
 
@@ -118,7 +126,12 @@ def _finish(
         descriptions = [{**said, "seed": description["seed"] + index} for index in range(files.count)]
         files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
     except SMCDError as error:
-        raise SMCDError(f"{error}; the sample is kept, {_how_to_finish(files)}") from error
+        raise SMCDError(
+            f"{error}; the sample is kept, {_how_to_finish(files)}",
+            argument=error.argument,
+            path=error.path,
+            value=error.value,
+        ) from error
     except BaseException:
         console.note(f"the sample is kept, {_how_to_finish(files)}")
         raise

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smcd_jax.cli import console
-from smcd_jax.cli.animate import make_progress
 from smcd_jax.cli.clip_options import SAMPLING, check_fps, sampling_options
+from smcd_jax.cli.clip_reporting import make_progress
 from smcd_jax.cli.evaluate_flags import SET_BY_LIST, add_flags, check_flags
 from smcd_jax.errors import SMCDError
 

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from smcd_jax.training.plan.plan import Planner, parameter_lines
 
     if args.batch is not None and args.batch < 1:
-        raise SMCDError(f"--batch {args.batch}: must be 1 or more")
+        raise SMCDError(f"--batch must be at least 1, got {args.batch}", argument="batch", value=args.batch)
     config = load_config(args.config, args.overrides)
     check_topology_name(args.topology)
     if needs_other_devices(args.topology):

@@ -1,11 +1,11 @@
-"""Trains a model from a config, and goes on where an earlier run in the same workdir ended.
+"""Trains a model from a config; the same command resumes from the newest valid checkpoint of its workdir.
 
 Some uses:
   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
   smcd train --config configs/smcd/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2 --compile_only
-Exit status 42 means: told to stop, saved, start the same command again; one above 128, that another process of the run
-has gone: start all of them again.
+Exit status 42 means that the run was stopped and saved: rerun the same command. A status above 128 means that another
+process of the run has ended: restart all of them.
 """
 
 from __future__ import annotations
@@ -109,5 +109,9 @@ def _profiled(text: str | None) -> range | None:
         return None
     first, colon, last = text.partition(":")
     if not colon or not (first.isdecimal() and last.isdecimal()) or not 0 < int(first) < int(last):
-        raise SMCDError(f"--profile {text}: write the first and the last step, as in --profile 10:20")
+        raise SMCDError(
+            f"--profile must be the first and the last step, such as 10:20, got {text!r}",
+            argument="profile",
+            value=text,
+        )
     return range(int(first), int(last))

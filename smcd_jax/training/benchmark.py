@@ -83,7 +83,7 @@ def measure_training(
         SMCDError: no step to time, or a mesh that does not take the devices or divide the batch.
     """
     if steps_timed < 1:
-        raise SMCDError(f"steps_timed is {steps_timed}; must be 1 or more")
+        raise SMCDError(f"steps_timed must be at least 1, got {steps_timed}", argument="steps_timed", value=steps_timed)
     enable_compile_cache()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):

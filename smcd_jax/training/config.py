@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -208,17 +208,30 @@ class TrainConfig:
         make_model(self.model).check_rates(self.condition_dropout)
         if self.optimizer.grad_accum_steps < 1 or self.data.batch_size % self.optimizer.grad_accum_steps:
             raise SMCDError(
-                f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.grad_accum_steps "
-                f"{self.optimizer.grad_accum_steps}"
+                f"config: data.batch_size must be a multiple of optimizer.grad_accum_steps "
+                f"({self.optimizer.grad_accum_steps}), got {self.data.batch_size}",
+                argument="optimizer.grad_accum_steps",
+                value=self.optimizer.grad_accum_steps,
             )
         if self.dtype not in ("", "float32", "bfloat16"):
-            raise SMCDError(f"config: dtype is {self.dtype!r}; use float32 or bfloat16, or leave it empty")
-        if self.run.steps < 1 or self.run.log_every < 1 or self.data.batch_size < 1:
-            raise SMCDError("config: run.steps, run.log_every and data.batch_size must be 1 or more")
+            _refuse("dtype", self.dtype, "be float32, bfloat16 or empty")
+        for key, value in (
+            ("run.steps", self.run.steps),
+            ("run.log_every", self.run.log_every),
+            ("data.batch_size", self.data.batch_size),
+        ):
+            if value < 1:
+                _refuse(key, value, "be at least 1")
         if self.run.validate_every and self.run.validation_examples < 1:
-            raise SMCDError("config: run.validation_examples must be 1 or more; run.validate_every=0 leaves it out")
+            _refuse(
+                "run.validation_examples", self.run.validation_examples, "be at least 1 unless run.validate_every=0"
+            )
         if not 0 <= self.optimizer.ema_decay < 1:
-            raise SMCDError(f"config: optimizer.ema_decay is {self.optimizer.ema_decay:g}; use 0 up to below 1")
+            _refuse("optimizer.ema_decay", self.optimizer.ema_decay, "be at least 0 and below 1")
+
+
+def _refuse(key: str, value: Any, condition: str) -> NoReturn:
+    raise SMCDError(f"config: {key} must {condition}, got {value!r}", argument=key, value=value)
 
 
 def default_config(preset: str = "smcd") -> ConfigDict:
@@ -257,25 +270,36 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """
     file, _, preset = path.partition(":")
     if not Path(file).is_file():
-        raise SMCDError(f"no config file {file}; those that come with the project are in configs/")
+        raise SMCDError(f"{file}: no such config file; the configs of the project are in configs/", path=file)
     if Path(file).suffix != ".py":
-        raise SMCDError(f"{file} is no Python file; give one such as configs/smcd/stage2_scene.py")
+        raise SMCDError(f"{file}: a config must be a Python file, such as configs/smcd/stage2_scene.py", path=file)
     spec = importlib.util.spec_from_file_location("smcd_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
-            raise SMCDError(f"{file} has no get_config(); give a config such as configs/smcd/stage2_scene.py")
+            raise SMCDError(
+                f"{file}: get_config() is missing; use a config such as configs/smcd/stage2_scene.py",
+                argument="get_config",
+                path=file,
+            )
         if preset and not inspect.signature(get_config).parameters:
-            raise SMCDError(f"{file} has no presets; give it without :{preset}")
+            raise SMCDError(
+                f"{file}: this config has no presets; remove :{preset}", argument="preset", path=file, value=preset
+            )
         config = get_config(preset) if preset else get_config()
     except SMCDError:
         raise
     except Exception as error:  # the file is the user's program
-        raise SMCDError(f"{file}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise SMCDError(f"{file}: {type(error).__name__}: {error}", path=file) from error
     if not isinstance(config, ConfigDict):
-        raise SMCDError(f"{file}: get_config returns a {type(config).__name__}; return a ConfigDict (default_config)")
+        raise SMCDError(
+            f"{file}: get_config must return a ConfigDict (see default_config), got {type(config).__name__}",
+            argument="get_config",
+            path=file,
+            value=type(config).__name__,
+        )
     config.lock()
     for override in overrides:
         _override(config, override)
@@ -296,7 +320,7 @@ def config_to_dict(config: TrainConfig) -> dict[str, Any]:
 def _override(config: ConfigDict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise SMCDError(f"--config.{override}: write --config.{key}=VALUE")
+        raise SMCDError(f"--config.{key}: missing value; write --config.{key}=VALUE", argument=key)
     *parents, last = key.split(".")
     node = config
     for depth, name in enumerate(parents):
@@ -306,7 +330,9 @@ def _override(config: ConfigDict, override: str) -> None:
     if not isinstance(node, ConfigDict) or last not in node:
         _unknown(node, key, last)
     if isinstance(node[last], ConfigDict):
-        raise SMCDError(f"--config.{key} is a group; set one of {', '.join(node[last])}")
+        raise SMCDError(
+            f"--config.{key} is a group of keys; set one of {', '.join(node[last])}", argument=key, value=text
+        )
     with node.ignore_type():
         node[last] = _value(text, node[last])
 
@@ -327,4 +353,4 @@ def _unknown(node: Any, key: str, name: str) -> None:
     known = list(node) if isinstance(node, ConfigDict) else []
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}" if known else ""
-    raise SMCDError(f"--config.{key}: unknown key{hint}")
+    raise SMCDError(f"--config.{key}: unknown key{hint}", argument=key)

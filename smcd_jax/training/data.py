@@ -39,7 +39,9 @@ class TrainingData:
         self.config, self.mesh = config, mesh
         data = config.data
         if not data.records:
-            raise SMCDError("config: data.records names no folder; make one with smcd prepare")
+            raise SMCDError(
+                "config: data.records must name a folder, got none; make one with smcd prepare", argument="data.records"
+            )
         self.sources = [open_source(config, Path(folder), data.split) for folder in data.records]
         self._validation = self._open_validation()
         self.batches: Batches = Batches(
@@ -112,8 +114,10 @@ class TrainingData:
         if not found:
             there = "; ".join(f"{folder} holds {', '.join(splits)}" for folder, splits in held.items())
             raise SMCDError(
-                f"config: data.validation_split is {data.validation_split!r}, and {there}: name one of these, or set "
-                "run.validate_every=0 and run.sample_every=0"
+                f"config: data.validation_split {data.validation_split!r} is in none of the records ({there}); name "
+                "one of their splits, or set run.validate_every=0 and run.sample_every=0",
+                argument="data.validation_split",
+                value=data.validation_split,
             )
         return found
 
@@ -134,7 +138,12 @@ def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:
     if data.inputs == "video":
         return VideoSource(RecordFolder(folder, split), size, crop_keep=data.crop_keep, **texts)
     if data.crop_keep != 1:
-        raise SMCDError("config: data.crop_keep needs data.inputs=video: cached latents cannot be cropped")
+        raise SMCDError(
+            f"config: data.crop_keep must be 1 unless data.inputs=video, got {data.crop_keep:g}; cached latents cannot "
+            "be cropped",
+            argument="data.crop_keep",
+            value=data.crop_keep,
+        )
     cached = folder / data.features / split
     identity = encoder_identity(ModelFolder(_encoders(config)).path)
     if data.inputs == "features":
@@ -170,5 +179,8 @@ def null_arrays(config: TrainConfig) -> dict[str, np.ndarray]:
 
 def _encoders(config: TrainConfig) -> str:
     if not config.init.model:
-        raise SMCDError("config: cached features are of a model's encoders; name that model in init.model")
+        raise SMCDError(
+            "config: init.model must name the model whose encoders made the cached features, got none",
+            argument="init.model",
+        )
     return config.init.model

@@ -26,11 +26,18 @@ def check_base(config: TrainConfig, sha256: str) -> None:
     try:
         found = base_digest(config)
     except SMCDError as error:
-        raise SMCDError(f"{error}; the run started from it: give its folder with --base") from error
+        raise SMCDError(
+            f"{error}; the run started from this model, pass its folder with --base",
+            argument="base",
+            path=error.path,
+            value=config.init.model,
+        ) from error
     if found != sha256:
         raise SMCDError(
-            f"{config.init.model or 'no model'} is not what the run started from ({found[:16] or 'nothing'} instead of "
-            f"{sha256[:16] or 'nothing'}); give that folder with --base"
+            f"{config.init.model or 'no model'} is not the model that the run started from (digest "
+            f"{found[:16] or 'none'} instead of {sha256[:16] or 'none'}); pass that folder with --base",
+            argument="base",
+            value=config.init.model,
         )
 
 
@@ -60,7 +67,12 @@ def export_model(
     """
     different = trained_paths(config) ^ set(trained)
     if different:
-        raise SMCDError(f"{len(different)} parameters are not those the config trains, such as {min(different)}")
+        raise SMCDError(
+            f"trained must hold the parameters that the config trains; {len(different)} differ, such as "
+            f"{min(different)}",
+            argument="trained",
+            value=min(different),
+        )
     start = ModelFolder(config.init.model) if config.init.model else None
     license = start.origin.license if start and license == "unknown" else license
     sources = ({"component": "all", "file": start.path.name, "sha256": start.digest},) if start else ()

@@ -145,7 +145,10 @@ def _begin(
     if restored.data["clips"] != data.fingerprint:
         raise SMCDError(
             f"{checkpoints.folder}: step {restored.step} was trained on other clips ({restored.data['clips']}) than "
-            f"these ({data.fingerprint}); give the same records, or another --workdir"
+            f"data.records holds ({data.fingerprint}); use the same records, or another --workdir",
+            argument="data.records",
+            path=checkpoints.folder,
+            value=data.fingerprint,
         )
     say(f"resuming after step {restored.step}")
     ends, ended = program.config.run.steps, restored.config["run"]["steps"]
@@ -199,9 +202,11 @@ def _stop_at_fault(program: TrainProgram, state: TrainState, done: int) -> None:
     fault = int(state.fault)
     if fault != NO_FAULT:
         raise SMCDError(
-            f"the loss or a gradient of step {fault + 1} is not finite; nothing was changed by it, and no checkpoint "
-            f"after it is saved. Start again with a lower optimizer.learning_rate (now "
-            f"{program.config.optimizer.learning_rate:g}), with optimizer.clip_norm, or with dtype=float32"
+            f"the loss or a gradient of step {fault + 1} is not finite; the step changed nothing, and no later "
+            f"checkpoint is saved. Restart with a lower optimizer.learning_rate (now "
+            f"{program.config.optimizer.learning_rate:g}), with optimizer.clip_norm, or with dtype=float32",
+            argument="optimizer.learning_rate",
+            value=program.config.optimizer.learning_rate,
         )
 
 

@@ -6,8 +6,8 @@ import jax
 import optax
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.training.config import OptimizerConfig
-from smcd_jax.training.selection import is_gate
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -17,9 +17,18 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
         SMCDError: a warm-up as long as the run, or a rate that is not above 0.
     """
     if config.learning_rate <= 0:
-        raise SMCDError(f"config: optimizer.learning_rate is {config.learning_rate:g}; use a rate above 0")
+        raise SMCDError(
+            f"config: optimizer.learning_rate must be above 0, got {config.learning_rate:g}",
+            argument="optimizer.learning_rate",
+            value=config.learning_rate,
+        )
     if not 0 <= config.warmup_steps < steps:
-        raise SMCDError(f"config: optimizer.warmup_steps is {config.warmup_steps}; use 0 up to below run.steps {steps}")
+        raise SMCDError(
+            f"config: optimizer.warmup_steps must be at least 0 and below run.steps ({steps}), got "
+            f"{config.warmup_steps}",
+            argument="optimizer.warmup_steps",
+            value=config.warmup_steps,
+        )
     if config.schedule == "constant":
         after = optax.constant_schedule(config.learning_rate)
     else:

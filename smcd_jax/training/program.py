@@ -122,8 +122,10 @@ def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
     parts = config.optimizer.grad_accum_steps
     if config.data.batch_size % (batch_parts(mesh) * parts):
         raise SMCDError(
-            f"batch {config.data.batch_size} does not divide: use a multiple of {batch_parts(mesh) * parts} "
-            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts})"
+            f"config: data.batch_size must be a multiple of {batch_parts(mesh) * parts} (data {mesh.shape['data']} x "
+            f"fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts}), got {config.data.batch_size}",
+            argument="data.batch_size",
+            value=config.data.batch_size,
         )
 
 

@@ -11,34 +11,31 @@ from collections.abc import Iterable, Sequence
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.networks import Params, flatten, unflatten
 
-_GATES = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
-
-
-def is_gate(path: str) -> bool:
-    """Whether a path is that of a gate's scalar (`smcd_jax.nn.gated_attention`)."""
-    return path.rsplit("/", 1)[-1] in _GATES
-
 
 def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> frozenset[str]:
-    """The paths that any pattern matches as a whole.
+    """Returns the paths that any pattern matches as a whole.
 
     Args:
-        paths: "unet/encoder_1/residual/...".
-        patterns: regular expressions.
-        what: the config key, for messages.
+        paths: Parameter paths, such as "unet/encoder_1/residual/...".
+        patterns: Regular expressions.
+        what: Where the patterns come from, such as "config: trainable", for messages.
 
     Raises:
-        SMCDError: a pattern that is not a regular expression, or matches nothing.
+        SMCDError: A pattern is not a regular expression, or matches nothing.
     """
-    known, chosen = list(paths), set()
+    known, chosen, key = list(paths), set(), what.removeprefix("config: ")
     for pattern in patterns:
         try:
             matched = {path for path in known if re.fullmatch(pattern, path)}
         except re.error as error:
-            raise SMCDError(f"{what}: {pattern!r} is not a regular expression ({error})") from error
+            raise SMCDError(
+                f"{what}: {pattern!r} is not a regular expression ({error})", argument=key, value=pattern
+            ) from error
         if not matched:
             raise SMCDError(
-                f"{what}: {pattern!r} matches none of {len(known)} parameters; `smcd plan --list` shows their paths"
+                f"{what}: {pattern!r} matches none of {len(known)} parameters; `smcd plan --list` shows their paths",
+                argument=key,
+                value=pattern,
             )
         chosen |= matched
     return frozenset(chosen)

@@ -15,11 +15,12 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Component, FeatureStep, Stats
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import NUM_BUCKETS
-from smcd_jax.training.selection import is_gate, select
+from smcd_jax.training.selection import select
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,10 @@ def trained_paths(config: TrainConfig) -> frozenset[str]:
         SMCDError: no pattern, or one that matches nothing.
     """
     if not config.trainable:
-        raise SMCDError("config: trainable names no parameters; give path patterns such as 'unet/.*'")
+        raise SMCDError(
+            "config: trainable must name parameters, got no pattern; use path patterns such as 'unet/.*'",
+            argument="trainable",
+        )
     return select(flatten(abstract(config)), config.trainable, what="config: trainable")
 
 
@@ -137,13 +141,21 @@ def component_params(
         elif path in given and path in widened and _lacks_channels(given[path].shape, shape.shape):
             leaves[path] = _with_zero_channels(given[path], shape.shape)
         elif path in given and path not in from_scratch:
-            raise SMCDError(f"{path} has shape {given[path].shape} in {folder.path}, {shape.shape} in config.model")
+            raise SMCDError(
+                f"{folder.path}: shape of {path} must be {shape.shape} as in config.model, got {given[path].shape}",
+                argument=path,
+                path=folder.path,
+                value=given[path].shape,
+            )
     missing = [path for path in shapes if path not in leaves]
     unnamed = [path for path in missing if path not in from_scratch]
     if unnamed:
         raise SMCDError(
             f"{len(unnamed)} parameters are not in {folder.path if folder else 'init.model'} and no pattern of "
-            f"init.from_scratch names them ({', '.join(unnamed[:3])}, ...)"
+            f"init.from_scratch names them ({', '.join(unnamed[:3])}, ...)",
+            argument="init.from_scratch",
+            path=folder.path if folder else None,
+            value=unnamed[0],
         )
     if missing:
         leaves |= _from_scratch(config, name, part.config, missing)

@@ -12,113 +12,121 @@ from pathlib import Path
 import pytest
 
 from smcd_jax.cli import main
+from smcd_jax.errors import SMCDError
+from tests.cli.command_errors import failure
 
 ASSETS = Path(str(resources.files("smcd_jax") / "assets"))
 PICTURE = str(ASSETS / "examples" / "rocket" / "img.png")
 TRACKS = ASSETS / "examples" / "rocket" / "tracks.json"
 TRACK = "rocket: 300,125,345,405 -> 300,10,345,290"
 
-# (what differs from a good command, words of the line); None takes the flag away
+# (what differs from a good command, fields of the error); None removes the flag
 OPTIONS = [
-    ({"--image": "nope.png"}, "nope.png: no such file"),
-    ({"--image": str(TRACKS)}, "not a supported picture"),
-    ({"--image": "."}, ".: a folder, not a picture"),
-    ({"--image": "cut.png"}, "cut.png: damaged or truncated"),
-    ({"--image": ""}, "image is empty"),
-    ({"--image": None}, "no picture: give one with --image"),
-    ({"--prompt": ""}, "the prompt is empty"),
-    ({"--prompt": " \t"}, "the prompt is empty"),
-    ({"--prompt": None}, "no prompt: say in a few words"),
-    ({"--prompt": "word " * 500}, "the prompt is too long: 502 tokens, and the model reads 77"),
-    ({"--prompt": "a\udcffb"}, "is not text in UTF-8"),
-    ({"--negative_prompt": "word " * 500}, "the negative_prompt is too long"),
-    ({"--track": "rocket: 900,125,945,405"}, "lies entirely outside the picture of 640 x 427"),
-    ({"--track": "rocket: 345,125,300,405"}, "x2 300 <= x1 345"),
-    ({"--track": "rocket: 1,9,2,9"}, "y2 9 <= y1 9"),
-    ({"--track": "rocket: nan,125,345,405"}, "'nan' is not a finite number"),
-    ({"--track": "rocket: 1,2,3"}, "is not four numbers"),
-    ({"--track": "1,2,3,4"}, "has no label"),
-    ({"--track": None}, "no boxes: give --tracks FILE, or --track"),
-    ({"--track": "dog " * 100 + ": 1,2,3,4"}, "the label is too long"),
-    ({"--tracks": "nope.json"}, "nope.json: cannot read: No such file"),
-    ({"--tracks": PICTURE}, "img.png: not UTF-8 text"),
-    ({"--tracks": str(TRACKS), "--tracks_format": "mot"}, "tracks.json: line 1: 1 comma-separated fields"),
-    ({"--label": "x"}, "--label names the object of a tracks file"),
-    ({"--height": "63"}, "height is 63; it must be a multiple of 8 for this model, such as 64"),
-    ({"--width": "0"}, "width is 0; it must be a multiple of 8"),
-    ({"--height": "10000000000"}, "more than fit in memory"),
-    ({"--num_frames": "0"}, "the number of frames must be a positive whole number, got 0"),
-    ({"--num_frames": "99999999"}, "more than fit in memory"),
-    ({"--num_inference_steps": "0"}, "0 steps, use a whole number from 1 to 1000"),
-    ({"--num_inference_steps": "1001"}, "1001 steps"),
-    ({"--num_inference_steps": "2.5"}, "invalid int value: '2.5'"),
-    ({"--guidance_scale": "nan"}, "guidance_scale is nan"),
-    ({"--guidance_rescale": "2"}, "guidance_rescale is 2.0"),
-    ({"--eta": "-1"}, "eta is -1.0"),
-    ({"--eta": "0.5", "--scheduler": "euler"}, "adds no noise"),
-    ({"--seed": "-1"}, "seed -1 is out of range"),
-    ({"--num_videos_per_prompt": "0"}, "num_videos_per_prompt is 0"),
-    ({"--decode_chunk_size": "0"}, "decode_chunk_size is 0"),
-    ({"--fps": "0"}, "fps is 0"),
-    ({"--fps": "60", "--formats": "gif"}, "fps of a GIF is 60"),
-    ({"--formats": "avi"}, "'avi' is unknown; use mp4, gif, webp, frames"),
-    ({"--scheduler": "ddpm"}, "invalid choice: 'ddpm'"),
-    ({"--img_free_guidance": "1"}, "img_free_guidance goes with --reference_guidance"),
-    ({"--model": "nope"}, "no model at nope: give a model folder (made by `smcd convert`), or one of: tiny"),
-    ({"--model": ""}, "is not a model folder"),
-    ({"--model": str(TRACKS)}, "is not a model folder: it has no model.json"),
-    ({"--output": "out/x.avi"}, "use .mp4, .gif or .webp"),
-    ({"--output": "out/"}, "is a folder; add a name"),
-    ({"--output": "cut.png/x"}, "cannot write to"),
-    ({"--output": "out/" + "x" * 300}, "is too long"),
-    ({"--input_data_path": "."}, "leave out --image"),
-    ({"--input_data_path": "nope", "--image": None, "--track": None}, "no such folder: nope"),
-    ({"--resume": ()}, "--resume goes with --requests"),
-    ({"--decode_latents": "out/x.latents.npz"}, "--image is settled in the sample"),
+    ({"--image": "nope.png"}, {"path": "nope.png"}),
+    ({"--image": str(TRACKS)}, {"path": str(TRACKS)}),
+    ({"--image": "."}, {"path": "."}),
+    ({"--image": "cut.png"}, {"path": "cut.png"}),
+    ({"--image": ""}, {"argument": "image", "value": ""}),
+    ({"--image": None}, {"argument": "image"}),
+    ({"--prompt": ""}, {"argument": "prompt", "value": ""}),
+    ({"--prompt": " \t"}, {"argument": "prompt", "value": " \t"}),
+    ({"--prompt": None}, {"argument": "prompt"}),
+    ({"--prompt": "word " * 500}, {"argument": "prompt"}),
+    ({"--prompt": "a\udcffb"}, {"argument": "prompt"}),
+    ({"--negative_prompt": "word " * 500}, {"argument": "negative_prompt"}),
+    ({"--track": "rocket: 900,125,945,405"}, {"argument": "track", "value": [900.0, 125.0, 945.0, 405.0]}),
+    ({"--track": "rocket: 345,125,300,405"}, {"argument": "track", "value": [345.0, 125.0, 300.0, 405.0]}),
+    ({"--track": "rocket: 1,9,2,9"}, {"argument": "track", "value": [1.0, 9.0, 2.0, 9.0]}),
+    ({"--track": "rocket: nan,125,345,405"}, {"argument": "track", "value": "nan"}),
+    ({"--track": "rocket: 1,2,3"}, {"argument": "track", "value": "1,2,3"}),
+    ({"--track": "1,2,3,4"}, {"argument": "track", "value": "1,2,3,4"}),
+    ({"--track": None}, {"argument": "tracks"}),
+    ({"--track": "dog " * 100 + ": 1,2,3,4"}, {"argument": "label"}),
+    ({"--tracks": "nope.json"}, {"path": "nope.json"}),
+    ({"--tracks": PICTURE}, {"path": PICTURE}),
+    ({"--tracks": str(TRACKS), "--tracks_format": "mot"}, {"argument": "line 1", "path": str(TRACKS), "value": "{"}),
+    ({"--label": "x"}, {"argument": "label"}),
+    ({"--height": "63"}, {"argument": "height", "value": 63}),
+    ({"--width": "0"}, {"argument": "width", "value": 0}),
+    ({"--height": "10000000000"}, {"argument": "height", "value": 2560000000000}),
+    ({"--num_frames": "0"}, {"argument": "num_frames", "value": 0}),
+    ({"--num_frames": "99999999"}, {"argument": "num_frames", "value": 102399998976}),
+    ({"--num_inference_steps": "0"}, {"argument": "num_inference_steps", "value": 0}),
+    ({"--num_inference_steps": "1001"}, {"words": "1001 steps"}),
+    ({"--num_inference_steps": "2.5"}, {"argument": "num_inference_steps"}),
+    ({"--guidance_scale": "nan"}, {"argument": "guidance_scale"}),
+    ({"--guidance_rescale": "2"}, {"argument": "guidance_rescale", "value": 2.0}),
+    ({"--eta": "-1"}, {"argument": "eta", "value": -1.0}),
+    ({"--eta": "0.5", "--scheduler": "euler"}, {"words": "adds no noise"}),
+    ({"--seed": "-1"}, {"argument": "seed", "value": -1}),
+    ({"--num_videos_per_prompt": "0"}, {"argument": "num_videos_per_prompt", "value": 0}),
+    ({"--decode_chunk_size": "0"}, {"argument": "decode_chunk_size", "value": 0}),
+    ({"--fps": "0"}, {"argument": "fps", "value": 0.0}),
+    ({"--fps": "60", "--formats": "gif"}, {"argument": "fps", "value": 60.0}),
+    ({"--formats": "avi"}, {"argument": "formats"}),
+    ({"--scheduler": "ddpm"}, {"argument": "scheduler"}),
+    ({"--img_free_guidance": "1"}, {"argument": "img_free_guidance", "value": 1.0}),
+    ({"--model": "nope"}, {"words": "no model at nope: give a model folder (made by `smcd convert`), or one of: tiny"}),
+    ({"--model": ""}, {"words": "is not a model folder"}),
+    ({"--model": str(TRACKS)}, {"words": "is not a model folder: it has no model.json"}),
+    ({"--output": "out/x.avi"}, {"argument": "output", "value": "out/x.avi"}),
+    ({"--output": "out/"}, {"argument": "output", "value": "out/"}),
+    ({"--output": "cut.png/x"}, {"argument": "output"}),
+    ({"--output": "out/" + "x" * 300}, {"argument": "output"}),
+    ({"--input_data_path": "."}, {"argument": "image"}),
+    ({"--input_data_path": "nope", "--image": None, "--track": None}, {"argument": "input_data_path", "path": "nope"}),
+    ({"--resume": ()}, {"argument": "resume"}),
+    ({"--decode_latents": "out/x.latents.npz"}, {"argument": "image", "path": "out/x.latents.npz"}),
 ]
 
-# (change of the example's tracks.json, words of the line)
+# (change of the example's tracks.json, fields of the error)
 FILES = [
-    (lambda file: file.update(objects=[]), "objects must be a non-empty list"),
-    (lambda file: file.update(objects=file["objects"] * 5), "5 objects are too many: the model takes 4"),
+    (lambda file: file.update(objects=[]), {"argument": "objects", "path": "t.json", "value": []}),
+    (lambda file: file.update(objects=file["objects"] * 5), {"argument": "tracks", "value": 5}),
     (
         lambda file: file["objects"][0]["keyframes"][0].update(box=[float("nan"), 1, 2, 3]),
-        "box[0] must be a finite number",
+        {"argument": "objects[0].keyframes[0].box[0]", "path": "t.json"},
     ),
-    (lambda file: file["objects"][0]["keyframes"][0].update(box=[9, 1, 2, 3]), "x2 2 <= x1 9"),
-    (lambda file: file["objects"][0]["keyframes"][0].update(box=[700, 1, 720, 3]), "outside the picture"),
-    (lambda file: file["objects"][0].update(label=""), "label must be one line of text that is not empty"),
-    (lambda file: file.update(version=2), "version must be 1, got 2"),
+    (
+        lambda file: file["objects"][0]["keyframes"][0].update(box=[9, 1, 2, 3]),
+        {"argument": "objects[0].keyframes[0].box", "value": [9, 1, 2, 3]},
+    ),
+    (
+        lambda file: file["objects"][0]["keyframes"][0].update(box=[700, 1, 720, 3]),
+        {"argument": "boxes", "value": [700.0, 1.0, 720.0, 3.0]},
+    ),
+    (lambda file: file["objects"][0].update(label=""), {"argument": "objects[0].label", "path": "t.json", "value": ""}),
+    (lambda file: file.update(version=2), {"argument": "version", "path": "t.json", "value": 2}),
 ]
 
-# (file, text, words of the line)
+# (file, text, fields of the error and the row that the message names)
 REQUESTS = [
-    ("r.csv", "image,trak\nx,y\n", "r.csv: column 'trak' is unknown; did you mean track?"),
-    ("r.csv", f"image,track,prompt\n{PICTURE},{TRACK},up\n", "r.csv, row 1 (line 2): 9 cells for 3 columns"),
-    ("r.csv", "image\n", "r.csv holds no requests"),
-    ("r.csv", "image,image\n1,2\n", "a column is there twice"),
+    ("r.csv", "image,trak\nx,y\n", {"argument": "requests", "value": "trak"}),
+    ("r.csv", f"image,track,prompt\n{PICTURE},{TRACK},up\n", {"path": "r.csv", "value": 9, "row": 1}),
+    ("r.csv", "image\n", {"argument": "requests", "path": "r.csv"}),
+    ("r.csv", "image,image\n1,2\n", {"path": "r.csv", "value": ("image", "image")}),
     (
         "r.csv",
         f"image,tracks,seed\n{PICTURE},{TRACKS},1\n{PICTURE},{TRACKS},x\n",
-        "row 2 (line 3): seed is 'x'; it must be",
+        {"argument": "seed", "value": "x", "row": 2},
     ),
     (
         "r.csv",
         f"image,tracks\nnope.png,{TRACKS}\n{PICTURE},n\n",
-        "row 1 (line 2): nope.png: no such file; check the path (and",
+        {"path": "nope.png", "row": 1},
     ),
     (
         "r.csv",
         f"image,tracks,output\n{PICTURE},{TRACKS},a\n{PICTURE},{TRACKS},a\n",
-        "row 2 (line 3): row 1 writes a.mp4 too",
+        {"argument": "output", "path": "a.mp4", "row": 2},
     ),
-    ("r.jsonl", '{"image": 3}', "row 1 (line 1): image is 3; it must be text"),
-    ("r.jsonl", '{"image": "x"}\n\n{"seed": true}', "row 2 (line 3): seed is True; it must be a whole number"),
-    ("r.jsonl", '{"image": "x"', "row 1 (line 1): not JSON"),
-    ("r.jsonl", "[1]", "row 1 (line 1): [1] is not an object"),
-    ("r.jsonl", '{"scheduler": "ddpm"}', "row 1 (line 1): scheduler is 'ddpm'; use one of ddim"),
-    ("r.jsonl", '{"image": "a\\u0000b"}', "image holds a zero byte"),
-    ("r.txt", "x", "requests are read from .csv (with a header) or .jsonl"),
+    ("r.jsonl", '{"image": 3}', {"argument": "image", "value": 3, "row": 1}),
+    ("r.jsonl", '{"image": "x"}\n\n{"seed": true}', {"argument": "seed", "value": True, "row": 2}),
+    ("r.jsonl", '{"image": "x"', {"path": "r.jsonl", "row": 1}),
+    ("r.jsonl", "[1]", {"path": "r.jsonl", "value": [1], "row": 1}),
+    ("r.jsonl", '{"scheduler": "ddpm"}', {"argument": "scheduler", "value": "ddpm", "row": 1}),
+    ("r.jsonl", '{"image": "a\\u0000b"}', {"argument": "image", "row": 1}),
+    ("r.txt", "x", {"argument": "requests", "path": "r.txt"}),
 ]
 
 
@@ -138,16 +146,16 @@ def workplace(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def refused(arguments: list[str], capfd) -> str:
-    """The line with which `smcd` refuses these arguments, after checking that it did nothing else."""
+def refused(arguments: list[str], capfd) -> SMCDError:
+    """The error with which `smcd` refuses these arguments, after checking that it did nothing else."""
     before = sorted(Path().rglob("*"))
-    assert main(arguments) == 2
+    error = failure(arguments)
     shown = capfd.readouterr()
-    assert shown.err.startswith("smcd: error: ")
+    assert shown.err == f"smcd: error: {error}\n"
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert sorted(Path().rglob("*")) == before
-    return shown.err
+    return error
 
 
 def command(changes: dict) -> list[str]:
@@ -159,23 +167,29 @@ def command(changes: dict) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize(("changes", "words"), OPTIONS, ids=[words[:40] for _, words in OPTIONS])
-def test_a_wrong_option_is_refused(changes, words, capfd):
-    assert words in refused(command(changes), capfd)
+@pytest.mark.parametrize(("changes", "fields"), OPTIONS)
+def test_a_wrong_option_is_refused(changes, fields, capfd):
+    check(refused(command(changes), capfd), **fields)
 
 
-@pytest.mark.parametrize(("change", "words"), FILES, ids=[words[:40] for _, words in FILES])
-def test_a_wrong_tracks_file_is_refused(change, words, capfd):
+@pytest.mark.parametrize(("change", "fields"), FILES)
+def test_a_wrong_tracks_file_is_refused(change, fields, capfd):
     content = json.loads(TRACKS.read_text())
     change(content)
     Path("t.json").write_text(json.dumps(content))
-    assert words in refused(command({"--track": None, "--tracks": "t.json"}), capfd)
+    check(refused(command({"--track": None, "--tracks": "t.json"}), capfd), **fields)
 
 
-@pytest.mark.parametrize(("name", "text", "words"), REQUESTS, ids=[words[:40] for _, _, words in REQUESTS])
-def test_wrong_requests_are_refused_by_file_and_row_before_any_is_computed(name, text, words, capfd):
+@pytest.mark.parametrize(("name", "text", "fields"), REQUESTS)
+def test_wrong_requests_are_refused_by_file_and_row_before_any_is_computed(name, text, fields, capfd):
     Path(name).write_text(text)
-    assert words in refused(["animate", "--requests", name], capfd)
+    check(refused(["animate", "--requests", name], capfd), **fields)
+
+
+def check(error: SMCDError, *, words: str = "", row: int | None = None, **fields) -> None:
+    assert {name: getattr(error, name) for name in fields} == fields
+    assert words in str(error)
+    assert row is None or f"row {row} " in str(error)
 
 
 def test_the_reference_folder_needs_a_label(capfd):
@@ -183,14 +197,18 @@ def test_the_reference_folder_needs_a_label(capfd):
     shutil.copy(PICTURE, "mine/img.png")
     Path("mine/bbox.txt").write_text("300,125,345,405\n")
     changes = {"--image": None, "--track": None, "--input_data_path": "mine"}
-    assert "mine/bbox.txt does not name its object; pass --label" in refused(command(changes), capfd)
+    assert refused(command(changes), capfd).path == "mine/bbox.txt"
 
 
 @pytest.mark.parametrize("text", ["", "PK\3\4 not really", None])
 def test_a_file_that_is_no_kept_sample_is_refused(text, capfd):
     if text is not None:
         Path("x.latents.npz").write_text(text)
-    assert "x.latents.npz" in refused(["animate", "--decode_latents", "x.latents.npz"], capfd)
+    check(
+        refused(["animate", "--decode_latents", "x.latents.npz"], capfd),
+        argument="decode_latents",
+        path="x.latents.npz",
+    )
 
 
 def cut(pattern: str):
@@ -241,7 +259,7 @@ MODELS = [
     (exchange_unet, "arrays missing (conv_out/bias"),
     (describe(lambda model: model["components"]["unet"].update(gate="double")), "unet: 14 arrays missing"),
     (describe(lambda model: model["components"]["unet"].update(gate="object")), "unet: 119 arrays extra"),
-    (describe(lambda model: model["components"]["unet"].update(width=64)), "arrays of another shape"),
+    (describe(lambda model: model["components"]["unet"].update(base_channels=64)), "arrays of another shape"),
     (describe(lambda model: model["components"]["unet"].update(head_dim=0)), "describes no possible unet"),
     (describe(lambda model: model["components"]["unet"].update(wdth=64)), "unknown key 'wdth'"),
     (describe(lambda model: model["components"].pop("position_net")), "the model has no position_net"),

@@ -21,8 +21,8 @@ from tests.conftest import SHARED
 KEYS = SHARED / "golden_dynamicrafter" / "keys"
 MODEL = DynamiCrafterModel(ModelConfig())
 SMALL = DynamiCrafterUNetConfig(
-    base_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), head_dim=16, stem_heads=2, context_dim=8,
-    object_width=8, gate="object", image_tokens_per_frame=2,
+    base_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), head_dim=16, stem_heads=2,
+    context_dim=8, object_width=8, gate="object", image_tokens_per_frame=2,
 )  # fmt: skip
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smcd_jax.errors import SMCDError
 from smcd_jax.models.smcd.conversion.table import image_encoder_rows, unet_rows
 from smcd_jax.models.tables.box_tokens import position_net_rows
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training import state
 from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config
 from smcd_jax.training.optimizer import learning_rate
-from smcd_jax.training.selection import is_gate, join, select, split
+from smcd_jax.training.selection import join, select, split
 from smcd_jax.training.state import abstract, from_scratch_paths, policy, trained_paths
+from tests.errors import refused
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are no configs themselves
@@ -171,120 +172,123 @@ class TestOverrides:
         assert load("smcd/stage2_scene.py:tiny", "seed=1", "seed=2").seed == 2
 
     @pytest.mark.parametrize(
-        ("override", "words"),
+        ("override", "argument", "value"),
         [
-            ("optimizer.learningrate=1", "unknown key; did you mean 'learning_rate'?"),
-            ("optimiser.learning_rate=1", "unknown key; did you mean 'optimizer'?"),
-            ("zzz=1", "unknown key; known are"),
-            ("seed.zzz=1", "unknown key"),
-            ("model.unet.zzz=1", "unknown key; known are"),
-            ("optimizer=1", "is a group; set one of b1, b2"),
-            ("seed", "write --config.seed=VALUE"),
-            ("run.steps=many", "run.steps must be int, got 'many'"),
-            ("run.steps=1.5", "run.steps must be int, got 1.5"),
-            ("run.steps=true", "run.steps must be int, got True"),
-            ("temporal=1", "temporal must be bool, got 1"),
-            ("optimizer.learning_rate=fast", "learning_rate must be float, got 'fast'"),
-            ("condition_dropout_unit=clip", "condition_dropout_unit must be one of"),
-            ("data.inputs=cache", "inputs must be one of"),
-            ("data.weights=a,b", "weights[0] must be float, got 'a'"),
-            ("trainable=3,4", "trainable[0] must be str, got"),
+            ("optimizer.learningrate=1", "optimizer.learningrate", None),
+            ("optimiser.learning_rate=1", "optimiser", None),
+            ("zzz=1", "zzz", None),
+            ("seed.zzz=1", "seed.zzz", None),
+            ("model.unet.zzz=1", "model.unet.zzz", None),
+            ("optimizer=1", "optimizer", "1"),
+            ("seed", "seed", None),
+            ("run.steps=many", "run.steps", "many"),
+            ("run.steps=1.5", "run.steps", 1.5),
+            ("run.steps=true", "run.steps", True),
+            ("temporal=1", "temporal", 1),
+            ("optimizer.learning_rate=fast", "optimizer.learning_rate", "fast"),
+            ("condition_dropout_unit=clip", "condition_dropout_unit", "clip"),
+            ("data.inputs=cache", "data.inputs", "cache"),
+            ("data.weights=a,b", "data.weights[0]", "a"),
+            ("trainable=3,4", "trainable[0]", 3),
         ],
     )
-    def test_what_cannot_be_is_refused(self, override, words):
-        with pytest.raises(SMCDError) as refusal:
+    def test_an_impossible_override_is_refused(self, override, argument, value):
+        with refused(argument, value=value):
             load("smcd/stage2_scene.py:tiny", override)
-        assert words in str(refusal.value)
-        assert "\n" not in str(refusal.value)
+
+    def test_a_misspelt_key_is_corrected(self):
+        with refused("optimizer.learningrate") as record:
+            load("smcd/stage2_scene.py:tiny", "optimizer.learningrate=1")
+        assert "'learning_rate'" in str(record.value)
+
+
+DEFAULT = "from smcd_jax.training.config import default_config\ndef get_config():\n"
 
 
 class TestFiles:
     def test_another_sort_of_file_is_refused(self, tmp_path):
         (tmp_path / "config.yaml").write_text("steps: 3")
-        with pytest.raises(SMCDError, match="is no Python file; give one such as configs/"):
+        with refused(path=tmp_path / "config.yaml"):
             load_config(str(tmp_path / "config.yaml"))
 
     @pytest.mark.parametrize(
-        ("content", "words"),
+        ("content", "argument"),
         [
-            (None, "no config file"),
-            ("import no_such_module_at_all", "ModuleNotFoundError: No module named"),
-            ("def get_config(:", "SyntaxError"),
-            ("x = 1", "has no get_config()"),
-            ("def get_config():\n    raise KeyError('lost')", "KeyError: 'lost'"),
-            ("def get_config():\n    return None", "get_config returns a NoneType; return a ConfigDict"),
-            (
-                "from smcd_jax.training.config import default_config\n"
-                "def get_config():\n    return default_config('huge')",
-                "there is no preset 'huge'; use smcd or tiny",
-            ),
-            (
-                "from smcd_jax.training.config import default_config\n"
-                "def get_config():\n    c = default_config('tiny')\n    c.run.step = 3\n    return c",
-                "unknown key 'step'",
-            ),
-            (
-                "from smcd_jax.training.config import default_config\n"
-                "def get_config():\n    c = default_config('tiny')\n    c.run.steps = 'long'\n    return c",
-                "steps",
-            ),
+            (None, None),
+            ("import no_such_module_at_all", None),
+            ("def get_config(:", None),
+            ("x = 1", "get_config"),
+            ("def get_config():\n    raise KeyError('lost')", None),
+            ("def get_config():\n    return None", "get_config"),
         ],
     )
-    def test_one_that_fails_says_so_in_one_line(self, tmp_path, content, words):
+    def test_a_broken_config_file_is_refused_by_name(self, tmp_path, content, argument):
         file = tmp_path / "mine.py"
         if content is not None:
             file.write_text(content)
-        with pytest.raises(SMCDError) as refusal:
+        with refused(path=file) as record:
             load_config(str(file))
-        assert words in str(refusal.value)
-        assert str(file) in str(refusal.value) or "config" in str(refusal.value)
-        assert "\n" not in str(refusal.value)
+        assert record.value.argument == argument
 
     @pytest.mark.parametrize(
-        ("name", "words"),
+        ("body", "argument", "value"),
         [
-            ("smcd/stage2_scene.py:middle", "no preset 'middle'; use smcd or tiny"),
-            ("tiny/base.py:picture", "no part 'picture'; use pictures or clips"),
-            ("tiny/stage1_object.py:smcd", "has no presets; give it without :smcd"),
+            ("return default_config('huge')", "preset", "huge"),
+            ("c = default_config('tiny'); c.run.step = 3; return c", "run.step", 3),
+            ("c = default_config('tiny'); c.run.steps = 'long'; return c", None, None),
         ],
     )
-    def test_an_unknown_preset(self, name, words):
-        with pytest.raises(SMCDError, match=words):
+    def test_a_config_with_a_wrong_entry_is_refused(self, tmp_path, body, argument, value):
+        file = tmp_path / "mine.py"
+        file.write_text(f"{DEFAULT}    {body}")
+        with refused(argument, value=value):
+            load_config(str(file))
+
+    @pytest.mark.parametrize(
+        ("name", "preset"),
+        [
+            ("smcd/stage2_scene.py:middle", "middle"),
+            ("tiny/base.py:picture", "picture"),
+            ("tiny/stage1_object.py:smcd", "smcd"),
+        ],
+    )
+    def test_an_unknown_preset_is_refused(self, name, preset):
+        with refused("preset", value=preset):
             load(name)
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("argument", "value"),
     [
-        ("condition_dropout.text=1.5", r"condition_dropout\.text must be between 0 and 1"),
-        ("condition_dropout.boxes=-0.1", r"condition_dropout\.boxes must be"),
-        ("condition_dropout.image_tokens=2", r"condition_dropout\.image_tokens must be"),
-        ("optimizer.grad_accum_steps=3", r"batch_size 16 is no multiple of optimizer\.grad_accum_steps 3"),
-        ("optimizer.grad_accum_steps=0", r"optimizer\.grad_accum_steps"),
-        ("dtype=float16", r"dtype is 'float16'; use float32 or bfloat16"),
-        ("run.steps=0", r"run\.steps.* must be 1 or more"),
-        ("run.validation_examples=0", r"run\.validation_examples must be 1 or more"),
-        ("run.log_every=0", r"must be 1 or more"),
-        ("data.batch_size=0", r"must be 1 or more"),
-        ("optimizer.ema_decay=1", r"ema_decay is 1; use 0 up to below 1"),
+        ("condition_dropout.text", 1.5),
+        ("condition_dropout.boxes", -0.1),
+        ("condition_dropout.image_tokens", 2.0),
+        ("optimizer.grad_accum_steps", 3),
+        ("optimizer.grad_accum_steps", 0),
+        ("dtype", "float16"),
+        ("run.steps", 0),
+        ("run.validation_examples", 0),
+        ("run.log_every", 0),
+        ("data.batch_size", 0),
+        ("optimizer.ema_decay", 1.0),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(override, words):
-    with pytest.raises(SMCDError, match=words):
-        load("smcd/stage2_scene.py:tiny", override)
+def test_a_number_out_of_range_is_refused(argument, value):
+    with refused(argument, value=value):
+        load("smcd/stage2_scene.py:tiny", f"{argument}={value}")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "argument", "value"),
     [
-        (("optimizer.warmup_steps=10", "run.steps=10"), "warmup_steps is 10; use 0 up to below run.steps 10"),
-        (("optimizer.warmup_steps=-1",), "warmup_steps is -1"),
-        (("optimizer.learning_rate=0",), "learning_rate is 0; use a rate above 0"),
+        (("optimizer.warmup_steps=10", "run.steps=10"), "optimizer.warmup_steps", 10),
+        (("optimizer.warmup_steps=-1",), "optimizer.warmup_steps", -1),
+        (("optimizer.learning_rate=0",), "optimizer.learning_rate", 0),
     ],
 )
-def test_a_schedule_that_cannot_be(overrides, words):
+def test_an_impossible_schedule_is_refused(overrides, argument, value):
     config = load("smcd/stage2_scene.py:tiny", *overrides)
-    with pytest.raises(SMCDError, match=words):
+    with refused(argument, value=value):
         learning_rate(config.optimizer, config.run.steps)
 
 
@@ -302,15 +306,15 @@ class TestSelection:
 
     def test_a_pattern_matches_whole_paths(self):
         assert select(self.PATHS, ("unet/a/.*",), what="x") == {"unet/a/kernel", "unet/a/bias"}
-        with pytest.raises(SMCDError, match="'unet/a' matches none of 4 parameters"):
+        with refused("trainable", value="unet/a"):
             select(self.PATHS, ("position_net/.*", "unet/a"), what="config: trainable")
 
     def test_a_pattern_that_is_none(self):
-        with pytest.raises(SMCDError, match="'unet/\\(' is not a regular expression"):
+        with refused("trainable", value="unet/("):
             select(self.PATHS, ("unet/(",), what="config: trainable")
 
     def test_nothing_trained(self):
-        with pytest.raises(SMCDError, match="trained names no parameters"):
+        with refused("trainable"):
             trained_paths(load("smcd/stage2_scene.py:tiny", "trainable="))
 
     def test_split_and_join_are_inverse(self):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from smcd_jax.media import probe_video
 from smcd_jax.models.smcd.config import SMCD, TINY
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.runtime import device_specs
 from smcd_jax.tracks import BoxTracks
@@ -28,7 +29,6 @@ from smcd_jax.training.logging.gates import gate_report, gate_values
 from smcd_jax.training.logging.metrics import EVENT_FOLDER, METRICS_FILE, MetricWriter, read_metrics, summary_line
 from smcd_jax.training.logging.sample_videos import write_samples
 from smcd_jax.training.logging.throughput import Throughput
-from smcd_jax.training.selection import is_gate
 from tests.errors import refused
 
 needs_tensorboard = pytest.mark.skipif(

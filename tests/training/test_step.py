@@ -18,13 +18,14 @@ from jax.sharding import PartitionSpec as P
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.smcd.model import Inputs
 from smcd_jax.models.video_model import Losses
+from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
 from smcd_jax.training.objective import NUM_BUCKETS, Noised, TrainObjective, denoising_losses
 from smcd_jax.training.optimizer import make_optimizer
 from smcd_jax.training.program import TrainProgram
-from smcd_jax.training.selection import is_gate, split
+from smcd_jax.training.selection import split
 from smcd_jax.training.state import NO_FAULT, TrainState, new_state, policy, trained_paths
 from smcd_jax.training.step import TrainStep, make_train_step, window_means
 from tests.training.training_run import BATCH, QUICKLY, configured, starting_params, training_files

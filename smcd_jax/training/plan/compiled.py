@@ -192,7 +192,11 @@ def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
     if what == "step":
         return program.step, (program.state, program.frozen, program.batch)
     if program.config.objective != "denoise":
-        raise SMCDError("an autoencoder's training has no sampler to plan; leave it out with --no_sampler")
+        raise SMCDError(
+            f"objective {program.config.objective!r} has no sampler to plan; pass --no_sampler",
+            argument="no_sampler",
+            value=program.config.objective,
+        )
     sampler = make_sampler(program.config, program.model, placeholder_null(program.config, program.model))
     params = join(program.state.ema or program.state.params, program.frozen)
     rows = sample_rows(program.config, program.mesh)

@@ -55,7 +55,11 @@ class Planner:
             SMCDError: an effort out of range.
         """
         if not -1 <= effort <= 1:
-            raise SMCDError(f"effort is {effort:g}; use -1 (fast to compile) to 1 (fast to run)")
+            raise SMCDError(
+                f"effort must be in -1 (fast to compile) to 1 (fast to run), got {effort:g}",
+                argument="effort",
+                value=effort,
+            )
         self.config, self.topology, self.effort = config, topology, effort
         self._again, self._progress = again, progress or Progress()
 
