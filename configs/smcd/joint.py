@@ -13,8 +13,8 @@ from configs.smcd.stage2_scene import get_config as scene
 def get_config(preset: str = "smcd") -> ConfigDict:
     config = scene(preset)
     config.name = "joint"
-    config.init.fresh = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
-    config.trained = (
+    config.init.from_scratch = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
+    config.trainable = (
         "position_net/.*",
         "image_encoder/.*",
         "unet/.*/gates/.*",

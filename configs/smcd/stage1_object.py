@@ -19,8 +19,8 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.model.unet.image_latent = False
     config.model.image_encoder = None
     config.model.max_objects = 30 if preset == "smcd" else 4
-    config.init.fresh = ("position_net/.*", "unet/.*/gates/.*")
-    config.trained = ("position_net/.*", "unet/.*/gates/.*")
+    config.init.from_scratch = ("position_net/.*", "unet/.*/gates/.*")
+    config.trainable = ("position_net/.*", "unet/.*/gates/.*")
     config.temporal = False
     config.condition_dropout.boxes = 0.1
     config.condition_dropout.text = 0.5  # GLIGEN's recipe keeps the caption of half the pictures

@@ -25,7 +25,7 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.model.unet.image_latent = False
     config.model.image_encoder = None
     with_controlnet(config)
-    config.init.fresh = (NEW, WIDER)
-    config.trained = (NEW, WIDER, TEMPORAL_BLOCKS)
+    config.init.from_scratch = (NEW, WIDER)
+    config.trainable = (NEW, WIDER, TEMPORAL_BLOCKS)
     config.condition_dropout.image_latent = 0.0
     return config

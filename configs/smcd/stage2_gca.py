@@ -14,6 +14,6 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config = scene(preset)
     config.name = "stage2_gca"
     config.model.unet.image_latent = False
-    config.trained = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*", TEMPORAL_BLOCKS)
+    config.trainable = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*", TEMPORAL_BLOCKS)
     config.condition_dropout.image_latent = 0.0
     return config

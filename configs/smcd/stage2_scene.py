@@ -20,8 +20,8 @@ TEMPORAL_BLOCKS = "unet/(?!encoder_0/).*/temporal/block/.*"
 def get_config(preset: str = "smcd") -> ConfigDict:
     config = default_config(preset)
     config.name = "stage2_scene"
-    config.init.fresh = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
-    config.trained = (
+    config.init.from_scratch = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
+    config.trainable = (
         "image_encoder/.*",
         "unet/.*/gates/(image_gate|project_image)/.*",
         "unet/encoder_0/conv/.*",

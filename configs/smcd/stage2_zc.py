@@ -15,7 +15,7 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.name = "stage2_zc"
     config.model.unet.gate = "object"
     config.model.image_encoder = None
-    config.init.fresh = ()
-    config.trained = ("unet/encoder_0/conv/.*", TEMPORAL_BLOCKS)
+    config.init.from_scratch = ()
+    config.trainable = ("unet/encoder_0/conv/.*", TEMPORAL_BLOCKS)
     config.condition_dropout.image_tokens = 0.0
     return config

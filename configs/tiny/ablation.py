@@ -27,8 +27,8 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
     if without_tokens:
         config.model.unet.gate = "object"
         config.model.image_encoder = None
-        config.init.fresh = ()
-        config.trained = ("unet/.*",)
+        config.init.from_scratch = ()
+        config.trainable = ("unet/.*",)
     if variant in ("object", "image", "gca"):
         config.model.unet.image_latent = False
     if variant == "image":
@@ -36,6 +36,6 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
     if variant == "joint":
         config.run.steps += stage_1().run.steps  # both stages see 64 frames a step
         config.init.model = "runs/tiny/base_clips/model"
-        config.init.fresh = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
-        config.trained = ("position_net/.*", "image_encoder/.*", "unet/.*")
+        config.init.from_scratch = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
+        config.trainable = ("position_net/.*", "image_encoder/.*", "unet/.*")
     return config

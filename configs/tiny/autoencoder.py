@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = default_config("tiny")
     config.name = "tiny_autoencoder"
     config.objective = "autoencoder"
-    config.trained = ("autoencoder/.*",)
+    config.trainable = ("autoencoder/.*",)
     config.data.records = ("runs/tiny/records",)
     config.data.inputs = "video"
     config.data.frames = 1

@@ -23,8 +23,8 @@ def get_config(part: str = "pictures") -> ConfigDict:
     config.condition_dropout.text = 0.1
     if part == "pictures":
         config.init.model = "runs/tiny/autoencoder/model"
-        config.init.fresh = ("unet/.*", "text_encoder/.*")
-        config.trained = ("unet/.*", "text_encoder/.*")
+        config.init.from_scratch = ("unet/.*", "text_encoder/.*")
+        config.trainable = ("unet/.*", "text_encoder/.*")
         config.temporal = False
         config.loss.min_snr_gamma = 5.0
         config.optimizer.ema_decay = 0.0  # so few steps leave an average behind
@@ -33,7 +33,7 @@ def get_config(part: str = "pictures") -> ConfigDict:
         config.run.steps = 400
     else:
         config.init.model = "runs/tiny/base_pictures/model"
-        config.trained = (r"unet/.*/temporal(_conv)?/.*",)
+        config.trainable = (r"unet/.*/temporal(_conv)?/.*",)
         config.data.batch_size = 8
         config.run.steps = 100
     return config

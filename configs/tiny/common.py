@@ -15,7 +15,7 @@ def tiny_config(name: str) -> ConfigDict:
     config.data.inputs = "latents"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.final_share = 0.05
+    config.optimizer.end_lr_ratio = 0.05
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
     config.optimizer.ema_decay = 0.998
@@ -27,5 +27,5 @@ def tiny_config(name: str) -> ConfigDict:
     config.run.samples = 8
     config.run.guidance_scale = 2.0
     config.run.save_every = 250
-    config.run.keep_last = 2
+    config.run.max_to_keep = 2
     return config

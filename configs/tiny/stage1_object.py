@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
     config.model.unet.image_latent = False
     config.model.image_encoder = None
     config.init.model = "runs/tiny/base_clips/model"
-    config.init.fresh = ("position_net/.*", "unet/.*/gates/.*")
+    config.init.from_scratch = ("position_net/.*", "unet/.*/gates/.*")
     config.init.gates = 0.2
-    config.trained = ("position_net/.*", r"unet/(?!.*/temporal(_conv)?/).*")
+    config.trainable = ("position_net/.*", r"unet/(?!.*/temporal(_conv)?/).*")
     config.temporal = False
     config.condition_dropout.text = 0.1
     config.condition_dropout.boxes = 0.1

@@ -15,9 +15,9 @@ from configs.tiny.common import tiny_config
 def get_config() -> ConfigDict:
     config = tiny_config("tiny_scene")
     config.init.model = "runs/tiny/object/model"
-    config.init.fresh = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
+    config.init.from_scratch = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
     config.init.gates = 0.2
-    config.trained = ("image_encoder/.*", "unet/.*")
+    config.trainable = ("image_encoder/.*", "unet/.*")
     config.condition_dropout.text = 0.1
     config.condition_dropout.boxes = 0.1
     config.condition_dropout.image_latent = 0.4

@@ -29,17 +29,17 @@ QUEUED = {"cpu": 1, "cuda": 20}  # products handed over before the host waits
 
 def unet_arguments(config: UNetConfig) -> dict[str, Any]:
     """Arguments of `UNet3DConditionModel` for a network of these sizes."""
-    levels = [2.0**-level in config.attention_scales for level in range(len(config.multipliers))]
+    levels = [2.0**-level in config.attention_scales for level in range(len(config.channel_mult))]
     return {
         "in_channels": config.latent_channels,
         "out_channels": config.latent_channels,
-        "block_out_channels": tuple(config.width * factor for factor in config.multipliers),
+        "block_out_channels": tuple(config.base_channels * factor for factor in config.channel_mult),
         "down_block_types": tuple("CrossAttnDownBlock3D" if level else "DownBlock3D" for level in levels),
         "up_block_types": tuple("CrossAttnUpBlock3D" if level else "UpBlock3D" for level in reversed(levels)),
-        "layers_per_block": config.residual_blocks,
+        "layers_per_block": config.num_res_blocks,
         "norm_num_groups": config.groups,
-        "cross_attention_dim": config.text_width,
-        "attention_head_dim": config.head_width,
+        "cross_attention_dim": config.context_dim,
+        "attention_head_dim": config.head_dim,
     }
 
 
@@ -67,8 +67,14 @@ class Measurement:
     def inputs(self, batch: int) -> tuple[Any, Any]:
         """Latents [b, c, f, h, w] in float32 and text of both guidance branches [2 b, l, d]."""
         config, side = self.config, self.config.autoencoder.downscale
-        latents = (batch, config.unet.latent_channels, config.frames, config.height // side, config.width // side)
-        text = (2 * batch, config.text_encoder.length, config.unet.text_width)
+        latents = (
+            batch,
+            config.unet.latent_channels,
+            config.frames,
+            config.height // side,
+            config.width // side,
+        )
+        text = (2 * batch, config.text_encoder.length, config.unet.context_dim)
         return self.torch.randn(latents, device=self.device), self.torch.randn(
             text, device=self.device, dtype=self.dtype
         )

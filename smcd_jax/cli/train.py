@@ -26,7 +26,7 @@ from smcd_jax.errors import SMCDError
 _LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in what JAX says of it
 _GRACE_SECONDS = 3.0
 SMALLER = (
-    "use a larger --config.mesh.fsdp, --config.remat=blocks, a larger --config.optimizer.accumulation or a smaller "
+    "use a larger --config.mesh.fsdp, --config.remat=blocks, a larger --config.optimizer.grad_accum_steps or a smaller "
     "--config.data.batch_size; smcd plan says what fits"
 )
 

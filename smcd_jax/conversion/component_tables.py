@@ -18,10 +18,10 @@ def position_net_rows(config: PositionNetConfig) -> list[Row]:
 def image_encoder_rows(config: ImageEncoderConfig) -> list[Row]:
     """``pytorch_model_2.bin``, where it holds an image encoder."""
     rows = []
-    for block in range(len(config.stages) * config.residual_blocks):
+    for block in range(len(config.stages) * config.num_res_blocks):
         parts = weighted("in_conv", "conv_in", CONV)
         parts += weighted("block1", "conv_0", CONV) + weighted("block2", "conv_1", CONV)
-        if block % config.residual_blocks == 0 and block > 0:
+        if block % config.num_res_blocks == 0 and block > 0:
             parts += weighted("down_opt.op", "downsample/conv", CONV)
         rows += under(f"body.{block}", f"block_{block}", parts)
     return rows + weighted("conv_in", "conv_in", CONV)
@@ -30,19 +30,19 @@ def image_encoder_rows(config: ImageEncoderConfig) -> list[Row]:
 def autoencoder_rows(config: AutoencoderConfig) -> list[Row]:
     """``VQGAN_autoencoder.pth`` behind its prefix ``first_stage_model.``."""
     rows = weighted("encoder.conv_in", "encoder/conv_in", CONV)
-    width, top = config.width, len(config.multipliers) - 1
-    for level, multiplier in enumerate(config.multipliers):
-        for index in range(config.residual_blocks):
-            skip = width != config.width * multiplier
-            width = config.width * multiplier
+    width, top = config.base_channels, len(config.channel_mult) - 1
+    for level, multiplier in enumerate(config.channel_mult):
+        for index in range(config.num_res_blocks):
+            skip = width != config.base_channels * multiplier
+            width = config.base_channels * multiplier
             torch, path = f"encoder.down.{level}.block.{index}", f"encoder/down_{level}_residual_{index}"
             rows += under(torch, path, _residual_rows(skip=skip))
         if level < top:
             rows += weighted(f"encoder.down.{level}.downsample.conv", f"encoder/down_{level}_downsample", CONV)
-    for level, multiplier in reversed(list(enumerate(config.multipliers))):
-        for index in range(config.residual_blocks + 1):
-            skip = width != config.width * multiplier
-            width = config.width * multiplier
+    for level, multiplier in reversed(list(enumerate(config.channel_mult))):
+        for index in range(config.num_res_blocks + 1):
+            skip = width != config.base_channels * multiplier
+            width = config.base_channels * multiplier
             torch, path = f"decoder.up.{level}.block.{index}", f"decoder/up_{level}_residual_{index}"
             rows += under(torch, path, _residual_rows(skip=skip))
         if level > 0:

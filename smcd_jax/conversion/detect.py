@@ -46,13 +46,13 @@ def unet_config(tensors: Tensors, *, where: str, head_width: int = HEAD_WIDTH) -
         widths["image_width"] = gates("visual_linear")
     return UNetConfig(
         latent_channels=latent,
-        width=width,
-        multipliers=tuple(level["channels"] // width for level in levels),
-        residual_blocks=levels[0]["blocks"],
+        base_channels=width,
+        channel_mult=tuple(level["channels"] // width for level in levels),
+        num_res_blocks=levels[0]["blocks"],
         attention_scales=tuple(0.5**index for index, level in enumerate(levels) if level["attention"]),
-        head_width=head_width,
+        head_dim=head_width,
         stem_heads=need("input_blocks.0.1.proj_in.weight")[0] // head_width,
-        text_width=need(f"{MIDDLE}.attn2.to_k.weight")[1],
+        context_dim=need(f"{MIDDLE}.attn2.to_k.weight")[1],
         gate=gate,
         image_latent=inputs == 2 * latent,
         fps_embedding="fps_embedding.0.weight" in tensors,
@@ -73,13 +73,13 @@ def controlnet_config(tensors: Tensors, *, where: str, head_width: int = HEAD_WI
     text = [tensors[name].shape for name in contexts if not name.startswith("input_blocks.0.")]
     unet = UNetConfig(
         latent_channels=need("input_blocks.0.0.weight")[1],
-        width=width,
-        multipliers=tuple(level["channels"] // width for level in levels),
-        residual_blocks=levels[0]["blocks"],
+        base_channels=width,
+        channel_mult=tuple(level["channels"] // width for level in levels),
+        num_res_blocks=levels[0]["blocks"],
         attention_scales=tuple(0.5**index for index, level in enumerate(levels) if level["attention"]),
-        head_width=head_width,
+        head_dim=head_width,
         stem_heads=need("input_blocks.0.1.proj_in.weight")[0] // head_width,
-        text_width=text[0][1] if text else 1024,
+        context_dim=text[0][1] if text else 1024,
     )
     return ControlNetConfig(unet)
 
@@ -108,7 +108,7 @@ def image_encoder_config(tensors: Tensors, *, where: str) -> ImageEncoderConfig:
     return ImageEncoderConfig(
         latent_channels=need("conv_in.weight")[1],
         stages=tuple(need(f"body.{block}.in_conv.weight")[0] for block in range(0, count, first[0])),
-        residual_blocks=first[0],
+        num_res_blocks=first[0],
     )
 
 
@@ -118,9 +118,9 @@ def autoencoder_config(tensors: Tensors, *, where: str) -> AutoencoderConfig:
     width, levels = need("encoder.conv_in.weight")[0], _count(tensors, r"encoder\.down\.(\d+)\.")
     outs = [need(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels)]
     return AutoencoderConfig(
-        width=width,
-        multipliers=tuple(out // width for out in outs),
-        residual_blocks=_count(tensors, r"encoder\.down\.0\.block\.(\d+)\."),
+        base_channels=width,
+        channel_mult=tuple(out // width for out in outs),
+        num_res_blocks=_count(tensors, r"encoder\.down\.0\.block\.(\d+)\."),
         latent_channels=need("post_quant_conv.weight")[0],
         picture_channels=need("encoder.conv_in.weight")[1],
     )

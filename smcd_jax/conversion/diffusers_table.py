@@ -21,12 +21,12 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     rows += weighted("time_embedding.linear_2", "time_embedding/dense_out", LINEAR)
     rows += weighted("conv_in", "encoder_0/conv", CONV)
     rows += under("transformer_in", "encoder_0/temporal", transformer_rows(LINEAR))
-    top = len(config.multipliers) - 1
-    index, width = 1, config.width
-    for level, multiplier in enumerate(config.multipliers):
-        channels, block = config.width * multiplier, f"down_blocks.{level}"
+    top = len(config.channel_mult) - 1
+    index, width = 1, config.base_channels
+    for level, multiplier in enumerate(config.channel_mult):
+        channels, block = config.base_channels * multiplier, f"down_blocks.{level}"
         attended = 0.5**level in config.attention_scales
-        for part in range(config.residual_blocks):
+        for part in range(config.num_res_blocks):
             skip = channels != width
             rows += _block_rows(block, part, f"encoder_{index}", skip=skip, attention=attended)
             index, width = index + 1, channels
@@ -39,7 +39,7 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     rows += under("mid_block.temp_attentions.0", "middle/attended/temporal", transformer_rows(LINEAR))
     rows += under("mid_block.resnets.1", "middle/plain/residual", _residual_rows(skip=False))
     rows += under("mid_block.temp_convs.1", "middle/plain/residual/temporal_conv", temporal_conv_rows())
-    per_level = config.residual_blocks + 1
+    per_level = config.num_res_blocks + 1
     for place, level in enumerate(reversed(range(top + 1))):
         block, attended = f"up_blocks.{place}", 0.5**level in config.attention_scales
         for part in range(per_level):
@@ -52,18 +52,18 @@ def unet_rows(config: UNetConfig) -> list[Row]:
 
 def autoencoder_rows(config: AutoencoderConfig) -> list[Row]:
     """Every array of the autoencoder; the decoder's levels are numbered from the lowest resolution here."""
-    rows, width, top = [], config.width, len(config.multipliers) - 1
-    for level, multiplier in enumerate(config.multipliers):
-        for part in range(config.residual_blocks):
-            skip, width = width != config.width * multiplier, config.width * multiplier
+    rows, width, top = [], config.base_channels, len(config.channel_mult) - 1
+    for level, multiplier in enumerate(config.channel_mult):
+        for part in range(config.num_res_blocks):
+            skip, width = width != config.base_channels * multiplier, config.base_channels * multiplier
             torch, path = f"encoder.down_blocks.{level}.resnets.{part}", f"encoder/down_{level}_residual_{part}"
             rows += under(torch, path, _picture_residual_rows(skip=skip))
         if level < top:
             torch = f"encoder.down_blocks.{level}.downsamplers.0.conv"
             rows += weighted(torch, f"encoder/down_{level}_downsample", CONV)
     for place, level in enumerate(reversed(range(top + 1))):
-        for part in range(config.residual_blocks + 1):
-            channels = config.width * config.multipliers[level]
+        for part in range(config.num_res_blocks + 1):
+            channels = config.base_channels * config.channel_mult[level]
             skip, width = width != channels, channels
             torch, path = f"decoder.up_blocks.{place}.resnets.{part}", f"decoder/up_{level}_residual_{part}"
             rows += under(torch, path, _picture_residual_rows(skip=skip))
@@ -130,13 +130,13 @@ def unet_config(described: Mapping[str, object], *, where: str) -> UNetConfig:
     head = described["attention_head_dim"]
     return UNetConfig(
         latent_channels=described["out_channels"],
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        residual_blocks=described["layers_per_block"],
+        base_channels=widths[0],
+        channel_mult=tuple(width // widths[0] for width in widths),
+        num_res_blocks=described["layers_per_block"],
         attention_scales=attended,
-        head_width=head,
+        head_dim=head,
         stem_heads=8,
-        text_width=described["cross_attention_dim"],
+        context_dim=described["cross_attention_dim"],
         image_latent=described["in_channels"] == 2 * described["out_channels"],
     )
 
@@ -145,9 +145,9 @@ def autoencoder_config(described: Mapping[str, object]) -> AutoencoderConfig:
     """Our config from a ``vae/config.json``."""
     widths = list(described["block_out_channels"])
     return AutoencoderConfig(
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        residual_blocks=described["layers_per_block"],
+        base_channels=widths[0],
+        channel_mult=tuple(width // widths[0] for width in widths),
+        num_res_blocks=described["layers_per_block"],
         latent_channels=described["latent_channels"],
         picture_channels=described["in_channels"],
         scaling_factor=described.get("scaling_factor", 0.18215),

@@ -136,7 +136,7 @@ def _smcd(folder: Path, *, head_width: int | None) -> dict[str, Source]:
     if file := _numbered(folder, 2, needed=sources["unet"].config.uses_image_tokens):
         tensors = open_tensors(file)
         if detect.is_controlnet(tensors):
-            config = detect.controlnet_config(tensors, where=str(file), head_width=sources["unet"].config.head_width)
+            config = detect.controlnet_config(tensors, where=str(file), head_width=sources["unet"].config.head_dim)
             sources["controlnet"] = Source(file, tensors, config, unet_table.controlnet_rows(config))
         else:
             config = detect.image_encoder_config(tensors, where=str(file))

@@ -129,13 +129,13 @@ def _described(config: ModelConfig) -> dict[str, Any]:
     unet = config.unet
     sizes = {
         "unet_in_dim": unet.input_channels,
-        "unet_dim": unet.width,
-        "unet_context_dim": unet.text_width,
+        "unet_dim": unet.base_channels,
+        "unet_context_dim": unet.context_dim,
         "unet_out_dim": unet.latent_channels,
-        "unet_dim_mult": list(unet.multipliers),
+        "unet_dim_mult": list(unet.channel_mult),
         "unet_num_heads": unet.stem_heads,
-        "unet_head_dim": unet.head_width,
-        "unet_res_blocks": unet.residual_blocks,
+        "unet_head_dim": unet.head_dim,
+        "unet_res_blocks": unet.num_res_blocks,
         "unet_attn_scales": list(unet.attention_scales),
         "unet_dropout": unet.dropout,
         "num_timesteps": 1000,

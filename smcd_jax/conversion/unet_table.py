@@ -47,7 +47,7 @@ def controlnet_rows(config: ControlNetConfig) -> list[Row]:
 
 def encoder_rows(config: UNetConfig) -> list[Row]:
     """The ``input_blocks``, which UNet and ControlNet share."""
-    rows, channels = [], config.width
+    rows, channels = [], config.base_channels
     for index, plan in enumerate(encoder_plan(config)):
         skip = plan.channels != channels
         rows += block_rows(plan, f"input_blocks.{index}", f"encoder_{index}", gate=config.gate, skip=skip)

@@ -40,7 +40,7 @@ def from_dict(
         classes: Class of a key whose type is not known before, by key.
 
     Raises:
-        SMCDError: A key is unknown, or a value has the wrong type. `argument` is the key, such as `unet.head_width`.
+        SMCDError: A key is unknown, or a value has the wrong type. `argument` is the key, such as `unet.head_dim`.
     """
     return _from_json(cls, JsonValue(values, None if path is None else os.fspath(path)), classes or {})
 

@@ -92,11 +92,12 @@ class Encoder(nn.Module):
     def __call__(self, picture: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
         """Downsampling pads one row and column at the bottom and right only, as in the published network."""
         config, policy = self.config, self.policy
-        x = conv(config.width, policy, name="conv_in")(picture)
-        for level, multiplier in enumerate(config.multipliers):
-            for index in range(config.residual_blocks):
-                x = VAEResidualBlock(config.width * multiplier, policy, name=f"down_{level}_residual_{index}")(x)
-            if level < len(config.multipliers) - 1:
+        x = conv(config.base_channels, policy, name="conv_in")(picture)
+        for level, multiplier in enumerate(config.channel_mult):
+            for index in range(config.num_res_blocks):
+                channels = config.base_channels * multiplier
+                x = VAEResidualBlock(channels, policy, name=f"down_{level}_residual_{index}")(x)
+            if level < len(config.channel_mult) - 1:
                 padding = ((0, 1), (0, 1))
                 x = conv(x.shape[-1], policy, stride=2, padding=padding, name=f"down_{level}_downsample")(x)
         x = MiddleStage(x.shape[-1], policy, name="middle")(x)
@@ -114,11 +115,11 @@ class Decoder(nn.Module):
     def __call__(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
         """Levels are numbered from the highest resolution, as in the published weights."""
         config, policy = self.config, self.policy
-        x = conv(config.width * config.multipliers[-1], policy, name="conv_in")(latents)
+        x = conv(config.base_channels * config.channel_mult[-1], policy, name="conv_in")(latents)
         x = MiddleStage(x.shape[-1], policy, name="middle")(x)
-        for level, multiplier in reversed(list(enumerate(config.multipliers))):
-            for index in range(config.residual_blocks + 1):
-                x = VAEResidualBlock(config.width * multiplier, policy, name=f"up_{level}_residual_{index}")(x)
+        for level, multiplier in reversed(list(enumerate(config.channel_mult))):
+            for index in range(config.num_res_blocks + 1):
+                x = VAEResidualBlock(config.base_channels * multiplier, policy, name=f"up_{level}_residual_{index}")(x)
             if level > 0:
                 x = Upsample(x.shape[-1], policy, name=f"up_{level}_upsample")(x)
         x = nn.silu(group_norm(policy, epsilon=1e-6, name="norm_out")(x))

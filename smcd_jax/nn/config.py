@@ -18,13 +18,13 @@ class UNetConfig:
     """The denoising 3D UNet. Defaults are the published size without gates (ModelScope text-to-video)."""
 
     latent_channels: int = 4  # of the video itself, in and out
-    width: int = 320
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    residual_blocks: int = 2  # a level
+    base_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2  # a level
     attention_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
-    head_width: int = 64
-    stem_heads: int = 8  # of the temporal transformer in the first block, whose inner width is stem_heads * head_width
-    text_width: int = 1024
+    head_dim: int = 64
+    stem_heads: int = 8  # of the temporal transformer in the first block, whose inner width is stem_heads * head_dim
+    context_dim: int = 1024
     object_width: int = 1024  # of a box token
     image_width: int = 1024  # of an image token
     gate: Gate = "none"
@@ -66,9 +66,9 @@ class PositionNetConfig:
 class AutoencoderConfig:
     """The KL autoencoder of Stable Diffusion (f = 8)."""
 
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    residual_blocks: int = 2
+    base_channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
     latent_channels: int = 4
     picture_channels: int = 3
     scaling_factor: float = 0.18215
@@ -77,7 +77,7 @@ class AutoencoderConfig:
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel, along one side."""
-        return 2 ** (len(self.multipliers) - 1)
+        return 2 ** (len(self.channel_mult) - 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,14 +127,14 @@ class TemporalTransformer(nn.Module):
 
     channels: int
     heads: int
-    head_width: int
+    head_dim: int
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         """Tokens are the frames of one pixel."""
         b, f, h, w, c = video.shape
-        inner = self.heads * self.head_width
+        inner = self.heads * self.head_dim
         normed = group_norm(self.policy, epsilon=1e-6, name="norm")(video)
         tokens = dense(inner, self.policy, name="proj_in")(normed.reshape(b, f, h * w, c))
         tokens = tokens.transpose(0, 2, 1, 3).reshape(b * h * w, f, inner)

@@ -44,7 +44,7 @@ class MiddleBlock(nn.Module):
 
     def setup(self) -> None:
         """The middle has attention at any ``attention_scales``."""
-        channels = self.config.width * self.config.multipliers[-1]
+        channels = self.config.base_channels * self.config.channel_mult[-1]
         self.attended = UNetBlock(self.config, BlockPlan("residual", channels, attention=True), self.policy, self.parts)
         self.plain = UNetBlock(self.config, BlockPlan("residual", channels), self.policy)
 
@@ -62,9 +62,9 @@ class UNet3D(nn.Module):
     def setup(self) -> None:
         """Numbered as in the published weights: encoder_i is input_blocks.i, decoder_i is output_blocks.i."""
         config, policy, parts = self.config, self.policy, self.spatial_parts()
-        self.time_embedding = TimeEmbedding(config.width, policy)
+        self.time_embedding = TimeEmbedding(config.base_channels, policy)
         if config.fps_embedding:
-            self.fps_embedding = TimeEmbedding(config.width, policy)
+            self.fps_embedding = TimeEmbedding(config.base_channels, policy)
         self.encoder = [make_block(plan, config, policy, parts) for plan in encoder_plan(config)]
         self.middle = MiddleBlock(config, policy, parts)
         self.decoder = [make_block(plan, config, policy, parts) for plan in decoder_plan(config)]
@@ -136,7 +136,7 @@ class UNet3D(nn.Module):
 
     def smallest_video(self) -> Float[Array, "1 1 h w c"]:
         """The smallest input, for `dummy_call` of subclasses."""
-        side = 2 ** (len(self.config.multipliers) - 1)
+        side = 2 ** (len(self.config.channel_mult) - 1)
         return jnp.zeros((1, 1, side, side, self.config.input_channels))
 
     def _run(self, block: nn.Module, x: Array, time: Array, context: BlockContext | None, switches: dict) -> Array:

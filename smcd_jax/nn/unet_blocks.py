@@ -24,12 +24,12 @@ class BlockPlan:
 
 def encoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
     """The encoder's blocks in order; each one's output is a skip connection."""
-    plan = [BlockPlan("stem", config.width)]
+    plan = [BlockPlan("stem", config.base_channels)]
     scale = 1.0
-    for level, multiplier in enumerate(config.multipliers):
-        channels = config.width * multiplier
-        plan += [BlockPlan("residual", channels, scale in config.attention_scales)] * config.residual_blocks
-        if level < len(config.multipliers) - 1:
+    for level, multiplier in enumerate(config.channel_mult):
+        channels = config.base_channels * multiplier
+        plan += [BlockPlan("residual", channels, scale in config.attention_scales)] * config.num_res_blocks
+        if level < len(config.channel_mult) - 1:
             plan.append(BlockPlan("downsample", channels))
             scale /= 2
     return tuple(plan)
@@ -38,10 +38,10 @@ def encoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
 def decoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
     """The decoder's blocks in order; each takes the last skip connection not yet taken."""
     plan = []
-    scale = 0.5 ** (len(config.multipliers) - 1)
-    for level, multiplier in reversed(list(enumerate(config.multipliers))):
-        channels, attention = config.width * multiplier, scale in config.attention_scales
-        plan += [BlockPlan("residual", channels, attention)] * config.residual_blocks
+    scale = 0.5 ** (len(config.channel_mult) - 1)
+    for level, multiplier in reversed(list(enumerate(config.channel_mult))):
+        channels, attention = config.base_channels * multiplier, scale in config.attention_scales
+        plan += [BlockPlan("residual", channels, attention)] * config.num_res_blocks
         plan.append(BlockPlan("residual", channels, attention, upsample=level > 0))
         scale *= 2
     return tuple(plan)
@@ -116,9 +116,9 @@ class StemBlock(nn.Module):
 
     def setup(self) -> None:
         """The convolution's input channels follow from what it is given."""
-        self.conv = conv(self.config.width, self.policy)
+        self.conv = conv(self.config.base_channels, self.policy)
         self.temporal = TemporalTransformer(
-            self.config.width, self.config.stem_heads, self.config.head_width, self.policy
+            self.config.base_channels, self.config.stem_heads, self.config.head_dim, self.policy
         )
 
     def __call__(self, video: Float[Array, "b f h w c"], *, temporal: bool = True) -> Float[Array, "b f h w d"]:
@@ -140,9 +140,9 @@ class UNetBlock(nn.Module):
         channels = self.plan.channels
         self.residual = ResidualBlock(channels, self.policy, self.config.dropout)
         if self.plan.attention:
-            heads = channels // self.config.head_width
+            heads = channels // self.config.head_dim
             self.spatial = SpatialTransformer(channels, heads, self.policy, self.parts)
-            self.temporal = TemporalTransformer(channels, heads, self.config.head_width, self.policy)
+            self.temporal = TemporalTransformer(channels, heads, self.config.head_dim, self.policy)
         if self.plan.upsample:
             self.upsample = Upsample(channels, self.policy)
 

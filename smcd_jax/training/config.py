@@ -66,13 +66,13 @@ class InitConfig:
 
     Attributes:
         model: a model folder (or the name of a shipped one); empty starts everything from scratch.
-        fresh: path patterns of parameters that the folder need not have and that then start from scratch. Each must
-            match, and a parameter that is neither in the folder nor named here is an error.
-        gates: what every gate scalar of fresh gates starts at; 0 as published. From scratch 0.1 to 0.3 learns sooner.
+        from_scratch: path patterns of parameters that the folder need not have and that then start from scratch. Each
+            must match, and a parameter that is neither in the folder nor named here is an error.
+        gates: what every gate scalar of such gates starts at; 0 as published. From scratch 0.1 to 0.3 learns sooner.
     """
 
     model: str = ""
-    fresh: tuple[str, ...] = ()
+    from_scratch: tuple[str, ...] = ()
     gates: float = 0.0
 
 
@@ -99,32 +99,32 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: after the warm-up.
-        schedule: "constant" or "cosine", which falls to ``final_share`` of the rate at the last step.
+        schedule: "constant" or "cosine", which falls to ``end_lr_ratio`` of the rate at the last step.
         warmup_steps: of linear rise from 0.
-        final_share: see ``schedule``.
+        end_lr_ratio: see ``schedule``.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        epsilon: added to the root of the second moment.
+        eps: added to the root of the second moment.
         weight_decay: decoupled, on every trained parameter, as PyTorch's AdamW.
         clip_norm: of the gradient of all trained parameters together; 0 for no clipping.
-        accumulation: parts a batch is computed in, one after the other, to save memory.
+        grad_accum_steps: parts a batch is computed in, one after the other, to save memory.
         ema_decay: of the moving average of the trained parameters that is validated, sampled and exported; 0 for none.
             It rises to this from 0.1, as (1 + step) / (10 + step), so that the average forgets where it began.
-        gate_rate: factor on the updates of the gates' scalars.
+        gate_lr_scale: factor on the updates of the gates' scalars.
     """
 
     learning_rate: float = 5e-5
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
-    final_share: float = 0.0
+    end_lr_ratio: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
-    epsilon: float = 1e-8
+    eps: float = 1e-8
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
-    accumulation: int = 1
+    grad_accum_steps: int = 1
     ema_decay: float = 0.0
-    gate_rate: float = 1.0
+    gate_lr_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ class RunConfig:
         sample_steps: denoising steps of a sample.
         guidance_scale: of samples.
         save_every: a checkpoint; one is also saved at the end and when the run is told to stop.
-        keep_last: checkpoints kept.
+        max_to_keep: checkpoints kept.
         keep_every: checkpoints at multiples of so many steps are kept for ever.
         tensorboard: write event files.
         wandb: log to Weights & Biases, where it is installed.
@@ -156,7 +156,7 @@ class RunConfig:
     sample_steps: int = 50
     guidance_scale: float = 7.5
     save_every: int = 1000
-    keep_last: int = 3
+    max_to_keep: int = 3
     keep_every: int = 0
     tensorboard: bool = True
     wandb: bool = False
@@ -171,7 +171,7 @@ class TrainConfig:
         family: Name of the model family.
         model: Config of the model that is trained, a dataclass of the family.
         objective: "denoise", or an objective of the model's own, such as "autoencoder".
-        trained: path patterns (regular expressions for whole paths such as "unet/encoder_1/spatial/.*") of the
+        trainable: path patterns (regular expressions for whole paths such as "unet/encoder_1/spatial/.*") of the
             parameters that are trained; each must match.
         temporal: False leaves out every temporal layer, as stage 1 does.
         seed: of data order, noise and everything else.
@@ -187,7 +187,7 @@ class TrainConfig:
     family: str = "smcd"
     model: Any = None
     objective: str = "denoise"
-    trained: tuple[str, ...] = ()
+    trainable: tuple[str, ...] = ()
     temporal: bool = True
     seed: int = 0
     dtype: str = ""
@@ -206,10 +206,10 @@ class TrainConfig:
         if self.model is None:
             object.__setattr__(self, "model", get_family(self.family).presets[self.family])
         make_model(self.model).check_rates(self.condition_dropout)
-        if self.optimizer.accumulation < 1 or self.data.batch_size % self.optimizer.accumulation:
+        if self.optimizer.grad_accum_steps < 1 or self.data.batch_size % self.optimizer.grad_accum_steps:
             raise SMCDError(
-                f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.accumulation "
-                f"{self.optimizer.accumulation}"
+                f"config: data.batch_size {self.data.batch_size} is no multiple of optimizer.grad_accum_steps "
+                f"{self.optimizer.grad_accum_steps}"
             )
         if self.dtype not in ("", "float32", "bfloat16"):
             raise SMCDError(f"config: dtype is {self.dtype!r}; use float32 or bfloat16, or leave it empty")

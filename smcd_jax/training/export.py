@@ -14,7 +14,7 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import base_digest, tokenizer
-from smcd_jax.training.state import component_params, components, fresh_paths, trained_paths
+from smcd_jax.training.state import component_params, components, from_scratch_paths, trained_paths
 
 
 def check_base(config: TrainConfig, sha256: str) -> None:
@@ -77,12 +77,12 @@ def export_model(
 def _all_components(
     config: TrainConfig, trained: Mapping[str, np.ndarray], start: ModelFolder | None, dtype: Any
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    fresh, in_step = fresh_paths(config, start), components(config)
+    from_scratch, in_step = from_scratch_paths(config, start), components(config)
     for name, part in make_model(config.model).components.items():
-        allowed = fresh
+        allowed = from_scratch
         if name not in in_step and (start is None or name not in start.config.components()):
             allowed = frozenset(f"{name}/{path}" for path in flatten(abstract_params(part.config)))
-        leaves = component_params(config, name, part, folder=start, fresh=allowed)
+        leaves = component_params(config, name, part, folder=start, from_scratch=allowed)
         leaves |= {path: leaf for path, leaf in trained.items() if path.startswith(f"{name}/")}
         yield name, {path.split("/", 1)[1]: _stored(leaf, dtype) for path, leaf in leaves.items()}
 

@@ -78,7 +78,7 @@ def train(
         program = TrainProgram(config, mesh, null=null)
         say(_description(program))
         run, saved = config.run, _checkpoint_config(config)
-        checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.keep_last, keep_every=run.keep_every or None)
+        checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.max_to_keep, keep_every=run.keep_every or None)
         closing.push(_closes(checkpoints))
         # before the step is compiled: who gave another config than the checkpoint's should not have to wait for that
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)

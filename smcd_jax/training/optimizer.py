@@ -11,7 +11,7 @@ from smcd_jax.training.selection import is_gate
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The rate by step: linear warm-up, then constant or a cosine down to ``final_share`` of it at ``steps``.
+    """The rate by step: linear warm-up, then constant or a cosine down to ``end_lr_ratio`` of it at ``steps``.
 
     Raises:
         SMCDError: a warm-up as long as the run, or a rate that is not above 0.
@@ -23,7 +23,9 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     if config.schedule == "constant":
         after = optax.constant_schedule(config.learning_rate)
     else:
-        after = optax.cosine_decay_schedule(config.learning_rate, steps - config.warmup_steps, alpha=config.final_share)
+        after = optax.cosine_decay_schedule(
+            config.learning_rate, steps - config.warmup_steps, alpha=config.end_lr_ratio
+        )
     if not config.warmup_steps:
         return after
     rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
@@ -37,12 +39,12 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         learning_rate(config, steps),
         b1=config.b1,
         b2=config.b2,
-        eps=config.epsilon,
+        eps=config.eps,
         weight_decay=config.weight_decay,
     )
-    if config.gate_rate == 1:
+    if config.gate_lr_scale == 1:
         return optax.chain(clip, adamw)
-    gates = optax.masked(optax.scale(config.gate_rate), _gates_of)
+    gates = optax.masked(optax.scale(config.gate_lr_scale), _gates_of)
     return optax.chain(clip, adamw, gates)
 
 

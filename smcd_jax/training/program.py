@@ -119,11 +119,11 @@ class TrainProgram:
 
 
 def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    accumulation = config.optimizer.accumulation
-    if config.data.batch_size % (batch_parts(mesh) * accumulation):
+    parts = config.optimizer.grad_accum_steps
+    if config.data.batch_size % (batch_parts(mesh) * parts):
         raise SMCDError(
-            f"batch {config.data.batch_size} does not divide: use a multiple of {batch_parts(mesh) * accumulation} "
-            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulation {accumulation})"
+            f"batch {config.data.batch_size} does not divide: use a multiple of {batch_parts(mesh) * parts} "
+            f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts})"
         )
 
 

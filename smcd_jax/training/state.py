@@ -77,9 +77,9 @@ def trained_paths(config: TrainConfig) -> frozenset[str]:
     Raises:
         SMCDError: no pattern, or one that matches nothing.
     """
-    if not config.trained:
-        raise SMCDError("config: trained names no parameters; give path patterns such as 'unet/.*'")
-    return select(flatten(abstract(config)), config.trained, what="config: trained")
+    if not config.trainable:
+        raise SMCDError("config: trainable names no parameters; give path patterns such as 'unet/.*'")
+    return select(flatten(abstract(config)), config.trainable, what="config: trainable")
 
 
 def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
@@ -103,14 +103,15 @@ def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtyp
         dtype: of all but scalars.
 
     Raises:
-        SMCDError: a parameter is neither in the model folder nor named in ``init.fresh``, or has another shape there.
+        SMCDError: A parameter is neither in the model folder nor named in ``init.from_scratch``, or its shape there
+            differs.
     """
     folder = ModelFolder(config.init.model) if config.init.model else None
-    fresh, shardings, leaves = fresh_paths(config, folder), flatten(places), {}
+    from_scratch, shardings, leaves = from_scratch_paths(config, folder), flatten(places), {}
     for name, part in components(config).items():
         if not any(path.startswith(f"{name}/") for path in paths):
             continue
-        for path, leaf in component_params(config, name, part, folder=folder, fresh=fresh).items():
+        for path, leaf in component_params(config, name, part, folder=folder, from_scratch=from_scratch).items():
             if path in paths:
                 typed = leaf.astype(dtype, copy=False) if leaf.ndim else leaf
                 leaves[path] = _place(typed, shardings[path])
@@ -123,7 +124,7 @@ def _place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def component_params(
-    config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, fresh: frozenset[str]
+    config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, from_scratch: frozenset[str]
 ) -> dict[str, np.ndarray]:
     """One component's starting parameters by whole path, float32, on the host."""
     shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part.config)).items()}
@@ -135,14 +136,14 @@ def component_params(
             leaves[path] = given[path]
         elif path in given and path in widened and _lacks_channels(given[path].shape, shape.shape):
             leaves[path] = _with_zero_channels(given[path], shape.shape)
-        elif path in given and path not in fresh:
+        elif path in given and path not in from_scratch:
             raise SMCDError(f"{path} has shape {given[path].shape} in {folder.path}, {shape.shape} in config.model")
     missing = [path for path in shapes if path not in leaves]
-    unnamed = [path for path in missing if path not in fresh]
+    unnamed = [path for path in missing if path not in from_scratch]
     if unnamed:
         raise SMCDError(
             f"{len(unnamed)} parameters are not in {folder.path if folder else 'init.model'} and no pattern of "
-            f"init.fresh names them ({', '.join(unnamed[:3])}, ...)"
+            f"init.from_scratch names them ({', '.join(unnamed[:3])}, ...)"
         )
     if missing:
         leaves |= _from_scratch(config, name, part.config, missing)
@@ -158,12 +159,12 @@ def _from_scratch(config: TrainConfig, name: str, part: Any, paths: list[str]) -
     return {path: gate if is_gate(path) else leaf for path, leaf in made.items()}
 
 
-def fresh_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:
-    """Parameters that may start from scratch: those `init.fresh` names, all where there is no folder."""
+def from_scratch_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:
+    """Parameters that may start from scratch: those `init.from_scratch` names, all where there is no folder."""
     paths = flatten(abstract(config))
     if folder is None:
         return frozenset(paths)
-    return select(paths, config.init.fresh, what="config: init.fresh")
+    return select(paths, config.init.from_scratch, what="config: init.from_scratch")
 
 
 def _read_component(folder: ModelFolder | None, name: str, part: Component) -> dict[str, np.ndarray]:

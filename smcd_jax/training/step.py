@@ -36,7 +36,7 @@ def make_train_step(
     A loss or gradient that is not finite changes nothing but ``state.fault``, and no later step changes anything: the
     loop sees it at the next line of the log, with the last good parameters, moments and moving average still there.
     """
-    parts, decay = config.optimizer.accumulation, config.optimizer.ema_decay
+    parts, decay = config.optimizer.grad_accum_steps, config.optimizer.ema_decay
 
     def loss_of(
         trained: Params, frozen: Params, stats: Stats, batch: Batch, key: Array

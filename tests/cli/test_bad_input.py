@@ -242,7 +242,7 @@ MODELS = [
     (describe(lambda model: model["components"]["unet"].update(gate="double")), "unet: 14 arrays missing"),
     (describe(lambda model: model["components"]["unet"].update(gate="object")), "unet: 119 arrays extra"),
     (describe(lambda model: model["components"]["unet"].update(width=64)), "arrays of another shape"),
-    (describe(lambda model: model["components"]["unet"].update(head_width=0)), "describes no possible unet"),
+    (describe(lambda model: model["components"]["unet"].update(head_dim=0)), "describes no possible unet"),
     (describe(lambda model: model["components"]["unet"].update(wdth=64)), "unknown key 'wdth'"),
     (describe(lambda model: model["components"].pop("position_net")), "the model has no position_net"),
     (describe(lambda model: model.update(origin=[])), "origin must be an object"),

@@ -146,7 +146,7 @@ class TestSampling:
         made = pipeline(
             records_picture(records, clip.clip_id, clip.start),
             clip.caption,
-            BoxTracks(clip.boxes, clip.mask, clip.labels),
+            tracks=BoxTracks(clip.boxes, clip.mask, clip.labels),
             seed=clip.seed,
             num_inference_steps=2,
             output_type="uint8",

@@ -112,7 +112,7 @@ def test_second_file_may_hold_a_controlnet(tmp_path):
     made = write_model_folder(tmp_path / "made", config, blank.items(), origin=Origin("untrained"))
     convert_to_torch(tmp_path / "made", tmp_path / "torch")
     (tmp_path / "torch" / "configuration.json").unlink()
-    folder, _ = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_width)
+    folder, _ = convert(tmp_path / "torch", tmp_path / "model", head_width=unet.head_dim)
     assert folder.config.image_encoder is None
     assert folder.config.unet == unet
     assert folder.leaves("controlnet").keys() == made.leaves("controlnet").keys()
@@ -251,7 +251,7 @@ def test_autoencoder_computes_what_diffusers_computes():
     }
     theirs = randomised(diffusers.AutoencoderKL(**described))
     config = diffusers_table.autoencoder_config(described)
-    assert config == AutoencoderConfig(width=32, multipliers=(1, 2), residual_blocks=1)
+    assert config == AutoencoderConfig(base_channels=32, channel_mult=(1, 2), num_res_blocks=1)
     params = loaded(diffusers_table.autoencoder_rows(config), config, shapes_of(theirs))
     picture = np.random.default_rng(2).standard_normal((1, 16, 16, 3)).astype(np.float32)
     with torch.no_grad():

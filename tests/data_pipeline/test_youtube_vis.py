@@ -85,7 +85,7 @@ def video(**changes):
 @pytest.mark.parametrize(
     ("edit", "kind", "where"),
     [
-        (annotation(bboxes=[BOX, None]), "bad entry in instances.json", "3 frames"),
+        (annotation(bboxes=[BOX, None]), "bad entry in instances.json", "bboxes"),
         (annotation(bboxes=[BOX, None, "none"]), "bad entry in instances.json", "'none'"),
         (annotation(bboxes=[BOX, None, [1, 2, "3", 4]]), "bad entry in instances.json", "'3'"),
         (annotation(bboxes={"0": BOX}), "bad entry in instances.json", "bboxes"),

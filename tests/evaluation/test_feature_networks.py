@@ -164,9 +164,9 @@ def test_an_openclip_file_is_read_by_the_tables_of_conversion(tmp_path):
 
 
 def test_a_model_converted_with_its_vision_tower_needs_no_other_weights(tmp_path):
-    least = {"width": 32, "multipliers": (1,), "residual_blocks": 1}
+    least = {"base_channels": 32, "channel_mult": (1,), "num_res_blocks": 1}
     config = ModelConfig(
-        unet=UNetConfig(**least, attention_scales=(), head_width=16, stem_heads=2, text_width=64),
+        unet=UNetConfig(**least, attention_scales=(), head_dim=16, stem_heads=2, context_dim=64),
         position_net=None,
         image_encoder=None,
         autoencoder=AutoencoderConfig(**least),

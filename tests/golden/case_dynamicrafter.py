@@ -32,13 +32,13 @@ def unet_config(case: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
     given = case["config"]
     return DynamiCrafterUNetConfig(
         latent_channels=given["out_channels"],
-        width=given["model_channels"],
-        multipliers=tuple(given["channel_mult"]),
-        residual_blocks=given["num_res_blocks"],
+        base_channels=given["model_channels"],
+        channel_mult=tuple(given["channel_mult"]),
+        num_res_blocks=given["num_res_blocks"],
         attention_scales=tuple(1 / factor for factor in given["attention_resolutions"]),
-        head_width=given["num_head_channels"],
+        head_dim=given["num_head_channels"],
         stem_heads=8,
-        text_width=given["context_dim"],
+        context_dim=given["context_dim"],
         learned_image_scale=given["image_cross_attention_scale_learnable"],
     )
 
@@ -49,7 +49,7 @@ def resampler_config(given: Mapping[str, Any]) -> ResamplerConfig:
         width=given["dim"],
         layers=given["depth"],
         heads=given["heads"],
-        head_width=given["dim_head"],
+        head_dim=given["dim_head"],
         queries=given["num_queries"],
         frames=given["video_length"] or 1,
         input_width=given["embedding_dim"],
@@ -191,7 +191,7 @@ def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]
             embed_width=tower["embed_dim"],
         ),
         "autoencoder": AutoencoderConfig(
-            width=vae["ch"], multipliers=tuple(vae["ch_mult"]), residual_blocks=vae["num_res_blocks"]
+            base_channels=vae["ch"], channel_mult=tuple(vae["ch_mult"]), num_res_blocks=vae["num_res_blocks"]
         ),
     }
     rows = {"resampler": resampler_rows, "image_tower": vision_encoder_rows, "autoencoder": autoencoder_rows}

@@ -153,9 +153,9 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
     """Posterior, sample and decoder."""
     arrays, given = golden.arrays(), golden.config
     config = AutoencoderConfig(
-        width=given["ch"],
-        multipliers=tuple(given["ch_mult"]),
-        residual_blocks=given["num_res_blocks"],
+        base_channels=given["ch"],
+        channel_mult=tuple(given["ch_mult"]),
+        num_res_blocks=given["num_res_blocks"],
         latent_channels=given["z_channels"],
         picture_channels=given["in_channels"],
     )

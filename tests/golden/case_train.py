@@ -76,7 +76,7 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
     """The loss that `smcd train` minimises."""
     used = configs if stage == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
     config = TrainConfig(
-        model=ModelConfig(**{"image_encoder": None, **used}), trained=("unet/.*",), temporal=stage == 2
+        model=ModelConfig(**{"image_encoder": None, **used}), trainable=("unet/.*",), temporal=stage == 2
     )
     model = make_model(config.model)
     return denoising_losses(model, params, step.latents, step.noised, inputs=step.inputs, config=config).mean()

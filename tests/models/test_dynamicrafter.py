@@ -21,8 +21,8 @@ from tests.conftest import SHARED
 KEYS = SHARED / "golden_dynamicrafter" / "keys"
 MODEL = DynamiCrafterModel(ModelConfig())
 SMALL = DynamiCrafterUNetConfig(
-    width=32, multipliers=(1,), residual_blocks=1, attention_scales=(1.0,), head_width=16, stem_heads=2, text_width=8,
-    object_width=8, gate="object", image_tokens_per_frame=2,
+    base_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), head_dim=16, stem_heads=2,
+    context_dim=8, object_width=8, gate="object", image_tokens_per_frame=2,
 )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_every_parameter_has_one_sharding_rule():
     """`partition_specs` refuses a parameter that no rule or more than one rule names."""
     model = DynamiCrafterModel(
         ModelConfig(
-            unet=DynamiCrafterUNetConfig(multipliers=(1, 2), residual_blocks=1, learned_image_scale=True),
+            unet=DynamiCrafterUNetConfig(channel_mult=(1, 2), num_res_blocks=1, learned_image_scale=True),
             resampler=ResamplerConfig(layers=1),
             image_tower=VisionEncoderConfig(layers=1),
             text_encoder=TextEncoderConfig(layers=1),

@@ -39,8 +39,8 @@ def compile_cache(tmp_path_factory):
 
 def small(gate: str = "object_image", **changes) -> UNetConfig:
     """One level of one block: more levels would only take longer to compile."""
-    one_level = {"multipliers": (1,), "attention_scales": (1.0,), "head_width": 16, "stem_heads": 1}
-    widths = {"text_width": 8, "object_width": 8, "image_width": 8}
+    one_level = {"channel_mult": (1,), "attention_scales": (1.0,), "head_dim": 16, "stem_heads": 1}
+    widths = {"context_dim": 8, "object_width": 8, "image_width": 8}
     return dataclasses.replace(TINY.unet, gate=gate, **{**one_level, **widths, **changes})
 
 
@@ -76,7 +76,7 @@ def inputs(config: UNetConfig, *, batch: int = 2, frames: int = 3, height: int =
     given = {
         "latents": draw(batch, frames, height, width, config.input_channels),
         "timesteps": jnp.asarray([17.0, 901.0][:batch]),
-        "text": draw(batch, 5, config.text_width),
+        "text": draw(batch, 5, config.context_dim),
     }
     if config.uses_objects:
         given["objects"] = draw(batch, frames, 2, config.object_width)

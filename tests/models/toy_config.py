@@ -9,7 +9,7 @@ from tests.models import toy_family  # noqa: F401 - registers the family
 def get_config() -> ConfigDict:
     """Four steps on pictures of 16 x 16."""
     config = default_config("toy")
-    config.trained = ("net/.*",)
+    config.trainable = ("net/.*",)
     config.data.inputs = "video"
     config.data.frames, config.data.batch_size, config.data.threads = 2, 8, 1
     config.condition_dropout.text = 0.1

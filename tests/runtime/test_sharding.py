@@ -26,9 +26,9 @@ COMPONENTS = frozenset(
     ("unet", "position_net", "image_encoder", "controlnet", "autoencoder", "text_encoder", "vision_encoder")
 )
 TABLE = ShardingTable(RULES, COMPONENTS)
-TINY_TABLE = dataclasses.replace(TABLE, head_dim=TINY.unet.head_width)
+TINY_TABLE = dataclasses.replace(TABLE, head_dim=TINY.unet.head_dim)
 GATES = ("none", "object", "object_image", "parallel", "double", "merge")
-SMALL_UNET = dataclasses.replace(TINY.unet, multipliers=(1,), attention_scales=(1.0,))
+SMALL_UNET = dataclasses.replace(TINY.unet, channel_mult=(1,), attention_scales=(1.0,))
 
 
 @functools.cache
@@ -276,7 +276,7 @@ def inputs(config: UNetConfig, batch: int) -> dict:
     return {
         "latents": draw((batch, 2, 8, 8, config.input_channels), np.float32),
         "timesteps": np.linspace(1, 900, batch, dtype=np.float32),
-        "text": draw((batch, 7, config.text_width), np.float32),
+        "text": draw((batch, 7, config.context_dim), np.float32),
         "objects": draw((batch, 2, 3, config.object_width), np.float32),
         "image_tokens": draw((batch, 4, config.image_width), np.float32),
     }

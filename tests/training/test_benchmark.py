@@ -54,7 +54,7 @@ class TestMeasures:
 
     @pytest.mark.parametrize(
         ("overrides", "multiple"),
-        [(("data.batch_size=12",), "8"), (("data.batch_size=24", "optimizer.accumulation=2"), "16")],
+        [(("data.batch_size=12",), "8"), (("data.batch_size=24", "optimizer.grad_accum_steps=2"), "16")],
     )
     def test_a_batch_that_the_mesh_does_not_divide_is_refused(self, overrides, multiple):
         with pytest.raises(SMCDError, match=f"does not divide: use a multiple of {multiple} "):
@@ -106,7 +106,7 @@ class TestCommand:
         monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
         assert main(["bench", "train", "--preset", preset]) == 0
         assert asked[0].name == "stage2_scene"
-        assert asked[0].model.unet.width == {"tiny": 32, "smcd": 320}[preset]
+        assert asked[0].model.unet.base_channels == {"tiny": 32, "smcd": 320}[preset]
 
     @pytest.mark.parametrize(
         ("flags", "says"),

@@ -19,7 +19,7 @@ from smcd_jax.training import state
 from smcd_jax.training.config import TrainConfig, config_from_dict, config_to_dict, load_config
 from smcd_jax.training.optimizer import learning_rate
 from smcd_jax.training.selection import is_gate, join, select, split
-from smcd_jax.training.state import abstract, fresh_paths, policy, trained_paths
+from smcd_jax.training.state import abstract, from_scratch_paths, policy, trained_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are no configs themselves
@@ -107,7 +107,7 @@ def test_a_shipped_config_loads_and_each_of_its_patterns_matches(name):
     config = load(name)
     paths = flatten(abstract(config))
     assert trained_paths(config) <= set(paths)
-    select(paths, config.init.fresh, what="config: init.fresh")
+    select(paths, config.init.from_scratch, what="config: init.from_scratch")
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
     folder, file = name.split(".")[0].split("/")
     assert config.name.startswith("tiny" if folder == "tiny" else file)
@@ -121,7 +121,7 @@ def test_what_a_stage_starts_from_scratch_is_trained(name):
     """A layer that nobody has trained and that stays frozen would be noise."""
     config = load(name)
     paths = flatten(abstract(config))
-    assert select(paths, config.init.fresh, what="fresh") <= trained_paths(config)
+    assert select(paths, config.init.from_scratch, what="fresh") <= trained_paths(config)
 
 
 def test_stage_2_trains_every_temporal_block_but_the_first():
@@ -178,7 +178,7 @@ class TestOverrides:
             ("zzz=1", "unknown key; known are"),
             ("seed.zzz=1", "unknown key"),
             ("model.unet.zzz=1", "unknown key; known are"),
-            ("optimizer=1", "is a group; set one of accumulation, b1"),
+            ("optimizer=1", "is a group; set one of b1, b2"),
             ("seed", "write --config.seed=VALUE"),
             ("run.steps=many", "run.steps must be int, got 'many'"),
             ("run.steps=1.5", "run.steps must be int, got 1.5"),
@@ -188,7 +188,7 @@ class TestOverrides:
             ("condition_dropout_unit=clip", "condition_dropout_unit must be one of"),
             ("data.inputs=cache", "inputs must be one of"),
             ("data.weights=a,b", "weights[0] must be float, got 'a'"),
-            ("trained=3,4", "trained[0] must be str, got"),
+            ("trainable=3,4", "trainable[0] must be str, got"),
         ],
     )
     def test_what_cannot_be_is_refused(self, override, words):
@@ -259,8 +259,8 @@ class TestFiles:
         ("condition_dropout.text=1.5", r"condition_dropout\.text must be between 0 and 1"),
         ("condition_dropout.boxes=-0.1", r"condition_dropout\.boxes must be"),
         ("condition_dropout.image_tokens=2", r"condition_dropout\.image_tokens must be"),
-        ("optimizer.accumulation=3", r"batch_size 16 is no multiple of optimizer\.accumulation 3"),
-        ("optimizer.accumulation=0", r"optimizer\.accumulation"),
+        ("optimizer.grad_accum_steps=3", r"batch_size 16 is no multiple of optimizer\.grad_accum_steps 3"),
+        ("optimizer.grad_accum_steps=0", r"optimizer\.grad_accum_steps"),
         ("dtype=float16", r"dtype is 'float16'; use float32 or bfloat16"),
         ("run.steps=0", r"run\.steps.* must be 1 or more"),
         ("run.validation_examples=0", r"run\.validation_examples must be 1 or more"),
@@ -289,7 +289,7 @@ def test_a_schedule_that_cannot_be(overrides, words):
 
 
 def test_the_rate_rises_and_falls():
-    overrides = ("learning_rate=1.0", "warmup_steps=10", "schedule=cosine", "final_share=0.1")
+    overrides = ("learning_rate=1.0", "warmup_steps=10", "schedule=cosine", "end_lr_ratio=0.1")
     config = load("smcd/stage2_scene.py:tiny", "run.steps=110", *(f"optimizer.{text}" for text in overrides))
     rate = learning_rate(config.optimizer, config.run.steps)
     assert [float(rate(step)) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
@@ -303,15 +303,15 @@ class TestSelection:
     def test_a_pattern_matches_whole_paths(self):
         assert select(self.PATHS, ("unet/a/.*",), what="x") == {"unet/a/kernel", "unet/a/bias"}
         with pytest.raises(SMCDError, match="'unet/a' matches none of 4 parameters"):
-            select(self.PATHS, ("position_net/.*", "unet/a"), what="config: trained")
+            select(self.PATHS, ("position_net/.*", "unet/a"), what="config: trainable")
 
     def test_a_pattern_that_is_none(self):
         with pytest.raises(SMCDError, match="'unet/\\(' is not a regular expression"):
-            select(self.PATHS, ("unet/(",), what="config: trained")
+            select(self.PATHS, ("unet/(",), what="config: trainable")
 
     def test_nothing_trained(self):
         with pytest.raises(SMCDError, match="trained names no parameters"):
-            trained_paths(load("smcd/stage2_scene.py:tiny", "trained="))
+            trained_paths(load("smcd/stage2_scene.py:tiny", "trainable="))
 
     def test_split_and_join_are_inverse(self):
         tree = {"unet": {"a": {"kernel": 1, "bias": 2}, "b": 3}, "position_net": {"c": 4}}
@@ -326,8 +326,8 @@ class TestSelection:
 
 def test_from_scratch_everything_may_be_fresh_and_from_a_folder_only_what_is_named():
     config = load("smcd/stage2_scene.py:tiny")
-    assert fresh_paths(config, None) == set(flatten(abstract(config)))
-    named = fresh_paths(config, object())
+    assert from_scratch_paths(config, None) == set(flatten(abstract(config)))
+    named = from_scratch_paths(config, object())
     assert named == trained_paths(config) - {path for path in trained_paths(config) if "/temporal/" in path} - {
         "unet/encoder_0/conv/kernel",
         "unet/encoder_0/conv/bias",

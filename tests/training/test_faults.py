@@ -52,7 +52,7 @@ from tests.training.training_run import (
 
 STEPS = 6
 STAGE_2 = f"{ROOT / 'configs' / 'smcd' / 'stage2_scene.py'}:tiny"
-EVERY = ("run.save_every=2", "run.log_every=4", "run.keep_last=9")
+EVERY = ("run.save_every=2", "run.log_every=4", "run.max_to_keep=9")
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ class TestOtherConfig:
     def test_what_changes_no_number_may_differ(self, files, straight, half, tmp_path):
         model = shutil.copytree(files.model, tmp_path / "model")
         records = shutil.copytree(files.records, tmp_path / "records")
-        free = ("run.save_every=3", "run.keep_last=1", "data.threads=2")
+        free = ("run.save_every=3", "run.max_to_keep=1", "data.threads=2")
         assert train(files, half, *free, f"init.model={model}", f"data.records={records}") == 0
         assert checkpoint_steps(half) == [6]
         assert_same_run(straight, half, STEPS)

@@ -353,7 +353,7 @@ def test_full_size_gates_have_names_of_their_own():
 
 @pytest.mark.parametrize("form", ["none", "object", "parallel", "double", "merge"])
 def test_every_gate_form_is_reported(form):
-    one_level = {"multipliers": (1,), "attention_scales": (1.0,)}
+    one_level = {"channel_mult": (1,), "attention_scales": (1.0,)}
     params = abstract_params(dataclasses.replace(TINY.unet, gate=form, **one_level))
     report = jax.eval_shape(gate_report, params)
     assert sum(not name.startswith("gates/mean/") for name in report) == gates_of(params)

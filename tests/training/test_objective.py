@@ -318,7 +318,7 @@ class TestLoss:
 
 
 def test_the_autoencoder_is_charged_for_pixels_edges_and_divergence(files):
-    config = configured(files, "objective=autoencoder", "data.inputs=video", "trained=autoencoder/.*")
+    config = configured(files, "objective=autoencoder", "data.inputs=video", "trainable=autoencoder/.*")
     module = network(config.model.autoencoder, policy(config))
     params = {"autoencoder": starting_params(config)["autoencoder"]}
     video = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16, 3)), jnp.uint8)

@@ -379,7 +379,7 @@ class TestList:
         assert line.split() == ["unet/conv_out/bias", "4", "frozen", "whole"]
 
     def test_a_pattern_that_matches_nothing_is_said_after_the_list(self):
-        config = dataclasses.replace(small_config(), trained=("unet/nothing/.*",))
+        config = dataclasses.replace(small_config(), trainable=("unet/nothing/.*",))
         lines, shown = parameter_lines(config, find_topology("cpu:8")), []
         with pytest.raises(SMCDError, match=r"'unet/nothing/\.\*' matches none"):
             collections.deque((shown.append(line) for line in lines), maxlen=0)

@@ -28,7 +28,7 @@ from tests.training.training_run import (
 )
 
 STEPS = 6
-EVERY = ("run.save_every=2", "run.log_every=1", "run.keep_last=9", "mesh.fsdp=2", f"run.steps={STEPS}")
+EVERY = ("run.save_every=2", "run.log_every=1", "run.max_to_keep=9", "mesh.fsdp=2", f"run.steps={STEPS}")
 # Not every process writes what is seen, and all must take part in making it; neither number divides over the devices.
 LOOKS = (
     *("run.validate_every=3", "run.validation_examples=9"),

@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 def config_with(*, log_every: int = 1, **optimizer: Any) -> TrainConfig:
     chosen = {"learning_rate": 0.1, "weight_decay": 0.01, "clip_norm": 1.0} | optimizer
     run = RunConfig(log_every=log_every, steps=100)
-    config = TrainConfig(trained=("unet/.*",), optimizer=OptimizerConfig(**chosen), run=run)
+    config = TrainConfig(trainable=("unet/.*",), optimizer=OptimizerConfig(**chosen), run=run)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=ROWS))
 
 
@@ -139,12 +139,13 @@ class TestUpdate:
     @pytest.mark.parametrize("parts", [2, 4, 8])
     def test_in_parts_it_is_the_same(self, parts):
         whole = run(config_with(), start(config_with()), batch(0), batch(1))
-        config = config_with(accumulation=parts)
+        config = config_with(grad_accum_steps=parts)
         sums = run(config, start(config), batch(0), batch(1))
         assert_close(sums, whole)
 
     def test_each_part_and_each_step_draws_anew_and_the_same_step_the_same(self):
-        config = config_with(accumulation=2, learning_rate=1e-9)  # parts are the even and the odd rows, as are bands
+        # The parts are the even and the odd rows, as are the timestep buckets.
+        config = config_with(grad_accum_steps=2, learning_rate=1e-9)
         first = run(config, start(config), batch(), objective=chance)
         assert first.window["bucket_loss"][0] != first.window["bucket_loss"][1]
         again = run(config, start(config), batch(), objective=chance)
@@ -158,7 +159,7 @@ class TestUpdate:
 
     def test_gates_may_have_a_rate_of_their_own(self):
         plain = run(config_with(), start(config_with()), batch())
-        fast = run(config_with(gate_rate=3.0), start(config_with(gate_rate=3.0)), batch())
+        fast = run(config_with(gate_lr_scale=3.0), start(config_with(gate_lr_scale=3.0)), batch())
         assert_close(fast.params["unet"]["a"], plain.params["unet"]["a"])
         moved = [float(state.params["unet"]["gates"]["alpha_ff"]) - 0.3 for state in (plain, fast)]
         assert moved[1] == pytest.approx(3 * moved[0], rel=1e-4)
@@ -185,7 +186,7 @@ class TestFault:
     @pytest.mark.parametrize("parts", [1, 2])
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_changes_nothing_and_neither_does_anything_after_it(self, parts, value):
-        config = config_with(ema_decay=0.9, accumulation=parts)
+        config = config_with(ema_decay=0.9, grad_accum_steps=parts)
         good = run(config, start(config), batch(0), batch(1))
         bad = batch(2) | {"y": batch(2)["y"].at[5].set(value)}
         state = run(config, good, bad)
@@ -280,7 +281,7 @@ class TestTheRealLoss:
 
     def test_in_parts_over_two_devices_it_is_that_of_the_whole_batch(self, files, given):
         whole = self.one_step(files, given, devices=1)
-        parts = self.one_step(files, given, "optimizer.accumulation=2", devices=2)
+        parts = self.one_step(files, given, "optimizer.grad_accum_steps=2", devices=2)
         assert float(whole.window["loss"]) > 0.1
         np.testing.assert_allclose(parts.window["bucket_loss"], whole.window["bucket_loss"], rtol=1e-5)
         for name in ("loss", "gradient_norm"):

@@ -53,13 +53,13 @@ TOLD = "TRAINING_RUN_TOLD"  # environment variable: what `get_config` makes of t
 LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # of a loss; of the largest value of an array
 _compiled: dict[object, object] = {}  # steps by what they depend on, see `share_programs`
 _UNET = UNetConfig(
-    width=16,
-    multipliers=(1,),
-    residual_blocks=0,
+    base_channels=16,
+    channel_mult=(1,),
+    num_res_blocks=0,
     attention_scales=(),
-    head_width=8,
+    head_dim=8,
     stem_heads=2,
-    text_width=16,
+    context_dim=16,
     object_width=16,
     image_width=16,
     groups=4,
@@ -67,8 +67,8 @@ _UNET = UNetConfig(
 MODEL = ModelConfig(
     unet=dataclasses.replace(_UNET, gate="object_image", image_latent=True),
     position_net=PositionNetConfig(label_width=16, token_width=16, hidden_width=16),
-    image_encoder=ImageEncoderConfig(stages=(16,), residual_blocks=1),
-    autoencoder=AutoencoderConfig(width=8, multipliers=(1, 1, 1), residual_blocks=1, groups=4),
+    image_encoder=ImageEncoderConfig(stages=(16,), num_res_blocks=1),
+    autoencoder=AutoencoderConfig(base_channels=8, channel_mult=(1, 1, 1), num_res_blocks=1, groups=4),
     text_encoder=TextEncoderConfig(width=16, heads=2, layers=2, embed_width=16),
     prediction_type="v_prediction",
     frames=2,
@@ -96,9 +96,9 @@ def get_config(preset: str = "pictures") -> ConfigDict:
             )
         )
     )
-    config.trained = ("position_net/.*", "unet/.*/gates/.*")
+    config.trainable = ("position_net/.*", "unet/.*/gates/.*")
     if not pictures:
-        config.trained = (
+        config.trainable = (
             "image_encoder/.*",
             "unet/.*/gates/.*",
             "unet/encoder_0/conv/.*",
@@ -196,7 +196,7 @@ def starting_params(config: TrainConfig) -> Params:
     folder = ModelFolder(config.init.model)
     leaves = {}
     for name, part in components(config).items():
-        leaves |= component_params(config, name, part, folder=folder, fresh=frozenset())
+        leaves |= component_params(config, name, part, folder=folder, from_scratch=frozenset())
     return unflatten({path: jax.numpy.asarray(leaf) for path, leaf in leaves.items()})
 
 

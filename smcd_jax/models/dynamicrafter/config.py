@@ -33,7 +33,7 @@ class ResamplerConfig:
         width: Width of the queries.
         layers: Number of layers.
         heads: Number of attention heads.
-        head_width: Width of each head.
+        head_dim: Width of each head.
         queries: Number of queries, and of image tokens, per frame.
         frames: Number of frames.
         input_width: Width of the image tower's tokens.
@@ -44,7 +44,7 @@ class ResamplerConfig:
     width: int = 1024
     layers: int = 4
     heads: int = 12
-    head_width: int = 64
+    head_dim: int = 64
     queries: int = 16
     frames: int = 16
     input_width: int = 1280
@@ -85,4 +85,4 @@ class ModelConfig:
     @property
     def size_multiple(self) -> int:
         """Height and width in pixels must be multiples of this."""
-        return self.autoencoder.downscale * 2 ** (len(self.unet.multipliers) - 1)
+        return self.autoencoder.downscale * 2 ** (len(self.unet.channel_mult) - 1)

@@ -12,7 +12,7 @@ def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
     """Every array under ``model.diffusion_model.``; the 256 file spells ``fps_embedding`` ``framestride_embed``."""
     rows = embedding_rows("time_embed", "time_embedding") + embedding_rows("fps_embedding", "fps_embedding")
     rows += under("init_attn.0", "encoder_0/temporal", transformer_rows(POINTWISE_1D))
-    channels = config.width
+    channels = config.base_channels
     for index, plan in enumerate(encoder_plan(config)):
         rows += _block_rows(config, plan, f"input_blocks.{index}", f"encoder_{index}", skip=plan.channels != channels)
         channels = plan.channels

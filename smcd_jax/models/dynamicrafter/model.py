@@ -95,7 +95,7 @@ class DynamiCrafterModel(VideoModel):
         self.components = {name: Component(part, STAGES[name]) for name, part in config.components().items()}
         self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         self.conditions = (IMAGE, TEXT)
-        head_dim = config.unet.head_width
+        head_dim = config.unet.head_dim
         self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=head_dim)
         self.feature_steps = self._feature_steps()
 

@@ -21,7 +21,7 @@ class PerceiverAttention(nn.Module):
     def __call__(self, x: Float[Array, "b m d"], queries: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
         """No layer has a bias; image tokens come first among the keys."""
         config, policy = self.config, self.policy
-        inner = config.heads * config.head_width
+        inner = config.heads * config.head_dim
         x, normed = layer_norm(policy, name="norm_image")(x), layer_norm(policy, name="norm_queries")(queries)
         heads = lambda tokens: tokens.reshape(*tokens.shape[:2], config.heads, -1)  # noqa: E731
         query = heads(dense(inner, policy, use_bias=False, name="query")(normed))

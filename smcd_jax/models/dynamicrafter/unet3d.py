@@ -94,7 +94,7 @@ class DynamiCrafterUNet(UNet3D):
     def dummy_call(self) -> Float[Array, "b f h w d"]:
         """Uses every parameter once."""
         config, zeros = self.config, jnp.zeros
-        tokens = zeros((1, 1, config.text_width))
+        tokens = zeros((1, 1, config.context_dim))
         boxes = None
         if config.uses_objects:
             image = zeros((1, 1, config.image_width)) if config.uses_image_tokens else None

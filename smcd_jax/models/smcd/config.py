@@ -21,7 +21,7 @@ class ImageEncoderConfig:
 
     latent_channels: int = 4
     stages: tuple[int, ...] = (256, 512, 1024, 1024)
-    residual_blocks: int = 3  # a stage
+    num_res_blocks: int = 3  # a stage
 
     @property
     def downscale(self) -> int:
@@ -67,7 +67,7 @@ class ModelConfig:
     @property
     def size_multiple(self) -> int:
         """Height and width in pixels must be multiples of this."""
-        levels = 2 ** (len(self.unet.multipliers) - 1)
+        levels = 2 ** (len(self.unet.channel_mult) - 1)
         tokens = self.image_encoder.downscale if self.image_encoder else 1
         return self.autoencoder.downscale * max(levels, tokens)
 
@@ -76,13 +76,13 @@ SMCD = ModelConfig()
 
 TINY = ModelConfig(
     unet=UNetConfig(
-        width=32,
-        multipliers=(1, 2),
-        residual_blocks=1,
+        base_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
         attention_scales=(1.0, 0.5),
-        head_width=16,
+        head_dim=16,
         stem_heads=2,
-        text_width=64,
+        context_dim=64,
         object_width=64,
         image_width=64,
         gate="object_image",
@@ -90,8 +90,10 @@ TINY = ModelConfig(
         groups=8,
     ),
     position_net=PositionNetConfig(label_width=64, token_width=64, hidden_width=64),
-    image_encoder=ImageEncoderConfig(stages=(32, 64), residual_blocks=1),
-    autoencoder=AutoencoderConfig(width=32, multipliers=(1, 2, 2), residual_blocks=1, groups=8, scaling_factor=0.64),
+    image_encoder=ImageEncoderConfig(stages=(32, 64), num_res_blocks=1),
+    autoencoder=AutoencoderConfig(
+        base_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, groups=8, scaling_factor=0.64
+    ),
     text_encoder=TextEncoderConfig(width=64, heads=2, layers=3, embed_width=64),
     prediction_type="v_prediction",
     height=32,

@@ -21,8 +21,8 @@ class ControlNet(nn.Module):
     def setup(self) -> None:
         """The encoder is numbered as in the UNet; there is no middle block."""
         config, plan = self.config.unet, encoder_plan(self.config.unet)
-        self.time_embedding = TimeEmbedding(config.width, self.policy)
-        self.hint_conv = conv(config.width, self.policy)
+        self.time_embedding = TimeEmbedding(config.base_channels, self.policy)
+        self.hint_conv = conv(config.base_channels, self.policy)
         self.encoder = [make_block(entry, config, self.policy) for entry in plan]
         self.zero_conv = [dense(entry.channels, self.policy, zero=True) for entry in plan]
 
@@ -70,6 +70,6 @@ class ControlNet(nn.Module):
     def dummy_call(self) -> tuple[Float[Array, "b f _ _ _"], ...]:
         """Uses every parameter once."""
         config = self.config.unet
-        side = 2 ** (len(config.multipliers) - 1)
+        side = 2 ** (len(config.channel_mult) - 1)
         video = jnp.zeros((1, 1, side, side, config.latent_channels))
-        return self(video, video[:, 0], jnp.zeros((1,)), self.keys_values(jnp.zeros((1, 1, config.text_width))))
+        return self(video, video[:, 0], jnp.zeros((1,)), self.keys_values(jnp.zeros((1, 1, config.context_dim))))

@@ -39,8 +39,8 @@ class ImageEncoder(nn.Module):
         config = self.config
         x = conv(config.stages[0], self.policy, name="conv_in")(latent)
         for stage, channels in enumerate(config.stages):
-            for index in range(config.residual_blocks):
-                block = stage * config.residual_blocks + index
+            for index in range(config.num_res_blocks):
+                block = stage * config.num_res_blocks + index
                 downsample = stage > 0 and index == 0
                 x = EncoderBlock(channels, downsample, self.policy, name=f"block_{block}")(x)
         return x.reshape(x.shape[0], -1, x.shape[-1])

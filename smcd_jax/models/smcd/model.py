@@ -110,7 +110,7 @@ class SMCDModel(VideoModel):
         unet = config.unet
         self.required = ("image", "prompt", "tracks") if unet.uses_objects else ("image", "prompt")
         self.conditions = (IMAGE, BOXES, TEXT)
-        self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_width)
+        self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_dim)
         self.feature_steps = self._feature_steps()
         self.objectives = {"autoencoder": Objective(("autoencoder",), self._autoencoder_losses)}
 

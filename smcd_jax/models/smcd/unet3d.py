@@ -50,7 +50,7 @@ class SMCDUNet(UNet3D):
             plans = zip(encoder_plan(config), sides, strict=True)
             control = tuple(zeros((1, 1, edge, edge, plan.channels)) for plan, edge in plans)
         context = self.keys_values(
-            zeros((1, 1, config.text_width)),
+            zeros((1, 1, config.context_dim)),
             zeros((1, 1, 1, config.object_width)) if config.uses_objects else None,
             image_tokens=zeros((1, 1, config.image_width)) if config.uses_image_tokens else None,
         )

@@ -28,9 +28,9 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from smcd_jax import media
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
-from smcd_jax.media import write_video
 from smcd_jax.training.logging.event_file import DirectFile, EventFile
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class MetricWriter:
         if self._events is None and self._run is None:
             return
         with tempfile.TemporaryDirectory() as folder:
-            gif = write_video(frames, Path(folder) / "clip.gif", fps=min(fps, _GIF_MAX_FPS))
+            gif = media.write_video(frames, Path(folder) / "clip.gif", fps=min(fps, _GIF_MAX_FPS))
             if self._events is not None:
                 height, width = frames.shape[1:3]
                 with _write_errors(self._folder):

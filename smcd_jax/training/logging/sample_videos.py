@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from smcd_jax import media
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
-from smcd_jax.media import contact_sheet, draw_boxes, write_video
+from smcd_jax.media import contact_sheet, draw_boxes
 from smcd_jax.tracks import BoxTracks
 
 SHOWN_PIXELS = 192  # smaller frames are enlarged by an integer factor to about this shorter side, for the labels
@@ -66,7 +67,7 @@ def write_samples(
         drawn.append(_drawn(video, boxes))
         rows.append(drawn[-1])
         captions.append(f"{text} (step {step})")
-        write_video(drawn[-1], folder / f"{step:08d}_{index}.mp4", fps=fps)
+        media.write_video(drawn[-1], folder / f"{step:08d}_{index}.mp4", fps=fps)
     with write_atomically(folder / f"{step:08d}.png") as temporary:
         Image.fromarray(contact_sheet(rows, captions=captions)).save(temporary, format="png")
     return drawn

@@ -81,7 +81,7 @@ class Planner:
 
     def unit(self, setting: Setting) -> int:
         """Batch sizes are multiples of this."""
-        return setting.rows * self.config.optimizer.accumulation
+        return setting.rows * self.config.optimizer.grad_accum_steps
 
     def largest_batch(self, first: ProgramPlan, second: ProgramPlan) -> int | None:
         """The largest batch whose memory, on the line through two compiled ones, fits; 0 for none.
@@ -105,13 +105,13 @@ def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
     """A line for each parameter of the run: path, shape, whether it is trained, and how it is split.
 
     Raises:
-        SMCDError: after the last line, if ``config.trained`` matches nothing.
+        SMCDError: after the last line, if ``config.trainable`` matches nothing.
     """
     mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
     specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))
     wrong, trained = None, frozenset()
     try:
-        trained = select(shapes, config.trained, what="config: trained")
+        trained = select(shapes, config.trainable, what="config: trainable")
     except SMCDError as error:
         wrong = error
     width = max(map(len, shapes))
