@@ -101,7 +101,7 @@ def test_a_cut_description_is_named(folder, file):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 2}, "format version 2; this release reads version 1"),
+        ({"version": 3}, "format version 3; this release reads version 2"),
         ({"format": "other"}, "model.json is not of a model folder (format 'other')"),
         ({"components": []}, "components must be an object"),
         ({"sampling": {"framez": 8}}, "unknown key 'framez'"),
