@@ -1,4 +1,4 @@
-"""What all networks are made of: compute policy, norms, convolutions, feed-forward block and time embedding."""
+"""Layers of all networks: compute policy, norms, convolutions, feed-forward block and time embedding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Reduction = Literal["sum", "dot"]
 
 @dataclasses.dataclass(frozen=True)
 class ComputePolicy:
-    """Dtypes and kernels, handed down to every layer. Norm statistics and softmax are float32 whatever it says."""
+    """Dtypes and kernels of every layer. Norm statistics and softmax are always float32."""
 
     params: Any = jnp.float32
     compute: Any = jnp.float32
@@ -29,14 +29,18 @@ class ComputePolicy:
     attention: Implementation = "xla"
     reduction: Reduction = "sum"  # of norm statistics, see `group_normalised`
     groups: int = 32  # of every GroupNorm; set by `networks.network` from the component's config
-    remat: bool = False  # compute the activations within each block of the UNet anew for the gradient
+    remat: bool = False  # recompute the activations of each UNet block for the gradient
 
     @classmethod
     def for_device(cls, dtype: str | None = None, platform: str | None = None) -> ComputePolicy:
-        """bfloat16 on accelerators and float32 on CPU, or the dtype asked for ("float32" or "bfloat16")."""
+        """bfloat16 on accelerators and float32 on CPU, or the given dtype.
+
+        Raises:
+            SMCDError: ``dtype`` is neither "float32" nor "bfloat16".
+        """
         platform = platform or jax.default_backend()
         if dtype not in (None, "", "float32", "bfloat16"):
-            raise SMCDError(f"dtype is {dtype!r}; use float32 or bfloat16")
+            raise SMCDError(f"dtype must be float32 or bfloat16, got {dtype!r}", argument="dtype", value=dtype)
         chosen = jnp.dtype(dtype or ("float32" if platform == "cpu" else "bfloat16"))
         return cls(
             params=chosen,
@@ -73,7 +77,7 @@ def conv(
     zero: bool = False,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square 2D convolution on [..., h, w, c], padded by kernel // 2 on every side unless told otherwise."""
+    """A square 2D convolution on [..., h, w, c], padded by kernel // 2 on every side by default."""
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -99,13 +103,14 @@ def group_normalised(
 ) -> Float[Array, "b *axes c"]:
     """(x - mean) / sqrt(variance + epsilon) with statistics over all axes but the first and the group, in float32.
 
-    The gradient is written out: it keeps the result and one number a group instead of three arrays as large as x.
+    The gradient is explicit: it keeps the result and one number per group instead of three arrays as large as x.
 
     Args:
-        x: float32.
-        groups: c is a multiple of it.
-        epsilon: added to the variance.
-        reduction: "dot" sums over pixels by a matrix product, which XLA does 4 times as fast on CPUs in the gradient.
+        x: Array, float32.
+        groups: Number of groups, a divisor of c.
+        epsilon: Constant added to the variance.
+        reduction: How pixels are summed; "dot" sums by a matrix product, which XLA does 4 times as fast on CPUs in the
+            gradient.
     """
     return _group_normalised(x, groups, epsilon, reduction)[0]
 
@@ -143,12 +148,13 @@ def _group_mean(x: Float[Array, "b p c"], *, groups: int, reduction: Reduction) 
 
 
 class Norm(nn.Module):
-    """GroupNorm or LayerNorm in float32, whatever the dtype of input and weights; the result is float32.
+    """GroupNorm or LayerNorm, computed and returned in float32 for every dtype of input and weights.
 
     Attributes:
-        policy: of the weights' dtype.
-        epsilon: added to the variance.
-        groups: of channels, with statistics over all axes but the first; 0 normalises each token over its channels.
+        policy: Compute policy, for the dtype of the weights.
+        epsilon: Constant added to the variance.
+        groups: Number of groups of channels, with statistics over all axes but the first; 0 normalises each token over
+            its channels.
     """
 
     policy: ComputePolicy
@@ -157,7 +163,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *axes c"]) -> Float[Array, "b *axes c"]:
-        """Shape stays."""
+        """The normalised array, of the same shape."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params)
         normalised = self._by_group(x) if self.groups else _layer_normalised(x.astype(jnp.float32), self.epsilon)
