@@ -415,8 +415,8 @@ class TestCommand:
         ("flags", "says"),
         [
             (["--topology", "v5e:8"], "topology of v5e must have a shape of 2 axes"),
-            (["--batch", "0"], "--batch 0: must be 1 or more"),
-            (["--effort", "3"], "effort is 3"),
+            (["--batch", "0"], "--batch must be"),
+            (["--effort", "3"], "effort must be"),
             (["--config.mesh.fsdp=3"], "a multiple of 3 devices, and there are 8"),
         ],
     )
