@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -346,34 +346,3 @@ class VideoModel(abc.ABC):
                     argument=f"condition_dropout.{switch}",
                     value=rate,
                 )
-
-
-def branch_inputs(model: VideoModel, inputs: Inputs, branches: Sequence[frozenset[str]]) -> Inputs:
-    """The inputs of every guidance branch in one batch ``[k b, ...]``, branch by branch."""
-    count = jax.tree.leaves(inputs)[0].shape[0]
-
-    def of_branch(branch: frozenset[str]) -> Inputs:
-        return model.drop(inputs, {switch: jnp.full(count, switch in branch) for switch in model.switches})
-
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(of_branch, branches))
-
-
-def branch_outputs(
-    model: VideoModel, params: Params, context: Context, branches: int, *, temporal: bool = True
-) -> Callable[[Array, Array], Array]:
-    """``predict(latents, timestep) -> [k b ...]`` for `smcd_jax.diffusion.sampling.sample`.
-
-    Args:
-        model: The model.
-        params: Parameters of the components of stage "denoise".
-        context: Result of `VideoModel.precompute` for the inputs of `branch_inputs`.
-        branches: Number k of guidance branches.
-        temporal: See `VideoModel.denoise`.
-    """
-
-    def predict(latents: Array, timestep: Array) -> Array:
-        batch = jnp.concatenate([latents] * branches)
-        times = jnp.full((batch.shape[0],), timestep, jnp.float32)
-        return model.denoise(params, batch, times, context, temporal=temporal).reshape(branches, *latents.shape)
-
-    return predict

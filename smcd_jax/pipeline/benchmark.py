@@ -17,8 +17,9 @@ import numpy as np
 from smcd_jax.diffusion.samplers import SamplerState, initial_state, make_solver_table
 from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.registry import make_model, presets
-from smcd_jax.models.video_model import VideoModel, branch_inputs, branch_outputs
+from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params
 from smcd_jax.nn.random_params import random_like, random_params

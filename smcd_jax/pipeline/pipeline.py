@@ -17,8 +17,9 @@ from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.registry import make_model
-from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan, branch_inputs, branch_outputs
+from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, UInt8
 from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.media import to_uint8
-from smcd_jax.models.video_model import Params, VideoModel, branch_inputs, branch_outputs
+from smcd_jax.models.branches import branch_inputs, branch_outputs
+from smcd_jax.models.video_model import Params, VideoModel
 from smcd_jax.training.config import TrainConfig
 
 Sampler = Callable[[Params, Mapping[str, Array], Array], tuple[Array, Array]]

@@ -12,10 +12,10 @@ from smcd_jax.diffusion.samplers import initial_state, make_solver_table
 from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
+from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.models.smcd.guidance import reference_guidance
 from smcd_jax.models.smcd.model import Inputs, SMCDModel
-from smcd_jax.models.video_model import branch_inputs, branch_outputs
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
 

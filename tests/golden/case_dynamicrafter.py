@@ -12,12 +12,12 @@ import numpy as np
 from smcd_jax.diffusion.guidance import Guidance, combine
 from smcd_jax.diffusion.samplers import SolverTable, initial_state, make_solver_table, solver_step
 from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig, ResamplerConfig
 from smcd_jax.models.dynamicrafter.conversion import resampler_rows, unet_rows
 from smcd_jax.models.dynamicrafter.model import DynamiCrafterModel, Tokens
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import vision_encoder_rows
-from smcd_jax.models.video_model import branch_inputs, branch_outputs
 from smcd_jax.nn.config import AutoencoderConfig, VisionEncoderConfig
 from smcd_jax.nn.networks import abstract_params, network
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
