@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from configs.smcd.stage2_scene import TEMPORAL_BLOCKS
 from configs.smcd.stage2_scene import get_config as scene
-from smcd_jax.training.config import with_controlnet
 
 WIDER = "unet/decoder_[0-9]+/residual/(conv_in/kernel|norm_in/(scale|bias)|skip/(kernel|bias))"
 NEW = "controlnet/(hint_conv|zero_conv_[0-9]+)/.*"
@@ -24,7 +23,11 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.model.unet.gate = "object"
     config.model.unet.image_latent = False
     config.model.image_encoder = None
-    with_controlnet(config)
+    config.model.unet.control = True
+    # a copy of the UNet's encoder without gates and image latent
+    unet = {**config.model.unet.to_dict(), "gate": "none", "image_latent": False, "control": False}
+    with config.ignore_type():
+        config.model.controlnet = ConfigDict({"unet": unet})
     config.init.from_scratch = (NEW, WIDER)
     config.trainable = (NEW, WIDER, TEMPORAL_BLOCKS)
     config.condition_dropout.image_latent = 0.0

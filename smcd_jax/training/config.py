@@ -250,14 +250,6 @@ def default_config(preset: str = "smcd") -> ConfigDict:
     return ConfigDict(to_dict(TrainConfig(family=family, model=known[preset], condition_dropout=rates)))
 
 
-def with_controlnet(config: ConfigDict) -> None:
-    """Adds a ControlNet to the model: a copy of the UNet's encoder without gates and image latent."""
-    config.model.unet.control = True
-    unet = {**config.model.unet.to_dict(), "gate": "none", "image_latent": False, "control": False}
-    with config.ignore_type():
-        config.model.controlnet = ConfigDict({"unet": unet})
-
-
 def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """A run from a config file.
 
