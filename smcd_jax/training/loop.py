@@ -113,7 +113,7 @@ def train(
             reason = stop.requested(done)
             last = done == run.steps or reason is not None
             if done % run.log_every == 0 or done == first + 1 or done == run.steps:
-                values = _log(program, state, done, rates, writer, say)
+                _log(program, state, done, rates, writer, say)
                 rates.restart() if done == first + 1 else None
             with rates.paused():
                 if _due(done, run.save_every) or last:
@@ -122,9 +122,7 @@ def train(
                     params, rest = _parts(state)
                     checkpoints.save(done, params=params, train=rest, data=where, config=saved, wait=last)
                 if _due(done, run.validate_every) and reason is None:
-                    values = validation.loss(state, frozen)
-                    writer.scalars(done, values)
-                    say(f"step {done}/{run.steps} | validation {values['validation_loss']:.4g}")
+                    _report_validation(validation.loss(state, frozen), done, run.steps, writer, say)
                 if _due(done, run.sample_every) and run.samples and reason is None:
                     _stop_at_fault(program, state, done)
                     validation.samples(state, frozen, done, writer)
@@ -184,7 +182,7 @@ def _checkpoint_config(config: TrainConfig) -> dict[str, Any]:
 
 def _log(
     program: TrainProgram, state: TrainState, done: int, rates: Throughput, writer: MetricWriter, say: Say
-) -> dict[str, float]:
+) -> None:
     """Waits for the device, and writes a line; raises if the loss was not finite."""
     window = jax.device_get(state.window)
     values = window_means(window)
@@ -195,7 +193,11 @@ def _log(
     writer.scalars(done, values)
     say(summary_line(done, program.config.run.steps, values))
     _stop_at_fault(program, state, done)
-    return values
+
+
+def _report_validation(values: dict[str, float], done: int, steps: int, writer: MetricWriter, say: Say) -> None:
+    writer.scalars(done, values)
+    say(f"step {done}/{steps} | validation {values['validation_loss']:.4g}")
 
 
 def _stop_at_fault(program: TrainProgram, state: TrainState, done: int) -> None:
