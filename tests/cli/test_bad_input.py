@@ -52,7 +52,7 @@ OPTIONS = [
     ({"--num_frames": "0"}, {"argument": "num_frames", "value": 0}),
     ({"--num_frames": "99999999"}, {"argument": "num_frames", "value": 102399998976}),
     ({"--num_inference_steps": "0"}, {"argument": "num_inference_steps", "value": 0}),
-    ({"--num_inference_steps": "1001"}, {"words": "1001 steps"}),
+    ({"--num_inference_steps": "1001"}, {"argument": "num_steps"}),
     ({"--num_inference_steps": "2.5"}, {"argument": "num_inference_steps"}),
     ({"--guidance_scale": "nan"}, {"argument": "guidance_scale"}),
     ({"--guidance_rescale": "2"}, {"argument": "guidance_rescale", "value": 2.0}),

@@ -112,8 +112,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("flags", "says"),
         [
-            (["--preset", "tiny", "--config", CONFIG], "give one of them"),
-            (["--batch", "0"], "--batch 0: must be 1 or more"),
+            (["--preset", "tiny", "--config", CONFIG], "--preset and --config"),
+            (["--batch", "0"], "--batch must be at least 1"),
             (["--config.data.colour=3"], "unknown key"),
         ],
     )

@@ -241,7 +241,7 @@ def test_online_latents_are_scaled_draws_without_gradient(files):
     def total(params):
         latents = sampled_latents(module, params, frames, keys)
         posterior = module.apply({"params": params}, to_model_range(frames), method="posterior")
-        noise = jnp.stack([jax.random.normal(key, latents.shape[1:]) for key in keys])
+        noise = jnp.stack([jax.random.normal(keys[index], latents.shape[1:]) for index in range(6)])
         return latents.sum(), (latents, posterior.with_noise(noise) * module.config.scaling_factor)
 
     program = jax.jit(jax.value_and_grad(total, has_aux=True)).lower(params).compile(QUICKLY)
