@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the small model that ships with the package, from nothing: sprites, autoencoder, and the three stages.
-# Stopped at any moment, the same command goes on from there. Arguments go to every `smcd train`.
+# If it is stopped, the same command resumes it. Arguments go to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

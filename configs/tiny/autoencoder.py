@@ -1,7 +1,7 @@
 """The autoencoder of the small model, from scratch, on single frames of the sprite world.
 
 Command   smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny/autoencoder
-Hardware  any; 2 CPU cores suffice
+Hardware  any; 2 CPU cores are enough
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Two runs of this file. First single frames, without temporal layers; then clips,
 
 Command   smcd train --config configs/tiny/base.py:pictures --workdir runs/tiny/base_pictures
           smcd train --config configs/tiny/base.py:clips --workdir runs/tiny/base_clips
-Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
 """
 
 from ml_collections import ConfigDict

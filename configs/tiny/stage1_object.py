@@ -4,7 +4,7 @@ The published stage 1 trains nothing else. Here the spatial layers go on learnin
 weak to be frozen. Gates start open (0.2), since from scratch shut ones take long to open.
 
 Command   smcd train --config configs/tiny/stage1_object.py --workdir runs/tiny/object
-Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
 """
 
 from ml_collections import ConfigDict

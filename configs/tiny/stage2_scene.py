@@ -4,7 +4,7 @@ The published stage 2 leaves the rest of a large UNet frozen; here all of the UN
 net and the text tower frozen. The picture is left out of many examples, or the model copies it and ignores the boxes.
 
 Command   smcd train --config configs/tiny/stage2_scene.py --workdir runs/tiny/scene
-Hardware  any; 2 CPU cores suffice. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
 """
 
 from ml_collections import ConfigDict

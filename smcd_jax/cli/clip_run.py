@@ -36,7 +36,7 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
         Seconds for load, compile, encode, denoise and decode.
 
     Raises:
-        SMCDError: memory or disk do not suffice, the weights are damaged, or the sample is not finite.
+        SMCDError: Memory or disk space ran out, the weights are damaged, or the sample is not finite.
     """
     with oom_as_user_error(SMALLER):
         sample = pipeline(

@@ -107,7 +107,7 @@ def _compile_cache() -> Iterator[Finding]:
 
     folder = enable_compile_cache()
     if folder is None:
-        detail = "off, so every start compiles anew; set SMCD_CACHE_DIR to a folder you may write"
+        detail = "off, so every start compiles again; set SMCD_CACHE_DIR to a folder you may write"
         yield Finding("compile cache", WARNING, detail)
         return
     try:

@@ -131,7 +131,7 @@ def _say_program(name: str, kept: Kept) -> None:
 
 
 def _origin(kept: Kept) -> str:
-    return f"; from disk, compiled on {kept.since} (--again compiles anew)" if kept.since else ""
+    return f"; from disk, compiled on {kept.since} (--again recompiles)" if kept.since else ""
 
 
 def _row(name: str, text: str) -> None:

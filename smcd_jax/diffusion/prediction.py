@@ -17,7 +17,7 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
 
 def per_example(values: jax.typing.ArrayLike, latents: Float[Array, "b ..."]) -> Float[Array, ...]:
-    """``values``, a scalar or one number an example ``[b]``, as float32 that broadcasts against ``latents``."""
+    """``values``, a scalar or one number per example ``[b]``, as float32 that broadcasts against ``latents``."""
     values = jnp.asarray(values, jnp.float32)
     return values if values.ndim == 0 else values.reshape(values.shape + (1,) * (latents.ndim - values.ndim))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from smcd_jax.pipeline.request import make_request
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.progress import Bars, Progress
 from smcd_jax.sampling_options import SamplingOptions, refuse
+
+logger = logging.getLogger(__name__)
 
 OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["VideoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
@@ -131,6 +134,8 @@ class VideoPipeline:
         self.components.progress = _progress(progress)
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
         plan = self.model.plan(request, self.tokenizer)
+        for note in plan.notes:
+            logger.warning("%s", note)
         table = self.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
 

@@ -177,7 +177,7 @@ class TrainConfig:
         seed: of data order, noise and everything else.
         dtype: of computation, "float32" or "bfloat16"; empty for bfloat16 on accelerators and float32 on CPU. Trained
             parameters are float32 whatever it says; frozen ones have this type.
-        remat: "none" keeps every activation for the gradient; "blocks" computes those within each block anew.
+        remat: "none" keeps every activation for the gradient; "blocks" recomputes those within each block.
         dropout: in training; the rate is the model's.
         condition_dropout: Rate, 0..1, at which each condition is dropped, by switch of the model.
         condition_dropout_unit: "example" draws for each example; "batch" once for all, as the reference does.

@@ -21,7 +21,7 @@ def check_base(config: TrainConfig, sha256: str) -> None:
     """Whether the folder in ``init.model`` is what the run started from: its frozen weights go into what comes out.
 
     Raises:
-        SMCDError: it is another, or none is there.
+        SMCDError: The folder is missing, or is another model.
     """
     try:
         found = base_digest(config)

@@ -127,7 +127,7 @@ def train(
                     _stop_at_fault(program, state, done)
                     validation.samples(state, frozen, done, writer)
             if reason is not None and done < run.steps:
-                say(f"stopped by {reason} after step {done}, which is saved; the same command goes on from there")
+                say(f"stopped by {reason} after step {done}, which is saved; rerun the same command to resume")
                 return Outcome("stopped", done)
         return Outcome("done", done)
 

@@ -260,3 +260,10 @@ def test_a_request_holds_one_example_for_each_video(pipeline):
     np.testing.assert_array_equal(raw["mask"][..., 1:], 0)
     np.testing.assert_array_equal(raw["label_ids"][0], raw["label_ids"][1])
     assert (raw["label_ids"][0, 0] != raw["label_ids"][2, 0]).any()
+
+
+def test_a_prompt_that_is_cut_is_noted_and_logged(pipeline, caplog):
+    output = pipeline(**GIVEN | {"prompt": "word " * 100}, seed=5)
+    (note,) = output.notes
+    assert "102" in note
+    assert note in caplog.text

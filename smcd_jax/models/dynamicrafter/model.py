@@ -15,6 +15,7 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.models.dynamicrafter.config import ModelConfig
 from smcd_jax.models.dynamicrafter.preprocess import preprocess
 from smcd_jax.models.dynamicrafter.sharding import RULES
+from smcd_jax.models.latent_video import LatentVideoModel
 from smcd_jax.models.video_model import (
     Component,
     FeatureStep,
@@ -22,9 +23,8 @@ from smcd_jax.models.video_model import (
     Params,
     Request,
     SamplingPlan,
-    VideoModel,
 )
-from smcd_jax.nn.autoencoder_kl import sampled_latents, to_model_range
+from smcd_jax.nn.autoencoder_kl import to_model_range
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
@@ -79,7 +79,7 @@ class Context(NamedTuple):
     frame_rate: Float[Array, " b"]
 
 
-class DynamiCrafterModel(VideoModel):
+class DynamiCrafterModel(LatentVideoModel):
     """Image to video; with ``interpolation`` in the config, loops and in-betweens."""
 
     target: ClassVar[str] = "latents"
@@ -214,27 +214,8 @@ class DynamiCrafterModel(VideoModel):
         x = jnp.concatenate([x, context.image_latents.astype(x.dtype)], axis=-1)
         return self._apply("unet", params, x, t, context.unet, fps=context.frame_rate, **switches)
 
-    def render(
-        self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
-    ) -> Float[Array, "b k H W 3"]:
-        """Frames through the autoencoder's decoder."""
-        del inputs
-        chosen = decoded[:, frames]
-        pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
-        return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
-
-    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
-
-    def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
-        del keys
-        return self.networks["text_encoder"].apply({"params": params}, ids)
-
     def _see(self, params: Any, pictures: Array, keys: None) -> Float[Array, "m k e"]:
         del keys
         pictures = to_model_range(pictures) if pictures.dtype == jnp.uint8 else pictures
         seen = preprocess(pictures, self.config.image_tower.picture_size)
         return self.networks["image_tower"].apply({"params": params}, seen, method="raw_tokens")
-
-    def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
-        return sampled_latents(self.networks["autoencoder"], params, frames, keys)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from smcd_jax.diffusion.guidance import Guidance
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.latent_video import LatentVideoModel
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.models.smcd.guidance import BOXES, IMAGE, TEXT, reference_guidance
 from smcd_jax.models.smcd.sharding import RULES
@@ -24,9 +25,8 @@ from smcd_jax.models.video_model import (
     Params,
     Request,
     SamplingPlan,
-    VideoModel,
 )
-from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents
+from smcd_jax.nn.autoencoder_kl import autoencoder_losses
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
@@ -94,7 +94,7 @@ class Context(NamedTuple):
     hint: Float[Array, "b h w c"]
 
 
-class SMCDModel(VideoModel):
+class SMCDModel(LatentVideoModel):
     """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
 
     target: ClassVar[str] = "latents"
@@ -245,28 +245,9 @@ class SMCDModel(VideoModel):
             x = jnp.concatenate([x, still], axis=-1)
         return self._apply("unet", params, x, t, context.unet, control=control, **switches)
 
-    def render(
-        self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
-    ) -> Float[Array, "b k H W 3"]:
-        """Frames through the autoencoder's decoder."""
-        del inputs
-        chosen = decoded[:, frames]
-        pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
-        return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
-
-    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
-
-    def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
-        del keys
-        return self.networks["text_encoder"].apply({"params": params}, ids)
-
     def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
         del keys
         return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
-
-    def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
-        return sampled_latents(self.networks["autoencoder"], params, frames, keys)
 
     def _autoencoder_losses(
         self, params: Params, stats: Any, batch: Mapping[str, Array], key: PRNGKeyArray, *, weights: Any

@@ -109,7 +109,7 @@ class ProgramPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory suffices; a device that shares main memory is not asked."""
+        """Whether the program fits into memory; True for devices that share main memory."""
         usable = self.setting.usable_bytes
         return self.memory is not None and (usable is None or self.needed_bytes <= usable)
 

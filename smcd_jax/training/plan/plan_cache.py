@@ -51,7 +51,7 @@ def read(asked: dict[str, Any]) -> Found | None:
         kept = json.loads(file.read_text(encoding="utf-8"))
         return Found(kept["plan"], kept["since"])
     except (ValueError, KeyError) as error:
-        logger.warning("%s is damaged (%s), and is made anew", file, error)
+        logger.warning("%s is damaged (%s) and is recreated", file, error)
         return None
 
 

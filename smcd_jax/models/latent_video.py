@@ -1,0 +1,41 @@
+"""What models of latent video share: text tower and autoencoder as frozen encoders, and decoding frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from smcd_jax.models.video_model import Inputs, Params, VideoModel
+from smcd_jax.nn.autoencoder_kl import sampled_latents
+from smcd_jax.nn.networks import Network
+
+
+class LatentVideoModel(VideoModel):
+    """A model with the components "text_encoder" and "autoencoder".
+
+    Attributes:
+        networks: Network of each component, by name.
+    """
+
+    networks: Mapping[str, Network]
+
+    def render(
+        self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
+    ) -> Float[Array, "b k H W 3"]:
+        """Frames through the autoencoder's decoder."""
+        del inputs
+        chosen = decoded[:, frames]
+        pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
+        return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
+
+    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
+        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
+
+    def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids)
+
+    def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
+        return sampled_latents(self.networks["autoencoder"], params, frames, keys)
