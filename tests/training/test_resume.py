@@ -88,7 +88,7 @@ def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_p
     kill(files, workdir, STEPS, chance=chance, early=False)
     tell_to_stop(files, workdir, STEPS)
     said = log_of(workdir).read_text()
-    stopped = int(re.search(r"stopped by SIGTERM after step (\d+), which is saved; the same command", said)[1])
+    stopped = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])
     assert stopped == checkpoint_steps(workdir)[-1] < STEPS
     finish(files, workdir, STEPS)
     assert f"resuming after step {stopped}" in log_of(workdir).read_text()
