@@ -67,11 +67,12 @@ def check_clip(
     Raises:
         SMCDError: one line that says what is wrong and what to do.
     """
-    options, config, folder = sampling_options(given), pipeline.config, pipeline.folder
-    frames = options.num_frames or config.frames
+    model, config, folder = pipeline.model, pipeline.config, pipeline.folder
+    options = model.resolve(sampling_options(given))
+    frames = options.num_frames
     fps = float(given.get("fps", config.fps))
     check_fps(fps, formats)
-    _check_memory(options, config, frames)
+    _check_memory(options)
     check_encoder()
     files = clip_files(_output(given, base), formats=formats, count=options.num_videos_per_prompt)
     image = _image_path(given, base)
@@ -82,16 +83,14 @@ def check_clip(
     else:
         tracks, notes = _without_absent(tracks)
         notes = (*tracks.notes, *notes)
-    request = make_request(pipeline.model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
-    pipeline.model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
-    pipeline.model.guidance(options.as_dict())
-    pipeline.solver_table(options)
+    request = make_request(model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
+    model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
+    model.guidance(options.as_dict())
+    model.solver_table(options)
     truncate = bool(given.get("truncate_prompt"))
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
-    height, width = request.pictures.shape[1:3]
-    resolved = {**options.as_dict(), **pipeline.model.resolved_scales(options.as_dict())}
-    resolved |= {"height": height, "width": width, "num_frames": frames, "fps": fps, "truncate_prompt": truncate}
-    resolved["dtype"] = str(pipeline.policy.compute)
+    resolved = {name: value for name, value in options.as_dict().items() if value is not None}
+    resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}
     description = {
         "format": RUN_FORMAT,
         "version": RUN_VERSION,
@@ -197,9 +196,9 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
     return tuple(notes)
 
 
-def _check_memory(options: SamplingOptions, config: Any, frames: int) -> None:
-    """Refuses what cannot fit by orders of magnitude, which else would end in the system killing the process."""
-    height, width = options.height or config.height, options.width or config.width
+def _check_memory(options: SamplingOptions) -> None:
+    """Refuses what cannot fit by orders of magnitude, so that the system does not kill the process."""
+    height, width, frames = options.height, options.width, options.num_frames
     pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:
         raise SMCDError(

@@ -123,17 +123,17 @@ def _sampling_options() -> Iterator[Option]:
     for field in dataclasses.fields(SamplingOptions):
         hint, about = hints[field.name], field.metadata
         kinds = [kind for kind in (bool, int, float, str) if kind is hint or kind in typing.get_args(hint)]
-        default = None if field.default is False else field.default
-        help = about["help"] if field.default is not None else f"{about['help']} (default: the model's)"
+        bare = bool in kinds or field.name == "negative_prompt"
+        help = about["help"] if bare or field.default is not None else f"{about['help']} (default: the model's own)"
         kind = kinds[0] if kinds else str
-        yield Option(field.name, kind, help, default, choices=about["choices"], metavar=about["metavar"])
+        yield Option(field.name, kind, help, field.default, choices=about["choices"], metavar=about["metavar"])
 
 
 _OF_SAMPLING = {option.name: option for option in _sampling_options()}
 INPUTS = (*INPUTS, dataclasses.replace(_OF_SAMPLING.pop("negative_prompt"), help="what the video should not show"))
 SAMPLING = (
     *_OF_SAMPLING.values(),
-    Option("fps", float, "frames per second of the files (default: the model's)", metavar="N"),
+    Option("fps", float, "frames per second of the files (default: the model's own)", metavar="N"),
     Option("truncate_prompt", bool, "read only the beginning of a text that is longer than the model reads"),
 )
 

@@ -22,10 +22,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
+from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS
+from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks
 
@@ -87,6 +88,7 @@ class Request:
         tracks: Box tracks of each example, with as many frames as the video; None where there are none.
         num_frames: Number of frames.
         seeds: Seed of each example.
+        options: Sampling options, resolved.
     """
 
     pictures: UInt8[np.ndarray, "b h w 3"]
@@ -95,6 +97,7 @@ class Request:
     tracks: tuple[BoxTracks | None, ...]
     num_frames: int
     seeds: tuple[int, ...]
+    options: SamplingOptions
 
 
 class SamplingPlan(NamedTuple):
@@ -147,6 +150,8 @@ class VideoModel(abc.ABC):
         null_prompt: Text that stands for no prompt.
         required: Arguments of a request that must be given.
         own_options: Sampling options that not every family has, besides the scales of the conditions.
+        sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
+            conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
 
     components: Mapping[str, Component]
@@ -159,6 +164,14 @@ class VideoModel(abc.ABC):
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
     own_options: ClassVar[tuple[str, ...]] = ()
+    sampling_defaults: Mapping[str, Any] = {
+        "num_inference_steps": 50,
+        "guidance_rescale": 0.0,
+        "scheduler": "ddim",
+        "timestep_spacing": "leading",
+        "eta": 0.0,
+        "decode_chunk_size": 8,
+    }
 
     @property
     def switches(self) -> tuple[str, ...]:
@@ -288,25 +301,56 @@ class VideoModel(abc.ABC):
             frames: Indices of the frames to render.
         """
 
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """The options with the model's own value in place of each None.
+
+        Raises:
+            SMCDError: An option that the model does not have.
+        """
+        given = {name: value for name, value in options.as_dict().items() if value is not None}
+        own = {*(condition.option for condition in self.conditions), *self.own_options}
+        for name in FAMILY_OPTIONS:
+            if name in given and given[name] is not False and name not in own:
+                raise SMCDError(
+                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
+                    argument=name,
+                    value=given[name],
+                )
+        defaults = {
+            **self.sampling_defaults,
+            **{name: getattr(self.config, name) for name in ("height", "width")},
+            "num_frames": self.config.frames,
+            "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
+        }
+        if given.get("scheduler", defaults["scheduler"]) != "ddim":
+            defaults["eta"] = 0.0  # only ddim adds noise
+        scales = {part.name: given.get(part.option) for part in self.conditions}
+        return SamplingOptions(**{**defaults, **given, **resolve_scales(self.conditions, scales)})
+
+    def solver_table(self, options: SamplingOptions) -> SolverTable:
+        """The sampler's coefficients for resolved options.
+
+        Raises:
+            SMCDError: The sampler cannot be made with these options.
+        """
+        schedule = self.schedule
+        if options.rescale_zero_terminal_snr != schedule.rescale_zero_terminal_snr:
+            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=options.rescale_zero_terminal_snr)
+        return make_solver_table(
+            schedule,
+            sampler=options.scheduler,
+            num_steps=options.num_inference_steps,
+            spacing=options.timestep_spacing,
+            eta=options.eta,
+        )
+
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
         """The guidance of sampling options, by name; an option that is missing or None takes its default.
 
         Raises:
-            SMCDError: A guidance option that the model does not have, or a scale that is not finite.
+            SMCDError: A scale is not finite, or options exclude each other.
         """
-        own = {*(condition.option for condition in self.conditions), *self.own_options}
-        for name in FAMILY_OPTIONS:
-            if options.get(name) and name not in own:
-                raise SMCDError(
-                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
-                    argument=name,
-                    value=options[name],
-                )
         return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
-
-    def resolved_scales(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """The guidance scale of each condition, by option name, with the model's defaults filled in."""
-        return resolve_scales(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]

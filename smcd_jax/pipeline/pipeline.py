@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.diffusion.guidance import Guidance
-from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
@@ -116,7 +116,7 @@ class VideoPipeline:
             image: First frame: a path, PIL picture or array, or a list of them for a batch.
             prompt: Description of what happens; by default the prompt of the tracks.
             tracks: `BoxTracks`, a path in any format that `smcd_jax.tracks.load_tracks` reads, or a list of them.
-            options: Sampling options; by default `SamplingOptions()`.
+            options: Sampling options; by default the model's own.
             guidance: Guidance branches and weights, in place of the guidance scales.
             output_type: "np", "uint8", "pil" or "latent".
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
@@ -130,13 +130,14 @@ class VideoPipeline:
         """
         if output_type not in ("np", "uint8", "pil", "latent"):
             refuse("output_type", output_type, "be np, uint8, pil or latent")
-        options = (options or SamplingOptions()).updated(overrides)
         self.components.progress = _progress(progress)
+        options = (options or SamplingOptions()).updated(overrides)
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
+        options = request.options
         plan = self.model.plan(request, self.tokenizer)
         for note in plan.notes:
             logger.warning("%s", note)
-        table = self.solver_table(options)
+        table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
 
         clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
@@ -170,23 +171,6 @@ class VideoPipeline:
                 )
             frames = _as_output(frames, output_type)
         return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
-
-    def solver_table(self, options: SamplingOptions) -> SolverTable:
-        """The sampler's coefficients for these options.
-
-        Raises:
-            SMCDError: The sampler cannot be made with these options.
-        """
-        schedule = self.model.schedule
-        if options.rescale_zero_terminal_snr:
-            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=True)
-        return make_solver_table(
-            schedule,
-            sampler=options.scheduler,
-            num_steps=options.num_inference_steps,
-            spacing=options.timestep_spacing,
-            eta=options.eta,
-        )
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """The conditions of a request, from the frozen encoders."""

@@ -23,10 +23,9 @@ def make_request(
     Raises:
         SMCDError: An argument is missing, does not fit the others, or does not fit the model.
     """
-    config = model.config
-    height, width = options.height or config.height, options.width or config.width
-    frames = options.num_frames or config.frames
-    _check_size(config.size_multiple, height=height, width=width)
+    options = model.resolve(options)
+    height, width, frames = options.height, options.width, options.num_frames
+    _check_size(model.config.size_multiple, height=height, width=width)
     if image is None:
         raise SMCDError("no image; pass the picture to animate with --image FILE", argument="image")
     if tracks is None and "tracks" in model.required:
@@ -65,6 +64,7 @@ def make_request(
         tracks=each(loaded),
         num_frames=frames,
         seeds=_seeds(options.seed, count * options.num_videos_per_prompt),
+        options=options,
     )
 
 

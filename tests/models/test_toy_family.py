@@ -9,9 +9,14 @@ from PIL import Image
 from smcd_jax.cli import main
 from smcd_jax.media import read_video
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
+from tests.errors import refused
 from tests.models import toy_config, toy_family
 from tests.training.training_run import training_files
+
+MODEL = make_model(toy_family.ToyConfig())
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +52,20 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
-def test_an_option_of_another_family_is_refused_by_name(files, tmp_path):
+def test_an_option_of_another_family_is_refused_by_name():
     """The toy has no boxes to guide by."""
-    from smcd_jax.models.registry import make_model
-    from smcd_jax.nn.layers import ComputePolicy
-    from tests.errors import refused
+    with refused("box_guidance_scale", value=0.0):
+        MODEL.resolve(SamplingOptions(guidance_scale=3.0, box_guidance_scale=0.0))
 
-    model = make_model(toy_family.ToyConfig(), ComputePolicy())
-    with refused("box_guidance_scale", value=2.0):
-        model.guidance({"guidance_scale": 3.0, "box_guidance_scale": 2.0})
+
+def test_options_that_are_not_given_are_the_models_own():
+    resolved = MODEL.resolve(SamplingOptions(num_inference_steps=4))
+    assert (resolved.num_inference_steps, resolved.timestep_spacing, resolved.eta) == (4, "trailing", 1.0)
+    assert (resolved.height, resolved.num_frames, resolved.guidance_scale) == (16, 2, 2.0)
+    assert MODEL.resolve(resolved) == resolved
+    assert MODEL.solver_table(resolved).timesteps[:4].tolist() == [999, 749, 499, 249]
+    assert MODEL.solver_table(resolved).noise[0] > 0
+
+
+def test_the_models_own_noise_is_that_of_ddim_alone():
+    assert MODEL.resolve(SamplingOptions(scheduler="euler")).eta == 0

@@ -64,6 +64,10 @@ class ToyModel(VideoModel):
     conditions = (Condition("text", "guidance_scale", ("text",), 2.0),)
     schedule = NoiseSchedule(prediction_type="v_prediction")
     feature_steps = ()
+    sampling_defaults = {  # noqa: RUF012
+        **VideoModel.sampling_defaults,
+        **{"num_inference_steps": 3, "timestep_spacing": "trailing", "eta": 1.0, "guidance_rescale": 0.7},
+    }
 
     def __init__(self, config, policy):
         self.config, self.net = config, network(config.net, policy)

@@ -31,6 +31,7 @@ from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
+from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
 STEM = "encoder_0/conv/kernel"  # reads the first frame's latent beside the noisy ones
@@ -124,6 +125,23 @@ class SMCDModel(LatentVideoModel):
             FeatureStep("labels", "label_ids", "text_encoder", 1, self._embed_label, (text.width,)),
             FeatureStep("latents", "video", "autoencoder", 3, self._encode_frames, latent, random=True),
         )
+
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """As the base; the published guidance has weights of its own in place of scales for picture and boxes.
+
+        Raises:
+            SMCDError: As the base, or options of one guidance are set together with the other.
+        """
+        composed, additive = (IMAGE.option, BOXES.option), ("img_free_guidance", "ti_free_guidance")
+        for name in composed if options.reference_guidance else additive:
+            if getattr(options, name) is not None:
+                condition = "not be set with" if options.reference_guidance else "be set together with"
+                refuse(name, getattr(options, name), f"{condition} reference_guidance")
+        resolved = super().resolve(options)
+        if not options.reference_guidance:
+            return resolved
+        weights = {name: getattr(options, name) or 0.0 for name in additive}
+        return resolved.updated({**dict.fromkeys(composed), **weights})
 
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
         """Composed guidance, or with ``reference_guidance`` that of the published sampler."""
