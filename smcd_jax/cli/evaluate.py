@@ -232,7 +232,8 @@ def _sampling_options(
     model.solver_table(chosen)
     for clip in first:  # what the model refuses for one clip it refuses for all
         picture = np.zeros((8, 8, 3), np.uint8)
-        make_request(model, image=picture, prompt=clip.caption, tracks=clip.tracks, options=chosen)
+        tracks = clip.tracks if model.takes_tracks else None
+        make_request(model, image=picture, prompt=clip.caption, tracks=tracks, options=chosen)
     arguments = {
         name: value for name, value in chosen.as_dict().items() if value is not None and name not in SET_BY_LIST
     }
