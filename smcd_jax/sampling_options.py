@@ -64,6 +64,11 @@ def one_of(*choices: Any) -> Check:
     return check
 
 
+def _mode(name: str, value: Any) -> None:
+    if not isinstance(value, bool | str):
+        refuse(name, value, "be true, false or the name of a mode")
+
+
 def _each(check: Check) -> Check:
     """The check of one value or a list of them."""
 
@@ -82,10 +87,13 @@ def _option(
     metavar: str | None = None,
     choices: tuple[str, ...] | None = None,
     every_family: bool = True,
+    is_input: bool = False,
 ) -> Any:
-    check = one_of(*choices) if choices else check
-    about = {"help": help, "check": check, "metavar": metavar, "choices": choices, "every_family": every_family}
-    return dataclasses.field(default=default, metadata=about)
+    about = {
+        **{"help": help, "metavar": metavar, "choices": choices, "check": one_of(*choices) if choices else check},
+        **{"every_family": every_family, "is_input": is_input},
+    }
+    return dataclasses.field(default=default, metadata=about, compare=not is_input)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +107,15 @@ class SamplingOptions:
         SMCDError: A value is of the wrong type or out of range.
     """
 
-    negative_prompt: str | Sequence[str | None] | None = _option("what the video should not show", metavar="TEXT")
+    negative_prompt: str | Sequence[str | None] | None = _option(
+        "what the video should not show", metavar="TEXT", is_input=True
+    )
+    end_image: Any = _option(
+        "last frame of the video, for models that interpolate between two pictures",
+        metavar="FILE",
+        every_family=False,
+        is_input=True,
+    )
     num_inference_steps: int | None = _option("number of denoising steps, 1 to 1000", whole(1), metavar="N")
     guidance_scale: float | None = _option("guidance scale of the prompt; 1 turns guidance off", number(), metavar="S")
     image_guidance_scale: float | None = _option(
@@ -132,6 +148,21 @@ class SamplingOptions:
     )
     ti_free_guidance: float | None = _option(
         "text and picture weight of --reference_guidance", number(), metavar="W", every_family=False
+    )
+    loop: bool | str | None = _option(
+        "end where the video begins; MODE is one of the model's own ways to do so",
+        _mode,
+        metavar="MODE",
+        every_family=False,
+    )
+    frame_stride: int | None = _option(
+        "source frames from one frame to the next; more is faster motion", whole(1), metavar="N", every_family=False
+    )
+    fps_condition: int | None = _option(
+        "frame rate that the model imagines; less is faster motion", whole(1), metavar="N", every_family=False
+    )
+    undo_rescale: bool | None = _option(
+        "bring the contrast back that dynamic rescale takes away at few steps", one_of(True, False), every_family=False
     )
     decode_chunk_size: int | None = _option("frames decoded at once; fewer need less memory", whole(1), metavar="N")
 

@@ -26,6 +26,7 @@ from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
 
 RUN_FORMAT, RUN_VERSION = "smcd-run", 1
+_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # stand beside the options in NAME.json
 # A thousand times the published clip: its activations alone would take terabytes.
 _MOST_PIXELS = 1000 * 8 * 256 * 256
 
@@ -68,6 +69,8 @@ def check_clip(
         SMCDError: one line that says what is wrong and what to do.
     """
     model, config, folder = pipeline.model, pipeline.config, pipeline.folder
+    if "end_image" in given:
+        given = {**given, "end_image": str((base / given["end_image"]).absolute())}
     options = model.resolve(sampling_options(given))
     frames = options.num_frames
     fps = float(given.get("fps", config.fps))
@@ -84,7 +87,7 @@ def check_clip(
         tracks, notes = _without_absent(tracks)
         notes = (*tracks.notes, *notes)
     request = make_request(model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
-    model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
+    plan = model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(given.get("truncate_prompt"))
@@ -99,14 +102,20 @@ def check_clip(
         "model_origin": folder.origin.kind,
         "image": str(image.absolute()),
         "image_size": [picture.shape[1], picture.shape[0]],
-        "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "image_sha256": _sha256(image),
+        **({"end_image": end, "end_image_sha256": _sha256(end)} if (end := options.end_image) else {}),
         "prompt": request.prompts[0],
         "negative_prompt": given.get("negative_prompt"),
         "tracks": None if tracks is None else json.loads(track_file_text(tracks)),
+        **({"keep_frames": plan.keep_frames} if plan.keep_frames else {}),
         "seed": options.seed,
-        "options": {name: value for name, value in resolved.items() if name not in ("seed", "negative_prompt")},
+        "options": {name: value for name, value in resolved.items() if name not in _OUTSIDE_OPTIONS},
     }
     return Clip(picture, tracks, options, fps, description, files, notes)
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _image_path(given: Mapping[str, Any], base: Path) -> Path:

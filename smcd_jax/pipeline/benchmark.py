@@ -164,10 +164,10 @@ def sampling_program(
 
 
 def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the features of a batch to sample, the null prompt's included."""
+    """Shapes of the features of a batch to sample, those of dropped conditions included."""
     shapes = model.feature_shapes(batch, model.config.frames)
-    null = [step for step in model.feature_steps if step.source == "null_ids"]
-    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in null}
+    others = [step for step in model.feature_steps if step.name not in shapes]
+    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in others}
 
 
 def measure_sampling(

@@ -43,7 +43,7 @@ class VideoOutput:
     Attributes:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
-        latents: Scaled latents, whatever the output type.
+        latents: Scaled latents of the frames, whatever the output type.
         request: The checked inputs.
         notes: Remarks about the inputs, one line each.
         seconds: Seconds spent in load, compile, encode, denoise and decode.
@@ -156,9 +156,11 @@ class VideoPipeline:
                 seeds=request.seeds,
                 table=table,
                 guidance=guidance,
-                guidance_rescale=options.guidance_rescale,
+                options=options,
                 callback=callback_on_step_end,
             )
+        if plan.keep_frames is not None:
+            latents = latents[:, list(plan.keep_frames)]
         del params, context
         self.components.release(*denoisers)
         if before_decode is not None:
@@ -231,19 +233,20 @@ class VideoPipeline:
         seeds: Sequence[int],
         table: SolverTable,
         guidance: Guidance,
-        guidance_rescale: float,
+        options: SamplingOptions,
         callback: StepCallback | None,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
         settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
-        branches = len(guidance.branches)
+        branches, transform = len(guidance.branches), self.model.x0_transform(options)
+        fixed = {"guidance_rescale": options.guidance_rescale, "x0_transform": transform}
 
         def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
             predict = branch_outputs(self.model, params, context, branches)
-            return sample(predict, state, start=start, stop=stop, guidance_rescale=guidance_rescale, **settings)
+            return sample(predict, state, start=start, stop=stop, **fixed, **settings)
 
-        program = self.components.program(("denoise", branches, guidance_rescale), steps)
+        program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
         with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
