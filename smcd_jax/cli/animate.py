@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
+from smcd_jax.cli.clip_options import FORMATS, INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
 
-FORMATS = ("mp4", "gif", "webp", "frames")
 DECODING = ("decode_chunk_size", "fps")  # options that still matter when only decoding is left
 
 COMMON = (

@@ -144,6 +144,7 @@ SAMPLING = (
     Option("truncate_prompt", bool, "cut texts that are longer than the model reads"),
 )
 
+FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
 OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}

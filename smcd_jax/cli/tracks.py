@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import TRACK_FORMATS
 from smcd_jax.cli.examples import example_file
+from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
@@ -114,18 +115,11 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="image that the boxes refer to")
     parser.add_argument(
         "--image_size",
-        type=_size,
+        type=width_and_height,
         metavar="WIDTHxHEIGHT",
         help="size of the image in pixels, instead of --image, if the file does not state it",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="number of frames to spread the motion over")
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 640x427, got {text!r}")
-    return int(parts[0]), int(parts[1])
 
 
 def _validate(args: argparse.Namespace) -> int:

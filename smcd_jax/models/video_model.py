@@ -14,129 +14,51 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
 from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
 from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.models.parts import (
+    Component,
+    Context,
+    FeatureStep,
+    Inputs,
+    Keep,
+    Losses,
+    Objective,
+    Params,
+    Request,
+    SamplingPlan,
+    Stage,
+    Stats,
+)
 from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.tracks import BoxTracks
 
-Stage = Literal["features", "encode", "denoise", "decode"]
-Params = Mapping[str, Any]  # parameter trees by component
-Inputs = Any  # a NamedTuple of the family: arrays of one batch
-Context = Any  # what `encode` and `precompute` return
-Keep = Mapping[str, Bool[Array, " b"]]  # by switch: True where the condition is seen
-Stats = Mapping[str, Any]  # state that a step returns besides losses, such as running means of batch normalisation
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """A network of a model.
-
-    Attributes:
-        config: Config dataclass of the network.
-        stages: Stages that need its weights. Empty for arrays that are kept for conversion only.
-        copied_from: Component whose arrays it starts from where a model folder has none of its own; empty for none.
-        widened: Paths of convolutions that may start from fewer input channels, the new ones at zero.
-    """
-
-    config: Any
-    stages: tuple[Stage, ...]
-    copied_from: str = ""
-    widened: tuple[str, ...] = ()
-
-
-class FeatureStep(NamedTuple):
-    """One output of a frozen encoder, computed item by item: a frame, a text.
-
-    Attributes:
-        name: Name of the feature.
-        source: Name of the raw array it is computed from.
-        component: Component that computes it.
-        item_axes: Number of trailing axes of the raw array that make one item; the axes before them are kept.
-        apply: ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
-        shape: Shape of one item's output at the size of the config.
-        random: Whether ``apply`` needs keys.
-    """
-
-    name: str
-    source: str
-    component: str
-    item_axes: int
-    apply: Callable[[Any, Array, PRNGKeyArray | None], Array]
-    shape: tuple[int, ...]
-    random: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A checked batch of b examples to sample.
-
-    Attributes:
-        pictures: Pictures, resized to the size of the video.
-        prompts: Prompt of each example.
-        negative_prompts: Negative prompt of each example; None where there is none.
-        tracks: Box tracks of each example, with as many frames as the video; None where there are none.
-        num_frames: Number of frames.
-        seeds: Seed of each example.
-        options: Sampling options, resolved.
-        end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None where there are none.
-    """
-
-    pictures: UInt8[np.ndarray, "b h w 3"]
-    prompts: tuple[str, ...]
-    negative_prompts: tuple[str | None, ...]
-    tracks: tuple[BoxTracks | None, ...]
-    num_frames: int
-    seeds: tuple[int, ...]
-    options: SamplingOptions
-    end_pictures: UInt8[np.ndarray, "b h w 3"] | None = None
-
-
-class SamplingPlan(NamedTuple):
-    """What a request amounts to for a family.
-
-    Attributes:
-        raw: Host arrays by name, leading axis b: sources of the feature steps, and what `inputs` takes as it is.
-        latent_shape: Shape of one example's latents, frames first.
-        notes: Remarks for the user, one line each.
-        keep_frames: Indices of the sampled frames that become the video, in order; None for all.
-    """
-
-    raw: Mapping[str, np.ndarray]
-    latent_shape: tuple[int, ...]
-    notes: tuple[str, ...] = ()
-    keep_frames: tuple[int, ...] | None = None
-
-
-class Losses(NamedTuple):
-    """Loss of each example, and the timestep bucket that it is logged under (0 is nearly clean)."""
-
-    loss: Float[Array, " b"]
-    timestep_bucket: Int[Array, " b"]
-
-
-class Objective(NamedTuple):
-    """A training objective of a family's own, besides the denoising loss.
-
-    Attributes:
-        components: Components that it runs.
-        losses: ``(params, stats, batch, key, *, weights) -> (Losses, stats)``, pure; ``weights`` are the run's loss
-            weights.
-    """
-
-    components: tuple[str, ...]
-    losses: Callable[..., tuple[Losses, Stats]]
+__all__ = [  # what a family needs
+    "Component",
+    "Context",
+    "FeatureStep",
+    "Inputs",
+    "Keep",
+    "Losses",
+    "Objective",
+    "Params",
+    "Request",
+    "SamplingPlan",
+    "Stage",
+    "Stats",
+    "VideoModel",
+]
 
 
 class VideoModel(abc.ABC):
@@ -378,11 +300,7 @@ class VideoModel(abc.ABC):
         return None
 
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
-        """The guidance of sampling options, by name; an option that is missing or None takes its default.
-
-        Raises:
-            SMCDError: A scale is not finite, or options exclude each other.
-        """
+        """The guidance of sampling options, by name; an option that is missing or None takes its default."""
         return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(

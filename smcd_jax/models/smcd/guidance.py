@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smcd_jax.diffusion.guidance import Condition, Guidance, refuse_non_finite
+from smcd_jax.diffusion.guidance import Condition, Guidance
 
 IMAGE = Condition("image", "image_guidance_scale", ("image_latent", "image_tokens"))
 BOXES = Condition("boxes", "box_guidance_scale", ("boxes",))
@@ -18,13 +18,7 @@ def reference_guidance(
     2 i + w_ti (y - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all
     but the image latent; i is meant to see neither text nor image latent but is given the latent, which makes it u. For
     results, use `composed_guidance`.
-
-    Raises:
-        SMCDError: A scale is not finite.
     """
-    refuse_non_finite(
-        guidance_scale=guidance_scale, img_free_guidance=img_free_guidance, ti_free_guidance=ti_free_guidance
-    )
     every = frozenset((*IMAGE.switches, *BOXES.switches, *TEXT.switches))
     return Guidance.weighted(
         (every - {"text"}, 1 - guidance_scale + (2 - ti_free_guidance if ti_free_guidance else 0.0)),
