@@ -181,9 +181,8 @@ class SamplingOptions:
         known = {field.name for field in dataclasses.fields(self)}
         for name in overrides:
             if name not in known:
-                raise SMCDError(
-                    f"unknown option {name!r}; known are {', '.join(sorted(known))}", argument=name, value=name
-                )
+                message = f"unknown option {name!r}; known are {', '.join(sorted(known))}"
+                raise SMCDError(message, argument=name, value=name)
         return dataclasses.replace(self, **overrides)
 
     def as_dict(self) -> dict[str, Any]:

@@ -63,23 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the videos and prints the files written; returns 2 if a row of a requests file failed."""
-    given = {name: value for name, value in vars(args).items() if name in OPTIONS}
+    values = {name: value for name, value in vars(args).items() if name in OPTIONS}
     if args.resume and not args.requests:
-        raise SMCDError(
-            "--resume needs --requests; finish a single clip with --decode_latents, or run it again", argument="resume"
-        )
+        message = "--resume needs --requests; finish a single clip with --decode_latents, or run it again"
+        raise SMCDError(message, argument="resume")
     if args.requests and args.decode_latents:
-        raise SMCDError(
-            "--requests and --decode_latents exclude each other; run them one after the other",
-            argument="decode_latents",
-        )
+        message = "--requests and --decode_latents exclude each other; run them one after the other"
+        raise SMCDError(message, argument="decode_latents")
     if args.decode_latents:
-        return _finish_interrupted(args, given)
+        return _finish_interrupted(args, values)
     if args.requests:
         from smcd_jax.cli.batch_requests import run_requests
 
-        return run_requests(args, given)
-    return _animate_one(args, given)
+        return run_requests(args, values)
+    return _animate_one(args, values)
 
 
 def _add_output(group: Any) -> None:
@@ -103,12 +100,12 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
+def _animate_one(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     from smcd_jax.cli.clip import check_clip
     from smcd_jax.cli.clip_run import make_clip
 
     pipeline = open_pipeline(args, keep_loaded=False)
-    clip = check_clip(given, pipeline, formats=args.formats)
+    clip = check_clip(values, pipeline, formats=args.formats)
     clip.files.check(overwrite=args.overwrite)
     introduce(args, pipeline)
     report_notes(args, clip.notes)
@@ -117,22 +114,19 @@ def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
     return 0
 
 
-def _finish_interrupted(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
+def _finish_interrupted(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     from smcd_jax.cli.clip_run import finish_clip, kept_files
 
-    settled = [name for name in given if name not in DECODING]
+    settled = [name for name in values if name not in DECODING]
     if settled:
-        raise SMCDError(
-            f"--{settled[0]} has no effect on the sample kept in {args.decode_latents}; remove the option",
-            argument=settled[0],
-            path=args.decode_latents,
-        )
+        message = f"--{settled[0]} has no effect on the sample kept in {args.decode_latents}; remove the option"
+        raise SMCDError(message, argument=settled[0], path=args.decode_latents)
     files, description = kept_files(Path(args.decode_latents), formats=args.formats)
     files.check(overwrite=args.overwrite, finishing=True)
     args.model = description["model"] if args.model is None else args.model
     args.dtype = args.dtype or description["options"]["dtype"]
     pipeline = open_pipeline(args, keep_loaded=False)
     introduce(args, pipeline)
-    seconds = finish_clip(pipeline, files, changes=given, progress=make_progress(args))
+    seconds = finish_clip(pipeline, files, changes=values, progress=make_progress(args))
     report_result(args, files.paths(), seconds)
     return 0

@@ -87,9 +87,8 @@ class Option:
         return value
 
     def _refuse(self, value: Any, cause: Exception | None = None) -> NoReturn:
-        raise SMCDError(
-            f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}", argument=self.name, value=value
-        ) from cause
+        message = f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}"
+        raise SMCDError(message, argument=self.name, value=value) from cause
 
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -150,17 +149,17 @@ OUTPUT = Option("output", str, "NAME of the results (default: that of the pictur
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
 
-def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
+def sampling_options(values: Mapping[str, Any]) -> SamplingOptions:
     """The sampling options among those given, with defaults for the rest.
 
     Raises:
         SMCDError: A text is empty, or an option is out of range or excludes another.
     """
-    for name, value in given.items():
+    for name, value in values.items():
         if value == "" and name not in ("prompt", "negative_prompt"):
             refuse(name, value, "not be empty")
     names = {field.name for field in dataclasses.fields(SamplingOptions)}
-    return SamplingOptions(**{name: value for name, value in given.items() if name in names})
+    return SamplingOptions(**{name: value for name, value in values.items() if name in names})
 
 
 def check_fps(fps: float, formats: tuple[str, ...]) -> None:

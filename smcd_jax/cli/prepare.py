@@ -99,15 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepares records, features or both, and prints a report."""
     if not 0 <= args.max_bad_share <= 1:
-        raise SMCDError(
-            f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}",
-            argument="max_bad_share",
-            value=args.max_bad_share,
-        )
+        message = f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}"
+        raise SMCDError(message, argument="max_bad_share", value=args.max_bad_share)
     if args.name is None and args.features is None:
-        raise SMCDError(
-            "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records", argument="name"
-        )
+        message = "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records"
+        raise SMCDError(message, argument="name")
     if args.name is not None:
         _prepare_records(args)
     if args.features is not None:

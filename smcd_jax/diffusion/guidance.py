@@ -73,9 +73,9 @@ def resolve_scales(conditions: Sequence[Condition], scales: Mapping[str, float |
     by_name = {condition.name: condition for condition in conditions}
 
     def scale_of(condition: Condition) -> float:
-        given, default = scales.get(condition.name), condition.default_scale
-        if given is not None:
-            return given
+        scale, default = scales.get(condition.name), condition.default_scale
+        if scale is not None:
+            return scale
         return scale_of(by_name[default]) if isinstance(default, str) else default
 
     return {condition.option: scale_of(condition) for condition in conditions}

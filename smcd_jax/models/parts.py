@@ -27,8 +27,8 @@ class Component:
     Attributes:
         config: Config dataclass of the network.
         stages: Stages that need its weights. Empty for arrays that are kept for conversion only.
-        copied_from: Component whose arrays it starts from where a model folder has none of its own; empty for none.
-        widened: Paths of convolutions that may start from fewer input channels, the new ones at zero.
+        copied_from: Component whose arrays it starts from if a model folder does not contain it; empty for none.
+        widened: Paths of convolutions that may start from fewer input channels; the new channels start at zero.
     """
 
     config: Any
@@ -85,10 +85,10 @@ class Request:
 
 
 class SamplingPlan(NamedTuple):
-    """What a request amounts to for a family.
+    """What a family makes of a request: host arrays, the shape to sample, and the frames to keep.
 
     Attributes:
-        raw: Host arrays by name, leading axis b: sources of the feature steps, and what `inputs` takes as it is.
+        raw: Host arrays by name, leading axis b: sources of the feature steps, and arrays that `inputs` reads directly.
         latent_shape: Shape of one example's latents, frames first.
         notes: Remarks for the user, one line each.
         keep_frames: Indices of the sampled frames that become the video, in order; None for all.

@@ -171,7 +171,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """What a request amounts to, computed on the host before any weights are loaded.
+        """The plan of a request, computed on the host before any weights are loaded.
 
         Raises:
             SMCDError: The request does not fit the model.
@@ -179,7 +179,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """The conditions of a batch, from its features and the arrays beside them.
+        """The conditions of a batch, from its features and its other arrays.
 
         Args:
             features: Result of `features`, or arrays from a cache.
@@ -196,7 +196,7 @@ class VideoModel(abc.ABC):
         """Tokens of the trained conditioners, for the frames of one window (None: all frames)."""
 
     def precompute(self, params: Params, context: Context) -> Context:
-        """What stays the same at every step, such as keys and values of attention, for `denoise`."""
+        """Values that are the same at every step, such as keys and values of attention, for `denoise`."""
         del params
         return context
 
@@ -223,7 +223,7 @@ class VideoModel(abc.ABC):
         """
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"], inputs: Inputs) -> Any:
-        """What `render` turns into frames: latents as they are, or for families with motion fields a motion."""
+        """The input of `render`: latents as they are, or for families with motion fields a motion."""
         del params, inputs
         return latents
 
@@ -246,30 +246,27 @@ class VideoModel(abc.ABC):
         Raises:
             SMCDError: An option or a mode that the model does not have.
         """
-        given = {name: value for name, value in options.as_dict().items() if value is not None}
+        values = {name: value for name, value in options.as_dict().items() if value is not None}
         own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
         for name in FAMILY_OPTIONS:
-            if name not in given or given[name] is False:
+            if name not in values or values[name] is False:
                 continue
             if name not in own:
-                raise SMCDError(
-                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
-                    argument=name,
-                    value=given[name],
-                )
+                message = f"{name} is not an option of this model; it has {', '.join(sorted(own))}"
+                raise SMCDError(message, argument=name, value=values[name])
             if own[name]:
-                given[name] = own[name][0] if given[name] is True else given[name]
-                one_of(*own[name])(name, given[name])
+                values[name] = own[name][0] if values[name] is True else values[name]
+                one_of(*own[name])(name, values[name])
         defaults = {
             **self.sampling_defaults,
             **{name: getattr(self.config, name) for name in ("height", "width")},
             "num_frames": self.config.frames,
             "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
         }
-        if given.get("scheduler", defaults["scheduler"]) != "ddim":
+        if values.get("scheduler", defaults["scheduler"]) != "ddim":
             defaults["eta"] = 0.0  # only ddim adds noise
-        scales = {part.name: given.get(part.option) for part in self.conditions}
-        return SamplingOptions(**{**defaults, **given, **resolve_scales(self.conditions, scales)})
+        scales = {part.name: values.get(part.option) for part in self.conditions}
+        return SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)})
 
     def solver_table(self, options: SamplingOptions) -> SolverTable:
         """The sampler's coefficients for resolved options.
@@ -290,7 +287,7 @@ class VideoModel(abc.ABC):
         )
 
     def x0_transform(self, options: SamplingOptions) -> X0Transform | None:
-        """What `smcd_jax.diffusion.sampling.sample` does to the predicted clean latents at each step, or None.
+        """The transform of the predicted clean latents at each step (`smcd_jax.diffusion.sampling.sample`), or None.
 
         Args:
             options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
@@ -330,14 +327,8 @@ class VideoModel(abc.ABC):
         """
         for switch, rate in rates.items():
             if switch not in self.switches:
-                raise SMCDError(
-                    f"condition_dropout: unknown condition {switch!r}; known are {', '.join(self.switches)}",
-                    argument="condition_dropout",
-                    value=switch,
-                )
+                message = f"condition_dropout: unknown condition {switch!r}; known are {', '.join(self.switches)}"
+                raise SMCDError(message, argument="condition_dropout", value=switch)
             if not 0 <= rate <= 1:
-                raise SMCDError(
-                    f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}",
-                    argument=f"condition_dropout.{switch}",
-                    value=rate,
-                )
+                message = f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}"
+                raise SMCDError(message, argument=f"condition_dropout.{switch}", value=rate)

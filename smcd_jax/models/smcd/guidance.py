@@ -12,7 +12,7 @@ TEXT = Condition("text", "guidance_scale", ("text",), 7.5)
 def reference_guidance(
     *, guidance_scale: float, img_free_guidance: float = 0.0, ti_free_guidance: float = 0.0
 ) -> Guidance:
-    """Reproduces the reference's sampler, whose extra terms add whole noise predictions: weights sum to 1, 2, 3 or 4.
+    """Returns the guidance of the reference's sampler, whose terms are whole predictions: weights sum to 1, 2, 3 or 4.
 
     The sum is u + s (y - u), plus f + w_img (y - f) where ``img_free_guidance`` = w_img is not zero, plus
     2 i + w_ti (y - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all
