@@ -150,19 +150,19 @@ class SamplingOptions:
         "text and picture weight of --reference_guidance", number(), metavar="W", every_family=False
     )
     loop: bool | str | None = _option(
-        "end where the video begins; MODE is one of the model's own ways to do so",
+        "make the video loop; MODE is one of the model's ways to loop (default: its first)",
         _mode,
         metavar="MODE",
         every_family=False,
     )
     frame_stride: int | None = _option(
-        "source frames from one frame to the next; more is faster motion", whole(1), metavar="N", every_family=False
+        "frame stride stated to the model; larger is faster motion", whole(1), metavar="N", every_family=False
     )
     fps_condition: int | None = _option(
-        "frame rate that the model imagines; less is faster motion", whole(1), metavar="N", every_family=False
+        "frame rate stated to the model; smaller is faster motion", whole(1), metavar="N", every_family=False
     )
     undo_rescale: bool | None = _option(
-        "bring the contrast back that dynamic rescale takes away at few steps", one_of(True, False), every_family=False
+        "restore the contrast that dynamic rescale reduces at few steps", one_of(True, False), every_family=False
     )
     decode_chunk_size: int | None = _option("frames decoded at once; fewer need less memory", whole(1), metavar="N")
 

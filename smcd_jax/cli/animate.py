@@ -32,7 +32,7 @@ Paths in a file of requests are relative to the file. Options of the command lin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd animate`."""
-    parser.usage = "smcd animate --image FILE --tracks PATH and/or --track TEXT [--prompt TEXT] [--model FOLDER] ..."
+    parser.usage = "smcd animate --image FILE [--tracks PATH] [--track TEXT] [--prompt TEXT] [--model FOLDER] ..."
     parser.common, parser.epilog, parser.details = COMMON, _EPILOG, _DETAILS
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -41,10 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folder, or name of a shipped model (default: tiny)",
     )
     model.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="by default bfloat16 on accelerators, float32 on CPU"
+        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators, float32 on CPU"
     )
     model.add_argument("--no_verify", action="store_true", help="do not compare the weights with their checksums")
-    for title, options in (("input", INPUTS), ("sampling", SAMPLING)):
+    groups = {
+        "input": INPUTS,
+        "sampling": [option for option in SAMPLING if option.every_family],
+        "sampling options of some models": [option for option in SAMPLING if not option.every_family],
+    }
+    for title, options in groups.items():
         group = parser.add_argument_group(title)
         for option in options:
             option.add_to(group)

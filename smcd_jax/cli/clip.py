@@ -137,7 +137,7 @@ def _image_path(values: Mapping[str, Any], base: Path) -> Path:
 
 def _output(values: Mapping[str, Any], base: Path) -> Path | str:
     if "output" in values:
-        return base / values["output"] if not values["output"].endswith("/") else f"{base / given['output']}/"
+        return base / values["output"] if not values["output"].endswith("/") else f"{base / values['output']}/"
     if "input_data_path" in values:
         return Path(values["input_data_path"]).absolute().name
     return Path(values.get("image", "video")).stem

@@ -28,6 +28,7 @@ class Option:
         default: Default value; None if the model decides or there is none.
         choices: Allowed values; None for any of the kind.
         metavar: Placeholder of the value in the help text.
+        every_family: Whether every model family has the option.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    every_family: bool = True
 
     def add_to(self, group: Any) -> None:
         """Adds the flag to an argparse group; without it the namespace has no such attribute."""
@@ -133,7 +135,8 @@ def _of_sampling(*, is_input: bool) -> Iterator[Option]:
         kind = bool | str if kinds == [bool, str] else kinds[0] if kinds else str
         by_model = field.default is None and bool not in kinds and not is_input
         help = f"{about['help']} (default: the model's own)" if by_model else about["help"]
-        yield Option(field.name, kind, help, field.default, choices=about["choices"], metavar=about["metavar"])
+        same = {name: about[name] for name in ("choices", "metavar", "every_family")}
+        yield Option(field.name, kind, help, field.default, **same)
 
 
 INPUTS = (*_INPUTS, *_of_sampling(is_input=True))
