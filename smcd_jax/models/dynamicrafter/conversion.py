@@ -17,7 +17,7 @@ def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
         rows += _block_rows(config, plan, f"input_blocks.{index}", f"encoder_{index}", skip=plan.channels != channels)
         channels = plan.channels
     rows += under("middle_block.0", "middle/attended/residual", residual_rows(skip=False))
-    rows += under("middle_block.1", "middle/attended/spatial", _spatial_rows(config))
+    rows += under("middle_block.1", "middle/attended/spatial", spatial_rows(learned_scale=config.learned_image_scale))
     rows += under("middle_block.2", "middle/attended/temporal", transformer_rows(LINEAR))
     rows += under("middle_block.3", "middle/plain/residual", residual_rows(skip=False))
     for index, plan in enumerate(decoder_plan(config)):
@@ -40,9 +40,13 @@ def resampler_rows(config: ResamplerConfig) -> list[Row]:
     return rows
 
 
-def _spatial_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
-    own = weighted("to_k_ip", "image_key", LINEAR, bias=False) + weighted("to_v_ip", "image_value", LINEAR, bias=False)
-    own += array("alpha", "alpha_image") if config.learned_image_scale else []
+def spatial_rows(*, images: bool = True, learned_scale: bool = False) -> list[Row]:
+    """Every array of a SpatialTransformer, with the second half of the dual cross-attention and its scale."""
+    own: list[Row] = []
+    if images:
+        own += weighted("to_k_ip", "image_key", LINEAR, bias=False)
+        own += weighted("to_v_ip", "image_value", LINEAR, bias=False)
+        own += array("alpha", "alpha_image") if learned_scale else []
     return transformer_rows(LINEAR) + under("transformer_blocks.0.attn2", "block/cross_attention", own)
 
 
@@ -53,7 +57,7 @@ def _block_rows(config: DynamiCrafterUNetConfig, plan: BlockPlan, torch: str, pa
         return weighted(f"{torch}.0.op", f"{path}/downsample/conv", CONV)
     rows = under("0", "residual", residual_rows(skip=skip))
     if plan.attention:
-        rows += under("1", "spatial", _spatial_rows(config)) + under("2", "temporal", transformer_rows(LINEAR))
+        rows += under("1", "spatial", spatial_rows(learned_scale=config.learned_image_scale)) + under("2", "temporal", transformer_rows(LINEAR))
     if plan.upsample:
         rows += weighted(f"{3 if plan.attention else 1}.conv", "upsample/conv", CONV)
     return under(torch, path, rows)
