@@ -26,6 +26,7 @@ from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
 
 RUN_FORMAT, RUN_VERSION = "smcd-run", 1
+_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # stand beside the options in NAME.json
 # A thousand times the published clip: its activations alone would take terabytes.
 _MOST_PIXELS = 1000 * 8 * 256 * 256
 
@@ -67,11 +68,14 @@ def check_clip(
     Raises:
         SMCDError: one line that says what is wrong and what to do.
     """
-    options, config, folder = sampling_options(given), pipeline.config, pipeline.folder
-    frames = options.num_frames or config.frames
+    model, config, folder = pipeline.model, pipeline.config, pipeline.folder
+    if "end_image" in given:
+        given = {**given, "end_image": str((base / given["end_image"]).absolute())}
+    options = model.resolve(sampling_options(given))
+    frames = options.num_frames
     fps = float(given.get("fps", config.fps))
     check_fps(fps, formats)
-    _check_memory(options, config, frames)
+    _check_memory(options)
     check_encoder()
     files = clip_files(_output(given, base), formats=formats, count=options.num_videos_per_prompt)
     image = _image_path(given, base)
@@ -82,16 +86,14 @@ def check_clip(
     else:
         tracks, notes = _without_absent(tracks)
         notes = (*tracks.notes, *notes)
-    request = make_request(pipeline.model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
-    pipeline.model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
-    pipeline.model.guidance(options.as_dict())
-    pipeline.solver_table(options)
+    request = make_request(model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
+    plan = model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
+    model.guidance(options.as_dict())
+    model.solver_table(options)
     truncate = bool(given.get("truncate_prompt"))
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
-    height, width = request.pictures.shape[1:3]
-    resolved = {**options.as_dict(), **pipeline.model.resolved_scales(options.as_dict())}
-    resolved |= {"height": height, "width": width, "num_frames": frames, "fps": fps, "truncate_prompt": truncate}
-    resolved["dtype"] = str(pipeline.policy.compute)
+    resolved = {name: value for name, value in options.as_dict().items() if value is not None}
+    resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}
     description = {
         "format": RUN_FORMAT,
         "version": RUN_VERSION,
@@ -100,14 +102,20 @@ def check_clip(
         "model_origin": folder.origin.kind,
         "image": str(image.absolute()),
         "image_size": [picture.shape[1], picture.shape[0]],
-        "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "image_sha256": _sha256(image),
+        **({"end_image": end, "end_image_sha256": _sha256(end)} if (end := options.end_image) else {}),
         "prompt": request.prompts[0],
         "negative_prompt": given.get("negative_prompt"),
         "tracks": None if tracks is None else json.loads(track_file_text(tracks)),
+        **({"keep_frames": plan.keep_frames} if plan.keep_frames else {}),
         "seed": options.seed,
-        "options": {name: value for name, value in resolved.items() if name not in ("seed", "negative_prompt")},
+        "options": {name: value for name, value in resolved.items() if name not in _OUTSIDE_OPTIONS},
     }
     return Clip(picture, tracks, options, fps, description, files, notes)
+
+
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _image_path(given: Mapping[str, Any], base: Path) -> Path:
@@ -197,9 +205,9 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
     return tuple(notes)
 
 
-def _check_memory(options: SamplingOptions, config: Any, frames: int) -> None:
-    """Refuses what cannot fit by orders of magnitude, which else would end in the system killing the process."""
-    height, width = options.height or config.height, options.width or config.width
+def _check_memory(options: SamplingOptions) -> None:
+    """Refuses what cannot fit by orders of magnitude, so that the system does not kill the process."""
+    height, width, frames = options.height, options.width, options.num_frames
     pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:
         raise SMCDError(

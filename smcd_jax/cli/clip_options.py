@@ -21,16 +21,17 @@ class Option:
     """One option.
 
     Attributes:
-        name: without dashes.
-        kind: str, int, float; bool for a flag without value; list for texts that may be given several times.
-        help: for people; the default is added.
-        default: None where the model decides, or where there is none.
-        choices: what is allowed, or None for anything of the kind.
-        metavar: what help calls the value.
+        name: Name without dashes.
+        kind: str, int or float; bool for a flag without value; ``bool | str`` for a flag whose value may be left out;
+            list for texts that may be given several times.
+        help: Help text; the default is added.
+        default: Default value; None if the model decides or there is none.
+        choices: Allowed values; None for any of the kind.
+        metavar: Placeholder of the value in the help text.
     """
 
     name: str
-    kind: type
+    kind: Any
     help: str
     default: Any = None
     choices: tuple[str, ...] | None = None
@@ -45,6 +46,8 @@ class Option:
             kwargs["action"] = "store_true"
         elif self.kind is list:
             kwargs |= {"action": "append", "metavar": self.metavar}
+        elif self.kind == bool | str:
+            kwargs |= {"nargs": "?", "const": True, "metavar": self.metavar}
         else:
             kwargs |= {"type": self.kind, "choices": self.choices, "metavar": self.metavar}
         group.add_argument(f"--{self.name}", **kwargs)
@@ -53,7 +56,7 @@ class Option:
         """The value of a cell of a table.
 
         Raises:
-            SMCDError: not of the kind.
+            SMCDError: The text is not of the kind.
         """
         try:
             value = _FROM_TEXT[self.kind](text)
@@ -65,16 +68,16 @@ class Option:
         """The value of a key of a JSON object.
 
         Raises:
-            SMCDError: not of the kind.
+            SMCDError: The value is not of the kind.
         """
         if self.kind is list and isinstance(value, str):
             value = [value]
         accepted = (int, float) if self.kind is float else self.kind
-        fits = isinstance(value, accepted) and (self.kind is bool or not isinstance(value, bool))
+        fits = isinstance(value, accepted) and (self.kind in (bool, bool | str) or not isinstance(value, bool))
         if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
             self._refuse(value)
         try:
-            return self._checked(self.kind(value))
+            return self._checked(float(value) if self.kind is float else value)
         except OverflowError as error:
             self._refuse(value, error)
 
@@ -89,16 +92,21 @@ class Option:
         ) from cause
 
 
-_FROM_TEXT: Mapping[type, Callable[[str], Any]] = {
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
     float: float,
-    bool: lambda text: {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()],
+    bool: lambda text: _BOOLEANS[text.lower()],
+    bool | str: lambda text: _BOOLEANS.get(text.lower(), text),
     list: lambda text: [part.strip() for part in text.split(";") if part.strip()],
 }
-_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+_KIND_NAMES = {
+    **{str: "text", int: "a whole number", float: "a number", list: "a list of texts"},
+    **{bool: "true or false", bool | str: "true, false or text"},
+}
 
-INPUTS = (
+_INPUTS = (
     Option("image", str, "the picture to animate, its first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
     Option("prompt", str, "what happens, in a few words; by default the prompt of the tracks", metavar="TEXT"),
     Option("tracks", str, "tracks of boxes: a tracks.json, or a file or folder of another format", metavar="PATH"),
@@ -117,23 +125,24 @@ INPUTS = (
 )
 
 
-def _sampling_options() -> Iterator[Option]:
-    """An option for each field of `SamplingOptions`."""
+def _of_sampling(*, is_input: bool) -> Iterator[Option]:
+    """An option for each field of `SamplingOptions` that is, or is not, an input."""
     hints = typing.get_type_hints(SamplingOptions)
     for field in dataclasses.fields(SamplingOptions):
         hint, about = hints[field.name], field.metadata
+        if about["is_input"] != is_input:
+            continue
         kinds = [kind for kind in (bool, int, float, str) if kind is hint or kind in typing.get_args(hint)]
-        default = None if field.default is False else field.default
-        help = about["help"] if field.default is not None else f"{about['help']} (default: the model's)"
-        kind = kinds[0] if kinds else str
-        yield Option(field.name, kind, help, default, choices=about["choices"], metavar=about["metavar"])
+        kind = bool | str if kinds == [bool, str] else kinds[0] if kinds else str
+        by_model = field.default is None and bool not in kinds and not is_input
+        help = f"{about['help']} (default: the model's own)" if by_model else about["help"]
+        yield Option(field.name, kind, help, field.default, choices=about["choices"], metavar=about["metavar"])
 
 
-_OF_SAMPLING = {option.name: option for option in _sampling_options()}
-INPUTS = (*INPUTS, dataclasses.replace(_OF_SAMPLING.pop("negative_prompt"), help="what the video should not show"))
+INPUTS = (*_INPUTS, *_of_sampling(is_input=True))
 SAMPLING = (
-    *_OF_SAMPLING.values(),
-    Option("fps", float, "frames per second of the files (default: the model's)", metavar="N"),
+    *_of_sampling(is_input=False),
+    Option("fps", float, "frames per second of the files (default: the model's own)", metavar="N"),
     Option("truncate_prompt", bool, "read only the beginning of a text that is longer than the model reads"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
-_SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
+_SAME = ("model_hash", "image_sha256", "end_image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
 SMALLER = (
     "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
     "or --dtype bfloat16"
@@ -142,7 +143,9 @@ def _finish(
 def _tracks_of(description: Mapping[str, Any]) -> BoxTracks | None:
     if description["tracks"] is None:
         return None
-    return parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
+    tracks = parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
+    shown = list(description.get("keep_frames", range(tracks.num_frames)))
+    return dataclasses.replace(tracks, boxes=tracks.boxes[shown], mask=tracks.mask[shown])
 
 
 def _how_to_finish(files: ClipFiles) -> str:
@@ -160,4 +163,4 @@ def _same(wanted: Mapping[str, Any], found: Any, *, first_seed: int) -> bool:
     if not isinstance(found, dict):
         return False
     wanted = json.loads(json.dumps({**wanted, "seed": first_seed}))
-    return all(found.get(name) == wanted[name] for name in _SAME)
+    return all(found.get(name) == wanted.get(name) for name in _SAME)

@@ -227,17 +227,17 @@ def _sampling_options(
     given = {option.name: getattr(args, option.name) for option in SAMPLING if hasattr(args, option.name)}
     fps = float(given.pop("fps", config.fps))
     check_fps(fps, ())
-    sizes = {"height": config.height, "width": config.width}
-    chosen = sampling_options({**sizes, **given, "num_frames": setup.full.frames})
+    chosen = model.resolve(sampling_options({**given, "num_frames": setup.full.frames}))
     model.guidance(chosen.as_dict())
-    setup.pipeline.solver_table(chosen)
+    model.solver_table(chosen)
     for clip in first:  # what the model refuses for one clip it refuses for all
         picture = np.zeros((8, 8, 3), np.uint8)
-        make_request(model, image=picture, prompt=clip.caption, tracks=clip.tracks, options=chosen)
+        tracks = clip.tracks if model.takes_tracks else None
+        make_request(model, image=picture, prompt=clip.caption, tracks=tracks, options=chosen)
     arguments = {
-        name: value for name, value in chosen.as_dict().items() if name not in (*SET_BY_LIST, "negative_prompt")
+        name: value for name, value in chosen.as_dict().items() if value is not None and name not in SET_BY_LIST
     }
-    return {**arguments, **model.resolved_scales(arguments), "fps": fps}, arguments
+    return {**arguments, "fps": fps}, arguments
 
 
 def _measure(args: argparse.Namespace, setup: _Setup, made_with: dict[str, Any] | None, faults: list[Fault]) -> int:

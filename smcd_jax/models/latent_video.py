@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from smcd_jax.models.video_model import Inputs, Params, VideoModel
 from smcd_jax.nn.autoencoder_kl import sampled_latents
 from smcd_jax.nn.networks import Network
+from smcd_jax.tokenizer import Tokenizer
 
 
 class LatentVideoModel(VideoModel):
@@ -29,6 +31,10 @@ class LatentVideoModel(VideoModel):
         chosen = decoded[:, frames]
         pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
         return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
+
+    def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        """Token ids of the null prompt."""
+        return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
 
     def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
         return self.networks[name].apply({"params": params[name]}, *args, **kwargs)

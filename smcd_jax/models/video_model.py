@@ -22,10 +22,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
+from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
+from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS
+from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks
 
@@ -87,6 +89,8 @@ class Request:
         tracks: Box tracks of each example, with as many frames as the video; None where there are none.
         num_frames: Number of frames.
         seeds: Seed of each example.
+        options: Sampling options, resolved.
+        end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None where there are none.
     """
 
     pictures: UInt8[np.ndarray, "b h w 3"]
@@ -95,6 +99,8 @@ class Request:
     tracks: tuple[BoxTracks | None, ...]
     num_frames: int
     seeds: tuple[int, ...]
+    options: SamplingOptions
+    end_pictures: UInt8[np.ndarray, "b h w 3"] | None = None
 
 
 class SamplingPlan(NamedTuple):
@@ -102,13 +108,15 @@ class SamplingPlan(NamedTuple):
 
     Attributes:
         raw: Host arrays by name, leading axis b: sources of the feature steps, and what `inputs` takes as it is.
-        latent_shape: Shape of one example's latents.
+        latent_shape: Shape of one example's latents, frames first.
         notes: Remarks for the user, one line each.
+        keep_frames: Indices of the sampled frames that become the video, in order; None for all.
     """
 
     raw: Mapping[str, np.ndarray]
     latent_shape: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    keep_frames: tuple[int, ...] | None = None
 
 
 class Losses(NamedTuple):
@@ -145,8 +153,13 @@ class VideoModel(abc.ABC):
         objectives: Training objectives by name, besides "denoise".
         target: Name of the feature that is denoised, ``[b, f, h, w, c]``.
         null_prompt: Text that stands for no prompt.
-        required: Arguments of a request that must be given.
-        own_options: Sampling options that not every family has, besides the scales of the conditions.
+        required: Arguments of a request that must be given: "image", and of "prompt" and "tracks" those that apply.
+            A prompt that is neither required nor given is ``null_prompt``.
+        takes_tracks: Whether the model reads box tracks.
+        own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
+            with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
+        sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
+            conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
 
     components: Mapping[str, Component]
@@ -158,7 +171,16 @@ class VideoModel(abc.ABC):
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
-    own_options: ClassVar[tuple[str, ...]] = ()
+    takes_tracks: bool = True
+    own_options: Mapping[str, tuple[str, ...]] = {}
+    sampling_defaults: Mapping[str, Any] = {
+        "num_inference_steps": 50,
+        "guidance_rescale": 0.0,
+        "scheduler": "ddim",
+        "timestep_spacing": "leading",
+        "eta": 0.0,
+        "decode_chunk_size": 8,
+    }
 
     @property
     def switches(self) -> tuple[str, ...]:
@@ -216,6 +238,14 @@ class VideoModel(abc.ABC):
                 axes = source.shape[: source.ndim - step.item_axes]
                 shapes[step.name] = jax.ShapeDtypeStruct((*axes, *step.shape), jnp.float32)
         return shapes
+
+    def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        """Raw arrays of what a dropped condition becomes, leading axis 1, such as the null prompt's token ids.
+
+        Training adds them, or their features from a cache, to every batch.
+        """
+        del tokenizer
+        return {}
 
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
@@ -288,25 +318,72 @@ class VideoModel(abc.ABC):
             frames: Indices of the frames to render.
         """
 
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """The options with the model's own value in place of each None.
+
+        Raises:
+            SMCDError: An option or a mode that the model does not have.
+        """
+        given = {name: value for name, value in options.as_dict().items() if value is not None}
+        own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
+        for name in FAMILY_OPTIONS:
+            if name not in given or given[name] is False:
+                continue
+            if name not in own:
+                raise SMCDError(
+                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
+                    argument=name,
+                    value=given[name],
+                )
+            if own[name]:
+                given[name] = own[name][0] if given[name] is True else given[name]
+                one_of(*own[name])(name, given[name])
+        defaults = {
+            **self.sampling_defaults,
+            **{name: getattr(self.config, name) for name in ("height", "width")},
+            "num_frames": self.config.frames,
+            "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
+        }
+        if given.get("scheduler", defaults["scheduler"]) != "ddim":
+            defaults["eta"] = 0.0  # only ddim adds noise
+        scales = {part.name: given.get(part.option) for part in self.conditions}
+        return SamplingOptions(**{**defaults, **given, **resolve_scales(self.conditions, scales)})
+
+    def solver_table(self, options: SamplingOptions) -> SolverTable:
+        """The sampler's coefficients for resolved options.
+
+        Raises:
+            SMCDError: The sampler cannot be made with these options.
+        """
+        schedule = self.schedule
+        if options.rescale_zero_terminal_snr != schedule.rescale_zero_terminal_snr:
+            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=options.rescale_zero_terminal_snr)
+        return make_solver_table(
+            schedule,
+            sampler=options.scheduler,
+            num_steps=options.num_inference_steps,
+            spacing=options.timestep_spacing,
+            eta=options.eta,
+            undo_dynamic_rescale=bool(options.undo_rescale),
+        )
+
+    def x0_transform(self, options: SamplingOptions) -> X0Transform | None:
+        """What `smcd_jax.diffusion.sampling.sample` does to the predicted clean latents at each step, or None.
+
+        Args:
+            options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
+                value: a function of a module, or a frozen dataclass with ``__call__``.
+        """
+        del options
+        return None
+
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
         """The guidance of sampling options, by name; an option that is missing or None takes its default.
 
         Raises:
-            SMCDError: A guidance option that the model does not have, or a scale that is not finite.
+            SMCDError: A scale is not finite, or options exclude each other.
         """
-        own = {*(condition.option for condition in self.conditions), *self.own_options}
-        for name in FAMILY_OPTIONS:
-            if options.get(name) and name not in own:
-                raise SMCDError(
-                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
-                    argument=name,
-                    value=options[name],
-                )
         return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
-
-    def resolved_scales(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """The guidance scale of each condition, by option name, with the model's defaults filled in."""
-        return resolve_scales(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.diffusion.samplers import SamplerState, initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import SamplerState, initial_state
 from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.branches import branch_inputs, branch_outputs
@@ -29,6 +29,7 @@ from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.kernel_profile import ProfileSummary, fusion_kinds, read_kernels, summarize
 from smcd_jax.runtime.memory import peak_memory_bytes
+from smcd_jax.sampling_options import SamplingOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,9 @@ def sampling_program(
         abstract: Whether weights, conditions and noise are shapes alone, for compiling where the device is absent.
     """
     model = make_model(presets()[preset], policy)
-    guidance = model.guidance({"guidance_scale": guidance_scale})
+    options = SamplingOptions(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    options = model.resolve(options)
+    guidance = model.guidance(options.as_dict())
     shapes = {name: abstract_params(part.config, policy) for name, part in model.components.items()}
     features = _feature_shapes(model, batch)
 
@@ -146,24 +149,25 @@ def sampling_program(
         params = {name: random_params(config, policy) for name, config in denoisers.items()}
         context = random_like(context)
         state = initial_state(random_like(latents))
-    table = on_device(make_solver_table(model.schedule, sampler="ddim", num_steps=num_inference_steps))
+    table = on_device(model.solver_table(options))
     weights, keys = jnp.asarray(guidance.weights, jnp.float32), jax.random.split(jax.random.key(0), batch)
 
     def run(
         params: Any, state: Any, context: Any, table: Any, weights: Any, keys: Any, start: Any, stop: Any
     ) -> SamplerState:
         predict = branch_outputs(model, params, context, len(guidance.branches))
-        return sample(predict, state, table=table, weights=weights, keys=keys, start=start, stop=stop)
+        settings = {"table": table, "weights": weights, "keys": keys, "guidance_rescale": options.guidance_rescale}
+        return sample(predict, state, start=start, stop=stop, **settings)
 
     # Jitted here, so that compiling the program and counting its operations share one trace.
     return SamplingProgram(jax.jit(run), (params, state, context, table, weights, keys), len(guidance.branches))
 
 
 def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the features of a batch to sample, the null prompt's included."""
+    """Shapes of the features of a batch to sample, those of dropped conditions included."""
     shapes = model.feature_shapes(batch, model.config.frames)
-    null = [step for step in model.feature_steps if step.source == "null_ids"]
-    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in null}
+    others = [step for step in model.feature_steps if step.name not in shapes]
+    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in others}
 
 
 def measure_sampling(

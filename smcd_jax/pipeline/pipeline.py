@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.diffusion.guidance import Guidance
-from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
@@ -43,7 +43,7 @@ class VideoOutput:
     Attributes:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
-        latents: Scaled latents, whatever the output type.
+        latents: Scaled latents of the frames, whatever the output type.
         request: The checked inputs.
         notes: Remarks about the inputs, one line each.
         seconds: Seconds spent in load, compile, encode, denoise and decode.
@@ -116,7 +116,7 @@ class VideoPipeline:
             image: First frame: a path, PIL picture or array, or a list of them for a batch.
             prompt: Description of what happens; by default the prompt of the tracks.
             tracks: `BoxTracks`, a path in any format that `smcd_jax.tracks.load_tracks` reads, or a list of them.
-            options: Sampling options; by default `SamplingOptions()`.
+            options: Sampling options; by default the model's own.
             guidance: Guidance branches and weights, in place of the guidance scales.
             output_type: "np", "uint8", "pil" or "latent".
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
@@ -130,13 +130,14 @@ class VideoPipeline:
         """
         if output_type not in ("np", "uint8", "pil", "latent"):
             refuse("output_type", output_type, "be np, uint8, pil or latent")
-        options = (options or SamplingOptions()).updated(overrides)
         self.components.progress = _progress(progress)
+        options = (options or SamplingOptions()).updated(overrides)
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
+        options = request.options
         plan = self.model.plan(request, self.tokenizer)
         for note in plan.notes:
             logger.warning("%s", note)
-        table = self.solver_table(options)
+        table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
 
         clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
@@ -155,9 +156,11 @@ class VideoPipeline:
                 seeds=request.seeds,
                 table=table,
                 guidance=guidance,
-                guidance_rescale=options.guidance_rescale,
+                options=options,
                 callback=callback_on_step_end,
             )
+        if plan.keep_frames is not None:
+            latents = latents[:, list(plan.keep_frames)]
         del params, context
         self.components.release(*denoisers)
         if before_decode is not None:
@@ -170,23 +173,6 @@ class VideoPipeline:
                 )
             frames = _as_output(frames, output_type)
         return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
-
-    def solver_table(self, options: SamplingOptions) -> SolverTable:
-        """The sampler's coefficients for these options.
-
-        Raises:
-            SMCDError: The sampler cannot be made with these options.
-        """
-        schedule = self.model.schedule
-        if options.rescale_zero_terminal_snr:
-            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=True)
-        return make_solver_table(
-            schedule,
-            sampler=options.scheduler,
-            num_steps=options.num_inference_steps,
-            spacing=options.timestep_spacing,
-            eta=options.eta,
-        )
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """The conditions of a request, from the frozen encoders."""
@@ -247,19 +233,20 @@ class VideoPipeline:
         seeds: Sequence[int],
         table: SolverTable,
         guidance: Guidance,
-        guidance_rescale: float,
+        options: SamplingOptions,
         callback: StepCallback | None,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
         settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
-        branches = len(guidance.branches)
+        branches, transform = len(guidance.branches), self.model.x0_transform(options)
+        fixed = {"guidance_rescale": options.guidance_rescale, "x0_transform": transform}
 
         def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
             predict = branch_outputs(self.model, params, context, branches)
-            return sample(predict, state, start=start, stop=stop, guidance_rescale=guidance_rescale, **settings)
+            return sample(predict, state, start=start, stop=stop, **fixed, **settings)
 
-        program = self.components.program(("denoise", branches, guidance_rescale), steps)
+        program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
         with self.components.progress.stage("denoise", table.num_steps, "step") as advance:

@@ -23,10 +23,9 @@ def make_request(
     Raises:
         SMCDError: An argument is missing, does not fit the others, or does not fit the model.
     """
-    config = model.config
-    height, width = options.height or config.height, options.width or config.width
-    frames = options.num_frames or config.frames
-    _check_size(config.size_multiple, height=height, width=width)
+    options = model.resolve(options)
+    height, width, frames = options.height, options.width, options.num_frames
+    _check_size(model.config.size_multiple, height=height, width=width)
     if image is None:
         raise SMCDError("no image; pass the picture to animate with --image FILE", argument="image")
     if tracks is None and "tracks" in model.required:
@@ -34,8 +33,10 @@ def make_request(
             "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'",
             argument="tracks",
         )
+    if tracks is not None and not model.takes_tracks:
+        raise SMCDError("this model reads no tracks; leave out --tracks and --track", argument="tracks")
     given = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
-    given["negative_prompt"] = _listed(options.negative_prompt)
+    given |= {"negative_prompt": _listed(options.negative_prompt), "end_image": _listed(options.end_image)}
     count = max(map(len, given.values()))
     for name, items in given.items():
         if len(items) not in (1, count):
@@ -45,13 +46,17 @@ def make_request(
         return list(items) * (count // len(items))
 
     read = [read_picture(item) for item in given["image"]]
-    pictures = [resize_picture(picture, height=height, width=width) for picture in read]
+    size = {"height": height, "width": width}
+    pictures = [resize_picture(picture, **size) for picture in read]
+    ends = None
+    if options.end_image is not None:
+        ends = repeated([resize_picture(read_picture(item), **size) for item in given["end_image"]])
     sizes = [picture.shape[1::-1] for picture in repeated(read)]
     loaded = [
         _load_tracks(item, frames, image_size=size) for item, size in zip(repeated(given["tracks"]), sizes, strict=True)
     ]
     prompts = [
-        _prompt(text, item, where=f"example {index}: " if count > 1 else "")
+        _prompt(model, text, item, where=f"example {index}: " if count > 1 else "")
         for index, (text, item) in enumerate(zip(repeated(given["prompt"]), loaded, strict=True))
     ]
 
@@ -65,6 +70,8 @@ def make_request(
         tracks=each(loaded),
         num_frames=frames,
         seeds=_seeds(options.seed, count * options.num_videos_per_prompt),
+        options=options,
+        end_pictures=None if ends is None else np.stack(each(ends)),
     )
 
 
@@ -91,8 +98,10 @@ def _load_tracks(item: Any, frames: int, *, image_size: tuple[int, int]) -> BoxT
     return load_tracks(item, image_size=image_size, frames=frames)
 
 
-def _prompt(given: str | None, tracks: BoxTracks | None, *, where: str) -> str:
+def _prompt(model: VideoModel, given: str | None, tracks: BoxTracks | None, *, where: str) -> str:
     text = given if given is not None or tracks is None else tracks.prompt
+    if "prompt" not in model.required and (text is None or text == ""):
+        return model.null_prompt
     if text is None:
         raise SMCDError(
             f"{where}no prompt; describe what happens with --prompt TEXT, or in the tracks file", argument="prompt"

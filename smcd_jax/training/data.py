@@ -17,6 +17,7 @@ from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.state import cached_null
 
 if TYPE_CHECKING:
     from data_pipeline.batches import Batches, HostBatch
@@ -165,16 +166,22 @@ def base_digest(config: TrainConfig) -> str:
 
 
 def null_arrays(config: TrainConfig) -> dict[str, np.ndarray]:
-    """What a dropped prompt becomes, leading axis 1: its embedding from the cache, or its token ids."""
+    """What dropped conditions become, leading axis 1: the model's raw arrays, or their features from the cache."""
     from data_pipeline.features.cache import FeatureCache
     from data_pipeline.features.encoder_identity import encoder_identity
 
+    model = make_model(config.model)
+    null = model.null_raw(tokenizer(config))
     if config.data.inputs != "features":
-        prompt = make_model(config.model).null_prompt
-        return {"null_ids": tokenizer(config).encode([prompt], length=config.model.text_length)}
+        return null
     folder = Path(config.data.records[0]) / config.data.features / config.data.split
     cache = FeatureCache(folder, encoders=encoder_identity(ModelFolder(_encoders(config)).path))
-    return {"null_text": cache.null_text[None]}
+    for step in cached_null(model, null, config.data.inputs):
+        if step.name != "null_text":
+            raise SMCDError(f"{folder}: the cache does not hold {step.name}", argument="data.inputs", path=folder)
+        del null[step.source]
+        null[step.name] = cache.null_text[None]
+    return null
 
 
 def _encoders(config: TrainConfig) -> str:

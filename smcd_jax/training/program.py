@@ -21,6 +21,7 @@ from smcd_jax.nn.networks import Params, flatten
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.sharding import batch_parts, batch_sharding, shardings, state_shardings
+from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import TrainObjective, make_objective
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
@@ -28,6 +29,7 @@ from smcd_jax.training.selection import split
 from smcd_jax.training.state import (
     TrainState,
     abstract,
+    cached_null,
     is_cached,
     load_params,
     new_state,
@@ -141,13 +143,12 @@ def sample_rows(config: TrainConfig, mesh: Mesh) -> int:
 
 
 def placeholder_null(config: TrainConfig, model: VideoModel) -> dict[str, np.ndarray]:
-    """Zeros in the shape of `smcd_jax.training.data.null_arrays`, where no data are read."""
-    steps = [step for step in model.feature_steps if step.source == "null_ids"]
-    if not steps:
-        return {}
-    if is_cached(steps[0], config.data.inputs):
-        return {steps[0].name: np.zeros((1, *steps[0].shape), np.float32)}
-    return {"null_ids": np.zeros((1, config.model.text_length), np.int32)}
+    """Arrays in the shape of `smcd_jax.training.data.null_arrays`, where no data are read."""
+    null = model.null_raw(Tokenizer.published())
+    for step in cached_null(model, null, config.data.inputs):
+        del null[step.source]
+        null[step.name] = np.zeros((1, *step.shape), np.float32)
+    return null
 
 
 def _placed(shapes: Any, places: Any) -> Any:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from smcd_jax.diffusion.samplers import initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.media import to_uint8
 from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.video_model import Params, VideoModel
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.training.config import TrainConfig
 
 Sampler = Callable[[Params, Mapping[str, Array], Array], tuple[Array, Array]]
@@ -28,8 +29,9 @@ def make_sampler(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]
         model: Its model.
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
     """
-    guidance = model.guidance({"guidance_scale": config.run.guidance_scale})
-    table = make_solver_table(model.schedule, sampler="ddim", num_steps=config.run.sample_steps)
+    options = SamplingOptions(num_inference_steps=config.run.sample_steps, guidance_scale=config.run.guidance_scale)
+    options = model.resolve(options)
+    guidance, table = model.guidance(options.as_dict()), model.solver_table(options)
 
     def sampler(params: Params, batch: Mapping[str, Array], key: Array) -> tuple[Array, Array]:
         features = model.features(params, {**batch, **jax.tree.map(jnp.asarray, dict(null))}, key)
@@ -45,7 +47,8 @@ def make_sampler(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]
             weights=jnp.asarray(guidance.weights, jnp.float32),
             keys=keys,
             start=0,
-            stop=config.run.sample_steps,
+            stop=table.num_steps,
+            guidance_rescale=options.guidance_rescale,
         )
         return state.latents, real
 

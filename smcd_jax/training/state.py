@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
-from smcd_jax.models.video_model import Component, FeatureStep, Stats
+from smcd_jax.models.video_model import Component, FeatureStep, Stats, VideoModel
 from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
@@ -65,6 +66,11 @@ def components(config: TrainConfig) -> dict[str, Component]:
 def is_cached(step: FeatureStep, inputs: str) -> bool:
     """Whether a feature comes from the cache with ``data.inputs`` set to ``inputs``."""
     return inputs == "features" or (inputs == "latents" and step.source == "video")
+
+
+def cached_null(model: VideoModel, null: Mapping[str, Any], inputs: str) -> list[FeatureStep]:
+    """The feature steps of `VideoModel.null_raw` whose result comes from the cache."""
+    return [step for step in model.feature_steps if step.source in null and is_cached(step, inputs)]
 
 
 def abstract(config: TrainConfig) -> Params:

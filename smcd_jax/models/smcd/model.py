@@ -31,8 +31,10 @@ from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
+from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
+ADDITIVE = ("img_free_guidance", "ti_free_guidance")  # weights of the published guidance
 STEM = "encoder_0/conv/kernel"  # reads the first frame's latent beside the noisy ones
 
 
@@ -98,7 +100,6 @@ class SMCDModel(LatentVideoModel):
     """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
 
     target: ClassVar[str] = "latents"
-    own_options: ClassVar[tuple[str, ...]] = ("reference_guidance", "img_free_guidance", "ti_free_guidance")
     null_prompt: ClassVar[str] = " "  # the published model was trained with one space for no text
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
@@ -108,7 +109,9 @@ class SMCDModel(LatentVideoModel):
         self.components = _components(config)
         self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         unet = config.unet
+        self.takes_tracks = unet.uses_objects
         self.required = ("image", "prompt", "tracks") if unet.uses_objects else ("image", "prompt")
+        self.own_options = dict.fromkeys(("reference_guidance", *ADDITIVE), ())
         self.conditions = (IMAGE, BOXES, TEXT)
         self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_dim)
         self.feature_steps = self._feature_steps()
@@ -125,12 +128,28 @@ class SMCDModel(LatentVideoModel):
             FeatureStep("latents", "video", "autoencoder", 3, self._encode_frames, latent, random=True),
         )
 
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """As the base; the published guidance has weights of its own in place of scales for picture and boxes.
+
+        Raises:
+            SMCDError: As the base, or options of one guidance are set together with the other.
+        """
+        composed = (IMAGE.option, BOXES.option)
+        for name in composed if options.reference_guidance else ADDITIVE:
+            if getattr(options, name) is not None:
+                condition = "not be set with" if options.reference_guidance else "be set together with"
+                refuse(name, getattr(options, name), f"{condition} reference_guidance")
+        resolved = super().resolve(options)
+        if not options.reference_guidance:
+            return resolved
+        weights = {name: getattr(options, name) or 0.0 for name in ADDITIVE}
+        return resolved.updated({**dict.fromkeys(composed), **weights})
+
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
         """Composed guidance, or with ``reference_guidance`` that of the published sampler."""
         if not options.get("reference_guidance"):
             return super().guidance(options)
-        names = ("guidance_scale", "img_free_guidance", "ti_free_guidance")
-        scales = {name: options[name] for name in names if options.get(name) is not None}
+        scales = {name: options[name] for name in (TEXT.option, *ADDITIVE) if options.get(name) is not None}
         return reference_guidance(**{"guidance_scale": TEXT.default_scale, **scales})
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
