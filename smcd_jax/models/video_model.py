@@ -19,13 +19,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
 from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
 from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import resize_picture
 from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
 from smcd_jax.tokenizer import Tokenizer
@@ -78,12 +79,24 @@ class FeatureStep(NamedTuple):
     random: bool = False
 
 
+class FittedPicture(NamedTuple):
+    """A picture at the size of the video.
+
+    Attributes:
+        pixels: Pixels in 0..255, uint8 or float32.
+        note: Description of what was cut off or filled up, as one line; empty if nothing was.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+    note: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A checked batch of b examples to sample.
 
     Attributes:
-        pictures: Pictures, resized to the size of the video.
+        pictures: Pictures at the size of the video (`VideoModel.fit_picture`), 0..255.
         prompts: Prompt of each example.
         negative_prompts: Negative prompt of each example; None where there is none.
         tracks: Box tracks of each example, with as many frames as the video; None where there are none.
@@ -91,16 +104,20 @@ class Request:
         seeds: Seed of each example.
         options: Sampling options, resolved.
         end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None where there are none.
+        originals: Pictures of any size, as they were read.
+        notes: Remarks about the pictures, one line each.
     """
 
-    pictures: UInt8[np.ndarray, "b h w 3"]
+    pictures: UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
     prompts: tuple[str, ...]
     negative_prompts: tuple[str | None, ...]
     tracks: tuple[BoxTracks | None, ...]
     num_frames: int
     seeds: tuple[int, ...]
     options: SamplingOptions
-    end_pictures: UInt8[np.ndarray, "b h w 3"] | None = None
+    end_pictures: UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"] | None = None
+    originals: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class SamplingPlan(NamedTuple):
@@ -246,6 +263,10 @@ class VideoModel(abc.ABC):
         """
         del tokenizer
         return {}
+
+    def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
+        """The picture at the size of the resolved options; by default its aspect ratio changes."""
+        return FittedPicture(resize_picture(picture, height=options.height, width=options.width))
 
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:

@@ -135,7 +135,7 @@ class VideoPipeline:
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
         options = request.options
         plan = self.model.plan(request, self.tokenizer)
-        for note in plan.notes:
+        for note in (*request.notes, *plan.notes):
             logger.warning("%s", note)
         table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())

@@ -13,17 +13,20 @@ from smcd_jax.diffusion.guidance import Guidance
 from smcd_jax.diffusion.samplers import SolverTable, initial_state, make_solver_table
 from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.media import to_model_range
 from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig
-from smcd_jax.models.dynamicrafter.conversion import resampler_rows, unet_rows
-from smcd_jax.models.dynamicrafter.model import DynamiCrafterNetworks, Inputs, Tokens
-from smcd_jax.models.dynamicrafter.pictures import fit_picture
-from smcd_jax.models.dynamicrafter.preprocess import whole_picture
+from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, unet_rows
+from smcd_jax.models.dynamicrafter.model import Inputs, Tokens
+from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import vision_encoder_rows
 from smcd_jax.nn.config import VisionEncoderConfig
 from smcd_jax.nn.networks import abstract_params, flatten, network
+from smcd_jax.pipeline.request import make_request
+from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.objective import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
@@ -124,7 +127,7 @@ def _forward(
 
 def model_of(
     given: Mapping[str, Any], golden: Golden, *, aux: bool = False, **more: Any
-) -> tuple[DynamiCrafterNetworks, dict[str, Any]]:
+) -> tuple[DynamiCrafterModel, dict[str, Any]]:
     """The model of a case, with the parameters of its UNet and, for ``aux``, of the smaller networks."""
     unet, params = load_unet(golden, golden.case["unet"])
     configs, loaded = load_aux(golden, golden.case["aux"]) if aux else ({}, {})
@@ -140,7 +143,7 @@ def model_of(
     return make_model(config, golden.policy), {"unet": params, **loaded}
 
 
-def guidance_of(model: DynamiCrafterNetworks, given: Mapping[str, Any]) -> Guidance:
+def guidance_of(model: DynamiCrafterModel, given: Mapping[str, Any]) -> Guidance:
     """Two branches share one scale; three have one each."""
     own = given["image_guidance_scale"] if given.get("multiple_cond") else None
     return model.guidance({"guidance_scale": given["guidance_scale"], "image_guidance_scale": own})
@@ -153,7 +156,7 @@ def solver_table(schedule: NoiseSchedule, given: Mapping[str, Any]) -> SolverTab
 
 
 def run_loop(
-    model: DynamiCrafterNetworks, params: Any, tokens: Tokens, *, guidance: Guidance, golden: Golden
+    model: DynamiCrafterModel, params: Any, tokens: Tokens, *, guidance: Guidance, golden: Golden
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Latents and predicted clean latents after each step of the project's loop, with the stored noise.
 
@@ -247,13 +250,13 @@ def _load_autoencoder(golden: Golden, file: str) -> tuple[Any, Any]:
     return config, params_of(autoencoder_rows(config), tensors, abstract_params(config), file)
 
 
-def see(model: DynamiCrafterNetworks, params: Any, pictures: jax.Array) -> jax.Array:
+def see(model: DynamiCrafterModel, params: Any, pictures: jax.Array) -> jax.Array:
     """The image tower's tokens, by the model's own feature step."""
     (step,) = (part for part in model.feature_steps if part.name == "picture_tokens")
     return jax.jit(lambda params, pictures: step.apply(params, pictures, None))(params["image_tower"], pictures)
 
 
-def scaled_latents(model: DynamiCrafterNetworks, params: Any, pictures: jax.Array, noise: np.ndarray) -> jax.Array:
+def scaled_latents(model: DynamiCrafterModel, params: Any, pictures: jax.Array, noise: np.ndarray) -> jax.Array:
     """Latents of pictures in -1..1, with the stored noise of the posterior."""
     return model.networks["autoencoder"].apply(
         {"params": params["autoencoder"]}, pictures, picture(noise), method="encode"
@@ -267,10 +270,11 @@ class _Video(NamedTuple):
     null_picture_tokens: jax.Array
     latents: jax.Array
     latent_source: jax.Array
+    frame_rate: jax.Array
 
 
 def _sampled(
-    golden: Golden, model: DynamiCrafterNetworks, params: Any, given: _Video, *, keep: int
+    golden: Golden, model: DynamiCrafterModel, params: Any, given: _Video, *, keep: int
 ) -> Iterator[Comparison]:
     """Conditions, final latents and the first ``keep`` frames."""
     arrays, guidance = golden.arrays(), guidance_of(model, golden.config)
@@ -278,7 +282,6 @@ def _sampled(
         {
             **{"text": jnp.asarray(arrays["in/text"]), "null_text": jnp.asarray(arrays["in/null_text"])},
             **given._asdict(),
-            "frame_rate": jnp.full(1, golden.config["fs"], jnp.float32),
         }
     )
     encode = jax.jit(lambda params, inputs: model.encode(params, branch_inputs(model, inputs, guidance.branches)))
@@ -310,6 +313,7 @@ def pipeline(golden: Golden) -> Iterator[Comparison]:
         see(model, params, jnp.zeros_like(pictures[:1])),
         scaled_latents(model, params, repeated, arrays["in/posterior_noise"])[None],
         jnp.asarray(source)[None],
+        jnp.full(1, given["fs"], jnp.float32),
     )
     yield from _sampled(golden, model, params, made_of, keep=frames)
 
@@ -318,20 +322,28 @@ def pipeline_gui(golden: Golden) -> Iterator[Comparison]:
     """The web page's program, from pictures of any size to video."""
     arrays, given = golden.arrays(), golden.config
     interpolates = given["mode"] in ("interp", "loop")
-    model, params = model_of(given, golden, aux=True, interpolation=interpolates)
-    (height, width), size = given["resolution"], model.config.image_tower.picture_size
-    names = [name for name in ("in/image1", "in/image2") if name in arrays]
-    fitted = [fit_picture(arrays[name], height=height, width=width, fit="gui").pixels for name in names]
-    source = np.zeros(given["frames"], int)
-    if interpolates:
-        source[1:], source[-1] = -1, len(names) - 1
-    made_of = _Video(
-        see(model, params, jnp.asarray(whole_picture(arrays[names[0]], size))[None]),
-        see(model, params, jnp.zeros((1, size, size, 3))),
-        scaled_latents(model, params, jnp.stack(fitted), arrays["in/posterior_noise"])[None],
-        jnp.asarray(source)[None],
+    strides = given["parameterization"] == "eps"
+    config = {"interpolation": interpolates, "frames": given["frames"], "reads_stride": strides}
+    model, params = model_of(given, golden, aux=True, **config)
+    height, width = given["resolution"]
+    options = SamplingOptions(
+        **{"height": height, "width": width, "picture_fit": "gui"},
+        **{"frame_stride" if strides else "fps_condition": given["fs"]},
+        end_image=arrays["in/image2"] if given["mode"] == "interp" else None,
+        loop=True if given["mode"] == "loop" else None,
     )
-    yield from _sampled(golden, model, params, made_of, keep=arrays["out/video"].shape[2])
+    request = make_request(model, image=arrays["in/image1"], prompt="any", tracks=None, options=options)
+    plan = model.plan(request, Tokenizer.published())
+    frames = jnp.asarray(to_model_range(plan.raw["video"][0]))
+    made_of = _Video(
+        see(model, params, jnp.asarray(plan.raw["picture"])),
+        see(model, params, jnp.asarray(plan.raw["null_picture"])),
+        scaled_latents(model, params, frames, arrays["in/posterior_noise"])[None],
+        jnp.asarray(plan.raw["latent_source"]),
+        jnp.asarray(plan.raw["frame_rate"]),
+    )
+    shown = len(plan.keep_frames) if plan.keep_frames else given["frames"]
+    yield from _sampled(golden, model, params, made_of, keep=shown)
 
 
 class _Step(NamedTuple):
@@ -369,10 +381,10 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
 
 
 def _train_step_inputs(
-    model: DynamiCrafterNetworks, params: Any, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]
+    model: DynamiCrafterModel, params: Any, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]
 ) -> _Step:
     clips, noise, rate = video(arrays["in/video"]), video(arrays["in/noise"]), 2 * given["uncond_prob"]
-    b, f = noise.shape[:2]
+    b = len(noise)
     latents = scaled_latents(model, params, clips.reshape(-1, *clips.shape[2:]), arrays["in/posterior_noise"])
     latents, frame = latents.reshape(noise.shape), int(arrays["in/cond_frame"])
     inputs = model.inputs(

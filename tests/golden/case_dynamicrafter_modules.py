@@ -18,10 +18,10 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
 from smcd_jax.media import to_model_range
 from smcd_jax.models.dynamicrafter.config import ResamplerConfig
-from smcd_jax.models.dynamicrafter.conversion import resampler_rows, spatial_rows
+from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
+from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, spatial_rows
 from smcd_jax.models.dynamicrafter.pictures import fit_picture, fit_tensor
 from smcd_jax.models.dynamicrafter.preprocess import preprocess
-from smcd_jax.models.dynamicrafter.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.unet3d import DualTokens, dual_cross_attention
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
@@ -122,7 +122,8 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison | str]:
     images = given["image_cross_attention"]
     learned = given.get("image_cross_attention_scale_learnable", False)
     parts = SpatialParts(cross_attention=dual_cross_attention(learned)) if images else SpatialParts()
-    module = SpatialTransformer(given["in_channels"], given["n_heads"], golden.policy, parts)
+    width = given["n_heads"] * given["d_head"]
+    module = SpatialTransformer(given["in_channels"], given["n_heads"], golden.policy, parts, width)
     context = jnp.asarray(arrays["in/context"])
     text, image = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
     tokens = DualTokens(text, image) if images else text
@@ -212,7 +213,9 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
     v_base = {"rescale_zero_terminal_snr": True, "prediction_type": "v_prediction"}
     schedules = {"eps": NoiseSchedule(**base), "v": NoiseSchedule(**base, **v_base)}
     rescaled = {
-        name.removeprefix("v/scale_arr_base"): NoiseSchedule(**base, **v_base, dynamic_rescale=float(name.split("base")[1]))
+        name.removeprefix("v/scale_arr_base"): NoiseSchedule(
+            **base, **v_base, dynamic_rescale=float(name.split("base")[1])
+        )
         for name in arrays
         if name.startswith("v/scale_arr_base")
     }
@@ -238,7 +241,9 @@ def _near(quantity: str, got: np.ndarray, want: np.ndarray, tolerance: float) ->
     finite = np.isfinite(want)
     if got.shape != want.shape or not np.array_equal(got[~finite], want[~finite]):
         return Comparison(quantity, np.inf, tolerance)
-    return Comparison(quantity, float(np.abs(got - want)[finite].max() / max(np.abs(want[finite]).max(), 1.0)), tolerance)
+    return Comparison(
+        quantity, float(np.abs(got - want)[finite].max() / max(np.abs(want[finite]).max(), 1.0)), tolerance
+    )
 
 
 def _ddim_table(
@@ -261,13 +266,11 @@ def _ddim_table(
         )
         scale = ours.scale[times.astype(int)]
         from_x, from_x0 = update[:, 0], update[:, 1]
-        before = 1 - (from_x * sigma) ** 2 - noise**2
-        next_alpha = from_x0 + alpha * from_x
         return {
             "sigmas": noise,
             "alphas": (alpha / scale) ** 2,
-            "alphas_prev": before,
-            "rescale": next_alpha / np.sqrt(before) / scale,
+            "alphas_prev": 1 - (from_x * sigma) ** 2 - noise**2,
+            "next signal": (from_x0 + alpha * from_x) / scale,
         }
 
     got = columns(schedules[model])
@@ -275,8 +278,8 @@ def _ddim_table(
         yield _near(f"{folder.removeprefix('ddim/')} {name}", got[name], arrays[f"{folder}/{name}"], 2e-6)
     for scale, ours in rescaled.items():
         if f"{folder}/rescale_base{scale}" in arrays:
-            want = arrays[f"{folder}/rescale_base{scale}"]
-            yield compare(f"{folder.removeprefix('ddim/')} rescale {scale}", columns(ours)["rescale"], want, 1e-5)
+            want = np.sqrt(arrays[f"{folder}/alphas_prev"]) * arrays[f"{folder}/rescale_base{scale}"]
+            yield _near(f"{folder.removeprefix('ddim/')} rescale {scale}", columns(ours)["next signal"], want, 2e-6)
 
 
 def _noising(
@@ -326,9 +329,7 @@ def pictures(golden: Golden) -> Iterator[Comparison]:
 def clip_sampling(golden: Golden) -> Iterator[Comparison]:
     """Strides, starts, frames and frame rates of training clips."""
     arrays, length = golden.arrays(), golden.config["video_length"]
-    count, fps, drawn, start = (
-        arrays[f"in/{name}"] for name in ("frame_count", "video_fps", "drawn_stride", "start")
-    )
+    count, fps, drawn, start = (arrays[f"in/{name}"] for name in ("frame_count", "video_fps", "drawn_stride", "start"))
     windows = [
         strided_window(int(frames), float(rate), length=length, stride=int(stride))
         for frames, rate, stride in zip(count, fps, drawn, strict=True)

@@ -56,6 +56,9 @@ RUNNERS = {
 }
 
 
+LOOPS = ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui")
+
+
 def comparisons(
     folder: Path, *, full: bool = False, only: str = "", dtype: str = "float32"
 ) -> Iterator[tuple[str, Comparison | str]]:
@@ -82,7 +85,9 @@ def _loosened(comparison: Comparison, kind: str) -> Comparison:
     """The bfloat16 limit for what networks compute; tables and time steps are float64 and keep theirs."""
     if comparison.tolerance < MODULE_TOLERANCE:
         return comparison
-    limit = BFLOAT16_LOOP_TOLERANCE if kind in ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui") else BFLOAT16_TOLERANCE
+    limit = (
+        BFLOAT16_LOOP_TOLERANCE if kind in ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui") else BFLOAT16_TOLERANCE
+    )
     return dataclasses.replace(comparison, tolerance=limit)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smcd_jax.models.dynamicrafter.config import PRESETS, ModelConfig
-from smcd_jax.models.dynamicrafter.model import DynamiCrafterModel
+from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
 from smcd_jax.models.registry import Family, register_family
 
 FAMILY = Family(

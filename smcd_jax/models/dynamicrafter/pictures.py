@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from smcd_jax.media import resize_picture, to_model_range
+from smcd_jax.models.video_model import FittedPicture
 
 Fit = Literal["crop", "pad", "gui", "stretch"]
 FITS: tuple[Fit, ...] = ("crop", "pad", "gui", "stretch")
-
-
-class FittedPicture(NamedTuple):
-    """A picture at the size of the video.
-
-    Attributes:
-        pixels: uint8 in 0..255, or float32 in -1..1 for the fit "gui".
-        note: Description of what was cut off or filled up, as one line; empty if nothing was.
-    """
-
-    pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
-    note: str = ""
 
 
 def fit_picture(picture: UInt8[np.ndarray, "y x 3"], *, height: int, width: int, fit: Fit) -> FittedPicture:
@@ -46,7 +35,7 @@ def fit_picture(picture: UInt8[np.ndarray, "y x 3"], *, height: int, width: int,
     else:
         rows, columns = _shorter_side(y, x, min(height, width))
     if fit == "gui":
-        pixels = fit_tensor(to_model_range(picture), height=height, width=width)
+        pixels = (fit_tensor(to_model_range(picture), height=height, width=width) + 1) * np.float32(127.5)
     else:
         scaled = np.array(Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR))
         pixels = _centred(scaled, height, width)
@@ -88,9 +77,7 @@ def _centred(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """The middle of a picture, with zeros around it where it is too small, placed as by torchvision's CenterCrop."""
     gaps = [max(0, wanted - found) for wanted, found in zip((height, width), picture.shape[:2], strict=True)]
     padded = np.pad(picture, [(gap // 2, (gap + 1) // 2) for gap in gaps] + [(0, 0)])
-    top, left = (
-        int(round((found - wanted) / 2)) for found, wanted in zip(padded.shape[:2], (height, width), strict=True)
-    )
+    top, left = (round((found - wanted) / 2) for found, wanted in zip(padded.shape[:2], (height, width), strict=True))
     return np.ascontiguousarray(padded[top : top + height, left : left + width])
 
 
