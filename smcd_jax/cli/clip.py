@@ -91,6 +91,7 @@ def check_clip(
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(given.get("truncate_prompt"))
+    notes = (*request.notes, *notes)
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
     resolved = {name: value for name, value in options.as_dict().items() if value is not None}
     resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from smcd_jax.diffusion.guidance import Guidance
 from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
@@ -135,7 +136,8 @@ class VideoPipeline:
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
         options = request.options
         plan = self.model.plan(request, self.tokenizer)
-        for note in (*request.notes, *plan.notes):
+        notes = (*request.notes, *plan.notes)
+        for note in notes:
             logger.warning("%s", note)
         table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
@@ -171,8 +173,12 @@ class VideoPipeline:
                 frames = self.decode(
                     latents, inputs, chunk_size=options.decode_chunk_size, progress=self.components.progress
                 )
+            if options.replace_first_frame:
+                frames, note = replace_first_frame(frames, request.pictures)
+                logger.warning("%s", note)
+                notes = (*notes, note)
             frames = _as_output(frames, output_type)
-        return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
+        return VideoOutput(frames, latents, request, notes, clock.seconds())
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """The conditions of a request, from the frozen encoders."""
@@ -270,6 +276,17 @@ class VideoPipeline:
     def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
         changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
+
+
+def replace_first_frame(
+    videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
+) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
+    """The videos with the pictures in place of their first frames, and a note on the jump that this makes."""
+    videos = videos.copy()
+    videos[:, 0] = np.rint(pictures)
+    steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))
+    note = f"from the picture to the second frame, pixels change by {steps[0]:.1f} of 255 on average"
+    return videos, f"{note}; between later frames by {steps[1:].mean():.1f}" if len(steps) > 1 else note
 
 
 def _progress(progress: bool | Progress) -> Progress:
