@@ -1,6 +1,6 @@
-"""Makes a model folder of a training run: its newest whole checkpoint over the model it started from.
+"""Exports a training run to a model folder: its newest valid checkpoint over the model that it started from.
 
-Some uses:
+Examples:
   smcd export --workdir runs/stage2 --output models/mine
   smcd export --workdir runs/stage2 --output models/mine --step 60000 --no_ema --dtype bfloat16
 """
@@ -10,34 +10,38 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from smcd_jax.cli.console import note, result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd export`."""
-    parser.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="of `smcd train`")
+    """Adds the flags of `smcd export`."""
+    parser.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="workdir of smcd train")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="model folder to write")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint; default: the newest whole one")
+    parser.add_argument("--step", type=int, metavar="N", help="step to export; default: the newest valid one")
+    parser.add_argument("--base", metavar="DIR", help="model folder that the run started from, if it has moved since")
+    parser.add_argument("--no_ema", action="store_true", help="export the parameters instead of their moving average")
     parser.add_argument(
-        "--base", metavar="DIR", help="model folder that the run started from, where it has moved since"
-    )
-    parser.add_argument("--no_ema", action="store_true", help="the parameters themselves, not their moving average")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the stored arrays; default: float32"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the stored arrays; default: float32",
     )
     parser.add_argument(
         "--scaling_factor",
         type=float,
         metavar="F",
-        help="of an autoencoder trained here: 1 / standard deviation of its latents, so that they have unit variance",
+        help="scaling factor of a trained autoencoder: 1 / standard deviation of its latents",
     )
-    parser.add_argument("--license", default="unknown", metavar="NAME", help="of the weights; default: the base's")
+    parser.add_argument(
+        "--license", default="unknown", metavar="NAME", help="license of the weights; default: that of the base"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, verify and write."""
+    """Reads and verifies the checkpoint and writes the model folder."""
     import jax.numpy as jnp
 
     from smcd_jax.model_folder import check_target
@@ -50,13 +54,12 @@ def run(args: argparse.Namespace) -> None:
     config = config_from_dict({key: value for key, value in saved.items() if key != "base_sha256"})
     if args.base is not None:
         config = dataclasses.replace(config, init=dataclasses.replace(config.init, model=args.base))
-    check_base(config, saved["base_sha256"])
+    check_base(config.init.model, saved["base_sha256"])
     if args.scaling_factor is not None:
-        autoencoder = dataclasses.replace(config.model.autoencoder, scaling_factor=args.scaling_factor)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, autoencoder=autoencoder))
+        config = dataclasses.replace(config, model=_with_scaling_factor(config.model, args.scaling_factor))
     averaged = config.optimizer.ema_decay > 0 and not args.no_ema
     if not args.no_ema and not averaged:
-        note("the run keeps no moving average; these are the parameters themselves")
+        note("the run keeps no moving average; exporting the parameters")
     folder = export_model(
         args.output,
         config,
@@ -67,3 +70,17 @@ def run(args: argparse.Namespace) -> None:
         license=args.license,
     )
     result(f"{folder.path}: {config.name} after step {step}, {folder.digest[:16]}")
+
+
+def _with_scaling_factor(config: Any, factor: float) -> Any:
+    """Returns a model config with this scaling factor of the component that encodes frames."""
+    from smcd_jax.errors import SMCDError
+    from smcd_jax.models.registry import make_model
+
+    for step in make_model(config).feature_steps:
+        if step.source == "video" and hasattr(getattr(config, step.component, None), "scaling_factor"):
+            encoder = dataclasses.replace(getattr(config, step.component), scaling_factor=factor)
+            return dataclasses.replace(config, **{step.component: encoder})
+    raise SMCDError(
+        "--scaling_factor needs a model that encodes frames to scaled latents", argument="scaling_factor", value=factor
+    )

@@ -27,8 +27,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, network
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses
+from smcd_jax.training.step import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_dynamicrafter_modules import SPACINGS, TEXT_TOKENS, autoencoder_config, resampler_config
 from tests.golden.case_train import LOSS_TOLERANCE, worst_gradient
@@ -364,10 +363,9 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     yield compare("image latents", channels_first(step.inputs.image_latents), arrays["out/c_concat"])
     x = model.schedule.add_noise(step.latents, step.noised.noise, step.noised.timesteps)
     yield compare("noised", channels_first(x), arrays["out/x_noisy"])
-    config = TrainConfig(family="dynamicrafter", model=model.config, trainable=("unet/.*", "resampler/.*"))
 
     def loss(trained: Any, step: _Step) -> jax.Array:
-        return denoising_losses(model, trained, step.latents, step.noised, inputs=step.inputs, config=config).mean()
+        return denoising_losses(model, trained, step.latents, step.noised, inputs=step.inputs).mean()
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(trained, step)
     yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)

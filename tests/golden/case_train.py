@@ -17,7 +17,7 @@ from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.nn.networks import flatten
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses
+from smcd_jax.training.step import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
@@ -79,7 +79,9 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
         model=ModelConfig(**{"image_encoder": None, **used}), trainable=("unet/.*",), temporal=stage == 2
     )
     model = make_model(config.model)
-    return denoising_losses(model, params, step.latents, step.noised, inputs=step.inputs, config=config).mean()
+    return denoising_losses(
+        model, params, step.latents, step.noised, inputs=step.inputs, temporal=config.temporal
+    ).mean()
 
 
 def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> Comparison:
