@@ -13,7 +13,8 @@ BENCHMARKS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The benchmarks and their flags."""
+    """Adds the benchmarks and their flags."""
+    parser.epilog = "examples:\n  smcd bench sample --preset tiny\n  smcd bench train --preset tiny"
     actions = parser.add_subparsers(title="benchmarks", metavar=" | ".join(BENCHMARKS), dest="benchmark", required=True)
     for name, (module, text) in BENCHMARKS.items():
         benchmark = importlib.import_module(f"smcd_jax.cli.{module}")

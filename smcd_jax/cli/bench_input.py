@@ -21,6 +21,7 @@ from smcd_jax.errors import SMCDError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench input`."""
+    parser.epilog = "examples:\n  smcd bench input --height 64 --width 64 --rounds 1 --seconds 0.5"
     parser.add_argument("--height", type=int, metavar="N", default=256, help="frame height in pixels; default: 256")
     parser.add_argument("--width", type=int, metavar="N", default=256, help="frame width in pixels; default: 256")
     parser.add_argument("--num_frames", type=int, metavar="N", default=8, help="frames per example; default: 8")

@@ -18,8 +18,7 @@ measured in the same run, so that shares can be compared between machines and be
 
 examples:
   smcd bench sample --preset tiny
-  smcd bench sample --preset tiny --profile_steps 10
-  smcd bench sample --preset smcd --dtype bfloat16 --batch 16 --num_inference_steps 50 --output bench.json"""
+  smcd bench sample --preset tiny --batch 2 --num_inference_steps 10 --profile_steps 2 --output bench.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

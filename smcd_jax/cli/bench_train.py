@@ -19,8 +19,7 @@ matrix products and convolutions of a step, counted from its shapes; what remate
 
 examples:
   smcd bench train --preset tiny
-  smcd bench train --preset smcd --batch 16 --no_cache --config.dtype=bfloat16 --output bench.json
-  smcd bench train --config configs/smcd/stage1_object.py:tiny --config.mesh.fsdp=4"""
+  smcd bench train --config configs/smcd/stage1_object.py:tiny --no_cache --output bench.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

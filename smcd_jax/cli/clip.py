@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
 from smcd_jax.cli.clip_options import check_fps, sampling_options
+from smcd_jax.cli.examples import example_file
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.video_model import Request
@@ -137,7 +138,7 @@ def _image_path(given: Mapping[str, Any], base: Path) -> Path:
         return folder / "img.png"
     if "image" not in given:
         raise SMCDError("no image; pass --image FILE, or a folder with --input_data_path", argument="image")
-    return base / given["image"]
+    return example_file(base / given["image"], "img.png")
 
 
 def _output(given: Mapping[str, Any], base: Path) -> Path | str:
@@ -156,7 +157,7 @@ def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int]
         joined.append(load_tracks(path, format="reference", label=given.get("label"), **size))
     elif "tracks" in given:
         file = {"format": given.get("tracks_format"), "label": given.get("label"), "video": given.get("tracks_video")}
-        joined.append(load_tracks(base / given["tracks"], **file, **size))
+        joined.append(load_tracks(example_file(base / given["tracks"], "tracks.json"), **file, **size))
     elif "label" in given:
         raise SMCDError(
             "--label needs --tracks or --input_data_path; the label of a --track stands before its colon",

@@ -1,4 +1,4 @@
-"""The options of a clip: flags of `smcd animate`, and columns or keys of a requests file, with one meaning in both."""
+"""The options of a clip: flags of `smcd animate`, and columns or keys of a file of requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Option:
     metavar: str | None = None
 
     def add_to(self, group: Any) -> None:
-        """Adds the flag to an argparse group; where it is not given, the result has no such attribute."""
+        """Adds the flag to an argparse group; without it the namespace has no such attribute."""
         kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": self.help.replace("%", "%%")}
         if self.default is not None and self.kind is not bool:
             kwargs["help"] += f" (default: {self.default})"
@@ -107,21 +107,19 @@ _KIND_NAMES = {
 }
 
 _INPUTS = (
-    Option("image", str, "the picture to animate, its first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
-    Option("prompt", str, "what happens, in a few words; by default the prompt of the tracks", metavar="TEXT"),
-    Option("tracks", str, "tracks of boxes: a tracks.json, or a file or folder of another format", metavar="PATH"),
+    Option("image", str, "picture to animate, the first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
+    Option("prompt", str, "what happens, in a few words (default: the prompt of the tracks)", metavar="TEXT"),
+    Option("tracks", str, "box tracks: a tracks.json, or a file or folder of another format", metavar="PATH"),
     Option(
         "track",
         list,
-        "one moving object, in pixels of the picture: 'rocket: 300,125,345,405 -> 300,10,345,290'; may be repeated",
+        "moving object, boxes x1,y1,x2,y2 in pixels of the picture; may be repeated",
         metavar="'LABEL: BOX -> BOX'",
     ),
-    Option(
-        "input_data_path", str, "instead, a folder with img.png, bbox.txt, prompt.txt; needs --label", metavar="FOLDER"
-    ),
-    Option("tracks_format", str, "format of the tracks; by default found by name and content", choices=TRACK_FORMATS),
-    Option("tracks_video", str, "id or name of the video to take from a YouTube-VIS file", metavar="ID"),
-    Option("label", str, "what the object is, where the tracks do not say", metavar="TEXT"),
+    Option("input_data_path", str, "folder with img.png, bbox.txt and prompt.txt; needs --label", metavar="FOLDER"),
+    Option("tracks_format", str, "format of the tracks (default: by name and content)", choices=TRACK_FORMATS),
+    Option("tracks_video", str, "id or name of the video to read from a YouTube-VIS file", metavar="ID"),
+    Option("label", str, "label of the object, if the tracks have none", metavar="TEXT"),
 )
 
 
@@ -143,10 +141,10 @@ INPUTS = (*_INPUTS, *_of_sampling(is_input=True))
 SAMPLING = (
     *_of_sampling(is_input=False),
     Option("fps", float, "frames per second of the files (default: the model's own)", metavar="N"),
-    Option("truncate_prompt", bool, "read only the beginning of a text that is longer than the model reads"),
+    Option("truncate_prompt", bool, "cut texts that are longer than the model reads"),
 )
 
-OUTPUT = Option("output", str, "NAME of the results; by default that of the picture, in this folder", metavar="NAME")
+OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
@@ -165,7 +163,11 @@ def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
 
 
 def check_fps(fps: float, formats: tuple[str, ...]) -> None:
-    """Raises SMCDError for a frame rate that one of the formats cannot show."""
+    """Checks that every format can show a frame rate.
+
+    Raises:
+        SMCDError: The frame rate is out of range.
+    """
     highest = 50 if "gif" in formats else 1000
     if not math.isfinite(fps) or not 0.01 <= fps <= highest:
         of = " for a GIF" if highest == 50 and fps > 50 else ""

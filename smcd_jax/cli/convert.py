@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.conversion_flags import EPILOGS, FLAGS, PRESETS, Flag, selected_families
+from smcd_jax.models.conversion_flags import DETAILS, FLAGS, PRESETS, Flag, selected_families
 
 if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
+
+COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # besides the flags that name weights
+_EPILOG = """\
+examples:
+  smcd convert --to_torch tiny --output tiny-torch
+  smcd convert --modelscope tiny-torch --smcd tiny-torch --output models/tiny
+  smcd convert --preset tiny --output models/untrained"""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `smcd convert`."""
-    parser.epilog = "\n\n".join(EPILOGS.values())
+    parser.epilog, parser.details = _EPILOG, "\n\n".join(DETAILS.values())
     flags = {flag.name: flag for family in FLAGS.values() for flag in family}.values()  # families may share a name
+    parser.common = (*(flag.name for flag in flags if flag.source), *COMMON)
     source = parser.add_argument_group("source")
     for flag in flags:
         if flag.source:

@@ -30,8 +30,16 @@ EXTRAS = {
 }
 
 
+_EPILOG = """\
+examples:
+  smcd doctor
+  smcd doctor --model tiny
+
+Exit status 1 if something required is BROKEN; '-' marks optional parts that are not installed."""
+
+
 class Finding(NamedTuple):
-    """A line of the table: what was looked at, how it is, and more about it."""
+    """A line of the table: the part checked, its state, and details."""
 
     subject: str
     state: str
@@ -39,9 +47,9 @@ class Finding(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd doctor`."""
-    parser.epilog = "Exit status 1 if something that is needed is BROKEN; what stands as '-' is optional."
-    parser.add_argument("--model", metavar="FOLDER", help="check this model folder too, with every array of it")
+    """Adds the flags of `smcd doctor`."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--model", metavar="FOLDER", help="also verify every array of this model folder")
 
 
 def run(args: argparse.Namespace) -> int:

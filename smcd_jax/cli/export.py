@@ -14,9 +14,17 @@ from typing import Any
 
 from smcd_jax.cli.console import note, result
 
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny --config.data.records=records \\
+      --config.run.steps=4
+  smcd export --workdir runs/tiny --output models/mine"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd export`."""
+    parser.epilog = _EPILOG
     parser.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="workdir of smcd train")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="model folder to write")
     parser.add_argument("--step", type=int, metavar="N", help="step to export; default: the newest valid one")

@@ -15,14 +15,21 @@ class CommandParser(argparse.ArgumentParser):
 
     Every parser accepts --debug and --verbose, so that they work before and after the command. Abbreviated options are
     refused, because an abbreviation may become ambiguous when an option is added.
+
+    Attributes:
+        common: Names of the options that ``--help`` shows, for a command with more options than fit on a screen;
+            ``--help all`` shows every option. Empty to always show all.
+        details: Text that ``--help all`` shows in addition.
     """
 
     takes_config = False
+    common: tuple[str, ...] = ()
+    details: str = ""
 
     def __init__(self, **options: Any):
         options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, add_help=False, exit_on_error=False, **options)
-        self.add_argument("-h", "--help", action="help", help="show this help and exit")
+        self.add_argument("-h", "--help", action=_Help, help="show this help and exit")
         self.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
@@ -43,6 +50,21 @@ class CommandParser(argparse.ArgumentParser):
         if self.takes_config:
             namespace.overrides = [word.removeprefix("--config.") for word in overrides]
         return namespace, left
+
+    def format_help(self) -> str:
+        """The help text of the common options; of all options if none are common, or after ``--help all``."""
+        if not self.common:
+            return "\n".join(filter(None, [super().format_help(), self.details]))
+        actions = {action.dest: action for action in self._actions}
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [actions[name] for name in self.common], [])
+        formatter.add_text(self.description)
+        formatter.start_section("common options")
+        formatter.add_arguments([actions[name] for name in self.common])
+        formatter.end_section()
+        formatter.add_text(f"`{self.prog} --help all` shows all {len(actions)} options.")
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def add_config(self) -> None:
         """Adds the option --config, and ``--config.KEY=VALUE`` for each of its keys."""
@@ -110,8 +132,28 @@ def width_and_height(flag: str, text: str, example: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+class _Help(argparse.Action):
+    """``--help`` and ``--help all``."""
+
+    def __init__(self, option_strings: Any, dest: str, help: str):
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs="?", help=help, metavar="all"
+        )
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values == "all":
+            parser.common = ()
+        parser.print_help()
+        parser.exit()
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Help with a column of options that is wide enough for most names."""
 
     def __init__(self, prog: str, **options: Any):
-        super().__init__(prog, max_help_position=34, **options)
+        super().__init__(prog, max_help_position=30, **options)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        """Leaves the options of every command out."""
+        actions = [action for action in actions if action.dest not in (argparse.SUPPRESS, "debug", "verbose")]
+        super().add_usage(usage, actions, groups, prefix)

@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 _KINDS = 22  # width of the first column
 
 
+_EPILOG = """\
+examples:
+  smcd plan --config configs/smcd/stage1_object.py:tiny --topology cpu:8 --list
+  smcd plan --config configs/smcd/stage1_object.py:tiny --batch 8"""
+
+
 def add_arguments(parser: CommandParser) -> None:
     """Adds the flags of `smcd plan`."""
+    parser.epilog = _EPILOG
     parser.add_config()
     parser.add_argument(
         "--topology",

@@ -1,11 +1,4 @@
-"""Converts a raw data set to records for training. Rerunning an interrupted command resumes it.
-
-Examples:
-  smcd prepare got10k --source /data/GOT-10k --output records/got10k --workers 8
-  smcd prepare tracks_folder --source my_videos --output records/mine --frame_size 256x256
-  smcd prepare sprites --output records/sprites --option train_clips=2000
-  smcd prepare --features MODEL --output records/got10k       # then: the feature cache that training reads
-"""
+"""`smcd prepare`: raw data sets to records for training, and records to cached features."""
 
 from __future__ import annotations
 
@@ -19,9 +12,25 @@ from smcd_jax.cli.console import note, result
 from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
+COMMON = (
+    *("name", "source", "output", "splits", "workers", "short_side", "frame_size", "option", "features"),
+    *("height", "width"),
+)
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd prepare --features tiny --output records
+
+A rerun of an interrupted command resumes it."""
+_DETAILS = """\
+raw data sets:
+  smcd prepare got10k --source /data/GOT-10k --output records/got10k --workers 8
+  smcd prepare tracks_folder --source my_videos --output records/mine --frame_size 256x256"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd prepare`."""
+    parser.common, parser.epilog, parser.details = COMMON, _EPILOG, _DETAILS
     parser.add_argument(
         "name",
         metavar="NAME",

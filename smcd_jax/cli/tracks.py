@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import TRACK_FORMATS
+from smcd_jax.cli.examples import example_file
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
@@ -21,9 +23,11 @@ _MAX_DRAWN_BYTES = 2 * 2**30  # of uint8 frames, before layout or encoding
 
 _EPILOG = """\
 examples:
-  smcd tracks validate rocket.json
-  smcd tracks convert GOT-10k_Val_000001 bird.json --format smcd-tracks
-  smcd tracks draw rocket.json --image rocket.png --output boxes.png"""
+  smcd tracks validate rocket
+  smcd tracks convert rocket rocket.json
+  smcd tracks draw rocket --output boxes.png
+
+"rocket" and "sprite" are examples that come with smcd_jax; name your own files instead."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     subcommands = parser.add_subparsers(title="subcommands", metavar="validate | convert | draw", dest="subcommand")
 
-    validate = subcommands.add_parser("validate", help="describe the content of track files, or report their errors")
-    validate.set_defaults(run=_validate)
+    validate = _add_subcommand(
+        subcommands,
+        "validate",
+        _validate,
+        help="describe the content of track files, or report their errors",
+        examples=["validate rocket", "validate rocket sprite --frames 16"],
+    )
     validate.add_argument("files", nargs="+", metavar="FILE", help="track file, or folder of a sequence")
     _add_input_flags(validate)
 
-    convert = subcommands.add_parser("convert", help="write tracks in another format")
-    convert.set_defaults(run=_convert)
+    convert = _add_subcommand(
+        subcommands,
+        "convert",
+        _convert,
+        help="write tracks in another format",
+        common=("file", "output", "format", "label", "image", "image_size", "frames", "overwrite"),
+        examples=["convert rocket rocket.json", "convert rocket rocket_mot --format mot"],
+    )
     convert.add_argument("file", metavar="IN", help="track file, or folder of a sequence")
     convert.add_argument("output", metavar="OUT", help="file to write; folder for reference, got10k and mot")
     convert.add_argument(
@@ -46,8 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--overwrite", action="store_true", help="replace existing files")
     _add_input_flags(convert)
 
-    draw = subcommands.add_parser("draw", help="draw the boxes on the image, as a contact sheet or a video")
-    draw.set_defaults(run=_draw)
+    draw = _add_subcommand(
+        subcommands,
+        "draw",
+        _draw,
+        help="draw the boxes on the image, as a contact sheet or a video",
+        common=("file", "output", "image", "label", "frames", "fps", "columns", "overwrite"),
+        examples=["draw rocket --output boxes.png", "draw rocket --frames 24 --fps 12 --output boxes.mp4"],
+    )
     draw.add_argument("file", metavar="FILE", help="track file, or folder of a sequence")
     draw.add_argument(
         "--output", required=True, metavar="OUT", help=".png for a contact sheet; .mp4, .gif or .webp for a video"
@@ -56,6 +77,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--columns", type=int, default=4, metavar="N", help="frames per row of a sheet (default: 4)")
     draw.add_argument("--overwrite", action="store_true", help="replace an existing file")
     _add_input_flags(draw)
+
+
+def _add_subcommand(
+    subcommands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    examples: list[str],
+    common: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    parser = subcommands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.epilog = "\n".join(["examples:", *(f"  smcd tracks {example}" for example in examples)])
+    parser.common = common
+    parser.set_defaults(run=run)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -212,6 +249,7 @@ def _read(
 def _pixel_tracks(args: argparse.Namespace, path: Path) -> PixelTracks:
     from smcd_jax.tracks import TrackFile, read_tracks
 
+    path = example_file(path, "tracks.json")
     if not path.exists():
         raise SMCDError(f"{path}: no such file; check the path", path=path)
     content = read_tracks(path, format=args.tracks_format, video=args.tracks_video)
@@ -223,13 +261,13 @@ def _image_size(args: argparse.Namespace) -> tuple[int, int] | None:
         return args.image_size
     from smcd_jax.media import read_picture
 
-    return read_picture(args.image).shape[1::-1]
+    return read_picture(example_file(Path(args.image), "img.png")).shape[1::-1]
 
 
 def _picture(args: argparse.Namespace) -> Path:
     if args.image is not None:
-        return Path(args.image)
-    path = Path(args.file)
+        return example_file(Path(args.image), "img.png")
+    path = example_file(Path(args.file), "tracks.json")
     picture = (path if path.is_dir() else path.parent) / "img.png"
     if not picture.is_file():
         raise SMCDError("no image found next to the tracks; pass --image FILE", argument="image", path=picture)

@@ -31,8 +31,18 @@ SMALLER = (
 )
 
 
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny --config.data.records=records \\
+      --config.run.steps=4
+
+Rerunning the same command resumes training from the newest valid checkpoint."""
+
+
 def add_arguments(parser: CommandParser) -> None:
     """Adds the flags of `smcd train`."""
+    parser.epilog = _EPILOG
     parser.add_config()
     parser.add_argument(
         "--workdir", type=Path, metavar="DIR", required=True, help="folder of checkpoints, samples, metrics and logs"

@@ -59,13 +59,11 @@ PRESETS: tuple[str, ...] = (
     "dynamicrafter_512_interp",
 )
 
-EPILOGS: Mapping[str, str] = {
+DETAILS: Mapping[str, str] = {
     "smcd": """\
-examples:
+published weights of SMCD:
   smcd convert --modelscope modelscope-damo-text-to-video --smcd smcd-weights --output models/smcd
   smcd convert --modelscope text-to-video-ms-1.7b --smcd smcd-weights --output models/smcd
-  smcd convert --to_torch models/smcd --output smcd-torch
-  smcd convert --preset tiny --output models/untrained
 
 A ModelScope folder contains configuration.json, text2video_pytorch_model.pth, VQGAN_autoencoder.pth and
 open_clip_pytorch_model.bin; a folder in diffusers' layout contains unet/, vae/ and text_encoder/. An SMCD folder

@@ -159,7 +159,7 @@ def tokenizer(base: ModelFolder | None) -> Tokenizer:
 
 
 def null_arrays(config: DataConfig, model: VideoModel, base: ModelFolder | None) -> dict[str, np.ndarray]:
-    """Returns what dropped conditions become, leading axis 1: the model's raw arrays, or their features from the cache."""
+    """Returns what dropped conditions become, leading axis 1: raw arrays of the model, or features of the cache."""
     from data_pipeline.features.cache import FeatureCache
 
     null = model.null_raw(tokenizer(base))

@@ -98,7 +98,7 @@ class ModelConfig:
         frames: Number of frames.
         height: Height in pixels.
         width: Width in pixels.
-        max_objects: Boxes per frame.
+        max_objects: Boxes per frame; without gates, they are read and ignored.
         fps: Frames per second of the videos written.
         decode_chunk_size: Frames decoded at once.
     """
@@ -120,7 +120,7 @@ class ModelConfig:
     frames: int = 16
     height: int = 320
     width: int = 512
-    max_objects: int = 0
+    max_objects: int = 1
     fps: int = 8
     decode_chunk_size: int = 4
 

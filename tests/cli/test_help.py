@@ -1,0 +1,73 @@
+"""Help texts: one screen each, with examples that run as they stand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from smcd_jax import cli
+from smcd_jax.cli import main
+from tests.snapshots.adapters import command_parsers
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREEN = 30  # lines of 100 columns
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Every parser by command, such as "tracks draw"; "" for `smcd` itself."""
+    found = {"": cli._top_parser()}
+    for name, parser in command_parsers().items():
+        found[name] = parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found |= {f"{name} {child}": child_parser for child, child_parser in action.choices.items()}
+    return found
+
+
+PARSERS = parsers()
+
+
+def examples(text: str) -> list[list[str]]:
+    """The commands under "examples:", as arguments of `main`."""
+    lines = text.partition("examples:\n")[2].split("\n\n")[0].replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_fits_on_one_screen_and_has_examples(name):
+    with mock.patch.dict(os.environ, {"COLUMNS": "100"}):
+        text = PARSERS[name].format_help()
+    assert len(text.splitlines()) <= SCREEN
+    assert examples(text)
+
+
+def test_all_options_are_one_word_away(capsys):
+    assert main(["animate", "--help"]) == 0
+    assert "--timestep_spacing" not in capsys.readouterr().out
+    assert main(["animate", "--help", "all"]) == 0
+    assert "--timestep_spacing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_examples_are_valid_command_lines(name):
+    for command, *arguments in examples(PARSERS[name].epilog):
+        parser = PARSERS[command]
+        parser.parse_args(arguments)
+
+
+@pytest.mark.slow
+def test_examples_run_as_they_stand(tmp_path, monkeypatch):
+    """All in one folder, which shows the configs of the project, as a clone does."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for parser in PARSERS.values():
+        for arguments in examples(parser.epilog):
+            if arguments not in done:
+                assert main(arguments) == 0, shlex.join(arguments)
+                done.append(arguments)
