@@ -102,6 +102,7 @@ def check_clip(
         "model": str(folder.path),
         "model_hash": folder.digest,
         "model_origin": folder.origin.kind,
+        **pipeline.adapter_description,
         "image": str(image.absolute()),
         "image_size": [picture.shape[1], picture.shape[0]],
         "image_sha256": _sha256(image),

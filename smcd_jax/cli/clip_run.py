@@ -26,7 +26,17 @@ from smcd_jax.runtime.progress import Progress
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
-_SAME = ("model_hash", "image_sha256", "end_image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
+_SAME = (
+    "model_hash",
+    "adapter",
+    "image_sha256",
+    "end_image_sha256",
+    "prompt",
+    "negative_prompt",
+    "tracks",
+    "seed",
+    "options",
+)
 SMALLER = (
     "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
     "or --dtype bfloat16"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.cli.console import note, result
+from smcd_jax.errors import SMCDError
 
 _EPILOG = """\
 examples:
@@ -45,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license", default="unknown", metavar="NAME", help="license of the weights; default: that of the base"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write the low-rank adapter of the run alone: --output is a .safetensors file",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder or adapter")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -55,9 +61,16 @@ def run(args: argparse.Namespace) -> None:
     from smcd_jax.model_folder import check_target
     from smcd_jax.training.checkpoint.checkpoints import read_checkpoint
     from smcd_jax.training.config import config_from_dict
-    from smcd_jax.training.export import check_base, export_model
+    from smcd_jax.training.export import check_base, export_adapter, export_model
 
-    check_target(args.output, overwrite=args.overwrite)
+    if not args.adapter:
+        check_target(args.output, overwrite=args.overwrite)
+    elif args.output.suffix != ".safetensors" or (args.output.exists() and not args.overwrite):
+        raise SMCDError(
+            f"{args.output} must be a new .safetensors file, or replace one with --overwrite",
+            argument="output",
+            path=args.output,
+        )
     step, leaves, _, saved = read_checkpoint(args.workdir / "checkpoints", step=args.step, ema=not args.no_ema)
     config = config_from_dict({key: value for key, value in saved.items() if key != "base_sha256"})
     if args.base is not None:
@@ -68,11 +81,17 @@ def run(args: argparse.Namespace) -> None:
     averaged = config.optimizer.ema_decay > 0 and not args.no_ema
     if not args.no_ema and not averaged:
         note("the run keeps no moving average; exporting the parameters")
+    origin = f"{config.name}, step {step}" + (", moving average" if averaged else "")
+    if args.adapter:
+        adapter = export_adapter(args.output, config, leaves, note=origin)
+        size = args.output.stat().st_size
+        result(f"{args.output}: adapter of {len(adapter.leaves) // 2} kernels, {size / 1e6:.1f} MB, {origin}")
+        return
     folder = export_model(
         args.output,
         config,
         leaves,
-        note=f"{config.name}, step {step}" + (", moving average" if averaged else ""),
+        note=origin,
         dtype=jnp.dtype(args.dtype),
         overwrite=args.overwrite,
         license=args.license,
@@ -82,7 +101,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _with_scaling_factor(config: Any, factor: float) -> Any:
     """Returns a model config with this scaling factor of the component that encodes frames."""
-    from smcd_jax.errors import SMCDError
     from smcd_jax.models.registry import make_model
 
     for step in make_model(config).feature_steps:

@@ -11,6 +11,7 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import make_model
+from smcd_jax.nn.low_rank import COMPONENT, Adapter, add_low_rank, save_adapter
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import tokenizer
@@ -91,6 +92,32 @@ def export_model(
     )
 
 
+def export_adapter(path: Path, config: TrainConfig, trained: Mapping[str, np.ndarray], *, note: str) -> Adapter:
+    """Writes the low-rank adapter of a run as one safetensors file.
+
+    Args:
+        path: File to write.
+        config: Config of the run.
+        trained: Trained parameters by path.
+        note: Description of the run: experiment and step, one line.
+
+    Raises:
+        SMCDError: The run trains more than an adapter, or none.
+    """
+    others = [name for name in trained if not name.startswith(f"{COMPONENT}/")]
+    if others or not trained:
+        raise SMCDError(
+            "--adapter needs a run that trains nothing but low_rank/.*; leave it out to write a model folder",
+            argument="adapter",
+            value=others[:1],
+        )
+    leaves = {name.removeprefix(f"{COMPONENT}/"): np.asarray(leaf) for name, leaf in trained.items()}
+    base = ModelFolder(config.init.model).digest if config.init.model else ""
+    adapter = Adapter(leaves, base, note)
+    save_adapter(path, adapter)
+    return adapter
+
+
 def _all_components(
     config: TrainConfig, trained: Mapping[str, np.ndarray], start: ModelFolder | None, dtype: Any
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -101,6 +128,11 @@ def _all_components(
             allowed = frozenset(f"{name}/{path}" for path in flatten(abstract_params(part.config)))
         leaves = component_params(config, name, part, folder=start, from_scratch=allowed)
         leaves |= {path: leaf for path, leaf in trained.items() if path.startswith(f"{name}/")}
+        prefix = f"{COMPONENT}/{name}/"
+        adapter = {
+            path.removeprefix(f"{COMPONENT}/"): leaf for path, leaf in trained.items() if path.startswith(prefix)
+        }
+        leaves = add_low_rank(leaves, adapter)
         yield name, {path.split("/", 1)[1]: _stored(leaf, dtype) for path, leaf in leaves.items()}
 
 

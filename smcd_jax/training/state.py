@@ -18,6 +18,7 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Component, FeatureStep, Stats, VideoModel
 from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.low_rank import COMPONENT, initial_low_rank, low_rank_shapes
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
@@ -85,7 +86,21 @@ def placeholder_null(config: TrainConfig, model: VideoModel) -> dict[str, np.nda
 
 def abstract(config: TrainConfig) -> Params:
     """Returns the shapes of the parameters of all components of the step, float32."""
-    return {name: abstract_params(part.config) for name, part in components(config).items()}
+    tree = {name: abstract_params(part.config) for name, part in components(config).items()}
+    return {**tree, **unflatten(low_rank_shapes_of(config, flatten(tree)))}
+
+
+def low_rank_shapes_of(config: TrainConfig, leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the run's adapter by path; none without low-rank adaptation.
+
+    Args:
+        config: Config of the run.
+        leaves: Shapes of the parameters of all components by path.
+    """
+    if not config.low_rank.rank:
+        return {}
+    paths = select(leaves, config.low_rank.kernels, what="config: low_rank.kernels")
+    return low_rank_shapes({path: leaves[path] for path in sorted(paths)}, config.low_rank.rank)
 
 
 def trained_paths(config: TrainConfig) -> frozenset[str]:
@@ -135,6 +150,10 @@ def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtyp
             if path in paths:
                 typed = leaf.astype(dtype, copy=False) if leaf.ndim else leaf
                 leaves[path] = _place(typed, shardings[path])
+    adapter = {path: leaf for path, leaf in flatten(abstract(config)).items() if path.startswith(f"{COMPONENT}/")}
+    for path, leaf in initial_low_rank(adapter, config.seed).items():
+        if path in paths:
+            leaves[path] = _place(leaf, shardings[path])
     return unflatten(leaves)
 
 

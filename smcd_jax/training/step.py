@@ -20,6 +20,7 @@ from smcd_jax.diffusion.loss import diffusion_loss, training_noise
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Inputs, Losses, Params, Stats, VideoModel
+from smcd_jax.nn.low_rank import with_low_rank
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.memory import gc_paused
@@ -287,9 +288,10 @@ class TrainProgram:
         trained, frozen = split(abstract(config), self.trained)
         compute = self._policy.compute
         frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), frozen)
-        self.frozen = _placed(frozen, shardings(frozen, mesh, self.model.sharding))
+        table = with_low_rank(self.model.sharding) if config.low_rank.rank else self.model.sharding
+        self.frozen = _placed(frozen, shardings(frozen, mesh, table))
         state = jax.eval_shape(self._new_state, trained)
-        self._state_places = state_shardings(state, mesh, self.model.sharding)
+        self._state_places = state_shardings(state, mesh, table)
         self.state: TrainState = _placed(state, self._state_places)
         inputs = config.data.inputs
         shapes = self.model.feature_shapes(
