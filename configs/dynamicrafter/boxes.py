@@ -10,6 +10,7 @@ Layout    `smcd convert --to_torch` writes gates as gate_attn in each spatial bl
 
 from ml_collections import ConfigDict
 
+from configs.dynamicrafter.finetune import TEMPORAL
 from configs.dynamicrafter.finetune import get_config as finetune
 
 UNET = "+unet"
@@ -27,7 +28,7 @@ def get_config(preset: str = "dynamicrafter_512") -> ConfigDict:
     config.init.from_scratch = ("position_net/.*", "unet/.*/gates/.*")
     config.trainable = ("position_net/.*", "unet/.*/gates/.*")
     if preset.endswith(UNET):
-        config.trainable += (r"unet/(encoder|decoder)_[0-9]+/temporal/.*", "unet/middle/.*/temporal/.*")
+        config.trainable += (f"unet/{TEMPORAL}.*",)
     config.condition_dropout = ConfigDict({"text": 0.1, "image_tokens": 0.1, "boxes": 0.1})
     config.optimizer.learning_rate = 3e-5
     config.run.steps = 60_000

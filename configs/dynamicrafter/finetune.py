@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from smcd_jax.training.config import default_config
 
 STILL_TIME = "+still_time"
+TEMPORAL = r"(encoder_[1-9][0-9]*|decoder_[0-9]+|middle/attended)/temporal/"  # without the first, `init_attn`
 
 
 def get_config(preset: str = "dynamicrafter_512") -> ConfigDict:
@@ -24,13 +25,13 @@ def get_config(preset: str = "dynamicrafter_512") -> ConfigDict:
     config.name = "finetune"
     config.trainable = ("unet/.*", "resampler/.*")
     if preset.endswith(STILL_TIME):
-        config.trainable = (r"unet/(?!(encoder|decoder)_[0-9]+/temporal/|middle/.*/temporal/).*", "resampler/.*")
+        config.trainable = (rf"unet/(?!{TEMPORAL}).*", "resampler/.*")
     config.condition_dropout.text = 0.1  # twice the published uncond_prob, see DynamiCrafterNetworks.keep_at
     config.condition_dropout.image_tokens = 0.1
     config.model.condition_frame = "batch"  # one frame for all clips, as published; "first" for chains of clips
     config.data.inputs = "video"
     config.data.frames = config.model.frames
-    config.data.batch_size = 2
+    config.data.batch_size = 16 if "1024" in preset else 32
     config.optimizer.learning_rate = 1e-5
     config.optimizer.clip_norm = 0.5
     config.optimizer.grad_accum_steps = 2

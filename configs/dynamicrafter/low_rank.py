@@ -17,6 +17,7 @@ def get_config(preset: str = "dynamicrafter_512") -> ConfigDict:
     config.name = "low_rank"
     config.low_rank.rank = 16
     config.trainable = ("low_rank/.*",)
+    config.data.batch_size = 2
     config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 0.0
     config.run.steps = 5_000

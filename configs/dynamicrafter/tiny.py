@@ -15,17 +15,14 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.training.config import default_config
 
 PARTS = ("image", "interp", "boxes")
-SCRATCH = (
-    *("resampler/.*", "image_tower/.*", "unet/fps_embedding/.*", "unet/.*/cross_attention/image_(key|value)/.*"),
-    "unet/.*",
-)
+SCRATCH = ("resampler/.*", "image_tower/.*", "unet/.*")
 
 
 def get_config(part: str = "image") -> ConfigDict:
     if part not in PARTS:
         raise SMCDError(f"preset must be one of {', '.join(PARTS)}, got {part!r}", argument="preset", value=part)
     config = default_config("dynamicrafter_tiny")
-    config.name = f"dynamicrafter_tiny_{part}"
+    config.name = f"tiny_{part}"
     config.data.records = ("runs/dynamicrafter_tiny/records",)
     config.data.inputs = "video"
     config.data.batch_size = 8

@@ -128,11 +128,8 @@ def _all_components(
             allowed = frozenset(f"{name}/{path}" for path in flatten(abstract_params(part.config)))
         leaves = component_params(config, name, part, folder=start, from_scratch=allowed)
         leaves |= {path: leaf for path, leaf in trained.items() if path.startswith(f"{name}/")}
-        prefix = f"{COMPONENT}/{name}/"
-        adapter = {
-            path.removeprefix(f"{COMPONENT}/"): leaf for path, leaf in trained.items() if path.startswith(prefix)
-        }
-        leaves = add_low_rank(leaves, adapter)
+        adapter = {path: leaf for path, leaf in trained.items() if path.startswith(f"{COMPONENT}/{name}/")}
+        leaves = add_low_rank(leaves, adapter, prefix=f"{COMPONENT}/")
         yield name, {path.split("/", 1)[1]: _stored(leaf, dtype) for path, leaf in leaves.items()}
 
 
