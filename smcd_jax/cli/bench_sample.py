@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smcd_jax.cli import console
+from smcd_jax.models.conversion_flags import PRESETS
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
@@ -24,7 +25,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
-    parser.add_argument("--preset", choices=("tiny", "smcd"), default="tiny", help="size of the model (default: tiny)")
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the model (default: tiny)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos at once (default: 1)")
     parser.add_argument("--num_inference_steps", type=int, default=50, metavar="N", help="of a clip (default: 50)")

@@ -23,7 +23,7 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import vision_encoder_rows
 from smcd_jax.nn.config import VisionEncoderConfig
-from smcd_jax.nn.networks import abstract_params, flatten, network
+from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
@@ -97,8 +97,12 @@ def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
         leaves = flatten(abstract_params(configs[name]))
         shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows[name](configs[name])}
         rule = lambda torch, shape: Spread(0.0, 1.0) if torch == "latents" else unet_rule(torch, shape)  # noqa: E731
-        tensors = dict(formula_weights(f"{name}.", shapes, rule))
-        return params_of(rows[name](configs[name]), tensors, abstract_params(configs[name]), golden.file)
+        by_name = {row.torch: row for row in rows[name](configs[name])}
+        # one tensor at a time, so that memory holds the network once
+        made = formula_weights(f"{name}.", shapes, rule)
+        return unflatten(
+            {by_name[torch].path: jnp.array(by_name[torch].layout.to_flax(array)) for torch, array in made}
+        )
 
     tokens = jnp.asarray(arrays["in/clip_tokens"], jnp.float32)
     resampled = network(configs["resampler"], golden.policy).apply({"params": weights_of("resampler")}, tokens)
