@@ -164,6 +164,21 @@ class SamplingOptions:
     undo_rescale: bool | None = _option(
         "restore the contrast that dynamic rescale reduces at few steps", one_of(True, False), every_family=False
     )
+    picture_fit: Literal["crop", "pad", "gui", "stretch"] | None = _option(
+        "what happens to a picture of another aspect ratio: cut off, bars (black, or grey as on the published web "
+        "page), or distorted",
+        choices=("crop", "pad", "gui", "stretch"),
+        every_family=False,
+    )
+    shared_image_tokens: bool | None = _option(
+        "let every frame read the image tokens of all frames, as the published code does for lengths that it was not "
+        "trained with; allows more frames, which move less",
+        one_of(True, False),
+        every_family=False,
+    )
+    replace_first_frame: bool | None = _option(
+        "put the picture itself in place of the first frame, which the model only approaches", one_of(True, False)
+    )
     decode_chunk_size: int | None = _option("frames decoded at once; fewer need less memory", whole(1), metavar="N")
 
     def __post_init__(self):

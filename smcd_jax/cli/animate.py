@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators, float32 on CPU"
     )
+    model.add_argument("--adapter", metavar="FILE", help="low-rank adapter of the model, from smcd export --adapter")
+    model.add_argument(
+        "--adapter_scale", type=float, default=1.0, metavar="S", help="strength of the adapter (default: 1)"
+    )
     model.add_argument("--no_verify", action="store_true", help="do not compare the weights with their checksums")
     groups = {
         "input": INPUTS,

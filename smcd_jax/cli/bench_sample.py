@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smcd_jax.cli import console
+from smcd_jax.models.conversion_flags import PRESETS
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
@@ -25,7 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
-    parser.add_argument("--preset", choices=("tiny", "smcd"), default="tiny", help="size of the model (default: tiny)")
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the model (default: tiny)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
     parser.add_argument("--num_inference_steps", type=int, metavar="N", help="steps (default: the model's own)")

@@ -92,6 +92,7 @@ def check_clip(
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(values.get("truncate_prompt"))
+    notes = (*request.notes, *notes)
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
     resolved = {name: value for name, value in options.as_dict().items() if value is not None}
     resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}
@@ -101,6 +102,7 @@ def check_clip(
         "model": str(folder.path),
         "model_hash": folder.digest,
         "model_origin": folder.origin.kind,
+        **pipeline.adapter_description,
         "image": str(image.absolute()),
         "image_size": [picture.shape[1], picture.shape[0]],
         "image_sha256": _sha256(image),

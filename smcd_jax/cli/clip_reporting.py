@@ -20,7 +20,9 @@ def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> VideoPipeli
     from smcd_jax.pipeline import VideoPipeline
 
     model = "tiny" if args.model is None else args.model
-    return VideoPipeline.from_pretrained(model, dtype=args.dtype, verify=not args.no_verify, keep_loaded=keep_loaded)
+    low_rank = {"adapter": args.adapter, "adapter_scale": args.adapter_scale}
+    options = {"dtype": args.dtype, "verify": not args.no_verify, "keep_loaded": keep_loaded}
+    return VideoPipeline.from_pretrained(model, **options, **low_rank)
 
 
 def introduce(args: argparse.Namespace, pipeline: VideoPipeline) -> None:

@@ -16,14 +16,27 @@ from smcd_jax.cli.clip import Clip
 from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import read_picture
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clock import Clock
+from smcd_jax.pipeline.pipeline import replace_first_frame
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
-_SAME = ("model_hash", "image_sha256", "end_image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
+_SAME = (
+    "model_hash",
+    "adapter",
+    "image_sha256",
+    "end_image_sha256",
+    "prompt",
+    "negative_prompt",
+    "tracks",
+    "seed",
+    "options",
+)
 SMALLER = (
     "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
     "or --dtype bfloat16"
@@ -126,6 +139,9 @@ def _finish(
     try:
         with clock.stage("decode"), oom_as_user_error(SMALLER):
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
+            if options.get("replace_first_frame"):
+                videos, note = replace_first_frame(videos, _fitted(pipeline, description))
+                console.note(note)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
         provenance = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
@@ -138,6 +154,11 @@ def _finish(
         raise
     files.latents.unlink(missing_ok=True)
     return seconds
+
+
+def _fitted(pipeline: VideoPipeline, description: Mapping[str, Any]) -> np.ndarray:
+    sizes = {name: description["options"].get(name) for name in ("height", "width", "picture_fit")}
+    return pipeline.model.fit_picture(read_picture(description["image"]), SamplingOptions(**sizes)).pixels[None]
 
 
 def _tracks_of(description: Mapping[str, Any]) -> BoxTracks | None:

@@ -87,7 +87,7 @@ def _add(group: Any, flag: Flag) -> None:
     if flag.kind == "switch":
         group.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
     else:
-        value_type = {"path": Path, "int": int}[flag.kind]
+        value_type = {"path": Path, "int": int, "text": str}[flag.kind]
         group.add_argument(f"--{flag.name}", type=value_type, metavar=flag.metavar, help=flag.help)
 
 

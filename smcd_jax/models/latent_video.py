@@ -45,3 +45,26 @@ class LatentVideoModel(VideoModel):
 
     def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
         return sampled_latents(self.networks["autoencoder"], params, frames, keys)
+
+    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
+
+    def _padded(self, tracks: Any, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        objects = self.config.max_objects
+        if tracks is None:
+            return np.zeros((frames, objects, 4)), np.zeros((frames, objects))
+        return tracks.pad(objects)
+
+    def _ids(self, tokenizer: Tokenizer, texts: Any) -> Int[np.ndarray, "m l"]:
+        ids = tokenizer.encode(list(texts), length=self.config.text_length)
+        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
+
+    def _cut_texts(self, tokenizer: Tokenizer, texts: tuple[str, ...]) -> tuple[str, ...]:
+        length = self.config.text_length
+        counts = {text: tokenizer.count(text) for text in texts}
+        return tuple(
+            f"the prompt has {count} tokens; the model reads the first {length}: {text[:60]}..."
+            for text, count in counts.items()
+            if count > length
+        )

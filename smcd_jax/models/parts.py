@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks
@@ -59,12 +59,24 @@ class FeatureStep(NamedTuple):
     random: bool = False
 
 
+class FittedPicture(NamedTuple):
+    """A picture at the size of the video.
+
+    Attributes:
+        pixels: Pixels in 0..255, uint8 or float32.
+        note: Description of what was cropped or padded, as one line; empty if nothing was.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+    note: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A checked batch of b examples to sample.
 
     Attributes:
-        pictures: Pictures, resized to the size of the video.
+        pictures: Pictures at the size of the video (`VideoModel.fit_picture`), 0..255.
         prompts: Prompt of each example.
         negative_prompts: Negative prompt of each example; None where there is none.
         tracks: Box tracks of each example, with as many frames as the video; None where there are none.
@@ -72,16 +84,20 @@ class Request:
         seeds: Seed of each example.
         options: Sampling options, resolved.
         end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None where there are none.
+        originals: Pictures of any size, as they were read.
+        notes: Remarks about the pictures, one line each.
     """
 
-    pictures: UInt8[np.ndarray, "b h w 3"]
+    pictures: UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"]
     prompts: tuple[str, ...]
     negative_prompts: tuple[str | None, ...]
     tracks: tuple[BoxTracks | None, ...]
     num_frames: int
     seeds: tuple[int, ...]
     options: SamplingOptions
-    end_pictures: UInt8[np.ndarray, "b h w 3"] | None = None
+    end_pictures: UInt8[np.ndarray, "b h w 3"] | Float32[np.ndarray, "b h w 3"] | None = None
+    originals: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class SamplingPlan(NamedTuple):

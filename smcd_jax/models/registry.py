@@ -33,7 +33,10 @@ class Family:
 
 
 # Families of this package are imported when first used; others call `register_family`.
-_BUILT_IN = {"smcd": "smcd_jax.models.smcd.family"}
+_BUILT_IN = {
+    "smcd": "smcd_jax.models.smcd.family",
+    "dynamicrafter": "smcd_jax.models.dynamicrafter.family",
+}
 _FAMILIES: dict[str, Family] = {}
 
 

@@ -19,17 +19,19 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
 from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
 from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import resize_picture
 from smcd_jax.models.parts import (
     Component,
     Context,
     FeatureStep,
+    FittedPicture,
     Inputs,
     Keep,
     Losses,
@@ -48,6 +50,7 @@ __all__ = [  # what a family needs
     "Component",
     "Context",
     "FeatureStep",
+    "FittedPicture",
     "Inputs",
     "Keep",
     "Losses",
@@ -168,6 +171,10 @@ class VideoModel(abc.ABC):
         """
         del tokenizer
         return {}
+
+    def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
+        """The picture at the size of the resolved options; by default its aspect ratio changes."""
+        return FittedPicture(resize_picture(picture, height=options.height, width=options.width))
 
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from smcd_jax.diffusion.guidance import Guidance
 from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
@@ -22,6 +23,8 @@ from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.low_rank import adapter_digest, check_adapter, load_adapter
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
@@ -71,17 +74,39 @@ class VideoPipeline:
         components: Weights and compiled programs.
     """
 
-    def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        dtype: str | None = None,
+        verify: bool = True,
+        keep_loaded: bool = True,
+        adapter: str | os.PathLike[str] | None = None,
+        adapter_scale: float = 1.0,
+    ):
         self.folder, self.config = folder, folder.config
+        self.adapter = None if adapter is None else load_adapter(adapter)
+        self.adapter_scale = adapter_scale
+        if self.adapter is not None:
+            parts = folder.config.components()
+            check_adapter(self.adapter, tuple(parts), lambda name: flatten(abstract_params(parts[name])), path=adapter)
         self.policy = ComputePolicy.for_device(dtype)
         self.model = make_model(folder.config, self.policy)
         self.tokenizer = folder.tokenizer()
-        self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded)
+        low_rank = {"adapter": self.adapter, "adapter_scale": adapter_scale}
+        self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded, **low_rank)
         enable_compile_cache()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        verify: bool = True,
+        keep_loaded: bool = True,
+        adapter: str | os.PathLike[str] | None = None,
+        adapter_scale: float = 1.0,
     ) -> VideoPipeline:
         """Opens a model folder.
 
@@ -90,11 +115,15 @@ class VideoPipeline:
             dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
             verify: Whether to compare every array with its checksum while reading.
             keep_loaded: Whether components stay in memory between uses and calls.
+            adapter: Low-rank adapter that is added to the weights, a file written by ``smcd export --adapter``.
+            adapter_scale: Factor of the adapter's updates.
 
         Raises:
-            SMCDError: There is no model folder at ``path``, or this release cannot read it.
+            SMCDError: There is no model folder at ``path``, this release cannot read it, or the adapter is of another
+                model.
         """
-        return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded)
+        low_rank = {"adapter": adapter, "adapter_scale": adapter_scale}
+        return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded, **low_rank)
 
     def __call__(
         self,
@@ -135,7 +164,8 @@ class VideoPipeline:
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
         options = request.options
         plan = self.model.plan(request, self.tokenizer)
-        for note in plan.notes:
+        notes = (*request.notes, *plan.notes)
+        for note in notes:
             logger.warning("%s", note)
         table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
@@ -171,8 +201,12 @@ class VideoPipeline:
                 frames = self.decode(
                     latents, inputs, chunk_size=options.decode_chunk_size, progress=self.components.progress
                 )
+            if options.replace_first_frame:
+                frames, note = replace_first_frame(frames, request.pictures)
+                logger.warning("%s", note)
+                notes = (*notes, note)
             frames = _as_output(frames, output_type)
-        return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
+        return VideoOutput(frames, latents, request, notes, clock.seconds())
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """The conditions of a request, from the frozen encoders."""
@@ -188,6 +222,13 @@ class VideoPipeline:
         context = program(self.components.params_of(names), inputs)
         self.components.release(*names)
         return context
+
+    @property
+    def adapter_description(self) -> dict[str, Any]:
+        """The adapter for the description of a video; empty without one."""
+        if self.adapter is None:
+            return {}
+        return {"adapter": {"sha256": adapter_digest(self.adapter), "scale": self.adapter_scale}}
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage shows before the first sample."""
@@ -270,6 +311,17 @@ class VideoPipeline:
     def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
         changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
+
+
+def replace_first_frame(
+    videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
+) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
+    """The videos with the pictures in place of their first frames, and a note on the jump that this makes."""
+    videos = videos.copy()
+    videos[:, 0] = np.rint(pictures)
+    steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))
+    note = f"from the picture to the second frame, pixels change by {steps[0]:.1f} of 255 on average"
+    return videos, f"{note}; between later frames by {steps[1:].mean():.1f}" if len(steps) > 1 else note
 
 
 def _progress(progress: bool | Progress) -> Progress:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import LARGEST_SIDE, read_picture, resize_picture
+from smcd_jax.media import LARGEST_SIDE, read_picture
 from smcd_jax.models.video_model import Request, VideoModel
 from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tracks import BoxTracks, load_tracks
@@ -44,11 +44,10 @@ def make_request(
         return list(items) * (count // len(items))
 
     read = [read_picture(item) for item in arguments["image"]]
-    size = {"height": height, "width": width}
-    pictures = [resize_picture(picture, **size) for picture in read]
+    fitted = [model.fit_picture(picture, options) for picture in read]
     ends = None
     if options.end_image is not None:
-        ends = repeated([resize_picture(read_picture(item), **size) for item in arguments["end_image"]])
+        ends = repeated([model.fit_picture(read_picture(item), options) for item in arguments["end_image"]])
     sizes = [picture.shape[1::-1] for picture in repeated(read)]
     loaded = [
         _load_tracks(item, frames, image_size=size)
@@ -63,14 +62,16 @@ def make_request(
         return tuple(item for item in items for _ in range(options.num_videos_per_prompt))
 
     return Request(
-        pictures=np.stack(each(repeated(pictures))),
+        pictures=np.stack([part.pixels for part in each(repeated(fitted))]),
         prompts=each(prompts),
         negative_prompts=each([text or None for text in repeated(arguments["negative_prompt"])]),
         tracks=each(loaded),
         num_frames=frames,
         seeds=_seeds(options.seed, count * options.num_videos_per_prompt),
         options=options,
-        end_pictures=None if ends is None else np.stack(each(ends)),
+        end_pictures=None if ends is None else np.stack([part.pixels for part in each(ends)]),
+        originals=each(repeated(read)),
+        notes=tuple(dict.fromkeys(part.note for part in (*fitted, *(ends or ())) if part.note)),
     )
 
 

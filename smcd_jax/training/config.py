@@ -77,6 +77,19 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LowRankConfig:
+    """Low-rank adaptation (`smcd_jax.nn.low_rank`), which is trained with ``trainable=("low_rank/.*",)``.
+
+    Attributes:
+        rank: Rank of the updates; 0 for none.
+        kernels: Path patterns of the kernels that are updated; each must match.
+    """
+
+    rank: int = 0
+    kernels: tuple[str, ...] = (r"unet/.+/(self|cross)_attention/(query|key|value|out)/kernel",)
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """How errors are weighed.
 
@@ -195,6 +208,7 @@ class TrainConfig:
     dropout: bool = True
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
+    low_rank: LowRankConfig = LowRankConfig()
     condition_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     condition_dropout_unit: Literal["example", "batch"] = "example"
     loss: LossConfig = LossConfig()

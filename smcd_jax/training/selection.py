@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.low_rank import adapted
 from smcd_jax.nn.networks import Params, flatten, unflatten
 
 
@@ -51,5 +52,5 @@ def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split`."""
-    return unflatten({**flatten(frozen), **flatten(trained)})
+    """Returns the whole tree, the inverse of `split`; an adapter of low rank is added to its kernels."""
+    return adapted(unflatten({**flatten(frozen), **flatten(trained)}))

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -134,6 +135,37 @@ def test_the_number_of_threads_changes_nothing(records):
         assert_equal(one, other)
 
 
+BACKENDS = ("tensorflow", "threads")
+
+
+def test_a_thread_pool_loads_the_bytes_of_tensorflow_in_the_same_order_and_resumes_where_it_stopped(records):
+    tensorflow, threads = (
+        take(Batches([video_source(records, crop_keep=0.9)], 5, threads=3, backend=backend), OrderState(4), 12)
+        for backend in BACKENDS
+    )
+    for one, other in zip(tensorflow, threads, strict=True):
+        assert_equal(one, other)
+        assert {name: array.tobytes() for name, array in one.arrays.items()} == {
+            name: array.tobytes() for name, array in other.arrays.items()
+        }
+    [resumed] = take(Batches([video_source(records, crop_keep=0.9)], 5, backend="threads"), tensorflow[6].state, 1)
+    assert_equal(resumed, tensorflow[7])
+
+
+def test_without_tensorflow_a_thread_pool_loads_records(records, monkeypatch):
+    [wanted] = take(Batches([video_source(records)], 4), OrderState(2), 1)
+    for package in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
+    [batch] = take(Batches([video_source(records)], 4), OrderState(2), 1)
+    assert_equal(batch, wanted)
+
+
+def test_a_stream_of_a_thread_pool_that_is_closed_leaves_no_thread(records):
+    before = threading.active_count()
+    take(Batches([video_source(records)], 4, threads=3, backend="threads"), OrderState(0), 2)
+    assert threading.active_count() == before
+
+
 def test_a_held_clip_repeats_its_last_frame_with_its_boxes(records):
     size = ExampleSize(frames=6, height=16, width=16, objects=2)
     batches = Batches([video_source(records, size)], 12, short_clips="hold")
@@ -224,10 +256,11 @@ def test_only_windows_over_a_damaged_frame_are_replaced(records, tmp_path):
     assert bad.value.kind == "wrong checksum"
 
 
-def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path, backend):
     copy = damaged_copy(records, tmp_path / "copy", [(clip, 3) for clip in range(0, 12, 5)])
     with refused("max_bad_share") as record:
-        take(Batches([video_source(copy)], 4, max_bad_share=0.1), OrderState(0), 20)
+        take(Batches([video_source(copy)], 4, max_bad_share=0.1, backend=backend), OrderState(0), 20)
     assert record.value.value in (2, 3)
 
 

@@ -17,7 +17,7 @@ from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.nn.networks import flatten
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses
+from smcd_jax.training.step import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
@@ -46,7 +46,7 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     for name in configs:
         named = to_torch(tables[name](configs[name]), flatten(gradients[name]))
         ours |= {PREFIXES[name] + torch: array for torch, array in named.items()}
-    yield worst_gradient(ours, arrays, stage)
+    yield worst_gradient(ours, arrays)
 
 
 class StepInputs(NamedTuple):
@@ -79,10 +79,12 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
         model=ModelConfig(**{"image_encoder": None, **used}), trainable=("unet/.*",), temporal=stage == 2
     )
     model = make_model(config.model)
-    return denoising_losses(model, params, step.latents, step.noised, inputs=step.inputs, config=config).mean()
+    return denoising_losses(
+        model, params, step.latents, step.noised, inputs=step.inputs, temporal=config.temporal
+    ).mean()
 
 
-def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: int) -> Comparison:
+def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> Comparison:
     """Every stored gradient, whole or sampled; the error is a share of what is allowed."""
     stored = {name.split("/", 1)[1]: name for name in arrays.keys() if name.startswith(("g/", "g_sample/"))}  # noqa: SIM118
     global_norm = np.sqrt(sum(float(arrays[f"g_norm/{name}"]) ** 2 for name in stored if f"g_norm/{name}" in arrays))

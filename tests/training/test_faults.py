@@ -28,9 +28,8 @@ from smcd_jax.training.checkpoint.checkpoints import Checkpoints
 from smcd_jax.training.config import load_config
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import METRICS_FILE
-from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import trained_paths
-from smcd_jax.training.step import make_train_step
+from smcd_jax.training.step import TrainProgram, make_train_step
 from smcd_jax.training.validation import Validation
 from tests.training.training_run import (
     MODEL,

@@ -23,11 +23,11 @@ from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents, to_model_range
 from smcd_jax.nn.networks import flatten, network
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.training import objective
+from smcd_jax.training import step as step_module
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses, draw_timesteps, make_objective
 from smcd_jax.training.selection import join, split
 from smcd_jax.training.state import policy, trained_paths
+from smcd_jax.training.step import Noised, denoising_losses, draw_timesteps, make_objective
 from tests.errors import refused
 from tests.training.training_run import MODEL, QUICKLY, configured, starting_params, training_files
 
@@ -138,11 +138,11 @@ def asked(monkeypatch) -> list[dict[str, Any]]:
     """What `denoising_losses` was called with; nothing is computed."""
     calls: list[dict[str, Any]] = []
 
-    def note(model, params, latents, noised, *, inputs, config, dropout_key=None):
+    def note(model, params, latents, noised, *, inputs, dropout_key=None, **settings):
         calls.append({"latents": latents, "noised": noised, "inputs": inputs, "dropout_key": dropout_key})
         return jnp.zeros(len(latents))
 
-    monkeypatch.setattr(objective, "denoising_losses", note)
+    monkeypatch.setattr(step_module, "denoising_losses", note)
     return calls
 
 
@@ -269,7 +269,10 @@ def drawn():
 def losses_of(config: TrainConfig, params: Any, drawn: tuple, **more: Any) -> jax.Array:
     latents, noised, given = drawn
     model = make_model(config.model, policy(config))
-    return denoising_losses(model, params, latents, noised, inputs=given, config=config, **more)
+    gamma, temporal = config.loss.min_snr_gamma, config.temporal
+    return denoising_losses(
+        model, params, latents, noised, inputs=given, min_snr_gamma=gamma, temporal=temporal, **more
+    )
 
 
 class TestLoss:

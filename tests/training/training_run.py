@@ -42,8 +42,8 @@ from smcd_jax.training.checkpoint.orbax_io import read_arrays
 from smcd_jax.training.config import InitConfig, RunConfig, TrainConfig, load_config
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
-from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import component_params, components
+from smcd_jax.training.step import TrainProgram
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = Path(__file__).resolve()

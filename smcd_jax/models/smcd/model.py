@@ -264,35 +264,12 @@ class SMCDModel(LatentVideoModel):
             x = jnp.concatenate([x, still], axis=-1)
         return self._apply("unet", params, x, t, context.unet, control=control, **switches)
 
-    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
-        del keys
-        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
-
     def _autoencoder_losses(
         self, params: Params, stats: Any, batch: Mapping[str, Array], key: PRNGKeyArray, *, weights: Any
     ) -> tuple[Losses, Any]:
         network, kinds = self.networks["autoencoder"], {"kl": weights.kl_weight, "edge": weights.edge_weight}
         loss = autoencoder_losses(network, params["autoencoder"], batch["video"], key, weights=kinds)
         return Losses(loss, jnp.zeros(len(loss), jnp.int32)), stats
-
-    def _padded(self, tracks: Any, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        objects = self.config.max_objects
-        if tracks is None:
-            return np.zeros((frames, objects, 4)), np.zeros((frames, objects))
-        return tracks.pad(objects)
-
-    def _ids(self, tokenizer: Tokenizer, texts: Any) -> Int[np.ndarray, "m l"]:
-        ids = tokenizer.encode(list(texts), length=self.config.text_length)
-        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
-
-    def _cut_texts(self, tokenizer: Tokenizer, texts: tuple[str, ...]) -> tuple[str, ...]:
-        length = self.config.text_length
-        counts = {text: tokenizer.count(text) for text in texts}
-        return tuple(
-            f"the prompt has {count} tokens; the model reads the first {length}: {text[:60]}..."
-            for text, count in counts.items()
-            if count > length
-        )
 
 
 def _components(config: ModelConfig) -> dict[str, Component]:
