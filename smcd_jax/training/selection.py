@@ -1,6 +1,6 @@
-"""Which parameters a stage trains: trees split by path patterns before `jax.grad`, and joined again inside it.
+"""Selection of the trained parameters: trees are split by path patterns before `jax.grad` and joined inside it.
 
-Freezing is structural: gradients, optimiser state and moving averages exist for the trained part alone.
+Gradients, optimizer state and moving averages therefore exist only for the trained parameters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> froze
 
 
 def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
-    """(trained, frozen) parts of a tree; the arrays are the same."""
+    """Returns the trained and the frozen part of a tree, without copying arrays."""
     leaves = flatten(params)
     parts = ({}, {})
     for path, leaf in leaves.items():
@@ -51,5 +51,5 @@ def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split`."""
+    """Returns the whole tree, the inverse of `split`."""
     return unflatten({**flatten(frozen), **flatten(trained)})

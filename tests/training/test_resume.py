@@ -26,7 +26,7 @@ from tests.training.training_run import (
     wait_for,
 )
 
-STEPS = 24
+STEPS = 12
 # Saved steps and lines of the log fall apart, so that a resumed run goes on in the middle of a line's sums.
 EVERY = ("run.save_every=3", "run.log_every=2", "run.max_to_keep=2")
 # A run that is to be killed comes no further than this many steps, so that it is there when the signal comes, however
