@@ -144,7 +144,7 @@ def killed_alone(run: Pair) -> int:
     first, _ = run.statuses(BOUND)
     assert first in LOST, run.said()
     if first == EXIT_LOST:
-        assert "smcd: error: process 0: another process of this run has ended or is out of reach" in run.said()
+        assert "smcd: error: process 0: another process of this run has ended or is unreachable" in run.said()
     assert checkpoint_steps(run.workdir) == [2]
     return 2
 
