@@ -26,6 +26,8 @@ from smcd_jax.nn.networks import flatten
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints
+from smcd_jax.training.checkpoint.manifest import Manifest
+from smcd_jax.training.checkpoint.orbax_io import read_arrays
 from smcd_jax.training.config import load_config
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import METRICS_FILE
@@ -104,11 +106,15 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def flip_a_bit(step: Path) -> None:
-    """In the middle of the file that holds most of the parameters."""
-    file = max((file for file in (step / "params").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
-    found = bytearray(file.read_bytes())
-    found[len(found) // 2] ^= 1
-    file.write_bytes(found)
+    """In the largest trained parameter, in every file that holds it; other bytes of these files may be unused."""
+    arrays = read_arrays(step / "params", dict.fromkeys(Manifest.read(step).arrays["params"]))
+    content = max(arrays.values(), key=lambda leaf: leaf.nbytes).tobytes()
+    files = [file for file in (step / "params").rglob("d/*") if content in file.read_bytes()]
+    assert files
+    for file in files:
+        found = bytearray(file.read_bytes())
+        found[found.index(content) + len(content) // 2] ^= 1
+        file.write_bytes(found)
 
 
 class TestDamagedCheckpoints:
@@ -276,7 +282,11 @@ class TestOtherConfig:
 class TestFlags:
     @pytest.mark.parametrize(
         ("steps", "words"),
-        [("1:2", "profile of 1 steps written to"), ("1:9", "profile of 1 steps is in"), ("5:9", "no profile was made")],
+        [
+            ("1:2", "profile of 1 steps written to"),
+            ("1:9", "profile of 1 steps written to"),
+            ("5:9", "no profile was made"),
+        ],
         ids=["within", "cut short", "after the end"],
     )
     def test_profile_leaves_a_trace_of_what_was_run_of_its_steps(self, files, straight, half, capfd, steps, words):

@@ -84,7 +84,9 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
 
 def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(1)
-    finish(files, straight, STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        assert train_here(files, straight, *EVERY, f"run.steps={STEPS}") == 0
     kill(files, workdir, STEPS, chance=chance, early=False)
     tell_to_stop(files, workdir, STEPS)
     said = log_of(workdir).read_text()

@@ -139,8 +139,7 @@ class Files(NamedTuple):
 @contextlib.contextmanager
 def training_files(base: Path) -> Iterator[Files]:
     """Makes the files, once for all workers; within the block this process keeps its compiled programs there too."""
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "training"
-    folder.mkdir(exist_ok=True)
+    folder = of_all_workers(base) / "training"
     files = Files(folder / "model", folder / "records", folder / "programs")
     settings = {
         "jax_compilation_cache_dir": str(files.programs),
@@ -150,15 +149,28 @@ def training_files(base: Path) -> Iterator[Files]:
     before = {name: getattr(jax.config, name) for name in settings}
     _configure(settings)
     try:
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / "made").exists():
+        with made_once(folder) as missing:
+            if missing:
                 write_stand_in(files.model)
                 _prepare(files)
-                (folder / "made").touch()
         yield files
     finally:
         _configure(before)
+
+
+def of_all_workers(base: Path) -> Path:
+    """The folder above a worker's own, which all workers of the session share."""
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextlib.contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Locks a folder that workers share; yields True to the one that has to fill it, False once it is filled."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not (folder / "made").exists()
+        (folder / "made").touch()
 
 
 def write_stand_in(path: Path, seed: int = 0) -> None:
