@@ -84,15 +84,14 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
 
 def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(1)
-    with pytest.MonkeyPatch.context() as patch:
-        share_programs(patch)
-        assert train_here(files, straight, *EVERY, f"run.steps={STEPS}") == 0
+    uninterrupted = begin(files, straight, STEPS)
     kill(files, workdir, STEPS, chance=chance, early=False)
     tell_to_stop(files, workdir, STEPS)
     said = log_of(workdir).read_text()
     stopped = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])
     assert stopped == checkpoint_steps(workdir)[-1] < STEPS
     finish(files, workdir, STEPS)
+    assert uninterrupted.wait(timeout=500) == 0, log_of(straight).read_text()
     assert f"resuming after step {stopped}" in log_of(workdir).read_text()
     assert_same_run(straight, workdir, STEPS)
 
