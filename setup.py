@@ -18,6 +18,7 @@ CORE = [
     "orbax-checkpoint>=0.12,<1.0",  # the v0 manager API
     "ml_collections>=1.0,<2",
     "numpy>=2.0,<3",
+    "protobuf>=5,<8",  # reads records; orbax-checkpoint needs it too
     "safetensors>=0.5,<1",
     "pillow>=11,<14",
     "av>=16,<19",  # PyAV; its wheels contain the FFmpeg libraries with libx264 and libwebp
