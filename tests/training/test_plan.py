@@ -17,7 +17,7 @@ from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
-from smcd_jax.runtime import hlo_collectives, topology
+from smcd_jax.runtime import hlo_text, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.runtime.topology import check_topology_name, find_topology
@@ -178,7 +178,7 @@ class TestCollectives:
         assert report.total == Collective(14, 640 + 80 + 48 + 16 + 192, 560 + 80 + 36 + 14 + 192)
 
     def test_types_of_less_than_a_byte_and_without_width(self):
-        assert hlo_collectives._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
+        assert hlo_text.shape_bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
 
     def test_a_sum_over_eight_devices(self):
         mesh = make_mesh(MeshShape(data=8))
