@@ -1,4 +1,4 @@
-"""A run's train step or sampler compiled for devices that need not be here, and what the compiler says of it."""
+"""A run's train step or sampler compiled for devices that need not be present, and the compiler's figures for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
+from smcd_jax.runtime.compilation import compiler_options
+from smcd_jax.runtime.device_specs import link_bandwidth, memory_bandwidth, peak_flops
 from smcd_jax.runtime.hlo_collectives import collective_report
+from smcd_jax.runtime.hlo_launches import launch_report
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
@@ -33,7 +36,7 @@ _GIB = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
 
 @dataclasses.dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of one device's memory that a program takes; ``aliased`` of the outputs stand where arguments stood."""
+    """Bytes of one device's memory that a program takes; ``aliased`` bytes of the outputs reuse those of arguments."""
 
     arguments: int
     outputs: int
@@ -43,13 +46,24 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """As the compiler adds them up when it refuses a program."""
+        """Sum that the compiler compares with the memory of the device."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a program was compiled for; parameters are counted, ``replicated_share`` is of their bytes."""
+    """Devices, mesh and parameters of a program.
+
+    Attributes:
+        devices: Number of devices.
+        device_kind: Kind of the devices, see `smcd_jax.runtime.device_specs`.
+        mesh: Size of each axis of the mesh.
+        dtype: Dtype of the computation.
+        usable_bytes: Memory of a device that a program can use; None for devices that share main memory.
+        trained: Number of trained parameters.
+        frozen: Number of frozen parameters.
+        replicated_share: Share of the parameters' bytes that every device holds whole, 0..1.
+    """
 
     devices: int
     device_kind: str
@@ -62,29 +76,30 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """Groups of devices that each hold their own part of a batch."""
+        """Number of parts that a batch is split into."""
         return self.mesh[BATCH_AXES[0]] * self.mesh[BATCH_AXES[1]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramPlan:
-    """What the compiler says of one program; bytes, operations and collectives are those of one device.
+    """The compiler's figures for one program; bytes, operations, launches and collectives are those of one device.
 
     Attributes:
-        what: which program.
-        batch: examples of all devices together.
-        setting: devices, mesh and parameters.
-        needed_bytes: of memory: the program's own and ``resident_bytes``.
-        resident_bytes: what the run keeps in memory beside the program's arguments: parameters that are not used, and
-            beside the sampler the optimiser's moments.
-        memory: parts of the program's own; None where the compiler refused it for want of memory.
-        flops: as the compiler counts them, recomputation included and a loop once; None where it does not say.
-        model_flops: matrix products and convolutions of the step, recomputation not included.
-        bytes_accessed: as the compiler counts them.
-        estimated_seconds: the compiler's own; None where it has none.
+        what: Name of the program.
+        batch: Number of examples on all devices together.
+        setting: Devices, mesh and parameters.
+        needed_bytes: Memory of the program, and ``resident_bytes``.
+        resident_bytes: Memory of the run besides the program's arguments: parameters that the program does not use, and
+            with the sampler the optimiser's moments.
+        memory: Parts of the program's memory; None if the compiler refused the program because it does not fit.
+        flops: Operations as counted by the compiler, with recomputation and with each loop once; None if not reported.
+        model_flops: Operations of matrix products and convolutions of the step, without recomputation.
+        bytes_accessed: Bytes read and written, as counted by the compiler.
+        estimated_seconds: The compiler's estimate of the time; None if it has none.
         collectives: (count, payload, sent) by kind, see `smcd_jax.runtime.hlo_collectives`.
-        unknown_loops: loops with collectives that count once, for want of knowing how often they run.
-        seconds: that tracing, lowering and compiling took.
+        unknown_loops: Number of loops with collectives whose trip count is unknown; their bodies count once.
+        launches: (count, bytes written) by kind on GPUs, see `smcd_jax.runtime.hlo_launches`; empty elsewhere.
+        seconds: Time of tracing, lowering and compiling.
     """
 
     what: What
@@ -99,6 +114,7 @@ class ProgramPlan:
     estimated_seconds: float | None = None
     collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    launches: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -115,18 +131,39 @@ class ProgramPlan:
 
     @property
     def sent_bytes(self) -> int:
-        """That a device sends in one execution, all collectives together."""
+        """Bytes that a device sends in one execution, in all collectives together."""
         return sum(sent for _, _, sent in self.collectives.values())
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Seconds that arithmetic, memory and links need at the published rates of the device, those that are known.
+
+        None of them can be less; a program whose parts overlap perfectly takes as long as the largest.
+        """
+        kind = self.setting.device_kind
+        rates = {
+            "arithmetic": (self.flops, peak_flops(kind, self.setting.dtype)),
+            "memory": (self.bytes_accessed, memory_bandwidth(kind)),
+            "links": (self.sent_bytes, link_bandwidth(kind)),
+        }
+        return {name: amount / rate for name, (amount, rate) in rates.items() if amount is not None and rate}
 
 
 def compile_program(
     config: TrainConfig, topology: Topology, what: What, *, effort: float, progress: Progress
 ) -> ProgramPlan:
-    """Compiles a run's step or sampler for a topology, at the config's batch size or samples, and measures it.
+    """Compiles a run's step or sampler for a topology and returns its plan.
+
+    Args:
+        config: Config of the run, with the batch size or the number of samples.
+        topology: Devices to compile for.
+        what: Program to compile.
+        effort: Effort of the compiler, -1 (fast to compile) to 1 (fast to run).
+        progress: Progress reporting.
 
     Raises:
-        SMCDError: the mesh does not take the devices, or does not divide the batch; or the program is not compiled
-            for another reason than memory.
+        SMCDError: The mesh does not fit the devices or the batch, or the compiler refuses the program for another
+            reason than memory.
     """
     mesh = make_mesh(config.mesh, topology.devices)
     program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
@@ -143,7 +180,7 @@ def compile_program(
             lowered = traced.lower()
         try:
             with _timed("compiling", what, seconds, progress):
-                compiled = lowered.compile()
+                compiled = lowered.compile(compiler_options(topology.platform))
         except jax.errors.JaxRuntimeError as error:
             resident = max(held - _bytes_on_device(args), 0)
             needed = needed_by(str(error)) + resident
@@ -156,7 +193,9 @@ def compile_program(
         temporaries=sizes.temp_size_in_bytes,
         code=sizes.generated_code_size_in_bytes,
     )
-    resident, collectives = max(held - memory.arguments, 0), collective_report(compiled.as_text())
+    text = compiled.as_text()
+    resident, collectives = max(held - memory.arguments, 0), collective_report(text)
+    launches = launch_report(text).by_kind if topology.platform == "gpu" else {}
     return ProgramPlan(
         what=what,
         batch=batch,
@@ -170,15 +209,16 @@ def compile_program(
         estimated_seconds=_positive(cost, "optimal_seconds"),
         collectives={kind: list(use) for kind, use in collectives.by_kind.items()},
         unknown_loops=collectives.unknown_loops,
+        launches={kind: list(use) for kind, use in launches.items()},
         seconds=seconds,
     )
 
 
 def needed_by(refusal: str) -> int:
-    """Bytes of memory that a program takes which the compiler has refused.
+    """Bytes of memory that a refused program needs, from the compiler's message.
 
     Raises:
-        SMCDError: it was refused for another reason.
+        SMCDError: The program was refused for another reason.
     """
     used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds", refusal)
     if "RESOURCE_EXHAUSTED" not in refusal or used is None:

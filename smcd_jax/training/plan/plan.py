@@ -1,7 +1,6 @@
-"""What a run would need, without running it: how much memory, arithmetic and communication, and the largest batch.
+"""Plans of a training run: memory, arithmetic and communication of its programs, and the largest batch that fits.
 
-The train step and the sampler are those of the run; what each compilation says is kept on disk, for it can take an
-hour.
+The programs are those of the run. Plans are kept on disk, because a compilation can take an hour.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import make_mesh, partition_specs
-from smcd_jax.runtime.topology import Topology, find_topology
+from smcd_jax.runtime.topology import Topology, find_topology, topology_id
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import ProgramPlan, Setting, What, compile_program
@@ -23,15 +22,15 @@ from smcd_jax.training.state import abstract
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """A program's plan, and since when it lies on disk; None where it was compiled just now."""
+class CachedPlan:
+    """A program's plan, and the time when it was written to disk; None if it was compiled just now."""
 
     plan: ProgramPlan
-    since: str | None
+    cached_at: str | None
 
 
 class Planner:
-    """Plans of one config on one topology; compiles only what does not lie on disk."""
+    """Plans of one config on one topology; compiles only programs whose plan is not on disk."""
 
     def __init__(
         self,
@@ -45,14 +44,14 @@ class Planner:
         """Compiles nothing yet.
 
         Args:
-            config: of the run.
-            topology: see `smcd_jax.runtime.topology.find_topology`.
-            effort: -1 to 1: how long the compiler tries to make the program fast and small.
-            again: compile even what lies on disk.
-            progress: told of.
+            config: Config of the run.
+            topology: Name of the topology, see `smcd_jax.runtime.topology.find_topology`.
+            effort: Effort of the compiler, -1 (fast to compile) to 1 (fast to run).
+            again: Whether to compile even if the plan is on disk.
+            progress: Progress reporting.
 
         Raises:
-            SMCDError: an effort out of range.
+            SMCDError: The effort is out of range.
         """
         if not -1 <= effort <= 1:
             raise SMCDError(
@@ -63,34 +62,39 @@ class Planner:
         self.config, self.topology, self.effort = config, topology, effort
         self._again, self._progress = again, progress or Progress()
 
-    def plan(self, what: What, batch: int | None = None) -> Kept:
-        """A program at a batch size, by default the config's.
+    def plan(self, what: What, batch: int | None = None) -> CachedPlan:
+        """The plan of a program at a batch size, by default the config's.
 
         Raises:
-            SMCDError: what the topology, the mesh or the config do not allow.
+            SMCDError: Topology, mesh or config do not fit each other.
         """
         config = self._with_batch(batch or self.config.data.batch_size)
-        asked = {"what": what, "config": config_to_dict(config), "topology": self.topology, "effort": self.effort}
-        found = None if self._again else plan_cache.read(asked)
+        request = {
+            "what": what,
+            "config": config_to_dict(config),
+            "topology": topology_id(self.topology),
+            "effort": self.effort,
+        }
+        found = None if self._again else plan_cache.read(request)
         if found is not None:
-            return Kept(ProgramPlan.from_dict(found.plan), found.since)
+            return CachedPlan(ProgramPlan.from_dict(found.plan), found.cached_at)
         made = compile_program(config, find_topology(self.topology), what, effort=self.effort, progress=self._progress)
-        plan_cache.write(asked, dataclasses.asdict(made))
-        return Kept(made, None)
+        plan_cache.write(request, dataclasses.asdict(made))
+        return CachedPlan(made, None)
 
     def second_batch(self, first: ProgramPlan) -> int:
-        """Another batch size, to draw a line through: one example a group of devices, or two where that was it."""
+        """Another batch size for `largest_batch`: one example per part of the mesh, or two if ``first`` has one."""
         unit = self.unit(first.setting)
         return unit if first.batch > unit else 2 * unit
 
     def unit(self, setting: Setting) -> int:
-        """Batch sizes are multiples of this."""
+        """The number that batch sizes are multiples of."""
         return setting.rows * self.config.optimizer.grad_accum_steps
 
     def largest_batch(self, first: ProgramPlan, second: ProgramPlan) -> int | None:
-        """The largest batch whose memory, on the line through two compiled ones, fits; 0 for none.
+        """The largest batch that fits, on the line through the memory of two plans; 0 if no batch fits.
 
-        None where memory has no limit to know, or does not grow.
+        None if the memory has no known limit or does not grow with the batch.
         """
         usable = first.setting.usable_bytes
         slope = (second.needed_bytes - first.needed_bytes) / (second.batch - first.batch)
@@ -106,10 +110,10 @@ class Planner:
 
 
 def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
-    """A line for each parameter of the run: path, shape, whether it is trained, and how it is split.
+    """A line for each parameter of the run: path, shape, whether it is trained, and its sharding.
 
     Raises:
-        SMCDError: after the last line, if ``config.trainable`` matches nothing.
+        SMCDError: After the last line, if ``config.trainable`` matches nothing.
     """
     mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
     specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))
