@@ -72,7 +72,7 @@ def test_a_loop_of_ten_sums_counts_ten_times():
     assert report.per_step.count >= 20
 
 
-def test_a_step_of_the_tiny_model_has_at_most_2600_parts():
+def test_a_step_of_the_tiny_model_has_at_most_1900_parts():
     report = launch_report(compile_sampling("tiny", find_topology("local")).as_text())
     assert report.unknown_loops == 1  # the number of steps is an argument
-    assert report.per_step.count < 2600
+    assert report.per_step.count <= 1900  # 1834 with jax 0.10.2
