@@ -135,8 +135,10 @@ def _output(given: Mapping[str, Any], base: Path) -> Path | str:
     if "output" in given:
         return base / given["output"] if not given["output"].endswith("/") else f"{base / given['output']}/"
     if "input_data_path" in given:
-        return Path(given["input_data_path"]).absolute().name
-    return Path(given.get("image", "video")).stem
+        name = Path(given["input_data_path"]).absolute().name
+    else:
+        name = Path(given.get("image", "video")).stem
+    return f"{name}_video" if Path(name).is_dir() else name  # as where the folder of the input is called so
 
 
 def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
