@@ -30,6 +30,8 @@ PICTURE_SUFFIXES = (
     *(".heic", ".heif"),
 )
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Matroska and WebM, Ogg, MPEG program streams, Flash.
+_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"OggS", b"\0\0\x01\xba", b"FLV\x01")
 _OTHER_KINDS = {
     b"%PDF": "a PDF",
     b"8BPS": "a Photoshop file",
@@ -39,7 +41,6 @@ _OTHER_KINDS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\x76\x2f\x31\x01": "OpenEXR",
     b"#?RADIANCE": "Radiance HDR",
-    b"\x1aE\xdf\xa3": "a video",
     b"PK\x03\x04": "an archive",
 }
 
@@ -69,7 +70,7 @@ def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> 
 
     The EXIF orientation is applied. An embedded colour profile (Adobe RGB, Display P3, CMYK) is converted to sRGB,
     which the reference does not do. Transparency is composited on white. 16-bit values are scaled to 8 bits, not
-    clipped. From an animated file the first frame is read, from a PIL image its current frame.
+    clipped. From an animated file or a video the first frame is read, from a PIL image its current frame.
 
     Args:
         picture: Path, PIL image, or array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (the fourth channel is opacity):
@@ -163,6 +164,11 @@ def _read_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         if path.is_dir():
             raise SMCDError(f"{path}: a folder, not a picture; pass the path of one picture", path=path)
         check_is_content(path)
+        if _is_video(path):
+            from smcd_jax.media.decoder import first_frame
+
+            logger.warning("%s: a video; its first frame is read", path)
+            return first_frame(path)
         with path.open("rb") as file, decoding(path), open_image(file) as image:
             return image_to_array(image, path)
     except OSError as error:
@@ -238,11 +244,22 @@ def _check_kind(start: bytes) -> None:
         )
     if brand in (b"avif", b"avis") and "AVIF" not in _formats_of_this_pillow():
         raise _OtherKindError("AVIF, which this Pillow does not read; save it as JPEG, or pip install 'pillow>=11.3'")
-    if brand and brand not in (*_HEIF_BRANDS, b"avif", b"avis"):
+    if _begins_as_video(start):
         raise _OtherKindError("a video, not a picture; save one of its frames as a picture")
     for mark, kind in _OTHER_KINDS.items():
         if start.startswith(mark):
             raise _OtherKindError(f"{kind}, which is not read; save it as PNG or JPEG")
+
+
+def _is_video(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _begins_as_video(file.read(32))
+
+
+def _begins_as_video(start: bytes) -> bool:
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in (*_HEIF_BRANDS, b"avif", b"avis")
+    return start.startswith(_VIDEO_STARTS) or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
 
 
 def _register_heif() -> bool:

@@ -14,6 +14,7 @@ from smcd_jax.tracks.box_tracks import BoxTracks
 from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels
 
 BOXES, PICTURE, PROMPT = "bbox.txt", "img.png", "prompt.txt"
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag, and its first value that swaps width and height
 OTHER_ORDER = "got10k"  # format of x,y,width,height
 
 
@@ -99,10 +100,16 @@ def _order_notes(file: Path, rows: np.ndarray) -> list[str]:
 def _picture_size(path: Path) -> tuple[int, int] | None:
     if not path.is_file():
         return None
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
+        with path.open("rb") as file:
+            start = file.read(24)
+        if start[12:16] == b"IHDR":  # without what stands beside the pixels of a PNG, which may be damaged
+            return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
         with Image.open(path) as picture:
-            return picture.size
-    except (UnidentifiedImageError, OSError) as error:
+            width, height = picture.size
+            turned = picture.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            return (height, width) if turned else (width, height)
+    except Exception as error:  # Pillow raises many types for damaged files
         raise SMCDError(f"{path}: cannot read the picture: {error}", path=path) from error
