@@ -67,6 +67,10 @@ class TrainingData:
 
         return OrderState.from_dict(values)
 
+    def examples_before(self, place: OrderState) -> int:
+        """Number of examples of the training data before a place in their order."""
+        return place.epoch * self.batches.sequence.epoch_length + place.position
+
     def start(self) -> OrderState:
         """The place before the first example."""
         from data_pipeline.order.permutation import OrderState

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 FREE = (
     *("run", "mesh", "remat", "init.model"),
     *("data.threads", "data.records", "data.max_bad_share", "data.validation_split"),
+    # The order of the data is counted in examples; optimizer and schedule are counted in steps.
+    *("data.batch_size", "optimizer.grad_accum_steps"),
 )
 Say = Callable[[str], object]
 
@@ -113,7 +115,7 @@ def train(
             reason = stop.requested(done)
             last = done == run.steps or reason is not None
             if done % run.log_every == 0 or done == first + 1 or done == run.steps:
-                _log(program, state, done, rates, writer, say)
+                _log(program, state, done, rates, writer, say, examples=data.examples_before(batch.state))
                 rates.restart() if done == first + 1 else None
             with rates.paused():
                 if _due(done, run.save_every) or last:
@@ -148,12 +150,20 @@ def _begin(
             path=checkpoints.folder,
             value=data.fingerprint,
         )
-    say(f"resuming after step {restored.step}")
+    place = data.place(restored.data["order"])
+    say(f"resuming after step {restored.step}, {data.examples_before(place)} examples")
+    size, before = program.config.data.batch_size, restored.config["data"]["batch_size"]
+    if size != before:
+        logger.warning(
+            "a step now takes %d examples instead of %d: the data continue after example %d, the optimizer and the "
+            "learning rate after step %d",
+            *(size, before, data.examples_before(place), restored.step),
+        )
     ends, ended = program.config.run.steps, restored.config["run"]["steps"]
     if program.config.optimizer.schedule == "cosine" and ends != ended:
         logger.warning("the learning rate now falls until step %d; so far it fell until step %d", ends, ended)
     state = TrainState(params=restored.params, **restored.train)
-    return state, data.place(restored.data["order"]), restored.step
+    return state, place, restored.step
 
 
 def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
@@ -181,7 +191,14 @@ def _checkpoint_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def _log(
-    program: TrainProgram, state: TrainState, done: int, rates: Throughput, writer: MetricWriter, say: Say
+    program: TrainProgram,
+    state: TrainState,
+    done: int,
+    rates: Throughput,
+    writer: MetricWriter,
+    say: Say,
+    *,
+    examples: int,
 ) -> None:
     """Waits for the device, and writes a line; raises if the loss was not finite."""
     window = jax.device_get(state.window)
@@ -189,6 +206,7 @@ def _log(
     values["parameter_norm"] = program.norm(state.params)
     values["learning_rate"] = float(program.rate(done - 1))
     values |= gate_values(state.params)
+    values["examples"] = float(examples)
     values |= rates.read()
     writer.scalars(done, values)
     say(summary_line(done, program.config.run.steps, values))
