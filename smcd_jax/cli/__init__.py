@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "sample and evaluate a fixed list of clips, or evaluate existing videos",
     "compare": "compare two evaluations of the same list, clip by clip",
     "bench": "measure speed and memory on this machine",
+    "verify": "check a model folder: weights, schedule, networks, and a sampled clip",
     "doctor": "check the installation",
 }
 

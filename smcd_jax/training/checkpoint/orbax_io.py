@@ -219,4 +219,6 @@ def _keep_log_to_warnings() -> None:
 def _is_wanted(record: logging.LogRecord) -> bool:
     if "orbax" not in record.pathname:
         return True
-    return record.levelno >= logging.WARNING and not record.exc_info and "raised an exception" not in record.getMessage()
+    return (
+        record.levelno >= logging.WARNING and not record.exc_info and "raised an exception" not in record.getMessage()
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.files.placeholders import snapshot_folder
-from smcd_jax.models.conversion import FamilyConversion, PublishedModel, Source, TorchFile
+from smcd_jax.models.conversion import FamilyConversion, PublishedModel, ReferenceNetwork, Source, TorchFile
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.models.smcd.conversion import detect, diffusers_unet
 from smcd_jax.models.smcd.conversion.table import controlnet_rows, image_encoder_rows, unet_rows
@@ -59,6 +59,12 @@ class SMCDConversion(FamilyConversion):
             sources |= _read_smcd(smcd, head_width=head_width)
         config = _model_config(sources, [folder for folder in (smcd, modelscope) if folder is not None])
         return PublishedModel(config, sources, license=LICENSE)
+
+    def reference_networks(self, config: ModelConfig) -> list[ReferenceNetwork]:
+        """Returns the official networks, see `reference`."""
+        from smcd_jax.models.smcd.conversion.reference import reference_networks
+
+        return reference_networks(config)
 
     def torch_files(self, config: ModelConfig) -> list[TorchFile]:
         """Returns the files of one folder that serves as ``--smcd`` and as ``--modelscope``."""
