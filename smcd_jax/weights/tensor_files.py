@@ -283,15 +283,11 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
             error = failure
     else:
         size = path.stat().st_size
-        raise SMCDError(
-            f"{path}: truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again",
-            path=path,
-            value=size,
-        ) from error
+        message = f"{path}: truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again"
+        raise SMCDError(message, path=path, value=size) from error
     if not isinstance(content, Mapping):
-        raise SMCDError(
-            f"{path} must contain tensors by name, got {type(content).__name__}", path=path, value=type(content)
-        )
+        message = f"{path} must contain tensors by name, got {type(content).__name__}"
+        raise SMCDError(message, path=path, value=type(content))
     return content
 
 

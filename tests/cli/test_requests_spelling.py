@@ -15,7 +15,7 @@ TEXT = 'image,prompt,track,output\na.png,"a red, square",x: 1 2,o\n'
 def given(path: Path, content: bytes) -> dict:
     path.write_bytes(content)
     (row,) = read_requests(path, {})
-    return dict(row.given)
+    return dict(row.values)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def test_separators_and_encodings_of_spreadsheets(tmp_path, content):
 
 def test_case_27_files_of_excel(shared):
     folder = shared / "field_cases" / "27_csv_excel"
-    assert read_requests(folder / "semi.csv", {})[0].given["prompt"] == "un carré rouge"
-    assert read_requests(folder / "u16.csv", {})[0].given["prompt"] == "un carré"
+    assert read_requests(folder / "semi.csv", {})[0].values["prompt"] == "un carré rouge"
+    assert read_requests(folder / "u16.csv", {})[0].values["prompt"] == "un carré"
     with refused(path=folder / "cp1252.csv", value=40):
         read_requests(folder / "cp1252.csv", {})
 
 
 def test_backslashes_of_windows_are_noted(shared, capsys):
     (row,) = read_requests(shared / "field_cases" / "27_csv_excel" / "win.csv", {})
-    assert (row.given["image"], row.given["output"]) == ("./a.png", "out/o5")
+    assert (row.values["image"], row.values["output"]) == ("./a.png", "out/o5")
     assert "\\" in capsys.readouterr().err
 
 
 def test_jsonl_may_be_utf_16(tmp_path):
     (tmp_path / "r.jsonl").write_bytes('{"image": "é.png"}'.encode("utf-16"))
-    assert read_requests(tmp_path / "r.jsonl", {})[0].given["image"] == "é.png"
+    assert read_requests(tmp_path / "r.jsonl", {})[0].values["image"] == "é.png"
