@@ -14,10 +14,10 @@ from smcd_jax.errors import SMCDError
 _EPILOG = """\
 examples:
   smcd verify tiny
-  smcd verify models/smcd --json report.json
-  smcd verify models/smcd --reference Animate-Your-Motion
+  smcd verify tiny --steps 2 --json report.json
 
-Exit status 1 if something is BROKEN. A warning is for you to judge: untrained weights look like random numbers."""
+--reference imports and runs the Python code of that folder. Exit status 1 if something is BROKEN. A warning is for you
+to judge: untrained weights look like random numbers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -207,12 +207,13 @@ def _networks(folder: ModelFolder, *, steps: int, dtype: str | None, progress: P
         if step.name in features and step.name not in plan.raw:
             yield _output(f"{step.component}: {step.name}", features[step.name])
     inputs = model.inputs(features)
-    latents = None
+    video = np.repeat(request.pictures[:, None], request.num_frames, axis=1)
     target = next((step for step in model.feature_steps if step.name == model.target), None)
-    if target is not None:
-        video = np.repeat(request.pictures[:, None], request.num_frames, axis=1)
+    if target is None:  # a family without an autoencoder
+        yield from _denoising(pipe, inputs, model.features({}, {"video": video}, jax.random.key(0))[model.target])
+    else:
         latents = encode_features(model, pipe.components, {target.source: video}, request.seeds)[target.name]
-        yield _output(f"{target.component}: {target.name}", latents)
+        yield _output(f"{target.component}: {target.name} of a still video", latents)
         frames = pipe.decode(np.asarray(latents), inputs, chunk_size=options.decode_chunk_size, progress=progress)
         psnr = _psnr(frames, video)
         detail = f"the picture through the autoencoder and back: {psnr:.1f} dB"

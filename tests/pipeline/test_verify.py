@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from smcd_jax.cli import main
+from smcd_jax.conversion.untrained import write_untrained
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.conversion import FamilyConversion, ReferenceNetwork, get_conversion
 from smcd_jax.nn.networks import abstract_params
@@ -19,6 +20,7 @@ from smcd_jax.pipeline import reference, verify
 from smcd_jax.pipeline.verify import BROKEN, OK, WARNING, array_statistics, looks_random
 from smcd_jax.weights.conversion_table import LINEAR, weighted
 from tests.errors import refused
+from tests.models.toy_family import ToyConfig
 
 TINY = Path(str(resources.files("smcd_jax"))) / "assets" / "models" / "tiny"
 
@@ -75,6 +77,13 @@ def test_the_shipped_model_passes_and_its_report_fits_one_screen(tmp_path, capsy
     assert max(errors) < 0.3
     assert findings["autoencoder: round trip"]["values"]["psnr"] > 20
     assert report["hash"] == ModelFolder("tiny").digest
+
+
+def test_a_family_of_another_package_is_verified_too(tmp_path):
+    folder = write_untrained(tmp_path / "toy", ToyConfig(), seed=0, dtype=np.float32, overwrite=False)
+    findings = {finding.subject: finding.state for finding in verify.verify(folder, steps=1)}
+    assert findings["net: timestep 300"] == WARNING, findings  # untrained
+    assert findings["clip"] == OK
 
 
 # --- beside the official code ----------------------------------------------------------------------------------------
