@@ -7,12 +7,12 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smcd_jax import __version__
 from smcd_jax.files.atomic import write_json
+from smcd_jax.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,8 @@ class Found(NamedTuple):
 
 
 def folder() -> Path | None:
-    """Returns ``$SMCD_CACHE_DIR/plans``, by default ``~/.cache/smcd_jax/plans``; None if the variable is empty."""
-    root = os.environ.get("SMCD_CACHE_DIR", str(Path.home() / ".cache" / "smcd_jax"))
-    return Path(root) / "plans" if root else None
+    """Returns ``$SMCD_CACHE_DIR/plans``, see `cache_folder`; None if there is no cache."""
+    return cache_folder("plans")
 
 
 def versions() -> dict[str, str]:
