@@ -150,19 +150,19 @@ class SamplingOptions:
         "text and picture weight of --reference_guidance", number(), metavar="W", every_family=False
     )
     loop: bool | str | None = _option(
-        "end where the video begins; MODE is one of the model's own ways to do so",
+        "make the video loop; MODE is one of the model's ways to loop (default: its first)",
         _mode,
         metavar="MODE",
         every_family=False,
     )
     frame_stride: int | None = _option(
-        "source frames from one frame to the next; more is faster motion", whole(1), metavar="N", every_family=False
+        "frame stride stated to the model; larger is faster motion", whole(1), metavar="N", every_family=False
     )
     fps_condition: int | None = _option(
-        "frame rate that the model imagines; less is faster motion", whole(1), metavar="N", every_family=False
+        "frame rate stated to the model; smaller is faster motion", whole(1), metavar="N", every_family=False
     )
     undo_rescale: bool | None = _option(
-        "bring the contrast back that dynamic rescale takes away at few steps", one_of(True, False), every_family=False
+        "restore the contrast that dynamic rescale reduces at few steps", one_of(True, False), every_family=False
     )
     picture_fit: Literal["crop", "pad", "gui", "stretch"] | None = _option(
         "what happens to a picture of another aspect ratio: cut off, bars (black, or grey as on the published web "
@@ -196,9 +196,8 @@ class SamplingOptions:
         known = {field.name for field in dataclasses.fields(self)}
         for name in overrides:
             if name not in known:
-                raise SMCDError(
-                    f"unknown option {name!r}; known are {', '.join(sorted(known))}", argument=name, value=name
-                )
+                message = f"unknown option {name!r}; known are {', '.join(sorted(known))}"
+                raise SMCDError(message, argument=name, value=name)
         return dataclasses.replace(self, **overrides)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`smcd bench`: what this machine does in a second, one benchmark a subcommand."""
+"""Benchmarks of this machine, one per subcommand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import importlib
 
 BENCHMARKS = {
-    "sample": ("bench_sample", "time and memory of making videos"),
+    "sample": ("bench_sample", "time and memory of sampling videos"),
     "train": ("bench_train", "time and memory of a training step"),
-    "input": ("bench_input", "clips a second from records and from the feature cache, beside a plain loop"),
+    "input": ("bench_input", "clips per second from records and from the feature cache, compared with a plain loop"),
 }
 
 

@@ -28,6 +28,7 @@ class Option:
         default: Default value; None if the model decides or there is none.
         choices: Allowed values; None for any of the kind.
         metavar: Placeholder of the value in the help text.
+        every_family: Whether every model family has the option.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    every_family: bool = True
 
     def add_to(self, group: Any) -> None:
         """Adds the flag to an argparse group; without it the namespace has no such attribute."""
@@ -87,9 +89,8 @@ class Option:
         return value
 
     def _refuse(self, value: Any, cause: Exception | None = None) -> NoReturn:
-        raise SMCDError(
-            f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}", argument=self.name, value=value
-        ) from cause
+        message = f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}"
+        raise SMCDError(message, argument=self.name, value=value) from cause
 
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -134,7 +135,8 @@ def _of_sampling(*, is_input: bool) -> Iterator[Option]:
         kind = bool | str if kinds == [bool, str] else kinds[0] if kinds else str
         by_model = field.default is None and bool not in kinds and not is_input
         help = f"{about['help']} (default: the model's own)" if by_model else about["help"]
-        yield Option(field.name, kind, help, field.default, choices=about["choices"], metavar=about["metavar"])
+        same = {name: about[name] for name in ("choices", "metavar", "every_family")}
+        yield Option(field.name, kind, help, field.default, **same)
 
 
 INPUTS = (*_INPUTS, *_of_sampling(is_input=True))
@@ -144,22 +146,23 @@ SAMPLING = (
     Option("truncate_prompt", bool, "cut texts that are longer than the model reads"),
 )
 
+FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
 OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
 
-def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
+def sampling_options(values: Mapping[str, Any]) -> SamplingOptions:
     """The sampling options among those given, with defaults for the rest.
 
     Raises:
         SMCDError: A text is empty, or an option is out of range or excludes another.
     """
-    for name, value in given.items():
+    for name, value in values.items():
         if value == "" and name not in ("prompt", "negative_prompt"):
             refuse(name, value, "not be empty")
     names = {field.name for field in dataclasses.fields(SamplingOptions)}
-    return SamplingOptions(**{name: value for name, value in given.items() if name in names})
+    return SamplingOptions(**{name: value for name, value in values.items() if name in names})
 
 
 def check_fps(fps: float, formats: tuple[str, ...]) -> None:

@@ -97,9 +97,8 @@ def _family_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
     for other, flags in FLAGS.items():
         for flag in flags:
             if flag.name not in own and getattr(args, flag.name) not in (None, False):
-                raise SMCDError(
-                    f"--{flag.name} is an option of model family {other}, not of {family}", argument=flag.name
-                )
+                message = f"--{flag.name} is an option of model family {other}, not of {family}"
+                raise SMCDError(message, argument=flag.name)
     return {name: getattr(args, name) for name in own}
 
 

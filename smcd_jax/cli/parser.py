@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
 
+_LARGEST_SIDE = 16384  # `smcd_jax.media.LARGEST_SIDE`, whose import takes a second
+
 
 class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
@@ -108,26 +110,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {normalized[near[0]]}?" if near else ""
 
 
-def width_and_height(flag: str, text: str, example: str) -> tuple[int, int]:
-    """Returns (width, height) in pixels of a value such as "256x256".
-
-    Args:
-        flag: Name of the option, for the message.
-        text: Value of the option.
-        example: Valid value, for the message.
+def width_and_height(text: str) -> tuple[int, int]:
+    """Returns (width, height) in pixels of a text such as "256x256", as the ``type`` of an option.
 
     Raises:
-        SMCDError: The value has another form, or a side is not from 1 to 16384.
+        argparse.ArgumentTypeError: The text has another form, or a side is not from 1 to 16384.
     """
-    from smcd_jax.media import LARGEST_SIDE
-
     parts = text.lower().split("x")
     whole = len(parts) == 2 and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts)
-    if not whole or not all(1 <= int(part) <= LARGEST_SIDE for part in parts):
-        raise SMCDError(
-            f"{flag} must be WIDTHxHEIGHT with sides from 1 to {LARGEST_SIDE} pixels, as in {example}, got {text}",
-            argument=flag.lstrip("-"),
-            value=text,
+    if not whole or not all(1 <= int(part) <= _LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"must be WIDTHxHEIGHT with sides from 1 to {_LARGEST_SIDE} pixels, such as 640x427, got {text!r}"
         )
     return int(parts[0]), int(parts[1])
 

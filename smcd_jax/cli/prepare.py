@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stored.add_argument(
         "--frame_size",
+        type=width_and_height,
         metavar="WxH",
         help="resize frames to exactly this size without cropping, as jpeg of quality 95; fastest to train from",
     )
@@ -98,15 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepares records, features or both, and prints a report."""
     if not 0 <= args.max_bad_share <= 1:
-        raise SMCDError(
-            f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}",
-            argument="max_bad_share",
-            value=args.max_bad_share,
-        )
+        message = f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}"
+        raise SMCDError(message, argument="max_bad_share", value=args.max_bad_share)
     if args.name is None and args.features is None:
-        raise SMCDError(
-            "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records", argument="name"
-        )
+        message = "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records"
+        raise SMCDError(message, argument="name")
     if args.name is not None:
         _prepare_records(args)
     if args.features is not None:
@@ -120,7 +117,6 @@ def _prepare_records(args: argparse.Namespace) -> None:
     from data_pipeline.records.runners import Beam, Processes
     from smcd_jax.files import write_json
 
-    size = width_and_height("--frame_size", args.frame_size, "256x256") if args.frame_size else None
     beam_options = [f"--{key}={value}" for key, value in map(_pair, args.beam_option)]
     report = prepare(
         args.name,
@@ -128,7 +124,7 @@ def _prepare_records(args: argparse.Namespace) -> None:
         args.output,
         splits=_splits(args),
         clips_per_shard=args.clips_per_shard,
-        stored=StoredFrames(args.short_side, size),
+        stored=StoredFrames(args.short_side, args.frame_size),
         options=dict(_option(text) for text in args.option),
         max_bad_share=args.max_bad_share,
         runner=Beam(args.runner, beam_options) if args.runner else Processes(args.workers),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import TRACK_FORMATS
 from smcd_jax.cli.examples import example_file
+from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
@@ -98,10 +99,8 @@ def _add_subcommand(
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand and returns its exit status: 2 if a validated file is wrong."""
     if args.subcommand is None:
-        raise SMCDError(
-            "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw' (see smcd tracks --help)",
-            argument="subcommand",
-        )
+        message = "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw' (see smcd tracks --help)"
+        raise SMCDError(message, argument="subcommand")
     return args.run(args)
 
 
@@ -114,18 +113,11 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="image that the boxes refer to")
     parser.add_argument(
         "--image_size",
-        type=_size,
+        type=width_and_height,
         metavar="WIDTHxHEIGHT",
         help="size of the image in pixels, instead of --image, if the file does not state it",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="number of frames to spread the motion over")
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 640x427, got {text!r}")
-    return int(parts[0]), int(parts[1])
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -148,15 +140,11 @@ def _convert(args: argparse.Namespace) -> int:
     path, output = Path(args.file), Path(args.output)
     tracks, size, unlabelled = _read(args, path, image_size=_image_size(args))
     if unlabelled:
-        raise SMCDError(
-            f"{path} does not name its object; pass --label, such as --label dog", argument="label", path=path
-        )
+        message = f"{path} does not name its object; pass --label, such as --label dog"
+        raise SMCDError(message, argument="label", path=path)
     if size is None and args.format != "smcd-tracks":
-        raise SMCDError(
-            f"{path} holds boxes in 0..1, but {args.format} needs pixels; pass --image or --image_size",
-            argument="image_size",
-            path=path,
-        )
+        message = f"{path} holds boxes in 0..1, but {args.format} needs pixels; pass --image or --image_size"
+        raise SMCDError(message, argument="image_size", path=path)
     _check_new(written_files(output, args.format), args)
     lost = save_tracks(tracks, output, format=args.format, image_size=size)
     for text in (*tracks.notes, *lost):
@@ -176,22 +164,15 @@ def _draw(args: argparse.Namespace) -> int:
     output = Path(args.output)
     suffix = output.suffix.lower()
     if suffix not in (".png", ".mp4", ".gif", ".webp"):
-        raise SMCDError(
-            f"--output must end in .png for a contact sheet or .mp4, .gif or .webp for a video, got {output}",
-            argument="output",
-            path=output,
-            value=suffix,
-        )
+        message = f"--output must end in .png for a contact sheet or .mp4, .gif or .webp for a video, got {output}"
+        raise SMCDError(message, argument="output", path=output, value=suffix)
     _check_new([output], args)
     check_fps(args.fps, (suffix[1:],))
     picture = read_picture(_picture(args))
     tracks, _, _ = _read(args, Path(args.file), image_size=picture.shape[1::-1])
     if tracks.num_frames * picture.nbytes > _MAX_DRAWN_BYTES:
-        raise SMCDError(
-            f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8",
-            argument="frames",
-            value=tracks.num_frames,
-        )
+        message = f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8"
+        raise SMCDError(message, argument="frames", value=tracks.num_frames)
     frames = np.broadcast_to(picture, (tracks.num_frames, *picture.shape))
     drawn = draw_boxes(frames, tracks.boxes, tracks.mask, tracks.labels)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -212,11 +193,8 @@ def _draw(args: argparse.Namespace) -> int:
 def _check_new(files: list[Path], args: argparse.Namespace) -> None:
     existing = [file for file in files if file.exists()]
     if existing and not args.overwrite:
-        raise SMCDError(
-            f"{existing[0]} exists already; choose another output, or pass --overwrite to replace it",
-            argument="overwrite",
-            path=existing[0],
-        )
+        message = f"{existing[0]} exists already; choose another output, or pass --overwrite to replace it"
+        raise SMCDError(message, argument="overwrite", path=existing[0])
 
 
 def _read(
@@ -230,11 +208,8 @@ def _read(
     pixels = _pixel_tracks(args, path)
     unlabelled = args.label is None and None in pixels.labels
     if pixels.size is None and image_size is None:
-        raise SMCDError(
-            f"{path} does not state the size of its picture; pass --image, or --image_size WIDTHxHEIGHT",
-            argument="image_size",
-            path=path,
-        )
+        message = f"{path} does not state the size of its picture; pass --image, or --image_size WIDTHxHEIGHT"
+        raise SMCDError(message, argument="image_size", path=path)
     tracks = pixels.to_box_tracks(image_size=image_size, label=PLACEHOLDER if unlabelled else args.label)
     if unlabelled:
         note = f"{path}: does not name its object; smcd animate needs --label"

@@ -35,7 +35,7 @@ _EPILOG = """\
 examples:
   smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
   smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny --config.data.records=records \\
-      --config.run.steps=4
+      --config.data.batch_size=8 --config.run.steps=4 --config.optimizer.warmup_steps=1
 
 Rerunning the same command resumes training from the newest valid checkpoint."""
 

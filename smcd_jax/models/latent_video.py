@@ -1,4 +1,4 @@
-"""What models of latent video share: text tower and autoencoder as frozen encoders, and decoding frame by frame."""
+"""Base of latent video models: text tower and autoencoder as frozen encoders, and decoding frame by frame."""
 
 from __future__ import annotations
 

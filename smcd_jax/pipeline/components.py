@@ -1,4 +1,4 @@
-"""A model's weights and programs at work: read when first needed, compiled once for each shape."""
+"""Weights and compiled programs of a model: read when first needed, compiled once per shape."""
 
 from __future__ import annotations
 

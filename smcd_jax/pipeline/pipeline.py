@@ -152,7 +152,7 @@ class VideoPipeline:
                 may return a dict with other latents.
             before_decode: Function called with the final latents, so that they can be kept if decoding fails.
             progress: True for progress bars, or a `smcd_jax.runtime.progress.Progress`.
-            **overrides: Fields of `SamplingOptions`, in place of those in ``options``.
+            **overrides: Fields of `SamplingOptions`, such as ``seed`` or ``loop``, in place of those in ``options``.
 
         Raises:
             SMCDError: An argument is wrong, weights are damaged, or the sample is not finite.

@@ -29,34 +29,33 @@ def make_request(
     if image is None:
         raise SMCDError("no image; pass the picture to animate with --image FILE", argument="image")
     if tracks is None and "tracks" in model.required:
-        raise SMCDError(
-            "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'",
-            argument="tracks",
-        )
+        message = "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'"
+        raise SMCDError(message, argument="tracks")
     if tracks is not None and not model.takes_tracks:
         raise SMCDError("this model reads no tracks; leave out --tracks and --track", argument="tracks")
-    given = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
-    given |= {"negative_prompt": _listed(options.negative_prompt), "end_image": _listed(options.end_image)}
-    count = max(map(len, given.values()))
-    for name, items in given.items():
+    arguments = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
+    arguments |= {"negative_prompt": _listed(options.negative_prompt), "end_image": _listed(options.end_image)}
+    count = max(map(len, arguments.values()))
+    for name, items in arguments.items():
         if len(items) not in (1, count):
             refuse(name, len(items), f"have 1 entry, or {count} for a batch of {count}")
 
     def repeated(items: Sequence[Any]) -> list[Any]:
         return list(items) * (count // len(items))
 
-    read = [read_picture(item) for item in given["image"]]
+    read = [read_picture(item) for item in arguments["image"]]
     fitted = [model.fit_picture(picture, options) for picture in read]
     ends = None
     if options.end_image is not None:
-        ends = repeated([model.fit_picture(read_picture(item), options) for item in given["end_image"]])
+        ends = repeated([model.fit_picture(read_picture(item), options) for item in arguments["end_image"]])
     sizes = [picture.shape[1::-1] for picture in repeated(read)]
     loaded = [
-        _load_tracks(item, frames, image_size=size) for item, size in zip(repeated(given["tracks"]), sizes, strict=True)
+        _load_tracks(item, frames, image_size=size)
+        for item, size in zip(repeated(arguments["tracks"]), sizes, strict=True)
     ]
     prompts = [
         _prompt(model, text, item, where=f"example {index}: " if count > 1 else "")
-        for index, (text, item) in enumerate(zip(repeated(given["prompt"]), loaded, strict=True))
+        for index, (text, item) in enumerate(zip(repeated(arguments["prompt"]), loaded, strict=True))
     ]
 
     def each(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -65,7 +64,7 @@ def make_request(
     return Request(
         pictures=np.stack([part.pixels for part in each(repeated(fitted))]),
         prompts=each(prompts),
-        negative_prompts=each([text or None for text in repeated(given["negative_prompt"])]),
+        negative_prompts=each([text or None for text in repeated(arguments["negative_prompt"])]),
         tracks=each(loaded),
         num_frames=frames,
         seeds=_seeds(options.seed, count * options.num_videos_per_prompt),
@@ -99,20 +98,18 @@ def _load_tracks(item: Any, frames: int, *, image_size: tuple[int, int]) -> BoxT
     return load_tracks(item, image_size=image_size, frames=frames)
 
 
-def _prompt(model: VideoModel, given: str | None, tracks: BoxTracks | None, *, where: str) -> str:
-    text = given if given is not None or tracks is None else tracks.prompt
+def _prompt(model: VideoModel, prompt: str | None, tracks: BoxTracks | None, *, where: str) -> str:
+    text = prompt if prompt is not None or tracks is None else tracks.prompt
     if "prompt" not in model.required and (text is None or text == ""):
         return model.null_prompt
     if text is None:
-        raise SMCDError(
-            f"{where}no prompt; describe what happens with --prompt TEXT, or in the tracks file", argument="prompt"
-        )
+        message = f"{where}no prompt; describe what happens with --prompt TEXT, or in the tracks file"
+        raise SMCDError(message, argument="prompt")
     if not isinstance(text, str):
         refuse("prompt", text, "be text")
     if not text.strip():
-        raise SMCDError(
-            f"{where}prompt is empty; describe what happens with --prompt TEXT", argument="prompt", value=text
-        )
+        message = f"{where}prompt is empty; describe what happens with --prompt TEXT"
+        raise SMCDError(message, argument="prompt", value=text)
     return text
 
 

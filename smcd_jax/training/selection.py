@@ -1,6 +1,6 @@
-"""Which parameters a stage trains: trees split by path patterns before `jax.grad`, and joined again inside it.
+"""Selection of the trained parameters: trees are split by path patterns before `jax.grad` and joined inside it.
 
-Freezing is structural: gradients, optimiser state and moving averages exist for the trained part alone.
+Gradients, optimizer state and moving averages therefore exist only for the trained parameters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> froze
 
 
 def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
-    """(trained, frozen) parts of a tree; the arrays are the same."""
+    """Returns the trained and the frozen part of a tree, without copying arrays."""
     leaves = flatten(params)
     parts = ({}, {})
     for path, leaf in leaves.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.selection import select
 
 logger = logging.getLogger(__name__)
+
+_shapes = functools.cache(abstract_params)  # tracing the initialization of a full-size UNet takes seconds
 
 NO_FAULT = -1
 NUM_BUCKETS = 4  # equal ranges of timesteps whose losses are logged separately
@@ -86,7 +89,7 @@ def placeholder_null(config: TrainConfig, model: VideoModel) -> dict[str, np.nda
 
 def abstract(config: TrainConfig) -> Params:
     """Returns the shapes of the parameters of all components of the step, float32."""
-    tree = {name: abstract_params(part.config) for name, part in components(config).items()}
+    tree = {name: _shapes(part.config) for name, part in components(config).items()}
     return {**tree, **unflatten(low_rank_shapes_of(config, flatten(tree)))}
 
 
@@ -166,7 +169,7 @@ def component_params(
     config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, from_scratch: frozenset[str]
 ) -> dict[str, np.ndarray]:
     """Returns one component's starting parameters by full path, float32, on the host."""
-    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part.config)).items()}
+    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(_shapes(part.config)).items()}
     found = _read_component(folder, name, part)
     widened = {f"{name}/{path}" for path in part.widened}
     leaves = {}

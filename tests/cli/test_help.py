@@ -12,9 +12,11 @@ import pytest
 
 from smcd_jax import cli
 from smcd_jax.cli import main
+from smcd_jax.cli.examples import example_file
 from tests.snapshots.adapters import command_parsers
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "smcd_jax" / "assets" / "examples" / "rocket"
 SCREEN = 30  # lines of 100 columns
 
 
@@ -61,13 +63,17 @@ def test_examples_are_valid_command_lines(name):
 
 
 @pytest.mark.slow
-def test_examples_run_as_they_stand(tmp_path, monkeypatch):
-    """All in one folder, which shows the configs of the project, as a clone does."""
+@pytest.mark.parametrize("name", PARSERS)
+def test_examples_run_as_they_stand(name, tmp_path, monkeypatch):
+    """In an empty folder, which shows the configs of the project as a clone does."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    done = []
-    for parser in PARSERS.values():
-        for arguments in examples(parser.epilog):
-            if arguments not in done:
-                assert main(arguments) == 0, shlex.join(arguments)
-                done.append(arguments)
+    for arguments in examples(PARSERS[name].epilog):
+        assert main(arguments) == 0, shlex.join(arguments)
+
+
+def test_an_example_is_found_by_name_unless_such_a_file_exists(tmp_path):
+    assert example_file(tmp_path / "rocket", "tracks.json") == EXAMPLE / "tracks.json"
+    (tmp_path / "rocket").mkdir()
+    assert example_file(tmp_path / "rocket", "tracks.json") == tmp_path / "rocket"
+    assert example_file(tmp_path / "dog", "img.png") == tmp_path / "dog"

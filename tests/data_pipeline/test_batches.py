@@ -21,7 +21,7 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from data_pipeline.batches import Batches, HostBatch, host_rows
-from data_pipeline.evaluation_lists import EvaluationEntry, evaluation_batch, make_evaluation_list, read_evaluation_list
+from data_pipeline.evaluation_lists import make_evaluation_list, read_evaluation_list
 from data_pipeline.examples import ExampleSize
 from data_pipeline.order.permutation import OrderState, fold
 from data_pipeline.prefetch import batch_sharding, local_rows, prefetch_to_device
@@ -468,14 +468,6 @@ def test_an_evaluation_list_is_fixed_by_its_seed_and_carries_its_hash(records, t
     assert json.loads((tmp_path / "list.json").read_text())["sha256"] == made.sha256
 
 
-def test_an_evaluation_batch_holds_the_windows_of_the_list(records):
-    made = make_evaluation_list(records, frames=4)
-    assert len(made.entries) == 12
-    arrays = evaluation_batch(video_source(records), made, made.entries[2:7])
-    for row, entry in enumerate(made.entries[2:7]):
-        check_row({name: array[row] for name, array in arrays.items()}, int(entry.clip_id[-3:]), entry.start)
-
-
 def test_a_changed_evaluation_list_is_refused(records, tmp_path):
     path = make_evaluation_list(records, frames=4).write(tmp_path / "list.json")
     content = json.loads(path.read_text())
@@ -488,16 +480,7 @@ def test_a_changed_evaluation_list_is_refused(records, tmp_path):
         read_evaluation_list(path)
 
 
-def test_an_evaluation_list_replaces_nothing(records, tmp_path):
-    made = make_evaluation_list(records, frames=4)
-    source = video_source(records)
-    copy = damaged_copy(records, tmp_path / "copy", [(2, frame) for frame in range(squares.length(2))])
-    with refused("source", value="clip-002"):
-        evaluation_batch(video_source(copy), made, made.entries)
-    with refused("entries", value="clip-001"):
-        evaluation_batch(source, made, [EvaluationEntry("clip-001", 90, 0)])
-    with refused("frames", value=5):
-        evaluation_batch(video_source(records, ExampleSize(5, 16, 16, 2)), made, made.entries)
+def test_an_evaluation_list_of_more_clips_than_there_are_is_refused(records):
     with refused("count", path=records.folder, value=13):
         make_evaluation_list(records, frames=4, count=13)
 

@@ -18,7 +18,6 @@ import pytest
 
 from data_pipeline.batches import Batches
 from data_pipeline.benchmark import InputBenchmark, measure_input, table
-from data_pipeline.evaluation_lists import evaluation_batch, make_evaluation_list
 from data_pipeline.examples import ExampleSize
 from data_pipeline.features import writer
 from data_pipeline.features.cache import FeatureCache
@@ -400,15 +399,6 @@ def test_an_encoder_keeps_its_identity_while_the_unet_is_trained_and_no_longer(t
         assert {name for name in before if after[name] != before[name]} == changed
     with refused(path=tmp_path / "model.json"):
         encoder_identity(tmp_path, ENCODERS)
-
-
-def test_evaluation_batches_of_the_cache_are_fixed_by_the_seeds_of_the_list(records, cache_folder):
-    made = make_evaluation_list(records, frames=4, count=5)
-    source = FeatureSource(open_cache(cache_folder), SIZE)
-    one, other = (evaluation_batch(source, made, made.entries) for _ in range(2))
-    np.testing.assert_array_equal(one["latents"], other["latents"])
-    changed = [dataclasses.replace(entry, seed=entry.seed + 1) for entry in made.entries]
-    assert (evaluation_batch(source, made, changed)["latents"] != one["latents"]).any()
 
 
 def test_every_path_of_the_benchmark_delivers(tmp_path):

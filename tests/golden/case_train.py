@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -36,8 +37,7 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     configs, aux = load_aux(golden, golden.case["aux"])
     configs = {"unet": config} | configs
     params = {"unet": unet_params} | aux
-    # Inputs are arguments, dropped conditions among them, so that files of one stage share a compiled program.
-    loss = jax.jit(jax.value_and_grad(lambda params, step: step_loss(configs, params, step, stage)))
+    loss = loss_and_gradients(tuple(configs.items()), stage)
     value, gradients = loss(params, step_inputs(arrays, drop_all=golden.config["drop_all"]))
     yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
 
@@ -47,6 +47,12 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
         named = to_torch(tables[name](configs[name]), flatten(gradients[name]))
         ours |= {PREFIXES[name] + torch: array for torch, array in named.items()}
     yield worst_gradient(ours, arrays)
+
+
+@functools.cache
+def loss_and_gradients(configs: tuple[tuple[str, Any], ...], stage: int) -> Callable[..., Any]:
+    """One program for all files of a stage: inputs are arguments, dropped conditions among them."""
+    return jax.jit(jax.value_and_grad(lambda params, step: step_loss(dict(configs), params, step, stage)))
 
 
 class StepInputs(NamedTuple):

@@ -216,19 +216,24 @@ class TestObjective:
         batch |= {"token_ids": jnp.asarray(tokens), "label_ids": jnp.asarray(tokens[:2])[None].repeat(4, axis=0)}
         params = starting_params(config)
         loss = objective_of(config, null_ids=tokenizer.encode([" "]))
-        for seed in range(4):
-            loss(params, batch, jax.random.key(seed))
+
+        @jax.jit
+        def inputs_of(params: Any, key: jax.Array) -> Inputs:
+            loss(params, batch, key)
+            return asked[-1]["inputs"]
+
+        seen = [inputs_of(params, jax.random.key(seed)) for seed in range(4)]
         tower = network(config.model.text_encoder, policy(config))
-        expected = tower.apply({"params": params["text_encoder"]}, batch["token_ids"])
+        expected = jax.jit(tower.apply)({"params": params["text_encoder"]}, batch["token_ids"])
         null = np.asarray(expected[2])
-        rows = np.concatenate([np.asarray(call["inputs"].text) for call in asked])
+        rows = np.concatenate([np.asarray(inputs.text) for inputs in seen])
         wanted = np.concatenate([np.asarray(expected)] * 4)
         kept = np.abs(rows - wanted).max(axis=(1, 2)) < 1e-5
         gone = np.abs(rows - null).max(axis=(1, 2)) < 1e-5
         assert (kept | gone).all()
         assert 0 < (gone & ~kept).sum() < 12
         labels = tower.apply({"params": params["text_encoder"]}, batch["token_ids"][:2], method="label_embedding")
-        np.testing.assert_allclose(asked[0]["inputs"].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
+        np.testing.assert_allclose(seen[0].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
 
 
 def test_online_latents_are_scaled_draws_without_gradient(files):

@@ -43,7 +43,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         text: Embedding of the prompt.
-        null_text: Embedding of the negative or null prompt, of each example or of all; None where none is dropped.
+        null_text: Embedding of the negative or null prompt, per example or one for all; None if no text is dropped.
         boxes: Boxes, xyxy in 0..1.
         mask: 1 where an object is present, else 0.
         labels: Embedding of each object's label; of each frame where labels change.
@@ -197,11 +197,11 @@ class SMCDModel(LatentVideoModel):
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
         """The prompt becomes the null text, every object absent, and each latent zero."""
 
-        def kept(switch: str, given: Array, dropped: Array | float = 0.0) -> Array:
+        def kept(switch: str, value: Array, dropped: Array | float = 0.0) -> Array:
             if switch not in keep:
-                return given
-            where = keep[switch].reshape(-1, *(1,) * (given.ndim - 1))
-            return jnp.where(where, given, jnp.asarray(dropped, given.dtype))
+                return value
+            where = keep[switch].reshape(-1, *(1,) * (value.ndim - 1))
+            return jnp.where(where, value, jnp.asarray(dropped, value.dtype))
 
         text = inputs.text if inputs.null_text is None else kept("text", inputs.text, inputs.null_text)
         return inputs._replace(
@@ -287,7 +287,7 @@ def _components(config: ModelConfig) -> dict[str, Component]:
 
 
 def _check_complete(config: ModelConfig) -> None:
-    """A network must find the networks whose output it reads; without them it would sample nonsense."""
+    """Checks that the model has every network whose output another one reads."""
     unet = config.unet
     needed = {
         "unet": True,
@@ -299,6 +299,5 @@ def _check_complete(config: ModelConfig) -> None:
     }
     absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
     if absent:
-        raise SMCDError(
-            f"the model has no {' and no '.join(absent)}; convert or copy it again", argument="model", value=absent
-        )
+        message = f"the model has no {' and no '.join(absent)}; convert or copy it again"
+        raise SMCDError(message, argument="model", value=absent)
