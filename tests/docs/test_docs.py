@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from smcd_jax import cli
 from smcd_jax.cli.parser import CommandParser
 
 ROOT = Path(__file__).resolve().parents[2]

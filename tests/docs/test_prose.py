@@ -131,6 +131,8 @@ def test_entries_of_docstrings_start_with_a_capital_letter(texts):
 
 
 def test_the_rules_find_what_they_should():
-    assert WORDS.search("the run goes on") and WORDS.search("8 GB a chip") and not WORDS.search("recommend an amendment")
+    assert WORDS.search("the run goes on")
+    assert WORDS.search("8 GB a chip")
+    assert not WORDS.search("recommend an amendment")
     docstring = "    Args:\n        seed: of the draws.\n        steps: Number of steps.\n\n    Returns:\n"
     assert faulty_entries(docstring) == ["seed: of the draws."]
