@@ -49,6 +49,7 @@ EXTRAS = {
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
     "tpu": [f"jax[tpu]{JAX}"],
     "convert": CONVERT,
+    "heif": ["pillow-heif>=0.18,<2"],  # pictures of iPhones
     "data": DATA,
     # In an environment of its own: beam 2.77 wants an older pillow and protobuf than launch/constraints.txt names.
     "beam": [*DATA, "apache-beam>=2.65,<3"],
@@ -92,7 +93,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**", "evaluation/report/templates/*"]},
+    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},

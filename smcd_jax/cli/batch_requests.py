@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +19,10 @@ from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline,
 from smcd_jax.cli.clip_run import finish_clip, is_described, is_kept, make_clip
 from smcd_jax.cli.parser import did_you_mean
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.text_files import read_text
 from smcd_jax.pipeline import VideoPipeline
 
+_PATHS = ("image", "end_image", "tracks", "input_data_path", "output")  # options that name files and folders
 # States of a row: not sampled; sampled but not decoded; complete but for a file that may be written again; complete.
 _WAITING, _KEPT, _PARTIAL, _FINISHED = "waiting", "kept", "partial", "finished"
 
@@ -50,22 +54,31 @@ def read_requests(path: Path, common: Mapping[str, Any]) -> list[Row]:
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
         raise SMCDError(f"{path}: must be .csv (with a header) or .jsonl", argument="requests", path=path)
+    if not path.is_file():
+        raise SMCDError(f"{path}: no such file; check the path", argument="requests", path=path)
     try:
         rows = [
             Row(where, number, {"output": f"{path.stem}_{number:04d}", **common, **values})
             for number, (where, values) in enumerate(readers[path.suffix.lower()](path), 1)
         ]
-    except FileNotFoundError as error:
-        raise SMCDError(f"{path}: no such file; check the path", argument="requests", path=path) from error
-    except UnicodeDecodeError as error:
-        message = f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        raise SMCDError(message, path=path, value=error.start) from error
     except csv.Error as error:
         message = f"{path}: not a table of comma-separated values ({error}); save it as CSV in UTF-8"
         raise SMCDError(message, path=path) from error
     if not rows:
         raise SMCDError(f"{path}: no requests; write one per row", argument="requests", path=path)
-    return rows
+    return [_with_slashes(row) for row in rows]
+
+
+def _with_slashes(row: Row) -> Row:
+    """Returns the row with the backslashes of Windows between folders as slashes; a note says so."""
+    if os.sep == "\\":
+        return row
+    written = {name: row.values[name] for name in _PATHS if "\\" in str(row.values.get(name, ""))}
+    if not written:
+        return row
+    console.note(f"{row.where}: \\ in {', '.join(written)} is read as /, which separates folders here")
+    slashed = {name: text.replace("\\", "/") for name, text in written.items()}
+    return row._replace(values={**row.values, **slashed})
 
 
 def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
@@ -175,24 +188,31 @@ def _make_all(
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        for name in header:
-            _check_known(name, f"{path}: column")
-        if len(set(header)) < len(header):
-            raise SMCDError(f"{path}: duplicate column ({', '.join(header)}); keep one", path=path, value=tuple(header))
-        filled = (cells for cells in reader if any(cell.strip() for cell in cells))
-        for number, cells in enumerate(filled, 1):
-            where = f"{path}, row {number} (line {reader.line_num})"
-            if len(cells) != len(header):
-                message = f"{where}: {len(cells)} cells for {len(header)} columns; quote texts that contain commas"
-                raise SMCDError(message, path=path, value=len(cells))
-            yield where, _values(zip(header, cells, strict=True), where, "from_text", missing="")
+    text = read_text(path)
+    separator = _separator(text.partition("\n")[0])
+    reader = csv.reader(io.StringIO(text), strict=True, delimiter=separator)
+    header = [name.strip() for name in next(reader, [])]
+    for name in header:
+        _check_known(name, f"{path}: column")
+    if len(set(header)) < len(header):
+        raise SMCDError(f"{path}: duplicate column ({', '.join(header)}); keep one", path=path, value=tuple(header))
+    filled = (cells for cells in reader if any(cell.strip() for cell in cells))
+    for number, cells in enumerate(filled, 1):
+        where = f"{path}, row {number} (line {reader.line_num})"
+        if len(cells) != len(header):
+            message = f"{where}: {len(cells)} cells for {len(header)} columns; quote texts that contain {separator!r}"
+            raise SMCDError(message, path=path, value=len(cells))
+        yield where, _values(zip(header, cells, strict=True), where, "from_text", missing="")
+
+
+def _separator(header: str) -> str:
+    """Returns what separates the columns: the comma, or what spreadsheets write in its place, a semicolon or tab."""
+    counts = {mark: sum(name.strip(' "') in OPTIONS for name in header.split(mark)) for mark in (",", ";", "\t")}
+    return max(counts, key=counts.__getitem__)
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1)
+    lines = enumerate(read_text(path).split("\n"), 1)
     for number, (line_number, line) in enumerate(((index, line) for index, line in lines if line.strip()), 1):
         where = f"{path}, row {number} (line {line_number})"
         try:

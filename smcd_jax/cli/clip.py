@@ -141,8 +141,10 @@ def _output(values: Mapping[str, Any], base: Path) -> Path | str:
     if "output" in values:
         return base / values["output"] if not values["output"].endswith("/") else f"{base / values['output']}/"
     if "input_data_path" in values:
-        return Path(values["input_data_path"]).absolute().name
-    return Path(values.get("image", "video")).stem
+        name = Path(values["input_data_path"]).absolute().name
+    else:
+        name = Path(values.get("image", "video")).stem
+    return f"{name}_video" if Path(name).is_dir() else name  # where the folder of the input has this name
 
 
 def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:

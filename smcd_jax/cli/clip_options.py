@@ -13,7 +13,18 @@ from typing import Any, NoReturn
 from smcd_jax.errors import SMCDError
 from smcd_jax.sampling_options import SamplingOptions, refuse
 
-TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
+WRITTEN_TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
+TRACK_FORMATS = (
+    *WRITTEN_TRACK_FORMATS,
+    "otb",
+    "cvat-mot",
+    "cvat",
+    "label-studio",
+    "coco-vid",
+    "kitti",
+    "vatic",
+    "visdrone",
+)
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,10 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import jax
 
+    from smcd_jax.runtime.devices import require_devices
     from smcd_jax.runtime.memory import host_memory_bytes
 
+    require_devices()
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
         memory = f", {format_bytes(stats['bytes_limit'])} for JAX" if "bytes_limit" in stats else ""
@@ -163,7 +165,9 @@ def _disk() -> Iterator[Finding]:
 
 def _model(name: str) -> Iterator[Finding]:
     from smcd_jax.model_folder import ModelFolder
+    from smcd_jax.runtime.devices import require_devices
 
+    require_devices()
     subject, folder = f"model {name}"[:18], ModelFolder(name)
     folder.tokenizer()
     arrays, size = 0, 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
-from smcd_jax.cli.clip_options import TRACK_FORMATS
+from smcd_jax.cli.clip_options import TRACK_FORMATS, WRITTEN_TRACK_FORMATS
 from smcd_jax.cli.examples import example_file
 from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("file", metavar="IN", help="track file, or folder of a sequence")
     convert.add_argument("output", metavar="OUT", help="file to write; folder for reference, got10k and mot")
     convert.add_argument(
-        "--format", choices=TRACK_FORMATS, default="smcd-tracks", help="format of OUT (default: smcd-tracks)"
+        "--format", choices=WRITTEN_TRACK_FORMATS, default="smcd-tracks", help="format of OUT (default: smcd-tracks)"
     )
     convert.add_argument("--overwrite", action="store_true", help="replace existing files")
     _add_input_flags(convert)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import Family
@@ -70,6 +72,29 @@ class TorchFile:
     key: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ReferenceNetwork:
+    """A network of the official PyTorch code, and ours on the same inputs.
+
+    Attributes:
+        component: Component of the model that has its weights.
+        class_name: Name of the class in the official code.
+        arguments: Arguments of its constructor, by name; those that it does not take are left out.
+        method: Method that is called.
+        inputs: Arrays in PyTorch's layout, by the name of the method's argument.
+        rows: Conversion table of the weights.
+        ours: ``params -> output`` of our network, in PyTorch's layout.
+    """
+
+    component: str
+    class_name: str
+    arguments: Mapping[str, Any]
+    method: str
+    inputs: Mapping[str, np.ndarray]
+    rows: list[Row]
+    ours: Callable[[Any], np.ndarray]
+
+
 class FamilyConversion(abc.ABC):
     """Conversion of one family between published files and the model folder.
 
@@ -99,6 +124,11 @@ class FamilyConversion(abc.ABC):
         """Returns the content of further files of the published layout, by name; `read` takes them into account."""
         del config
         return {}
+
+    def reference_networks(self, config: Any) -> list[ReferenceNetwork]:
+        """Returns the networks of the official code that `smcd verify --reference` compares; none by default."""
+        del config
+        return []
 
     def preset_config(self, config: Any, options: Mapping[str, Any]) -> Any:
         """Returns the config of an untrained model, from the config of a preset and the options."""

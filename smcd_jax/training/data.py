@@ -67,6 +67,10 @@ class TrainingData:
         digest = lambda ids: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]  # noqa: E731
         return [f"{source.name}: {len(source.clip_ids)} clips {digest(source.clip_ids)}" for source in self.sources]
 
+    def examples_before(self, place: OrderState) -> int:
+        """Returns the number of training examples before a position."""
+        return place.epoch * self.batches.sequence.epoch_length + place.position
+
     def stream(self, state: OrderState) -> Iterator[HostBatch]:
         """Yields batches from a position on, as global arrays sharded over the mesh."""
         from data_pipeline.prefetch import prefetch_to_device

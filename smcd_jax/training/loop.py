@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 FREE = (
     *("run", "mesh", "remat", "init.model"),
     *("data.threads", "data.records", "data.max_bad_share", "data.validation_split"),
+    # The order of the data is counted in examples; optimizer and schedule are counted in steps.
+    *("data.batch_size", "optimizer.grad_accum_steps"),
 )
 Say = Callable[[str], object]
 
@@ -124,7 +126,7 @@ def train(
             reason = stop.requested(done)
             last = done == run.steps or reason is not None
             if done % run.log_every == 0 or done == first + 1 or done == run.steps:
-                _log(program, state, done, rates, writer, say)
+                _log(program, state, done, rates, writer, say, examples=data.examples_before(batch.state))
                 rates.restart() if done == first + 1 else None
             with rates.paused():
                 if _due(done, run.save_every) or last:
@@ -159,12 +161,20 @@ def _begin(
             path=checkpoints.folder,
             value=data.fingerprint,
         )
-    say(f"resuming after step {restored.step}")
+    place = OrderState.from_dict(restored.data["order"])
+    say(f"resuming after step {restored.step}, {data.examples_before(place)} examples")
+    size, before = program.config.data.batch_size, restored.config["data"]["batch_size"]
+    if size != before:
+        logger.warning(
+            "a step now takes %d examples instead of %d: the data continue after example %d, the optimizer and the "
+            "learning rate after step %d",
+            *(size, before, data.examples_before(place), restored.step),
+        )
     ends, ended = program.config.run.steps, restored.config["run"]["steps"]
     if program.config.optimizer.schedule == "cosine" and ends != ended:
         logger.warning("the learning rate now decays until step %d instead of step %d", ends, ended)
     state = TrainState(params=restored.params, **restored.train)
-    return state, OrderState.from_dict(restored.data["order"]), restored.step
+    return state, place, restored.step
 
 
 def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
@@ -190,13 +200,21 @@ _norm = jax.jit(optax.tree.norm)
 
 
 def _log(
-    program: TrainProgram, state: TrainState, done: int, rates: Throughput, writer: MetricWriter, say: Say
+    program: TrainProgram,
+    state: TrainState,
+    done: int,
+    rates: Throughput,
+    writer: MetricWriter,
+    say: Say,
+    *,
+    examples: int,
 ) -> None:
     """Waits for the device and logs one line; raises if the loss was not finite."""
     values = window_means(jax.device_get(state.window))
     values["parameter_norm"] = float(_norm(state.params))
     values["learning_rate"] = float(program.learning_rate(done - 1))
     values |= gate_values(state.params)
+    values["examples"] = float(examples)
     values |= rates.read()
     writer.scalars(done, values)
     say(summary_line(done, program.config.run.steps, values))

@@ -5,6 +5,7 @@ How checkpoints, workdir, signals and metrics meet damage by themselves is teste
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ from smcd_jax.training.checkpoint.manifest import Manifest
 from smcd_jax.training.checkpoint.orbax_io import read_arrays
 from smcd_jax.training.config import load_config
 from smcd_jax.training.data import TrainingData
-from smcd_jax.training.logging.metrics import METRICS_FILE
+from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from smcd_jax.training.state import trained_paths
 from smcd_jax.training.step import TrainProgram, make_train_step
 from smcd_jax.training.validation import Validation
@@ -245,7 +246,7 @@ class TestOtherConfig:
             ("optimizer.learning_rate=0.004", r"optimizer\.learning_rate +0\.002 +0\.004"),
             ("dtype=bfloat16", r"dtype +'' +'bfloat16'"),
             ("model.position_net.hidden_width=32", r"model\.position_net\.hidden_width +16 +32"),
-            ("data.batch_size=4", r"data\.batch_size +8 +4"),
+            ("data.frames=2", r"data\.frames +1 +2"),
         ],
     )
     def test_is_refused_with_a_table_before_anything_is_compiled(self, files, half, monkeypatch, capfd, change, row):
@@ -277,6 +278,21 @@ class TestOtherConfig:
         assert train(files, half, *free, f"init.model={model}", f"data.records={records}") == 0
         assert checkpoint_steps(half) == [6]
         assert_same_run(straight, half, STEPS)
+
+    @pytest.mark.parametrize("size", [4, 16])
+    def test_another_batch_size_continues_by_example_and_is_noted(self, files, half, capfd, size):
+        assert train(files, half, f"data.batch_size={size}") == 0
+        assert f"{size} examples instead of 8" in capfd.readouterr().err
+        seen = {int(line["step"]): line["examples"] for line in read_metrics(half / METRICS_FILE) if "examples" in line}
+        assert seen == {1: 8, 4: 32, 5: 32 + size, 6: 32 + 2 * size}
+        arrays, values = checkpoint_content(half, STEPS)
+        assert values["order"] == {"seed": 0, **place_after(files, 32 + 2 * size)}
+        assert arrays["train/step"] == STEPS
+
+
+def place_after(files: Files, examples: int) -> dict[str, int]:
+    clips = json.loads((files.records / "records.json").read_text())["splits"]["train"]["clips"]
+    return {"epoch": examples // clips, "position": examples % clips}
 
 
 class TestFlags:

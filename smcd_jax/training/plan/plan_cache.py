@@ -7,14 +7,16 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smcd_jax import __version__
 from smcd_jax.files.atomic import write_json
+from smcd_jax.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
+
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
 
 class Found(NamedTuple):
@@ -25,14 +27,13 @@ class Found(NamedTuple):
 
 
 def folder() -> Path | None:
-    """Returns ``$SMCD_CACHE_DIR/plans``, by default ``~/.cache/smcd_jax/plans``; None if the variable is empty."""
-    root = os.environ.get("SMCD_CACHE_DIR", str(Path.home() / ".cache" / "smcd_jax"))
-    return Path(root) / "plans" if root else None
+    """Returns ``$SMCD_CACHE_DIR/plans``, see `cache_folder`; None if there is no cache."""
+    return cache_folder("plans")
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of the compilers and of this package."""
-    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu")} | {"smcd_jax": __version__}
+    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": __version__}
 
 
 def key(request: dict[str, Any]) -> str:
