@@ -18,6 +18,7 @@ CORE = [
     "orbax-checkpoint>=0.12,<1.0",  # the v0 manager API
     "ml_collections>=1.0,<2",
     "numpy>=2.0,<3",
+    "protobuf>=5,<8",  # reads records; orbax-checkpoint needs it too
     "safetensors>=0.5,<1",
     "pillow>=11,<14",
     "av>=16,<19",  # PyAV; its wheels contain the FFmpeg libraries with libx264 and libwebp
@@ -91,7 +92,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**", "evaluation/report/templates/*"]},
+    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},

@@ -31,7 +31,11 @@ COMMANDS = {
 OK, BUG, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """\
-`smcd COMMAND --help` shows the options of a command.
+examples:
+  smcd animate --image sprite --tracks sprite
+  smcd doctor
+
+`smcd COMMAND --help` shows the common options of a command, `smcd COMMAND --help all` every option.
 Exit status: 0 success, 1 internal error (doctor: broken installation), 2 wrong input, 130 interrupted."""
 
 

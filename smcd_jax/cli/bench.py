@@ -1,4 +1,4 @@
-"""`smcd bench`: what this machine does in a second, one benchmark a subcommand."""
+"""Benchmarks of this machine, one per subcommand."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import importlib
 
 BENCHMARKS = {
-    "sample": ("bench_sample", "time and memory of making videos"),
+    "sample": ("bench_sample", "time and memory of sampling videos"),
     "train": ("bench_train", "time and memory of a training step"),
-    "input": ("bench_input", "clips a second from records and from the feature cache, beside a plain loop"),
+    "input": ("bench_input", "clips per second from records and from the feature cache, compared with a plain loop"),
+    "launches": ("bench_launches", "kernels that a denoising step launches, without running it"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The benchmarks and their flags."""
+    """Adds the benchmarks and their flags."""
+    parser.epilog = "examples:\n  smcd bench sample --preset tiny\n  smcd bench train --preset tiny"
     actions = parser.add_subparsers(title="benchmarks", metavar=" | ".join(BENCHMARKS), dest="benchmark", required=True)
     for name, (module, text) in BENCHMARKS.items():
         benchmark = importlib.import_module(f"smcd_jax.cli.{module}")

@@ -1,12 +1,13 @@
-"""Says what a training run would need on devices that need not be here: memory, arithmetic, time, communication.
+"""Reports what a training run needs on given devices: memory, arithmetic, time and communication.
 
-It compiles the run's train step and sampler, which takes minutes to an hour at full size; what it found lies on disk,
-and the same question is answered at once.
+The devices need not be present. The run's training step and sampler are compiled, which takes minutes to an hour at
+full size; results are cached on disk.
 
-Some uses:
+Examples:
   smcd plan --config configs/smcd/stage2_scene.py --topology v5e:2x4 --config.mesh.fsdp=8 --effort -1
   smcd plan --config configs/smcd/stage2_scene.py:tiny --topology cpu:8 --batch 8 --no_sampler
   smcd plan --config configs/smcd/stage2_scene.py --topology v5p:2x2x2 --config.mesh.fsdp=8 --list
+  smcd plan --config configs/smcd/stage2_scene.py --topology h100:1 --batch 4
 """
 
 from __future__ import annotations
@@ -20,35 +21,48 @@ from smcd_jax.cli.parser import CommandParser
 
 if TYPE_CHECKING:
     from smcd_jax.training.plan.compiled import ProgramPlan
-    from smcd_jax.training.plan.plan import Kept, Planner
+    from smcd_jax.training.plan.plan import Planned, Planner
 
 _KINDS = 22  # width of the first column
 
 
+_EPILOG = """\
+examples:
+  smcd plan --config configs/smcd/stage1_object.py:tiny --topology cpu:8 --list
+  smcd plan --config configs/smcd/stage1_object.py:tiny --batch 8"""
+
+
 def add_arguments(parser: CommandParser) -> None:
-    """The flags of `smcd plan`."""
+    """Adds the flags of `smcd plan`."""
+    parser.epilog = _EPILOG
     parser.add_config()
     parser.add_argument(
         "--topology",
         metavar="NAME",
         default="local",
-        help="v5e:2x4, v4:2x2x1, v5p:2x2x2, v6e:4x4, ... (needs libtpu, no TPU); cpu:8; default: local, what is here",
+        help="v5e:2x4, v4:2x2x1, v5p:2x2x2, v6e:4x4 (needs libtpu, no TPU); h100:1, h200:8, FILE.txtpb:1 (needs JAX's "
+        "CUDA plugin, no GPU); cpu:8; default: local, the devices of this machine",
     )
     parser.add_argument(
         "--effort",
         type=float,
         metavar="F",
         default=0.0,
-        help="of the compiler, -1 (fast to compile) to 1 (fast to run); default: 0, as in training",
+        help="effort of the compiler, -1 (fast to compile) to 1 (fast to run); default: 0, as in training",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="this batch of all devices; search for no larger one")
-    parser.add_argument("--no_sampler", action="store_true", help="plan the train step alone")
-    parser.add_argument("--list", action="store_true", help="list every parameter with its sharding; compile nothing")
-    parser.add_argument("--again", action="store_true", help="compile even what lies on disk")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="batch size over all devices; default: that of the config, and the largest that fits",
+    )
+    parser.add_argument("--no_sampler", action="store_true", help="plan only the training step")
+    parser.add_argument("--list", action="store_true", help="only list every parameter with its sharding")
+    parser.add_argument("--again", action="store_true", help="compile again what is cached")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Plan, and print."""
+    """Compiles, and prints the plan."""
     import jax
 
     from smcd_jax.errors import SMCDError
@@ -62,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     check_topology_name(args.topology)
     if needs_other_devices(args.topology):
-        jax.config.update("jax_platforms", "cpu")  # to trace on; the devices of the topology are only compiled for
+        jax.config.update("jax_platforms", "cpu")  # only traces; the topology's devices are compiled for
     if args.list:
         for line in parameter_lines(config, find_topology(args.topology)):
             console.result(line)
@@ -74,18 +88,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
-    """Each part as soon as it is there: the next may take an hour."""
+    """Prints each part as soon as it is known, because the next may take an hour."""
     step = planner.plan("step", batch)
     setting = step.plan.setting
     mesh = " x ".join(f"{name} {size}" for name, size in setting.mesh.items())
     _row(planner.config.name, f"{planner.topology}: {setting.devices} {setting.device_kind}, mesh {mesh}")
-    _row("computation", f"{setting.dtype}, remat {planner.config.remat}, compiler's effort {planner.effort:g}")
+    _row("computation", f"{setting.dtype}, remat {planner.config.remat}, compiler effort {planner.effort:g}")
     _row(
         "parameters",
         f"{setting.trained / 1e6:.1f} million trained, {setting.frozen / 1e6:.1f} frozen; "
-        f"{setting.replicated_share:.2%} of the bytes whole on every device",
+        f"{setting.replicated_share:.2%} of the bytes replicated",
     )
-    _say_program("train step", step)
+    _say_program("training step", step)
     if batch is None:
         _say_largest(planner, step.plan)
     if sampler:
@@ -94,44 +108,61 @@ def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
 
 def _say_largest(planner: Planner, step: ProgramPlan) -> None:
     if step.setting.usable_bytes is None:
-        _row("largest batch", "not sought: these devices share main memory")
+        _row("largest batch", "unknown: these devices share main memory")
         return
     second = planner.plan("step", planner.second_batch(step)).plan
     largest = planner.largest_batch(step, second)
     points = " and ".join(f"{part.batch} ({_gib(part.needed_bytes)})" for part in (step, second))
-    _row("largest batch", f"{'no limit seen' if largest is None else largest or 'none'}: a line through {points}")
+    _row(
+        "largest batch",
+        f"{'no limit found' if largest is None else largest or 'none fits'}, extrapolated from {points}",
+    )
 
 
-def _say_program(name: str, kept: Kept) -> None:
-    plan = kept.plan
+def _say_program(name: str, planned: Planned) -> None:
+    plan = planned.plan
     rows = plan.setting.rows
-    _row(name, f"batch {plan.batch}, {plan.batch // rows} for each of {rows} parts of the mesh{_origin(kept)}")
+    _row(name, f"batch {plan.batch}, {plan.batch // rows} on each of {rows} parts of the mesh{_origin(planned)}")
     usable = plan.setting.usable_bytes
     verdict = "" if usable is None else f" of {_gib(usable)}: {'fits' if plan.fits else 'DOES NOT FIT'}"
-    _row("  memory a device", f"{_gib(plan.needed_bytes)}{verdict}")
+    _row("  memory per device", f"{_gib(plan.needed_bytes)}{verdict}")
     if plan.memory is None:
-        _row("", "the compiler refused it; of what it would move and compute nothing is known")
+        _row("", "refused by the compiler, which reports no arithmetic and communication then")
         return
     memory = plan.memory
-    beside = f", the run beside it {_gib(plan.resident_bytes)}" if plan.resident_bytes else ""
+    rest = f", rest of the run {_gib(plan.resident_bytes)}" if plan.resident_bytes else ""
     _row(
         "",
-        f"arguments {_gib(memory.arguments)}, outputs {_gib(memory.outputs)} ({_gib(memory.aliased)} in place of "
-        f"arguments), temporaries {_gib(memory.temporaries)}, code {_gib(memory.code)}{beside}",
+        f"arguments {_gib(memory.arguments)}, outputs {_gib(memory.outputs)} ({_gib(memory.aliased)} aliased to "
+        f"arguments), temporaries {_gib(memory.temporaries)}, code {_gib(memory.code)}{rest}",
     )
     model = f" ({plan.model_flops / 1e12:.4g} without recomputation)" if plan.model_flops else ""
-    _row("  arithmetic", f"{(plan.flops or 0) / 1e12:.4g} TFLOP a device{model}")
+    _row("  arithmetic", f"{(plan.flops or 0) / 1e12:.4g} TFLOP per device{model}")
+    if plan.bytes_accessed:
+        _row("  memory traffic", f"{_gib(int(plan.bytes_accessed))} read and written per device")
     if plan.estimated_seconds:
         _row("  compiler's estimate", f"{plan.estimated_seconds:.4g} s")
+    if plan.floors:
+        parts = ", ".join(f"{part} {seconds:.4g} s" for part, seconds in plan.floors.items())
+        _row("  at published rates", parts)
     kinds = ", ".join(f"{kind} {_gib(sent)} ({count})" for kind, (count, _, sent) in plan.collectives.items())
-    _row("  sent by a device", f"{_gib(plan.sent_bytes)}{': ' if kinds else ''}{kinds}")
+    _row("  sent per device", f"{_gib(plan.sent_bytes)}{': ' if kinds else ''}{kinds}")
     if plan.unknown_loops:
-        _row("", f"{plan.unknown_loops} loops do not say how often they run, and count once")
-    _row("  took", ", ".join(f"{doing} {seconds:.1f} s" for doing, seconds in plan.seconds.items()))
+        _row("", f"{plan.unknown_loops} loops have an unknown trip count and are counted once")
+    if plan.launches:
+        _say_launches(plan)
+    _row("  compile time", ", ".join(f"{doing} {seconds:.1f} s" for doing, seconds in plan.seconds.items()))
 
 
-def _origin(kept: Kept) -> str:
-    return f"; from disk, compiled on {kept.since} (--again recompiles)" if kept.since else ""
+def _say_launches(plan: ProgramPlan) -> None:
+    count, written = (sum(numbers) for numbers in zip(*plan.launches.values(), strict=True))
+    _row("  launches", f"{count} kernels, which write {written / 1e9:.4g} GB")
+    for kind, (launches, size) in sorted(plan.launches.items(), key=lambda item: -item[1][0])[:6]:
+        _row("", f"{launches} {kind}, {size / 1e9:.3g} GB")
+
+
+def _origin(planned: Planned) -> str:
+    return f"; cached on {planned.cached_at} (--again recompiles)" if planned.cached_at else ""
 
 
 def _row(name: str, text: str) -> None:
@@ -139,5 +170,5 @@ def _row(name: str, text: str) -> None:
 
 
 def _gib(count: int) -> str:
-    """Bytes in the unit that memory of accelerators is given in."""
+    """Formats bytes in GiB, the unit of accelerator memory, or MiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 100 else f"{count / 2**20:.2f} MiB"

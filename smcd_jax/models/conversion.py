@@ -1,7 +1,7 @@
 """What a model family provides to `smcd convert`: where its published weights are, and how they are written back.
 
-`smcd_jax.conversion` checks the tables, converts and writes; a family says which tensors, configs and tables belong
-together. Its module is imported when a conversion needs it, so that sampling does not read it.
+`smcd_jax.conversion` checks the tables, converts and writes; a family determines which tensors, configs and tables
+belong together. Its module is imported when a conversion needs it, so that sampling does not read it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ def get_conversion(family: Family) -> FamilyConversion:
         SMCDError: The family has no published layout.
     """
     if not family.conversion:
-        raise SMCDError(
-            f"model family {family.name} has no PyTorch layout to convert", argument="family", value=family.name
-        )
+        message = f"model family {family.name} has no PyTorch layout to convert"
+        raise SMCDError(message, argument="family", value=family.name)
     return importlib.import_module(family.conversion).CONVERSION

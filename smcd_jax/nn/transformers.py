@@ -79,8 +79,13 @@ class TransformerBlock(nn.Module):
         adapters = None if adapter_tokens is None else self.gates.keys_values(adapter_tokens)
         return BlockContext(self.cross_attention.keys_values(tokens), adapters)
 
-    def __call__(self, x: Float[Array, "b n d"], context: BlockContext | None = None) -> Float[Array, "b n d"]:
-        """Tokens after the block."""
+    def __call__(self, x: Float[Array, "b *n d"], context: BlockContext | None = None) -> Float[Array, "b *n d"]:
+        """Tokens after the block.
+
+        Args:
+            x: Tokens, ``[b, n, d]`` in a spatial block and ``[b, f, p, d]`` in a temporal one.
+            context: Result of `keys_values` in a spatial block, None in a temporal one.
+        """
         x = x + self._attend_self(self.self_attention, self.norm_self(x))
         if context is not None and context.adapters is not None:
             x = self.gates(x, context.adapters)
@@ -91,23 +96,35 @@ class TransformerBlock(nn.Module):
             x = x + self.cross_attention(normed, context.cross)
         return x + self.ff(self.norm_ff(x))
 
-    def _attend_self(self, attention: MultiHeadAttention, normed: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return attention(normed, attention.keys_values(normed))
+    def _attend_self(self, attention: MultiHeadAttention, normed: Array) -> Array:
+        if self.parts is None:
+            return attention.among_frames(normed)
+        return attention.among_tokens(normed)
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame and to the conditions; added to its input."""
+    """Attention among the pixels of each frame and to the conditions; added to its input.
+
+    Attributes:
+        channels: Channels of the input.
+        heads: Attention heads.
+        policy: Compute policy.
+        parts: Parts that differ between families.
+        width: Width of the tokens; 0 for ``channels``.
+    """
 
     channels: int
     heads: int
     policy: ComputePolicy
     parts: SpatialParts = TEXT_ONLY
+    width: int = 0
 
     def setup(self) -> None:
         """GroupNorm (eps 1e-6), Linear in, the block, Linear out (zero at the start)."""
         self.norm = group_norm(self.policy, epsilon=1e-6)
-        self.proj_in = dense(self.channels, self.policy)
-        self.block = TransformerBlock(self.channels, self.heads, self.policy, self.parts)
+        width = self.width or self.channels
+        self.proj_in = dense(width, self.policy)
+        self.block = TransformerBlock(width, self.heads, self.policy, self.parts)
         self.proj_out = dense(self.channels, self.policy, zero=True)
 
     def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:
@@ -137,8 +154,6 @@ class TemporalTransformer(nn.Module):
         inner = self.heads * self.head_dim
         normed = group_norm(self.policy, epsilon=1e-6, name="norm")(video)
         tokens = dense(inner, self.policy, name="proj_in")(normed.reshape(b, f, h * w, c))
-        tokens = tokens.transpose(0, 2, 1, 3).reshape(b * h * w, f, inner)
         tokens = TransformerBlock(inner, self.heads, self.policy, name="block")(tokens)
-        tokens = tokens.reshape(b, h * w, f, inner).transpose(0, 2, 1, 3)
         tokens = dense(c, self.policy, zero=True, name="proj_out")(tokens)
         return video + tokens.reshape(b, f, h, w, c)

@@ -150,13 +150,11 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
             error = failure
     else:
         reason = str(error).strip().split("\n")[0][:160]
-        raise SMCDError(
-            f"{path} is truncated or not a PyTorch file ({reason}); download it again", path=path
-        ) from error
+        message = f"{path} is truncated or not a PyTorch file ({reason}); download it again"
+        raise SMCDError(message, path=path) from error
     if not isinstance(content, Mapping):
-        raise SMCDError(
-            f"{path} must contain tensors by name, got {type(content).__name__}", path=path, value=type(content)
-        )
+        message = f"{path} must contain tensors by name, got {type(content).__name__}"
+        raise SMCDError(message, path=path, value=type(content))
     return content
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig, ResamplerConfig
-from smcd_jax.models.dynamicrafter.conversion import resampler_rows, unet_rows
+from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, unet_rows
 from smcd_jax.models.dynamicrafter.model import DynamiCrafterModel
 from smcd_jax.models.dynamicrafter.preprocess import preprocess, resize_matrix
 from smcd_jax.nn.config import TextEncoderConfig, VisionEncoderConfig

@@ -15,9 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
-from smcd_jax.runtime import hlo_collectives, topology
+from smcd_jax.runtime import hlo_text, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.runtime.topology import check_topology_name, find_topology
@@ -26,8 +25,8 @@ from smcd_jax.training.plan import plan as plan_module
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, needed_by
 from smcd_jax.training.plan.plan import Planner, parameter_lines
-from smcd_jax.training.program import TrainProgram, placeholder_null
 from smcd_jax.training.state import abstract
+from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
 jax.devices()  # eight, before a topology asks for fewer
@@ -68,7 +67,21 @@ def kept(store, monkeypatch):
 
 class TestTopology:
     @pytest.mark.parametrize(
-        "name", ["v9:2x2", "", "v5e", "v5e:2x2x2", "v5p:2x4", "v6e:0x4", "v4:8", "cpu:0", "cpu:many"]
+        "name",
+        [
+            "v9:2x2",
+            "",
+            "v5e",
+            "v5e:2x2x2",
+            "v5p:2x4",
+            "v6e:0x4",
+            "v4:8",
+            "cpu:0",
+            "cpu:many",
+            "h100",
+            "h100:9",
+            "h100:2x2",
+        ],
     )
     def test_a_malformed_name_is_refused(self, name):
         with refused("topology", value=name):
@@ -89,6 +102,19 @@ class TestTopology:
         monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
         with refused("topology", value="v5e:2x4"):
             find_topology("v5e:2x4")
+
+    def test_without_the_cuda_plugin_gpus_are_refused(self, monkeypatch):
+        monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
+        with refused("topology", value="h100:8"):
+            find_topology("h100:8")
+
+    @pytest.mark.parametrize("count", [1, 8])
+    def test_gpus_of_one_host_need_no_gpu(self, count):
+        if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+            pytest.skip("needs JAX's CUDA plugin")
+        found = find_topology(f"h100:{count}")
+        assert (len(found.devices), found.platform) == (count, "gpu")
+        assert found.usable_bytes == int(84942979072 * 0.75)
 
     @needs_libtpu
     @pytest.mark.parametrize(
@@ -178,7 +204,7 @@ class TestCollectives:
         assert report.total == Collective(14, 640 + 80 + 48 + 16 + 192, 560 + 80 + 36 + 14 + 192)
 
     def test_types_of_less_than_a_byte_and_without_width(self):
-        assert hlo_collectives._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
+        assert hlo_text.shape_bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
 
     def test_a_sum_over_eight_devices(self):
         mesh = make_mesh(MeshShape(data=8))
@@ -215,7 +241,7 @@ class TestCollectives:
 class TestProgramPlan:
     def test_memory_is_that_of_the_shards(self, store):
         config, plan = small_config(), store[1].plan
-        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, make_mesh(config.mesh))
         trees = jax.tree.leaves((program.state, program.frozen, program.batch))
         held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in trees)
         assert plan.memory.arguments + plan.resident_bytes == held
@@ -291,9 +317,9 @@ class TestProgramPlan:
 class TestStore:
     def test_the_same_question_is_answered_from_disk(self, kept):
         folder, step, _ = kept
-        assert step.since is None
+        assert step.cached_at is None
         again = Planner(small_config(), "cpu:8").plan("step")
-        assert again.since is not None
+        assert again.cached_at is not None
         assert again.plan == step.plan
         assert len(list((folder / "plans").iterdir())) == 2
 
@@ -346,6 +372,18 @@ def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bo
     return ProgramPlan("step", batch, setting, int(needed * GIB), memory=memory)
 
 
+class TestFloors:
+    def test_each_part_takes_its_amount_at_the_published_rate(self):
+        setting = Setting(8, "TPU v5 lite", {"data": 1, "fsdp": 8, "tensor": 1}, "bfloat16", None, 1, 1, 0.0)
+        plan = ProgramPlan(
+            "step", 8, setting, 1, flops=197e12, bytes_accessed=819e9 / 2, collectives={"all-gather": [1, 0, 10**10]}
+        )
+        assert plan.floors == {"arithmetic": 1.0, "memory": 0.5, "links": 0.1}
+
+    def test_a_device_without_figures_has_none(self):
+        assert planned(8, 1).floors == {}
+
+
 class TestLargestBatch:
     planner = Planner(small_config(), "cpu:8")
 
@@ -396,7 +434,7 @@ class TestCommand:
         assert self.run() == 0
         out = capsys.readouterr().out
         assert "cpu:8: 8 cpu, mesh data 1 x fsdp 8 x tensor 1" in out
-        assert re.search(r"train step +batch 8, 1 for each of 8 parts of the mesh; from disk", out)
+        assert re.search(r"training step +batch 8, 1 on each of 8 parts of the mesh; cached on", out)
         assert re.search(r"all-gather [0-9.]+ MiB", out)
         assert re.search(r"sampler +batch 8", out)
         assert "share main memory" in out
@@ -431,4 +469,4 @@ class TestCommand:
 def test_what_is_written_can_be_read_by_people(store):
     files = [json.loads(file.read_text()) for file in (store[0] / "plans").iterdir()]
     assert {file["what"] for file in files} == {"step", "sampler"}
-    assert all(file["versions"]["jax"] == jax.__version__ and file["since"] for file in files)
+    assert all(file["versions"]["jax"] == jax.__version__ and file["cached_at"] for file in files)

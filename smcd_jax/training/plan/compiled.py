@@ -1,4 +1,4 @@
-"""A run's train step or sampler compiled for devices that need not be here, and what the compiler says of it."""
+"""Compilation of a run's training step or sampler for any topology, and what the compiler reports about it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import make_model
+from smcd_jax.runtime.compilation import compiler_options
+from smcd_jax.runtime.device_specs import link_bandwidth, memory_bandwidth, peak_flops
 from smcd_jax.runtime.hlo_collectives import collective_report
+from smcd_jax.runtime.hlo_launches import launch_report
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
+from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report
 from smcd_jax.runtime.topology import Topology
-from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, placeholder_null, sample_rows
-from smcd_jax.training.sampling import make_sampler
+from smcd_jax.training.sampling import make_sampler, sample_rows
 from smcd_jax.training.selection import join
-from smcd_jax.training.state import policy
+from smcd_jax.training.state import placeholder_null, policy
+from smcd_jax.training.step import TrainProgram
 
 What = Literal["step", "sampler"]
-NAMES = {"step": "train step", "sampler": "sampler"}
+NAMES = {"step": "training step", "sampler": "sampler"}
 _GIB = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of one device's memory that a program takes; ``aliased`` of the outputs stand where arguments stood."""
+    """Memory of a program on one device in bytes.
+
+    Attributes:
+        arguments: Size of the arguments.
+        outputs: Size of the outputs.
+        aliased: Size of the outputs that reuse the memory of donated arguments.
+        temporaries: Size of the temporary buffers.
+        code: Size of the code.
+    """
 
     arguments: int
     outputs: int
@@ -43,13 +52,24 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """As the compiler adds them up when it refuses a program."""
+        """Total, computed as in the compiler's out-of-memory errors."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a program was compiled for; parameters are counted, ``replicated_share`` is of their bytes."""
+    """What a program was compiled for.
+
+    Attributes:
+        devices: Number of devices.
+        device_kind: Kind of the devices.
+        mesh: Size of each mesh axis.
+        dtype: Compute dtype.
+        usable_bytes: Memory of one device in bytes; None if the devices share main memory.
+        trained: Number of trained parameters.
+        frozen: Number of frozen parameters.
+        replicated_share: Share of the parameters' bytes that every device holds in whole, 0..1.
+    """
 
     devices: int
     device_kind: str
@@ -62,29 +82,30 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """Groups of devices that each hold their own part of a batch."""
+        """Number of parts that the mesh splits a batch into."""
         return self.mesh[BATCH_AXES[0]] * self.mesh[BATCH_AXES[1]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramPlan:
-    """What the compiler says of one program; bytes, operations and collectives are those of one device.
+    """What the compiler reports about one program; bytes, operations and collectives are those of one device.
 
     Attributes:
-        what: which program.
-        batch: examples of all devices together.
-        setting: devices, mesh and parameters.
-        needed_bytes: of memory: the program's own and ``resident_bytes``.
-        resident_bytes: what the run keeps in memory beside the program's arguments: parameters that are not used, and
-            beside the sampler the optimiser's moments.
-        memory: parts of the program's own; None where the compiler refused it for want of memory.
-        flops: as the compiler counts them, recomputation included and a loop once; None where it does not say.
-        model_flops: matrix products and convolutions of the step, recomputation not included.
-        bytes_accessed: as the compiler counts them.
-        estimated_seconds: the compiler's own; None where it has none.
-        collectives: (count, payload, sent) by kind, see `smcd_jax.runtime.hlo_collectives`.
-        unknown_loops: loops with collectives that count once, for want of knowing how often they run.
-        seconds: that tracing, lowering and compiling took.
+        what: Program: "step" or "sampler".
+        batch: Batch size over all devices.
+        setting: Devices, mesh and parameters.
+        needed_bytes: Memory of the program and `resident_bytes` together.
+        resident_bytes: Memory that the run needs besides the program's arguments: unused parameters, and for the
+            sampler the optimizer's moments.
+        memory: Memory of the program itself; None if the compiler refused it for lack of memory.
+        flops: Operations as counted by the compiler, with recomputation, each loop counted once; None if unknown.
+        model_flops: Operations of the step's matrix products and convolutions, without recomputation.
+        bytes_accessed: Bytes accessed as counted by the compiler; None if unknown.
+        estimated_seconds: Run time estimated by the compiler; None if it gives no estimate.
+        collectives: (count, payload bytes, sent bytes) by kind (`smcd_jax.runtime.hlo_collectives`).
+        unknown_loops: Number of loops with collectives whose trip count is unknown; they are counted once.
+        launches: (count, bytes written) by kind on GPUs (`smcd_jax.runtime.hlo_launches`); empty elsewhere.
+        seconds: Time of tracing, lowering and compiling.
     """
 
     what: What
@@ -99,11 +120,12 @@ class ProgramPlan:
     estimated_seconds: float | None = None
     collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    launches: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProgramPlan:
-        """The inverse of `dataclasses.asdict`."""
+        """Returns the plan of a dict made by `dataclasses.asdict`."""
         memory, setting = values["memory"], Setting(**values["setting"])
         return cls(**{**values, "setting": setting, "memory": None if memory is None else MemoryUse(**memory)})
 
@@ -115,35 +137,53 @@ class ProgramPlan:
 
     @property
     def sent_bytes(self) -> int:
-        """That a device sends in one execution, all collectives together."""
+        """Bytes that a device sends in one execution, over all collectives."""
         return sum(sent for _, _, sent in self.collectives.values())
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Seconds that arithmetic, memory and links need at the published rates of the device, those that are known.
+
+        None of them can be less; a program whose parts overlap perfectly takes as long as the largest.
+        """
+        kind = self.setting.device_kind
+        rates = {
+            "arithmetic": (self.flops, peak_flops(kind, self.setting.dtype)),
+            "memory": (self.bytes_accessed, memory_bandwidth(kind)),
+            "links": (self.sent_bytes, link_bandwidth(kind)),
+        }
+        return {name: amount / rate for name, (amount, rate) in rates.items() if amount is not None and rate}
 
 
 def compile_program(
-    config: TrainConfig, topology: Topology, what: What, *, effort: float, progress: Progress
+    program: TrainProgram, topology: Topology, what: What, *, effort: float, progress: Progress
 ) -> ProgramPlan:
-    """Compiles a run's step or sampler for a topology, at the config's batch size or samples, and measures it.
+    """Compiles a run's step or sampler for a topology, at the config's batch size or number of samples.
+
+    Args:
+        program: Program of the run, on a mesh of the topology's devices.
+        topology: Devices to compile for.
+        what: Program to compile: "step" or "sampler".
+        effort: Effort of the compiler, -1 to 1.
+        progress: Progress reporting.
 
     Raises:
-        SMCDError: the mesh does not take the devices, or does not divide the batch; or the program is not compiled
-            for another reason than memory.
+        SMCDError: The program cannot be compiled for a reason other than memory.
     """
-    mesh = make_mesh(config.mesh, topology.devices)
-    program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
-    setting, batch = _setting(program, topology), config.data.batch_size
+    setting, batch = _setting(program, topology), program.config.data.batch_size
     if what == "sampler":
-        batch = sample_rows(config, mesh)
+        batch = sample_rows(program.config.run.samples, program.mesh)
     function, args = _function(program, what)
     held = _bytes_on_device((program.state, program.frozen, program.batch))
     seconds: dict[str, float] = {}
-    with jax.set_mesh(mesh), _effort(effort):
+    with jax.set_mesh(program.mesh), _effort(effort):
         with _timed("tracing", what, seconds, progress), gc_paused():
             traced = function.trace(*args)
         with _timed("lowering", what, seconds, progress), gc_paused():
             lowered = traced.lower()
         try:
             with _timed("compiling", what, seconds, progress):
-                compiled = lowered.compile()
+                compiled = lowered.compile(compiler_options(topology.platform))
         except jax.errors.JaxRuntimeError as error:
             resident = max(held - _bytes_on_device(args), 0)
             needed = needed_by(str(error)) + resident
@@ -156,7 +196,9 @@ def compile_program(
         temporaries=sizes.temp_size_in_bytes,
         code=sizes.generated_code_size_in_bytes,
     )
-    resident, collectives = max(held - memory.arguments, 0), collective_report(compiled.as_text())
+    text = compiled.as_text()
+    resident, collectives = max(held - memory.arguments, 0), collective_report(text)
+    launches = launch_report(text).by_kind if topology.platform == "gpu" else {}
     return ProgramPlan(
         what=what,
         batch=batch,
@@ -170,15 +212,16 @@ def compile_program(
         estimated_seconds=_positive(cost, "optimal_seconds"),
         collectives={kind: list(use) for kind, use in collectives.by_kind.items()},
         unknown_loops=collectives.unknown_loops,
+        launches={kind: list(use) for kind, use in launches.items()},
         seconds=seconds,
     )
 
 
 def needed_by(refusal: str) -> int:
-    """Bytes of memory that a program takes which the compiler has refused.
+    """Returns the bytes of memory that a refused program needs, from the compiler's error message.
 
     Raises:
-        SMCDError: it was refused for another reason.
+        SMCDError: The compiler refused the program for another reason.
     """
     used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds", refusal)
     if "RESOURCE_EXHAUSTED" not in refusal or used is None:
@@ -188,18 +231,25 @@ def needed_by(refusal: str) -> int:
 
 
 def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
-    """The jitted function and the shapes of its arguments."""
+    """Returns the jitted function and the shapes of its arguments."""
     if what == "step":
         return program.step, (program.state, program.frozen, program.batch)
-    if program.config.objective != "denoise":
+    config = program.config
+    if config.objective != "denoise":
         raise SMCDError(
-            f"objective {program.config.objective!r} has no sampler to plan; pass --no_sampler",
+            f"objective {config.objective!r} has no sampler to plan; pass --no_sampler",
             argument="no_sampler",
-            value=program.config.objective,
+            value=config.objective,
         )
-    sampler = make_sampler(program.config, program.model, placeholder_null(program.config, program.model))
+    sampler = make_sampler(
+        program.model,
+        placeholder_null(config, program.model),
+        num_steps=config.run.sample_steps,
+        guidance_scale=config.run.guidance_scale,
+        temporal=config.temporal,
+    )
     params = join(program.state.ema or program.state.params, program.frozen)
-    rows = sample_rows(program.config, program.mesh)
+    rows = sample_rows(config.run.samples, program.mesh)
     batch = {
         name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
         for name, x in program.batch.items()

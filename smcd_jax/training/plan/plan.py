@@ -1,7 +1,6 @@
-"""What a run would need, without running it: how much memory, arithmetic and communication, and the largest batch.
+"""Resources that a run needs, without running it: memory, arithmetic, communication, and the largest batch.
 
-The train step and the sampler are those of the run; what each compilation says is kept on disk, for it can take an
-hour.
+The training step and the sampler are those of the run. Results are cached on disk, because compiling can take an hour.
 """
 
 from __future__ import annotations
@@ -14,24 +13,30 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import make_mesh, partition_specs
-from smcd_jax.runtime.topology import Topology, find_topology
+from smcd_jax.runtime.topology import Topology, find_topology, topology_id
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import ProgramPlan, Setting, What, compile_program
 from smcd_jax.training.selection import select
 from smcd_jax.training.state import abstract
+from smcd_jax.training.step import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """A program's plan, and since when it lies on disk; None where it was compiled just now."""
+class Planned:
+    """A program's plan.
+
+    Attributes:
+        plan: Plan of the program.
+        cached_at: Date on which a plan from the cache was made, as YYYY-MM-DD; None if it was made just now.
+    """
 
     plan: ProgramPlan
-    since: str | None
+    cached_at: str | None
 
 
 class Planner:
-    """Plans of one config on one topology; compiles only what does not lie on disk."""
+    """Plans of one config on one topology; compiles only what is not in the cache."""
 
     def __init__(
         self,
@@ -42,17 +47,17 @@ class Planner:
         again: bool = False,
         progress: Progress | None = None,
     ):
-        """Compiles nothing yet.
+        """Stores the settings, without compiling.
 
         Args:
-            config: of the run.
-            topology: see `smcd_jax.runtime.topology.find_topology`.
-            effort: -1 to 1: how long the compiler tries to make the program fast and small.
-            again: compile even what lies on disk.
-            progress: told of.
+            config: Config of the run.
+            topology: Name of a topology (`smcd_jax.runtime.topology.find_topology`).
+            effort: Effort of the compiler to make the program fast and small, -1 to 1.
+            again: Whether to compile even what is in the cache.
+            progress: Progress reporting; None for none.
 
         Raises:
-            SMCDError: an effort out of range.
+            SMCDError: The effort is out of range.
         """
         if not -1 <= effort <= 1:
             raise SMCDError(
@@ -63,34 +68,41 @@ class Planner:
         self.config, self.topology, self.effort = config, topology, effort
         self._again, self._progress = again, progress or Progress()
 
-    def plan(self, what: What, batch: int | None = None) -> Kept:
-        """A program at a batch size, by default the config's.
+    def plan(self, what: What, batch: int | None = None) -> Planned:
+        """Returns the plan of a program at a batch size, by default that of the config.
 
         Raises:
-            SMCDError: what the topology, the mesh or the config do not allow.
+            SMCDError: The topology does not exist, or the mesh does not match its devices or divide the batch.
         """
         config = self._with_batch(batch or self.config.data.batch_size)
-        asked = {"what": what, "config": config_to_dict(config), "topology": self.topology, "effort": self.effort}
-        found = None if self._again else plan_cache.read(asked)
+        request = {
+            "what": what,
+            "config": config_to_dict(config),
+            "topology": topology_id(self.topology),
+            "effort": self.effort,
+        }
+        found = None if self._again else plan_cache.read(request)
         if found is not None:
-            return Kept(ProgramPlan.from_dict(found.plan), found.since)
-        made = compile_program(config, find_topology(self.topology), what, effort=self.effort, progress=self._progress)
-        plan_cache.write(asked, dataclasses.asdict(made))
-        return Kept(made, None)
+            return Planned(ProgramPlan.from_dict(found.plan), found.cached_at)
+        topology = find_topology(self.topology)
+        program = TrainProgram(config, make_mesh(config.mesh, topology.devices))
+        made = compile_program(program, topology, what, effort=self.effort, progress=self._progress)
+        plan_cache.write(request, dataclasses.asdict(made))
+        return Planned(made, None)
 
     def second_batch(self, first: ProgramPlan) -> int:
-        """Another batch size, to draw a line through: one example a group of devices, or two where that was it."""
+        """Returns another batch size for a linear fit of memory: the smallest one, or twice that if `first` has it."""
         unit = self.unit(first.setting)
         return unit if first.batch > unit else 2 * unit
 
     def unit(self, setting: Setting) -> int:
-        """Batch sizes are multiples of this."""
+        """Returns the smallest batch size; all others are multiples of it."""
         return setting.rows * self.config.optimizer.grad_accum_steps
 
     def largest_batch(self, first: ProgramPlan, second: ProgramPlan) -> int | None:
-        """The largest batch whose memory, on the line through two compiled ones, fits; 0 for none.
+        """Returns the largest batch size that fits by linear extrapolation from two plans; 0 if no batch fits.
 
-        None where memory has no limit to know, or does not grow.
+        None if the memory limit is unknown or memory does not grow with the batch.
         """
         usable = first.setting.usable_bytes
         slope = (second.needed_bytes - first.needed_bytes) / (second.batch - first.batch)
@@ -106,10 +118,10 @@ class Planner:
 
 
 def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
-    """A line for each parameter of the run: path, shape, whether it is trained, and how it is split.
+    """Yields one line per parameter of the run: path, shape, whether it is trained, and how it is sharded.
 
     Raises:
-        SMCDError: after the last line, if ``config.trainable`` matches nothing.
+        SMCDError: A pattern of ``config.trainable`` matches no parameter; raised after the last line.
     """
     mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
     specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))

@@ -1,4 +1,4 @@
-"""Plans on disk, by a hash of all that they depend on: the config, the topology, the effort, and versions."""
+"""Cache of plans on disk, by a hash of everything they depend on: config, topology, effort and versions."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from smcd_jax.files.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
+
 
 class Found(NamedTuple):
-    """A plan and the day it was made."""
+    """A cached plan and the date on which it was made, as YYYY-MM-DD."""
 
     plan: dict[str, Any]
-    since: str
+    cached_at: str
 
 
 def folder() -> Path | None:
-    """``$SMCD_CACHE_DIR/plans``, by default ``~/.cache/smcd_jax/plans``; None where ``SMCD_CACHE_DIR`` is empty."""
+    """Returns ``$SMCD_CACHE_DIR/plans``, by default ``~/.cache/smcd_jax/plans``; None if the variable is empty."""
     root = os.environ.get("SMCD_CACHE_DIR", str(Path.home() / ".cache" / "smcd_jax"))
     return Path(root) / "plans" if root else None
 
 
 def versions() -> dict[str, str]:
-    """Of what makes a program: the compilers and the code."""
-    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu")} | {"smcd_jax": __version__}
+    """Returns the versions of the compilers and of this package."""
+    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": __version__}
 
 
-def key(asked: dict[str, Any]) -> str:
-    """The hash of what was asked for, with the versions of this installation."""
-    text = json.dumps({**asked, "versions": versions()}, sort_keys=True)
+def key(request: dict[str, Any]) -> str:
+    """Returns the hash of a request and of the installed versions."""
+    text = json.dumps({**request, "versions": versions()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def read(asked: dict[str, Any]) -> Found | None:
-    """The plan that was kept of what is asked for, if there is one."""
+def read(request: dict[str, Any]) -> Found | None:
+    """Returns the cached plan of a request, or None."""
     where = folder()
-    file = None if where is None else where / f"{key(asked)}.json"
+    file = None if where is None else where / f"{key(request)}.json"
     if file is None or not file.is_file():
         return None
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return Found(kept["plan"], kept["since"])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return Found(content["plan"], content["cached_at"])
     except (ValueError, KeyError) as error:
         logger.warning("%s is damaged (%s) and is recreated", file, error)
         return None
 
 
-def write(asked: dict[str, Any], plan: dict[str, Any]) -> None:
-    """Keeps a plan."""
+def write(request: dict[str, Any], plan: dict[str, Any]) -> None:
+    """Writes a plan to the cache, or logs a warning if that fails."""
     where = folder()
     if where is None:
         return
-    since = datetime.datetime.now(datetime.UTC).date().isoformat()
+    content = {**request, "versions": versions(), "cached_at": datetime.datetime.now(datetime.UTC).date().isoformat()}
     try:
         where.mkdir(parents=True, exist_ok=True)
-        write_json(where / f"{key(asked)}.json", {**asked, "versions": versions(), "since": since, "plan": plan})
+        write_json(where / f"{key(request)}.json", {**content, "plan": plan})
     except OSError as error:
-        logger.warning("the plan is not kept: %s cannot be written (%s)", where, error)
+        logger.warning("the plan is not cached: %s cannot be written (%s)", where, error)
 
 
 def _version(name: str) -> str:

@@ -63,10 +63,8 @@ class SMCDConversion(FamilyConversion):
         """Returns the files of one folder that serves as ``--smcd`` and as ``--modelscope``."""
         components = config.components()
         if {"image_encoder", "controlnet"} <= set(components):
-            raise SMCDError(
-                "the model has an image encoder and a ControlNet; pytorch_model_2.bin holds only one of them",
-                argument="controlnet",
-            )
+            message = "the model has an image encoder and a ControlNet; pytorch_model_2.bin holds only one of them"
+            raise SMCDError(message, argument="controlnet")
         tables: dict[str, dict[str, list[Row]]] = {}
         for name, part in components.items():
             rows, file = _FILES[name]
@@ -128,9 +126,8 @@ def _model_config(sources: Mapping[str, Source], folders: list[Path]) -> ModelCo
         ("image_encoder", unet.uses_image_tokens, "image"),
     ):
         if needed and name not in sources:
-            raise SMCDError(
-                f"{sources['unet'].file} has {gates} gates, which need a {name}; add {_FILES[name][1]}", argument=name
-            )
+            message = f"{sources['unet'].file} has {gates} gates, which need a {name}; add {_FILES[name][1]}"
+            raise SMCDError(message, argument=name)
     parts = {name: sources[name].config if name in sources else None for name in stored.components()}
     return dataclasses.replace(stored, **parts | {name: source.config for name, source in sources.items()})
 
@@ -187,11 +184,8 @@ def _read_unet(file: Path, head_width: int | None) -> Source:
 
 def _read_diffusers(folder: Path, *, with_unet: bool, with_vision: bool) -> dict[str, Source]:
     if with_vision:
-        raise SMCDError(
-            f"{folder} is in diffusers' layout, which has no vision tower; omit --with_vision",
-            argument="with_vision",
-            path=folder,
-        )
+        message = f"{folder} is in diffusers' layout, which has no vision tower; omit --with_vision"
+        raise SMCDError(message, argument="with_vision", path=folder)
     sources = {}
     if with_unet:
         path = folder / "unet" / "config.json"
