@@ -145,7 +145,7 @@ def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     (tmp_path / "outputs").mkdir()
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code.replace("num_inference_steps=25", "num_inference_steps=2"), "README.md", "exec"), names)
+    exec(compile(code.replace('steps": 25', 'steps": 2'), "README.md", "exec"), names)
     assert names["output"].frames.shape == (1, 8, 32, 32, 3)
     assert (tmp_path / "outputs" / "rocket.gif").stat().st_size > 0
 
