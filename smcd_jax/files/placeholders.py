@@ -66,7 +66,7 @@ def check_not_dangling(path: Path) -> None:
     """Refuses a link to a file that is missing, as an interrupted download leaves it in Hugging Face's cache.
 
     Raises:
-        SMCDError: The link leads nowhere.
+        SMCDError: The target of the link is missing.
     """
     if path.is_symlink() and not path.exists():
         raise SMCDError(

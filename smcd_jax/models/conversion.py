@@ -83,7 +83,7 @@ class ReferenceNetwork:
         method: Method that is called.
         inputs: Arrays in PyTorch's layout, by the name of the method's argument.
         rows: Conversion table of the weights.
-        ours: ``params -> output`` of our network, in PyTorch's layout.
+        ours: Function ``params -> output`` of our network, with its output in PyTorch's layout.
     """
 
     component: str

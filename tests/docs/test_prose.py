@@ -32,8 +32,6 @@ PENDING_WORDS: frozenset[str] = frozenset(
 )
 PENDING_ENTRIES: frozenset[str] = frozenset(
     {
-        "smcd_jax/cli/clip_options.py",
-        "smcd_jax/diffusion/samplers.py",
         "smcd_jax/evaluation/features/extractors.py",
         "smcd_jax/nn/attention.py",
         "smcd_jax/nn/box_tokens.py",

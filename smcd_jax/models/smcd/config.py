@@ -58,7 +58,7 @@ class ModelConfig:
         frames: Number of frames.
         height: Height in pixels.
         width: Width in pixels.
-        max_objects: Boxes per frame; fewer are filled up with the null token, as in training.
+        max_objects: Number of boxes per frame; unused places hold the null token, as in training.
         fps: Frames per second of the videos written.
     """
 
