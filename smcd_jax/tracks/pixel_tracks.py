@@ -84,7 +84,8 @@ class PixelTracks:
             note = f"the label {label!r} is not used: {self.source} names its objects ({named})"
             return replace(self, notes=(*self.notes, note))
         names = tuple(label if name is None or not unnamed else name for name in self.labels)
-        return replace(self, labels=names)
+        settled = () if self.label_fault is None else (f"{self.source}: the label {label!r} settles the class",)
+        return replace(self, labels=names, notes=(*self.notes, *settled))
 
     def extended(self, frames: int) -> PixelTracks:
         """Returns the tracks with absent frames added at the end, up to a number of frames; a note reports them."""
