@@ -93,7 +93,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**", "evaluation/report/templates/*"]},
+    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},

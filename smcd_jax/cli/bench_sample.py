@@ -26,7 +26,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
-    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="size of the model (default: tiny)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="tiny", metavar="NAME", help=f"{', '.join(PRESETS)} (default: tiny)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
     parser.add_argument("--num_inference_steps", type=int, metavar="N", help="steps (default: the model's own)")

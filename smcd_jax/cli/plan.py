@@ -7,6 +7,7 @@ Examples:
   smcd plan --config configs/smcd/stage2_scene.py --topology v5e:2x4 --config.mesh.fsdp=8 --effort -1
   smcd plan --config configs/smcd/stage2_scene.py:tiny --topology cpu:8 --batch 8 --no_sampler
   smcd plan --config configs/smcd/stage2_scene.py --topology v5p:2x2x2 --config.mesh.fsdp=8 --list
+  smcd plan --config configs/smcd/stage2_scene.py --topology h100:1 --batch 4
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def add_arguments(parser: CommandParser) -> None:
         "--topology",
         metavar="NAME",
         default="local",
-        help="v5e:2x4, v4:2x2x1, v5p:2x2x2, v6e:4x4, ... (needs libtpu, no TPU) or cpu:8; default: local",
+        help="v5e:2x4, v4:2x2x1, v5p:2x2x2, v6e:4x4 (needs libtpu, no TPU); h100:1, h200:8, FILE.txtpb:1 (needs JAX's "
+        "CUDA plugin, no GPU); cpu:8; default: local, the devices of this machine",
     )
     parser.add_argument(
         "--effort",
@@ -136,13 +138,27 @@ def _say_program(name: str, planned: Planned) -> None:
     )
     model = f" ({plan.model_flops / 1e12:.4g} without recomputation)" if plan.model_flops else ""
     _row("  arithmetic", f"{(plan.flops or 0) / 1e12:.4g} TFLOP per device{model}")
+    if plan.bytes_accessed:
+        _row("  memory traffic", f"{_gib(int(plan.bytes_accessed))} read and written per device")
     if plan.estimated_seconds:
         _row("  compiler's estimate", f"{plan.estimated_seconds:.4g} s")
+    if plan.floors:
+        parts = ", ".join(f"{part} {seconds:.4g} s" for part, seconds in plan.floors.items())
+        _row("  at published rates", parts)
     kinds = ", ".join(f"{kind} {_gib(sent)} ({count})" for kind, (count, _, sent) in plan.collectives.items())
     _row("  sent per device", f"{_gib(plan.sent_bytes)}{': ' if kinds else ''}{kinds}")
     if plan.unknown_loops:
         _row("", f"{plan.unknown_loops} loops have an unknown trip count and are counted once")
-    _row("  time", ", ".join(f"{doing} {seconds:.1f} s" for doing, seconds in plan.seconds.items()))
+    if plan.launches:
+        _say_launches(plan)
+    _row("  compile time", ", ".join(f"{doing} {seconds:.1f} s" for doing, seconds in plan.seconds.items()))
+
+
+def _say_launches(plan: ProgramPlan) -> None:
+    count, written = (sum(numbers) for numbers in zip(*plan.launches.values(), strict=True))
+    _row("  launches", f"{count} kernels, which write {written / 1e9:.4g} GB")
+    for kind, (launches, size) in sorted(plan.launches.items(), key=lambda item: -item[1][0])[:6]:
+        _row("", f"{launches} {kind}, {size / 1e9:.3g} GB")
 
 
 def _origin(planned: Planned) -> str:

@@ -33,6 +33,7 @@ def branch_outputs(
         branches: Number k of guidance branches.
         temporal: See `VideoModel.denoise`.
     """
+    params = model.before_steps(params)
 
     def predict(latents: Array, timestep: Array) -> Array:
         batch = jnp.concatenate([latents] * branches)

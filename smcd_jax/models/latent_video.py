@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from smcd_jax.models.video_model import Inputs, Params, VideoModel
 from smcd_jax.nn.autoencoder_kl import sampled_latents
+from smcd_jax.nn.joined import COLLECTION, joined_weights
 from smcd_jax.nn.networks import Network
 from smcd_jax.tokenizer import Tokenizer
 
@@ -36,8 +37,15 @@ class LatentVideoModel(VideoModel):
         """Token ids of the null prompt."""
         return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
 
+    def before_steps(self, params: Params) -> Params:
+        """The parameters, on GPUs with the joined weights of the UNet."""
+        if self.networks["unet"].policy.attention != "cudnn":
+            return params
+        return {**params, COLLECTION: {"unet": joined_weights(params["unet"])}}
+
     def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
+        variables = {"params": params[name], COLLECTION: params.get(COLLECTION, {}).get(name, {})}
+        return self.networks[name].apply(variables, *args, **kwargs)
 
     def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
         del keys

@@ -207,6 +207,10 @@ class VideoModel(abc.ABC):
         del params
         return context
 
+    def before_steps(self, params: Params) -> Params:
+        """The parameters for `denoise`, with what is computed from them once, before the loop over the steps."""
+        return params
+
     @abc.abstractmethod
     def denoise(
         self,

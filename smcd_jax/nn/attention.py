@@ -14,12 +14,18 @@ logger = logging.getLogger(__name__)
 Implementation = Literal["xla", "cudnn", "mapped"]
 MAPPED_SCORES = 2**18  # a head, from which mapping pays: 1 MB of float32, half a usual L2 cache
 
+SMALL_SCORES = 16 * 16  # frames times frames, up to which sums replace matrix products on GPUs
+
 
 class KeysValues(NamedTuple):
     """Keys and values of one attention layer, computed once where their source does not change over the steps."""
 
     keys: Float[Array, "b l heads width"]
     values: Float[Array, "b l heads width"]
+
+    def scaled(self, factor: Float[Array, ""]) -> KeysValues:
+        """The same keys, and the values times a factor."""
+        return KeysValues(self.keys, (self.values.astype(jnp.float32) * factor).astype(self.values.dtype))
 
     def append(self, other: KeysValues) -> KeysValues:
         """Both sets of tokens, this one first."""
@@ -55,6 +61,41 @@ def attend(
     else:
         out = _attend_xla(folded, context, mask=mask, precision=precision)
     return out.reshape(queries.shape)
+
+
+def attend_frames(
+    queries: Float[Array, "b f p heads width"],
+    context: KeysValues,
+    *,
+    implementation: Implementation = "xla",
+    precision: str | None = None,
+) -> Float[Array, "b f p heads width"]:
+    """Attention of each pixel's frames to the frames of the same pixel; softmax in float32.
+
+    Args:
+        queries: Queries.
+        context: Keys and values, ``[b, g, p, heads, width]``.
+        implementation: With "cudnn", few frames are computed by sums that read queries, keys and values where they lie:
+            matrix products of 8 rows would need each of them transposed.
+        precision: Precision of the two matrix products, as in `jax.lax.Precision`.
+    """
+    scale = queries.shape[-1] ** -0.5
+    if implementation == "cudnn" and queries.shape[1] * context.keys.shape[1] <= SMALL_SCORES:
+        wide = lambda x: x.astype(jnp.float32)  # noqa: E731
+        # the frames that are attended to stand before the width, so that XLA makes one kernel of all of this
+        keys, values = (wide(part).transpose(0, 2, 3, 1, 4)[:, None] for part in context)
+        scores = (wide(queries)[:, :, :, :, None] * scale * keys).sum(-1)
+        weights = jax.nn.softmax(scores, axis=-1)
+        return (weights[..., None] * values).sum(-2).astype(context.values.dtype)
+    logits = jnp.einsum(
+        "bfphd,bgphd->bphfg",
+        queries * jnp.asarray(scale, queries.dtype),
+        context.keys,
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(context.values.dtype)
+    return jnp.einsum("bphfg,bgphd->bfphd", weights, context.values, precision=precision)
 
 
 def _attend_xla(
@@ -94,10 +135,9 @@ def _attend_mapped(
 
 
 def _cudnn_takes(queries: jax.Array, keys: jax.Array) -> bool:
-    """Whether the fused kernel takes these (half precision, width up to 128) and gains by it (128 keys or more)."""
+    """Whether cuDNN's fused kernel takes these inputs: half precision, and a width up to 128 that 8 divides."""
     width = queries.shape[-1]
     takes = queries.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
-    gains = keys.shape[1] >= 128  # below, the whole score matrix is small and XLA fuses it (8 frames, 16 or 77 tokens)
-    if gains and not takes:
+    if not takes and keys.shape[1] >= 128:
         logger.warning("attention of %s %s is not for cuDNN; XLA computes it", queries.dtype, queries.shape)
-    return takes and gains
+    return takes

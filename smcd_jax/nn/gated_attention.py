@@ -33,22 +33,45 @@ class AdapterTokens(NamedTuple):
     image: Float[Array, "i m g"] | None = None
 
 
-class AdapterContext(NamedTuple):
-    """Keys and values of the same tokens for one block, constant over the denoising steps.
+class GateContext(NamedTuple):
+    """What one gate needs at every denoising step and does not change over the steps.
+
+    The gate's scalars multiply values, hidden layer and biases, which has the result of multiplying the two branches,
+    and leaves the sums of branch and input to the matrix products.
 
     Attributes:
-        objects: Keys and values for the object gate.
-        image: Keys and values for the image gate; None for forms without one.
-        mask: True where the object gate may attend; None where it may attend everywhere.
+        tokens: Keys of the tokens, and values times ``attention``.
+        attention: tanh of the scalar of the attention, float32.
+        attention_bias: Bias of the attention's output layer times ``attention``.
+        ff: tanh of the scalar of the feed-forward block, float32.
+        ff_bias: Bias of the feed-forward block's last layer times ``ff``.
     """
 
-    objects: KeysValues
-    image: KeysValues | None = None
+    tokens: KeysValues
+    attention: Float[Array, ""]
+    attention_bias: Float[Array, " d"]
+    ff: Float[Array, ""]
+    ff_bias: Float[Array, " d"]
+
+
+class AdapterContext(NamedTuple):
+    """What the adapters of one block need at every denoising step and does not change over the steps.
+
+    Attributes:
+        objects: Context of the object gate.
+        image: Context of the image gate; None for forms without one.
+        mask: True where the object gate may attend; None where it may attend everywhere.
+        betas: Weights of the two gates, in forms that weight them.
+    """
+
+    objects: GateContext
+    image: GateContext | None = None
     mask: Bool[Array, "bf n"] | None = None
+    betas: tuple[Float[Array, ""], Float[Array, ""]] | None = None
 
 
-def _gated(x: Array, alpha: Array, branch: Array) -> Array:
-    return x + (jnp.tanh(alpha.astype(jnp.float32)) * branch.astype(jnp.float32)).astype(x.dtype)
+def _weighted(x: Array, weight: Array, branch: Array) -> Array:
+    return x + (weight * branch.astype(jnp.float32)).astype(x.dtype)
 
 
 def _repeated(context: KeysValues, batch: int) -> KeysValues:
@@ -72,6 +95,15 @@ class GatedBlock(nn.Module):
         self.norm_ff = layer_norm(self.policy)
         self.ff = FeedForward(self.width, self.policy)
 
+    def context(self, tokens: KeysValues) -> GateContext:
+        """What `__call__` of a gate needs, from the result of its ``keys_values``."""
+        attention, ff = (jnp.tanh(alpha.astype(jnp.float32)) for alpha in (self.alpha_attention, self.alpha_ff))
+        biases = self.attention.out.scaled_bias(attention), self.ff.dense_out.scaled_bias(ff)
+        return GateContext(tokens.scaled(attention), attention, biases[0], ff, biases[1])
+
+    def _feed_forward(self, x: Array, gate: GateContext) -> Array:
+        return x + self.ff(self.norm_ff(x), scale=gate.ff, bias=gate.ff_bias)
+
 
 class GatedSelfAttention(GatedBlock):
     """Gated self-attention over pixels and extra tokens, read at the pixels (GLIGEN, Li et al. 2023, eq. 3-4).
@@ -85,16 +117,18 @@ class GatedSelfAttention(GatedBlock):
         return self.attention.keys_values(self.norm_attention(tokens))
 
     def __call__(
-        self, x: Float[Array, "b p d"], extra: KeysValues, *, extra_mask: Bool[Array, "b n"] | None = None
+        self, x: Float[Array, "b p d"], gate: GateContext, *, extra_mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b p d"]:
         """Pixels attend to all pixels and to the extra tokens where the mask is True."""
         normed = self.norm_attention(x)
-        context = self.attention.keys_values(normed).append(_repeated(extra, x.shape[0]))
+        extra = _repeated(gate.tokens, x.shape[0])
         mask = None
         if extra_mask is not None:
             mask = jnp.concatenate([jnp.ones(x.shape[:2], bool), extra_mask], axis=1)[:, None]
-        x = _gated(x, self.alpha_attention, self.attention(normed, context, mask=mask))
-        return _gated(x, self.alpha_ff, self.ff(self.norm_ff(x)))
+        x = x + self.attention.among_tokens(
+            normed, extra=extra, mask=mask, scale=gate.attention, bias=gate.attention_bias
+        )
+        return self._feed_forward(x, gate)
 
 
 class GatedCrossAttention(GatedBlock):
@@ -104,10 +138,10 @@ class GatedCrossAttention(GatedBlock):
         """Keys and values of the image tokens, already of the block's width."""
         return self.attention.keys_values(tokens)
 
-    def __call__(self, x: Float[Array, "b p d"], image: KeysValues) -> Float[Array, "b p d"]:
+    def __call__(self, x: Float[Array, "b p d"], gate: GateContext) -> Float[Array, "b p d"]:
         """Pixels attend to the image tokens."""
-        x = _gated(x, self.alpha_attention, self.attention(self.norm_attention(x), image))
-        return _gated(x, self.alpha_ff, self.ff(self.norm_ff(x)))
+        x = x + self.attention(self.norm_attention(x), gate.tokens, bias=gate.attention_bias)
+        return self._feed_forward(x, gate)
 
 
 class GatedAdapters(nn.Module):
@@ -123,7 +157,7 @@ class GatedAdapters(nn.Module):
         self.object_gate = GatedSelfAttention(self.width, self.heads, self.policy)
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Keys and values for `__call__`."""
+        """The context for `__call__`."""
         raise NotImplementedError
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
@@ -143,7 +177,7 @@ class ObjectAdapters(GatedAdapters):
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
         """Absent objects are not masked: their tokens are the null token."""
-        return AdapterContext(self._object_keys_values(tokens))
+        return AdapterContext(self.object_gate.context(self._object_keys_values(tokens)))
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
         """object(x)."""
@@ -163,8 +197,8 @@ class ObjectImageAdapters(GatedAdapters):
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
         """Absent objects are not masked: their tokens are the null token."""
-        image = self.image_gate.keys_values(self.project_image(tokens.image))
-        return AdapterContext(self._object_keys_values(tokens), image)
+        image = self.image_gate.context(self.image_gate.keys_values(self.project_image(tokens.image)))
+        return AdapterContext(self.object_gate.context(self._object_keys_values(tokens)), image)
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
         """image(object(x))."""
@@ -180,10 +214,15 @@ class ParallelAdapters(ObjectImageAdapters):
         self.beta_object = self.param("beta_object", nn.initializers.zeros, (), jnp.float32)
         self.beta_image = self.param("beta_image", nn.initializers.zeros, (), jnp.float32)
 
+    def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
+        """Absent objects are not masked; both gates have a weight."""
+        return super().keys_values(tokens)._replace(betas=(jnp.tanh(self.beta_object), jnp.tanh(self.beta_image)))
+
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
         """Both gates read x."""
         objects = self.object_gate(x, context.objects, extra_mask=context.mask)
-        return _gated(_gated(x, self.beta_object, objects), self.beta_image, self.image_gate(x, context.image))
+        beta_object, beta_image = context.betas
+        return _weighted(_weighted(x, beta_object, objects), beta_image, self.image_gate(x, context.image))
 
 
 class DoubleAdapters(ParallelAdapters):
@@ -211,7 +250,8 @@ class MergeAdapters(GatedAdapters):
         mask = _present(tokens)
         if mask is not None:
             mask = jnp.concatenate([jnp.ones((batch, image.keys.shape[1]), bool), mask], axis=1)
-        return AdapterContext(_repeated(image, batch).append(self._object_keys_values(tokens)), mask=mask)
+        tokens = _repeated(image, batch).append(self._object_keys_values(tokens))
+        return AdapterContext(self.object_gate.context(tokens), mask=mask)
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
         """The object gate with image tokens among its tokens."""

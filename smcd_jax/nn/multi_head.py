@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from smcd_jax.nn.attention import KeysValues, attend
-from smcd_jax.nn.layers import ComputePolicy, dense
+from smcd_jax.nn.attention import KeysValues, attend, attend_frames
+from smcd_jax.nn.joined import COLLECTION, SELF
+from smcd_jax.nn.layers import ComputePolicy, Linear, dense
 
 
 class MultiHeadAttention(nn.Module):
@@ -21,17 +23,68 @@ class MultiHeadAttention(nn.Module):
         self.query = dense(self.width, self.policy, use_bias=False)
         self.key = dense(self.width, self.policy, use_bias=False)
         self.value = dense(self.width, self.policy, use_bias=False)
-        self.out = dense(self.width, self.policy)
+        self.out = Linear(self.width, self.width, self.policy)
 
     def keys_values(self, context: Float[Array, "b l e"]) -> KeysValues:
         """Keys and values of the tokens to attend to; they may have another width than the queries' tokens."""
         return KeysValues(self._heads(self.key(context)), self._heads(self.value(context)))
 
     def __call__(
-        self, x: Float[Array, "b n d"], context: KeysValues, *, mask: Bool[Array, "#b #n l"] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        context: KeysValues,
+        *,
+        mask: Bool[Array, "#b #n l"] | None = None,
+        bias: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Attends from x to a context (`attend` says how its leading axis may differ)."""
-        return self._merged(self._attend(self._heads(self.query(x)), context, mask=mask))
+        """Attends from x to a context.
+
+        Args:
+            x: Tokens of the queries.
+            context: Keys and values; `attend` says how their leading axis may differ.
+            mask: True where a query may attend to a key.
+            bias: Bias of the output layer, in place of its own.
+        """
+        return self._merged(self._attend(self._heads(self.query(x)), context, mask=mask), bias)
+
+    def among_tokens(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        extra: KeysValues | None = None,
+        mask: Bool[Array, "#b #n l"] | None = None,
+        scale: Float[Array, ""] | None = None,
+        bias: Float[Array, " d"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Self-attention among the tokens, and to extra tokens.
+
+        Args:
+            x: Tokens.
+            extra: Keys and values of the extra tokens, which come behind those of x.
+            mask: True where a query may attend to a key.
+            scale: Factor of the values of x; None for 1.
+            bias: Bias of the output layer, in place of its own.
+        """
+        queries, context = self._projections(x)
+        context = context if scale is None else context.scaled(scale)
+        context = context if extra is None else context.append(extra)
+        return self._merged(self._attend(queries, context, mask=mask), bias)
+
+    def among_frames(self, x: Float[Array, "b f p d"]) -> Float[Array, "b f p d"]:
+        """Self-attention among the frames of each pixel."""
+        queries, context = self._projections(x)
+        implementation, precision = self.policy.attention, self.policy.precision
+        return self._merged(attend_frames(queries, context, implementation=implementation, precision=precision))
+
+    def _projections(self, x: Float[Array, "b *n d"]) -> tuple[Array, KeysValues]:
+        """Queries, keys and values of the same tokens."""
+        if self.has_variable(COLLECTION, SELF):
+            kernel = self.get_variable(COLLECTION, SELF).astype(self.policy.compute)
+            joined = jnp.matmul(x.astype(self.policy.compute), kernel, precision=self.policy.precision)
+            queries, keys, values = map(self._heads, jnp.split(joined, 3, axis=-1))
+        else:
+            queries, keys, values = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        return queries, KeysValues(keys, values)
 
     def _attend(
         self,
@@ -43,8 +96,8 @@ class MultiHeadAttention(nn.Module):
         implementation, precision = self.policy.attention, self.policy.precision
         return attend(queries, context, mask=mask, implementation=implementation, precision=precision)
 
-    def _heads(self, x: Float[Array, "b n d"]) -> Float[Array, "b n heads e"]:
-        return x.reshape(*x.shape[:2], self.heads, -1)
+    def _heads(self, x: Float[Array, "... d"]) -> Float[Array, "... heads e"]:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
 
-    def _merged(self, mixed: Float[Array, "b n heads e"]) -> Float[Array, "b n d"]:
-        return self.out(mixed.reshape(*mixed.shape[:2], self.width))
+    def _merged(self, mixed: Float[Array, "... heads e"], bias: Array | None = None) -> Float[Array, "... d"]:
+        return self.out(mixed.reshape(*mixed.shape[:-2], self.width), bias)

@@ -79,8 +79,13 @@ class TransformerBlock(nn.Module):
         adapters = None if adapter_tokens is None else self.gates.keys_values(adapter_tokens)
         return BlockContext(self.cross_attention.keys_values(tokens), adapters)
 
-    def __call__(self, x: Float[Array, "b n d"], context: BlockContext | None = None) -> Float[Array, "b n d"]:
-        """Tokens after the block."""
+    def __call__(self, x: Float[Array, "b *n d"], context: BlockContext | None = None) -> Float[Array, "b *n d"]:
+        """Tokens after the block.
+
+        Args:
+            x: Tokens, ``[b, n, d]`` in a spatial block and ``[b, f, p, d]`` in a temporal one.
+            context: Result of `keys_values` in a spatial block, None in a temporal one.
+        """
         x = x + self._attend_self(self.self_attention, self.norm_self(x))
         if context is not None and context.adapters is not None:
             x = self.gates(x, context.adapters)
@@ -91,8 +96,10 @@ class TransformerBlock(nn.Module):
             x = x + self.cross_attention(normed, context.cross)
         return x + self.ff(self.norm_ff(x))
 
-    def _attend_self(self, attention: MultiHeadAttention, normed: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return attention(normed, attention.keys_values(normed))
+    def _attend_self(self, attention: MultiHeadAttention, normed: Array) -> Array:
+        if self.parts is None:
+            return attention.among_frames(normed)
+        return attention.among_tokens(normed)
 
 
 class SpatialTransformer(nn.Module):
@@ -147,8 +154,6 @@ class TemporalTransformer(nn.Module):
         inner = self.heads * self.head_dim
         normed = group_norm(self.policy, epsilon=1e-6, name="norm")(video)
         tokens = dense(inner, self.policy, name="proj_in")(normed.reshape(b, f, h * w, c))
-        tokens = tokens.transpose(0, 2, 1, 3).reshape(b * h * w, f, inner)
         tokens = TransformerBlock(inner, self.heads, self.policy, name="block")(tokens)
-        tokens = tokens.reshape(b, h * w, f, inner).transpose(0, 2, 1, 3)
         tokens = dense(c, self.policy, zero=True, name="proj_out")(tokens)
         return video + tokens.reshape(b, f, h, w, c)

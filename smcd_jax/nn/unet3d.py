@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,12 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.nn.config import UNetConfig
+from smcd_jax.nn.joined import COLLECTION, TIME
 from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames
 from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts
 from smcd_jax.nn.unet_blocks import (
     BlockPlan,
     DownBlock,
     StemBlock,
+    Time,
+    TimeShift,
     UNetBlock,
     decoder_plan,
     encoder_plan,
@@ -111,25 +116,27 @@ class UNet3D(nn.Module):
         if fps is not None and self.config.fps_embedding:
             time = time + self.fps_embedding(fps)
         switches = {"temporal": temporal, "deterministic": deterministic}
+        times = self._times(time)
 
         x = constrain_batch(latents.astype(self.policy.compute))
         skips = []
         for index, block in enumerate(self.encoder):
             if isinstance(block, UNetBlock):
-                x = self._run(block, x, time, context.get(f"encoder_{index}"), switches)
+                x = self._run(block, x, times[f"encoder_{index}"], context.get(f"encoder_{index}"), switches)
             else:
                 x = block(x, temporal=temporal) if isinstance(block, StemBlock) else block(x)
             skips.append(x)
 
-        x = self._run(self.middle.attended, x, time, context["middle"], switches)
-        x = self._run(self.middle.plain, x, time, None, switches)
+        x = self._run(self.middle.attended, x, times["middle/attended"], context["middle"], switches)
+        x = self._run(self.middle.plain, x, times["middle/plain"], None, switches)
 
         for index, block in enumerate(self.decoder):
             joined = [x, skips.pop()]
             if control is not None:
                 joined.append(control[len(skips)].astype(x.dtype))
             joined = jnp.concatenate(joined, axis=-1)
-            x = self._run(block, joined, time, context.get(f"decoder_{index}"), switches)
+            name = f"decoder_{index}"
+            x = self._run(block, joined, times[name], context.get(name), switches)
 
         head = lambda frames: self.conv_out(nn.silu(self.norm_out(frames)))  # noqa: E731
         return on_frames(head, x).astype(jnp.float32)
@@ -139,7 +146,22 @@ class UNet3D(nn.Module):
         side = 2 ** (len(self.config.channel_mult) - 1)
         return jnp.zeros((1, 1, side, side, self.config.input_channels))
 
-    def _run(self, block: nn.Module, x: Array, time: Array, context: BlockContext | None, switches: dict) -> Array:
+    def _times(self, time: Float[Array, "b e"]) -> Mapping[str, Time]:
+        """The time embedding for each residual block by path, or its shift where the time layers are joined."""
+        blocks = {f"encoder_{index}": block for index, block in enumerate(self.encoder)}
+        blocks |= {"middle/attended": self.middle.attended, "middle/plain": self.middle.plain}
+        blocks |= {f"decoder_{index}": block for index, block in enumerate(self.decoder)}
+        channels = {path: block.plan.channels for path, block in blocks.items() if isinstance(block, UNetBlock)}
+        if not self.has_variable(COLLECTION, TIME):
+            return dict.fromkeys(channels, time)
+        layers, policy = self.get_variable(COLLECTION, TIME), self.policy
+        kernel, bias = (layers[name].astype(policy.compute) for name in ("kernel", "bias"))
+        shifts = jnp.matmul(nn.silu(time), kernel, precision=policy.precision) + bias
+        paths = sorted(channels)
+        ends = list(itertools.accumulate(channels[path] for path in paths))
+        return {path: TimeShift(part) for path, part in zip(paths, jnp.split(shifts, ends[:-1], -1), strict=True)}
+
+    def _run(self, block: nn.Module, x: Array, time: Time, context: BlockContext | None, switches: dict) -> Array:
         """A block whose batch keeps its sharding; with ``remat`` its activations are recomputed for gradients."""
         call = lambda module, *args: module(*args, **switches)  # noqa: E731
         call = nn.remat(call) if self.policy.remat else call

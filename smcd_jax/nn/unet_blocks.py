@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smcd_jax.nn.config import UNetConfig
@@ -55,6 +57,15 @@ def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
     return tuple(factors)
 
 
+class TimeShift(NamedTuple):
+    """What a residual block adds to each channel, where it is computed for all blocks at once."""
+
+    shift: Float[Array, "b c"]
+
+
+Time = Float[Array, "b e"] | TimeShift  # an embedding, of which each block computes its own shift, or the shift
+
+
 class TemporalConvBlock(nn.Module):
     """Four times GroupNorm, SiLU, (dropout,) convolution along frames, added to the input; the last starts at zero."""
 
@@ -65,13 +76,17 @@ class TemporalConvBlock(nn.Module):
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"], *, deterministic: bool = True) -> Float[Array, "b f h w c"]:
         """Norm statistics run over the whole clip."""
-        x = video
+        b, f, h, w, c = video.shape
+        # one axis of pixels throughout, so that XLA can add the input in the last convolution
+        x = video = video.reshape(b, f, h * w, c)
         for index in range(4):
-            x = nn.silu(group_norm(self.policy, epsilon=1e-5, name=f"norm_{index}")(x))
+            # the norm sees the frames as an axis of its own, see `group_normalised`
+            norm = group_norm(self.policy, epsilon=1e-5, silu=True, name=f"norm_{index}")
+            x = norm(x.reshape(b, f, 1, h * w, c)).reshape(b, f, h * w, c)
             if index > 0:
                 x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
             x = TemporalConv(self.channels, self.policy, zero=index == 3, name=f"conv_{index}")(x)
-        return video + x
+        return (video + x).reshape(b, f, h, w, c)
 
 
 class ResidualBlock(nn.Module):
@@ -85,7 +100,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self,
         video: Float[Array, "b f h w c"],
-        time: Float[Array, "b e"],
+        time: Time,
         *,
         temporal: bool = True,
         deterministic: bool = True,
@@ -93,11 +108,12 @@ class ResidualBlock(nn.Module):
         """Norm statistics run over one frame here, over the clip in the temporal part (left out for still images)."""
         batch, frames = video.shape[:2]
         x = video.reshape(-1, *video.shape[2:])
-        h = nn.silu(group_norm(self.policy, epsilon=1e-5, name="norm_in")(x))
+        h = group_norm(self.policy, epsilon=1e-5, silu=True, name="norm_in")(x)
         h = conv(self.channels, self.policy, name="conv_in")(h)
-        shift = dense(self.channels, self.policy, name="time")(nn.silu(time))
-        h = h + shift.repeat(frames, axis=0)[:, None, None, :]
-        h = nn.silu(group_norm(self.policy, epsilon=1e-5, name="norm_out")(h))
+        shift = time.shift if isinstance(time, TimeShift) else self._time_layer(time)
+        # in float32, so that XLA adds it in the norm's kernels and not as a whole array beside the convolution
+        h = h.astype(jnp.float32) + shift.astype(jnp.float32).repeat(frames, axis=0)[:, None, None, :]
+        h = group_norm(self.policy, epsilon=1e-5, silu=True, name="norm_out")(h)
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         h = conv(self.channels, self.policy, zero=True, name="conv_out")(h)
         if x.shape[-1] != self.channels:
@@ -106,6 +122,9 @@ class ResidualBlock(nn.Module):
         if temporal:
             x = TemporalConvBlock(self.channels, self.policy, name="temporal_conv")(x, deterministic=deterministic)
         return x
+
+    def _time_layer(self, time: Float[Array, "b e"]) -> Float[Array, "b c"]:
+        return dense(self.channels, self.policy, name="time")(nn.silu(time))
 
 
 class StemBlock(nn.Module):
@@ -149,7 +168,7 @@ class UNetBlock(nn.Module):
     def __call__(
         self,
         video: Float[Array, "b f h w c"],
-        time: Float[Array, "b e"],
+        time: Time,
         context: BlockContext | None,
         *,
         temporal: bool = True,

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from smcd_jax.diffusion.samplers import SamplerState, initial_state
 from smcd_jax.diffusion.sampling import on_device, sample
@@ -22,12 +23,13 @@ from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params
 from smcd_jax.nn.random_params import random_like, random_params
-from smcd_jax.runtime.compilation import Compiled, enable_compile_cache
+from smcd_jax.runtime.compilation import Compiled, compiler_options, enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.kernel_profile import ProfileSummary, fusion_kinds, read_kernels, summarize
 from smcd_jax.runtime.memory import peak_memory_bytes
+from smcd_jax.runtime.topology import Topology
 from smcd_jax.sampling_options import SamplingOptions, refuse, whole
 
 
@@ -198,6 +200,26 @@ def sampling_program(
     # Jitted here, so that compiling the program and counting its operations share one trace.
     args = (params, state, context, table, weights, keys)
     return SamplingProgram(jax.jit(run), args, len(guidance.branches), solver_table.num_steps)
+
+
+def compile_sampling(
+    preset: str, topology: Topology, *, dtype: str | None = None, batch: int = 1, guidance_scale: float = 7.5
+) -> jax.stages.Compiled:
+    """The denoising program compiled for the first device of a topology, which need not be present.
+
+    Args:
+        preset: Name of the preset, "tiny" or "smcd".
+        topology: Devices, from `smcd_jax.runtime.topology.find_topology`.
+        dtype: Dtype as for the pipeline.
+        batch: Number of videos.
+        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
+    """
+    policy = ComputePolicy.for_device(dtype, topology.platform)
+    program = sampling_program(preset, policy, batch=batch, guidance_scale=guidance_scale, abstract=True)
+    device = SingleDeviceSharding(topology.devices[0])
+    struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)  # noqa: E731
+    args = jax.tree.map(struct, program.steps(0, 1))
+    return program.function.lower(*args).compile(compiler_options(topology.platform))
 
 
 def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:

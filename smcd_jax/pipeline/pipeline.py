@@ -35,6 +35,9 @@ from smcd_jax.sampling_options import SamplingOptions, refuse
 
 logger = logging.getLogger(__name__)
 
+# On accelerators: each call joins and transposes weights once, before its first step. Between calls progress is shown
+# and an interrupt takes effect.
+STEPS_PER_CALL = 10
 OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["VideoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 
@@ -290,14 +293,17 @@ class VideoPipeline:
         program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
+        size = 1 if callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
         with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
-            for step in range(table.num_steps):
-                state = program(params, state, context, settings, np.int32(step), np.int32(step + 1))
+            for start in range(0, table.num_steps, size):
+                stop = min(start + size, table.num_steps)
+                state = program(params, state, context, settings, np.int32(start), np.int32(stop))
                 if callback is not None:
-                    state = self._call_back(callback, step, float(table.timesteps[step]), state)
+                    state = self._call_back(callback, start, float(table.timesteps[start]), state)
                 if self.components.progress.live:
                     jax.block_until_ready(state.latents)
-                advance()
+                for _ in range(start, stop):
+                    advance()
             jax.block_until_ready(state.latents)
         latents = np.asarray(state.latents)
         if not np.isfinite(latents).all():

@@ -50,6 +50,15 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
     return folder
 
 
+def compiler_options(platform: str) -> dict[str, Any] | None:
+    """Options of XLA for programs of a platform: "cpu", "gpu" or "tpu".
+
+    On GPUs matrix products go to cuBLASLt, which adds bias and residual in the same kernel; Triton's products leave
+    the residual to a kernel of its own.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if platform in ("gpu", "cuda") else None
+
+
 class Compiled:
     """A function compiled once per set of argument shapes, with the compile time measured separately.
 
@@ -83,7 +92,7 @@ class Compiled:
         if key not in self._programs:
             start = time.perf_counter()
             with self._around():
-                self._programs[key] = self._jitted.lower(*args).compile()
+                self._programs[key] = self._jitted.lower(*args).compile(compiler_options(jax.default_backend()))
             self.compile_seconds += time.perf_counter() - start
             _check_host_memory(self._programs[key])
         return self._programs[key]

@@ -76,6 +76,37 @@ _TPU_GIBIBYTES = {
 }
 
 
+class _Bandwidth(NamedTuple):
+    """Bytes per second in units of 10^9: of the memory, and sent by one device to the others over its links."""
+
+    memory: float
+    links: float
+
+
+# TPU: the pages above, HBM bandwidth and inter-chip interconnect bandwidth per chip, half of which is sent.
+# NVIDIA: data sheets; NVLink's figure is of both directions.
+_BANDWIDTHS = {
+    r"TPU v4": _Bandwidth(1228, 150),
+    r"TPU v5 lite|TPU v5e": _Bandwidth(819, 100),
+    r"TPU v5p?": _Bandwidth(2765, 300),
+    r"TPU v6 lite|TPU v6e": _Bandwidth(1640, 224),
+    r"(?:NVIDIA )?H100 80GB HBM3": _Bandwidth(3350, 450),
+    r"(?:NVIDIA )?H200": _Bandwidth(4800, 450),
+}
+
+
+def memory_bandwidth(device_kind: str) -> float | None:
+    """Returns the published bytes per second of one device's memory, or None if it is not in the table."""
+    found = _lookup(_BANDWIDTHS, device_kind)
+    return None if found is None else found.memory * 1e9
+
+
+def link_bandwidth(device_kind: str) -> float | None:
+    """Returns the published bytes per second that a device sends to others, or None if it is not in the table."""
+    found = _lookup(_BANDWIDTHS, device_kind)
+    return None if found is None else found.links * 1e9
+
+
 def peak_flops(device_kind: str, dtype: Any) -> float | None:
     """Returns the published dense peak of one device in FLOP/s, a multiply-add counted as two.
 

@@ -1,18 +1,12 @@
-"""Communication of a compiled program: its collectives, counted in the HLO text of the compiler.
-
-The text is parsed here because JAX 0.10 has no structured form of it. `jax.stages.Compiled.cost_analysis` reports no
-communication. jaxlib's ``HloModule`` lists instructions with their opcode and operands, but not their shapes, replica
-groups, called computations, constants or trip counts. The serialized ``HloModuleProto`` has all of these, but its
-Python classes exist only inside TensorFlow.
-"""
+"""Communication of a compiled program: its collectives, counted in the HLO text of the compiler."""
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from smcd_jax.runtime.hlo_text import called, parse, shape_bytes
 
 KINDS = (
     "all-gather",
@@ -26,15 +20,6 @@ KINDS = (
 # An asynchronous collective consists of two instructions, of which the first has the shapes. Longer names come first
 # because "all-to-all" is also the end of "ragged-all-to-all".
 _COLLECTIVE = re.compile(rf" ({'|'.join(sorted(KINDS, key=len, reverse=True))})(-start)?\(")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
-_CALLED_LISTS = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)(?:e\d+m\d+\w*)?)\[([\d,<= ]*)\]")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*?[\s)}]([a-z][a-z\-]*)\((.*)")
-
-
-Instructions = dict[str, tuple[str, str]]  # name -> (opcode, text from the operands to the end of the line)
 
 
 class Collective(NamedTuple):
@@ -86,101 +71,23 @@ def collective_report(hlo: str) -> CollectiveReport:
         hlo: Text from `jax.stages.Compiled.as_text`, whose shapes are per device.
     """
     devices = _count_of(hlo, "num_partitions") * _count_of(hlo, "replica_count")
-    entry, computations = _computations(hlo)
-    instructions = functools.cache(lambda name: _instructions(computations[name]))
-    times = dict.fromkeys(computations, 0)
-    times[entry] = 1
+    program = parse(hlo)
     by_kind, unknown = dict.fromkeys(KINDS, NONE), 0
-    for name in reversed(computations):  # the text defines each computation before its callers
-        for line in computations[name]:
+    for name, lines in program.computations.items():
+        for line in lines:
             found = _collective(line, devices)
             if found:
-                by_kind[found[0]] = by_kind[found[0]].plus(found[1], times[name])
-            for role, called in _called(line):
-                repeats = _trips(line, name, instructions) if role == "body" else 1
-                times[called] += times[name] * (repeats or 1)
-                unknown += repeats is None and _communicates(called, computations)
+                by_kind[found[0]] = by_kind[found[0]].plus(found[1], program.executions[name])
+    for body, trips in program.loops.items():
+        unknown += trips is None and _communicates(body, program.computations)
     return CollectiveReport({kind: use for kind, use in by_kind.items() if use.count}, unknown)
-
-
-def _computations(hlo: str) -> tuple[str, dict[str, list[str]]]:
-    """Returns the name of the entry computation, and the lines of each computation by name."""
-    found: dict[str, list[str]] = {}
-    entry, lines = "", []
-    for line in hlo.splitlines():
-        header = None if line.startswith(" ") else _COMPUTATION.match(line)
-        if header:
-            lines = found[header[2]] = []
-            entry = header[2] if header[1] else entry
-        else:
-            lines.append(line)
-    return entry, found
-
-
-def _called(line: str) -> Iterator[tuple[str, str]]:
-    """Yields (role, name) of the computations that an instruction calls."""
-    if "=%" in line or "to_apply=" in line:
-        yield from _CALLED.findall(line)
-    if "_computations={" in line:
-        for names in _CALLED_LISTS.findall(line):
-            yield from (("branch", called.strip().lstrip("%")) for called in names.split(","))
 
 
 def _communicates(name: str, computations: dict[str, list[str]]) -> bool:
     return any(
-        _COLLECTIVE.search(line) or any(_communicates(called, computations) for _, called in _called(line))
+        _COLLECTIVE.search(line) or any(_communicates(called, computations) for _, called in called(line))
         for line in computations[name]
     )
-
-
-def _trips(line: str, caller: str, instructions: Callable[[str], Instructions]) -> int | None:
-    """Returns the trip count of a loop, or None if it is unknown.
-
-    Most loops state it. Loops that the compiler creates to overlap computation with communication do not; they count a
-    scalar from a constant, in constant steps, up to a constant.
-    """
-    stated = _TRIPS.search(line)
-    if stated:
-        return int(stated[1])
-    parts = dict(_CALLED.findall(line))
-    here, condition, body = map(instructions, (caller, parts["condition"], parts["body"]))
-    test = next((text for kind, text in condition.values() if kind == "compare" and "direction=LT" in text), None)
-    if test is None:
-        return None
-    index = re.search(r"index=(\d+)", condition.get(_operand(test, 0), ("", ""))[1])
-    stop = _constant(_operand(test, 1), condition)
-    if index is None or stop is None:
-        return None
-    start = _constant(_operand(here[_operand(_after(line, "while("), 0)][1], int(index[1])), here)
-    ends = next(text for kind, text in reversed(list(body.values())) if kind == "tuple")
-    kind, operands = body.get(_operand(ends, int(index[1])), ("", ""))
-    if kind == "copy":
-        kind, operands = body.get(_operand(operands, 0), ("", ""))
-    step = _constant(_operand(operands, 1), body) if kind == "add" else None
-    return math.ceil((stop - start) / step) if step and start is not None else None
-
-
-def _instructions(lines: list[str]) -> Instructions:
-    matches = filter(None, map(_INSTRUCTION.match, lines))
-    return {match[1]: (match[2], match[3]) for match in matches}
-
-
-def _operand(text: str, index: int) -> str:
-    """Returns the name of an operand, or an empty string if there are fewer."""
-    names = re.sub(r"/\*.*?\*/", "", text[: text.index(")")]).split(",")
-    return names[index].split()[-1].lstrip("%") if index < len(names) else ""
-
-
-def _constant(name: str, instructions: Instructions) -> int | None:
-    kind, text = instructions.get(name, ("", ""))
-    if kind in ("copy", "convert", "bitcast"):
-        return _constant(_operand(text, 0), instructions)
-    value = re.match(r"(\d+)\)", text) if kind == "constant" else None
-    return int(value[1]) if value else None
-
-
-def _after(line: str, word: str) -> str:
-    return line[line.index(word) + len(word) :]
 
 
 def _collective(line: str, devices: int) -> tuple[str, Collective] | None:
@@ -190,7 +97,7 @@ def _collective(line: str, devices: int) -> tuple[str, Collective] | None:
     kind, shape = match[1], line[line.index(" = ") + 3 : match.start()]
     if match[2] and kind in ("all-gather", "collective-permute"):
         shape = _top_level(shape)[1]  # (operands, results, compiler-internal values)
-    size = _bytes(shape)
+    size = shape_bytes(shape)
     if kind in ("collective-permute", "collective-broadcast"):
         return kind, Collective(1, size, size)
     group = _group_size(line, devices)
@@ -199,14 +106,6 @@ def _collective(line: str, devices: int) -> tuple[str, Collective] | None:
     size *= group if kind == "reduce-scatter" else 1
     rounds = 2 if kind == "all-reduce" else 1
     return kind, Collective(1, size, round(rounds * size * (group - 1) / group))
-
-
-def _bytes(shape: str) -> int:
-    bits = 0
-    for name, width, sizes in _ARRAY.findall(shape):
-        count = math.prod(int(size.strip(" <=")) for size in sizes.split(",") if size.strip())
-        bits += count * (8 if name == "pred" else int(width))
-    return math.ceil(bits / 8)
 
 
 def _top_level(shape: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Devices by topology name: the local devices, fake CPU devices, or a TPU slice to compile for without a TPU."""
+"""Devices by topology name: local devices, fake CPU devices, or a TPU slice or GPUs to compile for without them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,18 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.device_specs import memory_bytes
 
 LOCAL = "local"
-EXAMPLES = "local, cpu:8, v5e:2x4, v5p:2x2x2, v4:2x2x1, v6e:4x4"
+EXAMPLES = "local, cpu:8, v5e:2x4, v5p:2x2x2, v4:2x2x1, v6e:4x4, h100:8"
 _AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice
 
 # HBM available to a program in GiB, from the error of libtpu 0.0.42 for programs that do not fit. The compiler
 # reserves the rest.
 _USABLE_GIBIBYTES = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
+
+# Figures of GPUs for the compiler, as XLA prints them for the card (``GpuTargetConfigProto`` in text form). Memory and
+# bandwidth of the H200 are those of its data sheet and of a card; the rest is that of the H100.
+_TARGETS = Path(__file__).parent / "gpu_targets"
+_GPUS = ("h100", "h200")
+GPU_SHARE = 0.75  # of a GPU's memory that JAX takes by default, and that a running program can use
 
 # Keeps libtpu from looking for a local TPU and for other processes that use it.
 _COMPILE_ONLY = {
@@ -63,10 +70,19 @@ def check_topology_name(name: str) -> None:
     """
     if name == LOCAL or re.fullmatch(r"cpu:[1-9][0-9]{0,3}", name):
         return
+    if _is_gpu(name):
+        if not re.fullmatch(r".+:[1-8]", name):
+            raise SMCDError(
+                f"topology of GPUs must name 1 to 8 of one host, as in h100:8; got {name!r}",
+                argument="topology",
+                value=name,
+            )
+        return
     kind, _, shape = name.partition(":")
     if kind not in _AXES:
         raise SMCDError(
-            f"topology must be one of local, cpu:N or {', '.join(_AXES)} with a shape, as in {EXAMPLES}; got {name!r}",
+            f"topology must be one of local, cpu:N, {', '.join(_AXES)} with a shape, or {', '.join(_GPUS)} or a .txtpb "
+            f"file with a number, as in {EXAMPLES}; got {name!r}",
             argument="topology",
             value=name,
         )
@@ -79,6 +95,11 @@ def check_topology_name(name: str) -> None:
         )
 
 
+def _is_gpu(name: str) -> bool:
+    kind = name.rpartition(":")[0] or name
+    return kind in _GPUS or kind.endswith(".txtpb")
+
+
 def needs_other_devices(name: str) -> bool:
     """Returns whether the topology has no local devices, so that JAX can stay on the CPU."""
     return name != LOCAL
@@ -89,20 +110,29 @@ def find_topology(name: str) -> Topology:
 
     Args:
         name: "local" for the local devices; "cpu:N" for fake CPU devices, requested before JAX is initialized unless it
-            already has that many; or a TPU slice such as "v5e:2x4", which needs libtpu but no TPU.
+            already has that many; a TPU slice such as "v5e:2x4", which needs libtpu but no TPU; or GPUs of one host
+            such as "h100:8" or "FILE.txtpb:1", which needs JAX's CUDA plugin but no GPU.
 
     Raises:
-        SMCDError: The topology is unknown, libtpu is missing, or JAX has too few CPU devices.
+        SMCDError: The topology is unknown, libtpu or the CUDA plugin is missing, or JAX has too few CPU devices.
     """
     check_topology_name(name)
     if name == LOCAL:
         devices = tuple(jax.devices())
         return Topology(name, devices, _usable_bytes(devices[0]))
+    if _is_gpu(name):
+        return _gpu_topology(name)
     kind, _, shape = name.partition(":")
     if kind == "cpu":
         return Topology(name, _cpu_devices(int(shape)), None)
     devices = _tpu_devices(kind, shape)
     return Topology(name, devices, _usable_bytes(devices[0]))
+
+
+def topology_id(name: str) -> str:
+    """The name, followed by the contents of the file if it names one."""
+    kind = name.rpartition(":")[0]
+    return f"{name} {Path(kind).read_text()}" if kind.endswith(".txtpb") and Path(kind).is_file() else name
 
 
 def _cpu_devices(count: int) -> tuple[jax.Device, ...]:
@@ -117,6 +147,27 @@ def _cpu_devices(count: int) -> tuple[jax.Device, ...]:
             value=f"cpu:{count}",
         )
     return tuple(devices[:count])
+
+
+def _gpu_topology(name: str) -> Topology:
+    kind, _, count = name.rpartition(":")
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        raise SMCDError(
+            f"topology {name} needs JAX's CUDA plugin, though no GPU; pip install 'smcd_jax[cuda]'",
+            argument="topology",
+            value=name,
+        )
+    file = Path(kind) if kind.endswith(".txtpb") else _TARGETS / f"{kind}.txtpb"
+    try:
+        target = file.read_text()
+        found = topologies.get_topology_desc(
+            topology_name="", platform="cuda", target_config=target, topology=f"1x1x{count}"
+        )
+    except (OSError, jax.errors.JaxRuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise SMCDError(f"topology {name} cannot be created: {first}", argument="topology", value=name) from error
+    memory = re.search(r"device_memory_size: (\d+)", target)
+    return Topology(name, tuple(found.devices), int(int(memory[1]) * GPU_SHARE) if memory else None)
 
 
 def _tpu_devices(kind: str, shape: str) -> tuple[jax.Device, ...]:

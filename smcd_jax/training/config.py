@@ -6,9 +6,7 @@ starts from `default_config`. Files and overrides are checked against the datacl
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
@@ -21,6 +19,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import get_family, make_model, preset_family, presets
 from smcd_jax.runtime.sharding import MeshShape
+from smcd_jax.training.config_overrides import apply_override
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +312,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         )
     config.lock()
     for override in overrides:
-        _override(config, override)
+        apply_override(config, override)
     return config_from_dict(config.to_dict())
 
 
@@ -326,42 +325,3 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
     """Returns a config as plain JSON values."""
     return to_dict(config)
-
-
-def _override(config: ConfigDict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise SMCDError(f"--config.{key}: missing value; write --config.{key}=VALUE", argument=key)
-    *parents, last = key.split(".")
-    node = config
-    for depth, name in enumerate(parents):
-        if not isinstance(node, ConfigDict) or name not in node:
-            _unknown(node, ".".join(parents[: depth + 1]), name)
-        node = node[name]
-    if not isinstance(node, ConfigDict) or last not in node:
-        _unknown(node, key, last)
-    if isinstance(node[last], ConfigDict):
-        raise SMCDError(
-            f"--config.{key} is a group of keys; set one of {', '.join(node[last])}", argument=key, value=text
-        )
-    with node.ignore_type():
-        node[last] = _value(text, node[last])
-
-
-def _value(text: str, before: Any) -> Any:
-    if isinstance(before, str):
-        return text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(before, tuple | list) and not isinstance(value, tuple | list):
-        value = tuple(text.split(",")) if text else ()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _unknown(node: Any, key: str, name: str) -> None:
-    known = list(node) if isinstance(node, ConfigDict) else []
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}" if known else ""
-    raise SMCDError(f"--config.{key}: unknown key{hint}", argument=key)

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipeline.order.strides import strided_frames, strided_window
 from smcd_jax.diffusion.guidance import combine
 from smcd_jax.diffusion.loss import prediction_target
-from smcd_jax.diffusion.prediction import to_epsilon, to_x0
+from smcd_jax.diffusion.prediction import per_example, x0_coefficients
 from smcd_jax.diffusion.samplers import make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
@@ -291,12 +291,13 @@ def _noising(
         a = jnp.asarray(ours.training_alphas_cumprod)[t]
         x = got[f"{model}_x_t"] = ours.add_noise(x0, noise, t)
         target = prediction_target(ours, x0, noise, t=t)
-        prediction = ours.prediction_type
+        alpha, sigma = per_example(jnp.sqrt(a), x), per_example(jnp.sqrt(1 - a), x)
+        from_x, from_target = x0_coefficients(alpha, sigma, ours.prediction_type)
         if model == "v":
-            got["v_target"], got["v_x0_from_v"] = target, to_x0(target, x, a, prediction_type=prediction)
-            got["v_eps_from_v"] = to_epsilon(target, x, a, prediction_type=prediction)
+            got["v_target"], got["v_x0_from_v"] = target, from_x * x + from_target * target
+            got["v_eps_from_v"] = alpha * target + sigma * x
         else:
-            got["eps_x0_from_eps"] = to_x0(target, x, a, prediction_type=prediction)
+            got["eps_x0_from_eps"] = from_x * x + from_target * target
     for ours in rescaled.values():
         matches = channels_first(ours.add_noise(x0, noise, t)) - arrays["out/v_x_t_dynamic_rescale"]
         if "v_x_t_dynamic_rescale" not in got or np.abs(matches).max() < 1e-5:  # the file does not say which base it is

@@ -179,8 +179,8 @@ class TestSlurm:
         assert {"requeue", "time", "nodes"} <= options.keys()
 
 
-# A cloud with one TPU. Its state is in files: `queued` (state of the queued resource) and `node` (state of the TPU). Each
-# status call reads the next line of `reports`; "suspended" and "preempted" take the TPU away.
+# A cloud with one TPU. Its state is in files: `queued` (state of the queued resource) and `node` (state of the TPU).
+# Each status call reads the next line of `reports`; "suspended" and "preempted" take the TPU away.
 GCLOUD = """
 cd {folder}
 case "$*" in
@@ -288,7 +288,7 @@ class TestTpu:
 class TestTpuWorker:
     @pytest.fixture
     def project(self, tmp_path) -> Path:
-        """A project on a worker, whose `smcd` runs until the file `go` exists, and exits with the status written there."""
+        """A project on a worker; its `smcd` runs until the file `go` exists and exits with the status in that file."""
         (tmp_path / "launch").mkdir()
         for name in ("tpu_worker.sh", "train_again.sh", "common.sh"):
             shutil.copy(LAUNCH / name, tmp_path / "launch")

@@ -1,5 +1,6 @@
 """DynamiCrafter's files: every published name, variants, prefixes, stored schedules, and the way back."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,10 +12,11 @@ from smcd_jax.conversion.to_torch import convert_to_torch
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.models.conversion import get_conversion
 from smcd_jax.models.dynamicrafter.config import PRESETS
-from smcd_jax.models.dynamicrafter.conversion import checkpoint
+from smcd_jax.models.dynamicrafter.conversion import checkpoint, detect
 from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.conversion.table import FPS, FRAMESTRIDE, component_rows
 from smcd_jax.models.registry import get_family
+from smcd_jax.nn.config import PositionNetConfig
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.conversion_engine import match
 from smcd_jax.weights.tensor_files import LazyTensor, open_tensors, save_tensors
@@ -97,6 +99,24 @@ def test_prefixes_of_deepspeed_and_the_old_name_of_the_frame_rate_are_read(monke
     assert model.config.leftovers.framestride_names
     written = {row.torch for rows in component_rows(model.config).values() for row in rows}
     assert written == names
+
+
+def test_gates_and_position_net_have_names_of_our_own_and_are_recognised(tmp_path):
+    """Those of SMCD's gates, within the names of DynamiCrafter."""
+    unet = dataclasses.replace(PRESETS["dynamicrafter_tiny"].unet, gate="object", groups=32)
+    position_net = PositionNetConfig(label_width=64, token_width=64, hidden_width=64)
+    config = dataclasses.replace(PRESETS["dynamicrafter_tiny"], unet=unet, position_net=position_net)
+    rows = component_rows(config)
+    leaves = {name: flatten(abstract_params(getattr(config, name))) for name in ("unet", "position_net")}
+    for name, parts in leaves.items():
+        assert {row.path for row in rows[name]} == set(parts)
+    shapes = {row.torch: row.layout.torch_shape(leaves["unet"][row.path].shape) for row in rows["unet"]}
+    assert "model.diffusion_model.middle_block.1.transformer_blocks.0.gate_attn.alpha_attn" in shapes
+    assert all(row.torch.startswith("position_net.") for row in rows["position_net"])
+    zero, prefix = np.float32(0), "model.diffusion_model."
+    tensors = {name.removeprefix(prefix): np.broadcast_to(zero, shape) for name, shape in shapes.items()}
+    found = detect.unet_config(tensors, path=tmp_path, head_width=16)
+    assert dataclasses.replace(found, image_tokens_per_frame=4) == unet
 
 
 def test_tables_of_another_schedule_are_reported():

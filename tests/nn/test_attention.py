@@ -1,4 +1,4 @@
-"""Attention against its formula in float64, and when the fused kernel is asked."""
+"""Attention against its formula in float64, and which inputs the fused kernel takes."""
 
 import logging
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.nn.attention import KeysValues, _cudnn_takes, attend
+from smcd_jax.nn.attention import KeysValues, _cudnn_takes, attend, attend_frames
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of at most 16 products of unit numbers
 
@@ -84,24 +84,34 @@ def test_appended_tokens_come_behind():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "keys", "takes", "told"),
+    ("dtype", "width", "keys", "takes", "logged"),
     [
         ("bfloat16", 64, 1024, True, False),
         ("float16", 128, 128, True, False),
-        ("bfloat16", 64, 127, False, False),  # too few keys to gain: no choice to tell of
+        ("bfloat16", 64, 16, True, False),
         ("float32", 64, 1024, False, True),
         ("bfloat16", 136, 1024, False, True),
         ("bfloat16", 60, 1024, False, True),
         ("float32", 64, 77, False, False),
     ],
 )
-def test_the_fused_kernel_is_asked_for_long_sequences_in_half_precision(dtype, width, keys, takes, told, caplog):
+def test_the_fused_kernel_takes_half_precision_up_to_width_128(dtype, width, keys, takes, logged, caplog):
     queries = jnp.zeros((1, 8, 2, width), dtype)
     with caplog.at_level(logging.WARNING, "smcd_jax.nn.attention"):
         assert _cudnn_takes(queries, jnp.zeros((1, keys, 2, width), dtype)) is takes
-    assert ("not for cuDNN" in caplog.text) is told
+    assert ("not for cuDNN" in caplog.text) is logged
 
 
 def test_inputs_that_the_fused_kernel_does_not_take_go_to_xla():
     q, context = inputs()
     np.testing.assert_array_equal(attend(q, context, implementation="cudnn"), attend(q, context))
+
+
+@pytest.mark.parametrize("implementation", ["xla", "cudnn"])
+@pytest.mark.parametrize("frames", [8, 20])  # sums replace matrix products up to 16 frames
+def test_frames_of_a_pixel_attend_to_each_other(implementation, frames):
+    q, k, v = (random(seed, 2, frames, 3, 2, 8) for seed in range(3))
+    by_pixel = lambda x: x.transpose(0, 2, 1, 3, 4).reshape(6, frames, 2, 8)  # noqa: E731
+    expected = in_float64(by_pixel(q), KeysValues(by_pixel(k), by_pixel(v)))
+    out = attend_frames(jnp.asarray(q), KeysValues(jnp.asarray(k), jnp.asarray(v)), implementation=implementation)
+    np.testing.assert_allclose(by_pixel(np.asarray(out)), expected, **FLOAT32)

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.networks import flatten
-from smcd_jax.runtime import hlo_collectives, topology
+from smcd_jax.runtime import hlo_text, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.runtime.topology import check_topology_name, find_topology
@@ -67,7 +67,21 @@ def kept(store, monkeypatch):
 
 class TestTopology:
     @pytest.mark.parametrize(
-        "name", ["v9:2x2", "", "v5e", "v5e:2x2x2", "v5p:2x4", "v6e:0x4", "v4:8", "cpu:0", "cpu:many"]
+        "name",
+        [
+            "v9:2x2",
+            "",
+            "v5e",
+            "v5e:2x2x2",
+            "v5p:2x4",
+            "v6e:0x4",
+            "v4:8",
+            "cpu:0",
+            "cpu:many",
+            "h100",
+            "h100:9",
+            "h100:2x2",
+        ],
     )
     def test_a_malformed_name_is_refused(self, name):
         with refused("topology", value=name):
@@ -88,6 +102,19 @@ class TestTopology:
         monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
         with refused("topology", value="v5e:2x4"):
             find_topology("v5e:2x4")
+
+    def test_without_the_cuda_plugin_gpus_are_refused(self, monkeypatch):
+        monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
+        with refused("topology", value="h100:8"):
+            find_topology("h100:8")
+
+    @pytest.mark.parametrize("count", [1, 8])
+    def test_gpus_of_one_host_need_no_gpu(self, count):
+        if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+            pytest.skip("needs JAX's CUDA plugin")
+        found = find_topology(f"h100:{count}")
+        assert (len(found.devices), found.platform) == (count, "gpu")
+        assert found.usable_bytes == int(84942979072 * 0.75)
 
     @needs_libtpu
     @pytest.mark.parametrize(
@@ -177,7 +204,7 @@ class TestCollectives:
         assert report.total == Collective(14, 640 + 80 + 48 + 16 + 192, 560 + 80 + 36 + 14 + 192)
 
     def test_types_of_less_than_a_byte_and_without_width(self):
-        assert hlo_collectives._bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
+        assert hlo_text.shape_bytes("(pred[7]{0}, s4[10]{0}, f8e4m3fn[3], bf16[], c64[2])") == 7 + 5 + 3 + 2 + 16
 
     def test_a_sum_over_eight_devices(self):
         mesh = make_mesh(MeshShape(data=8))
@@ -343,6 +370,18 @@ def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bo
     setting = Setting(2, "some", {"data": 2, "fsdp": 1, "tensor": 1}, "bfloat16", usable, 1, 1, 0.0)
     memory = None if refused else MemoryUse(0, 0, 0, int(needed * GIB), 0)
     return ProgramPlan("step", batch, setting, int(needed * GIB), memory=memory)
+
+
+class TestFloors:
+    def test_each_part_takes_its_amount_at_the_published_rate(self):
+        setting = Setting(8, "TPU v5 lite", {"data": 1, "fsdp": 8, "tensor": 1}, "bfloat16", None, 1, 1, 0.0)
+        plan = ProgramPlan(
+            "step", 8, setting, 1, flops=197e12, bytes_accessed=819e9 / 2, collectives={"all-gather": [1, 0, 10**10]}
+        )
+        assert plan.floors == {"arithmetic": 1.0, "memory": 0.5, "links": 0.1}
+
+    def test_a_device_without_figures_has_none(self):
+        assert planned(8, 1).floors == {}
 
 
 class TestLargestBatch:

@@ -47,8 +47,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         """As the base.
 
         Raises:
-            SMCDError: As the base; or the number of frames is one that the model cannot make; or a model that
-                interpolates has neither or both of its modes.
+            SMCDError: As the base, or the number of frames is one that the model cannot make.
         """
         options = super().resolve(options)
         count, made = options.num_frames, self.config.frames
@@ -58,13 +57,6 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
             refuse("num_frames", count, f"be at most {made} for this model, unless shared_image_tokens is set")
         if self.has_boxes and options.picture_fit != "stretch":
             refuse("picture_fit", options.picture_fit, "be 'stretch' with tracks, which are relative to the picture")
-        if not self.config.interpolation:
-            return options
-        if (options.end_image is None) == (not options.loop):
-            given = "both" if options.loop else None
-            refuse("end_image", given, "be given to a model that interpolates, or loop instead of it")
-        if count != made and not options.shared_image_tokens:
-            refuse("num_frames", count, f"be {made} for a video whose end is given")
         return options
 
     def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
@@ -76,8 +68,13 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         return {**super().null_raw(tokenizer), "null_picture": self._zero_picture(1)}
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """Token ids, the pictures, which of their latents joins which frame, and boxes."""
+        """Token ids, the pictures, which of their latents joins which frame, and boxes.
+
+        Raises:
+            SMCDError: A model that interpolates has neither or both of its modes, or not all of its frames.
+        """
         config, count, options = self.config, len(request.prompts), request.options
+        self._check_ends(options)
         side, frames = config.autoencoder.downscale, self._frames(request)
         negative = [self.null_prompt if text is None else text for text in request.negative_prompts]
         ends = [] if request.end_pictures is None else [request.end_pictures]
@@ -101,6 +98,15 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
             notes=self._cut_texts(tokenizer, (*request.prompts, *negative)),
             keep_frames=None if keep == frames else tuple(range(keep)),
         )
+
+    def _check_ends(self, options: SamplingOptions) -> None:
+        if not self.config.interpolation:
+            return
+        if (options.end_image is None) == (not options.loop):
+            given = "both" if options.loop else None
+            refuse("end_image", given, "be given to a model that interpolates, or loop instead of it")
+        if options.num_frames != self.config.frames and not options.shared_image_tokens:
+            refuse("num_frames", options.num_frames, f"be {self.config.frames} for a video whose end is given")
 
     def _frames(self, request: Request) -> int:
         """Frames to make: a short video is the beginning of one of the length that the model was trained with."""

@@ -14,7 +14,10 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.compilation import compiler_options
+from smcd_jax.runtime.device_specs import link_bandwidth, memory_bandwidth, peak_flops
 from smcd_jax.runtime.hlo_collectives import collective_report
+from smcd_jax.runtime.hlo_launches import launch_report
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report
@@ -101,6 +104,7 @@ class ProgramPlan:
         estimated_seconds: Run time estimated by the compiler; None if it gives no estimate.
         collectives: (count, payload bytes, sent bytes) by kind (`smcd_jax.runtime.hlo_collectives`).
         unknown_loops: Number of loops with collectives whose trip count is unknown; they are counted once.
+        launches: (count, bytes written) by kind on GPUs (`smcd_jax.runtime.hlo_launches`); empty elsewhere.
         seconds: Time of tracing, lowering and compiling.
     """
 
@@ -116,6 +120,7 @@ class ProgramPlan:
     estimated_seconds: float | None = None
     collectives: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    launches: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -134,6 +139,20 @@ class ProgramPlan:
     def sent_bytes(self) -> int:
         """Bytes that a device sends in one execution, over all collectives."""
         return sum(sent for _, _, sent in self.collectives.values())
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Seconds that arithmetic, memory and links need at the published rates of the device, those that are known.
+
+        None of them can be less; a program whose parts overlap perfectly takes as long as the largest.
+        """
+        kind = self.setting.device_kind
+        rates = {
+            "arithmetic": (self.flops, peak_flops(kind, self.setting.dtype)),
+            "memory": (self.bytes_accessed, memory_bandwidth(kind)),
+            "links": (self.sent_bytes, link_bandwidth(kind)),
+        }
+        return {name: amount / rate for name, (amount, rate) in rates.items() if amount is not None and rate}
 
 
 def compile_program(
@@ -164,7 +183,7 @@ def compile_program(
             lowered = traced.lower()
         try:
             with _timed("compiling", what, seconds, progress):
-                compiled = lowered.compile()
+                compiled = lowered.compile(compiler_options(topology.platform))
         except jax.errors.JaxRuntimeError as error:
             resident = max(held - _bytes_on_device(args), 0)
             needed = needed_by(str(error)) + resident
@@ -177,7 +196,9 @@ def compile_program(
         temporaries=sizes.temp_size_in_bytes,
         code=sizes.generated_code_size_in_bytes,
     )
-    resident, collectives = max(held - memory.arguments, 0), collective_report(compiled.as_text())
+    text = compiled.as_text()
+    resident, collectives = max(held - memory.arguments, 0), collective_report(text)
+    launches = launch_report(text).by_kind if topology.platform == "gpu" else {}
     return ProgramPlan(
         what=what,
         batch=batch,
@@ -191,6 +212,7 @@ def compile_program(
         estimated_seconds=_positive(cost, "optimal_seconds"),
         collectives={kind: list(use) for kind, use in collectives.by_kind.items()},
         unknown_loops=collectives.unknown_loops,
+        launches={kind: list(use) for kind, use in launches.items()},
         seconds=seconds,
     )
 

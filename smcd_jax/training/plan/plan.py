@@ -13,7 +13,7 @@ from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.runtime.sharding import make_mesh, partition_specs
-from smcd_jax.runtime.topology import Topology, find_topology
+from smcd_jax.runtime.topology import Topology, find_topology, topology_id
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import ProgramPlan, Setting, What, compile_program
@@ -75,7 +75,12 @@ class Planner:
             SMCDError: The topology does not exist, or the mesh does not match its devices or divide the batch.
         """
         config = self._with_batch(batch or self.config.data.batch_size)
-        request = {"what": what, "config": config_to_dict(config), "topology": self.topology, "effort": self.effort}
+        request = {
+            "what": what,
+            "config": config_to_dict(config),
+            "topology": topology_id(self.topology),
+            "effort": self.effort,
+        }
         found = None if self._again else plan_cache.read(request)
         if found is not None:
             return Planned(ProgramPlan.from_dict(found.plan), found.cached_at)

@@ -16,6 +16,8 @@ from smcd_jax.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
+
 
 class Found(NamedTuple):
     """A cached plan and the date on which it was made, as YYYY-MM-DD."""
@@ -31,7 +33,7 @@ def folder() -> Path | None:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the compilers and of this package."""
-    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu")} | {"smcd_jax": __version__}
+    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": __version__}
 
 
 def key(request: dict[str, Any]) -> str:
