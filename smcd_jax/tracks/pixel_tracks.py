@@ -38,7 +38,7 @@ class PixelTracks:
         hint: Advice added to the error about a box without area, such as the flag for another order of the numbers.
         unit_stated: Whether the file states its unit, so that boxes within 0..1 contradict a size in pixels.
         length_stated: Whether the file states the number of frames; otherwise it ends at the last box.
-        label_fault: Why an object has no label, raised if none is given; None if the file just names none.
+        label_fault: Why an object has no label, raised without a label from the user; None if the file just names none.
     """
 
     boxes: np.ndarray

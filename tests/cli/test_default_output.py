@@ -1,4 +1,4 @@
-"""The name of a video where none is given: that of the input, unless a folder has it."""
+"""The default name of a video: that of the input, unless a folder has it."""
 
 from __future__ import annotations
 
