@@ -182,16 +182,8 @@ class VideoPipeline:
             program = self.components.program("precompute", self.model.precompute)
             context = program(params, context)
         with clock.stage("denoise"):
-            latents = self._denoise(
-                params,
-                context,
-                shape=plan.latent_shape,
-                seeds=request.seeds,
-                table=table,
-                guidance=guidance,
-                options=options,
-                callback=callback_on_step_end,
-            )
+            settings = {"table": table, "guidance": guidance, "options": options, "callback": callback_on_step_end}
+            latents = self._denoise(params, context, shape=plan.latent_shape, seeds=request.seeds, **settings)
         if plan.keep_frames is not None:
             latents = latents[:, list(plan.keep_frames)]
         del params, context

@@ -33,7 +33,6 @@ PENDING_WORDS: frozenset[str] = frozenset(
 PENDING_ENTRIES: frozenset[str] = frozenset(
     {
         "smcd_jax/evaluation/features/extractors.py",
-        "smcd_jax/nn/attention.py",
         "smcd_jax/nn/box_tokens.py",
         "smcd_jax/nn/gated_attention.py",
         "smcd_jax/nn/i3d.py",
