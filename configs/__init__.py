@@ -1,1 +1,1 @@
-"""Experiments, one `get_config()` file each, nothing but values; the training stages bring the first."""
+"""Training configs, one `get_config()` per file."""

@@ -1,17 +1,20 @@
-"""Batches: the rows of each global batch that this process loads, filled in parallel in tf.data."""
+"""Batches: the rows of each global batch that this process loads, filled in parallel by tf.data or a thread pool."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import functools
+import importlib.util
+import itertools
 import logging
 import os
 import threading
 import weakref
-from collections import Counter
-from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -73,6 +76,7 @@ class Batches:
         short_clips: ShortClips = "leave_out",
         max_bad_share: float = 0.01,
         threads: int | None = None,
+        backend: Literal["tensorflow", "threads"] | None = None,
     ):
         """Combines data sets.
 
@@ -86,6 +90,8 @@ class Batches:
             short_clips: Rule for clips shorter than a window (`data_pipeline.order.windows`).
             max_bad_share: Largest share of damaged clips per data set; each is replaced by another clip.
             threads: Number of threads; None for one per available core.
+            backend: "tensorflow" for tf.data, "threads" for a thread pool, with the same batches; None for tf.data
+                where TensorFlow is installed.
 
         Raises:
             SMCDError: There are no sources, the sources cannot be mixed, or an argument is out of range.
@@ -108,6 +114,7 @@ class Batches:
                 )
         self.counts: Counter[str] = Counter()
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._use_tensorflow = backend == "tensorflow" if backend else _has_tensorflow()
         self._lock = threading.Lock()
 
     def iterate(self, state: OrderState) -> Generator[HostBatch]:
@@ -127,70 +134,28 @@ class Batches:
 
     def _stream(self, state: OrderState) -> Generator[HostBatch]:
         state.places(1, self.sequence.epoch_length)  # refuses a state of other data before any thread starts
-        failures: dict[int, Exception] = {}
-        for step, tensors in enumerate(self._dataset(state, failures)):
-            if step in failures:
-                raise failures[step]
-            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-            sources, clips, starts = (arrays.pop(name) for name in _ORIGIN)
-            after = state.advanced((step + 1) * self._global_batch, self.sequence.epoch_length)
-            yield HostBatch(arrays, self._names(sources, clips), starts, after)
+        load = functools.partial(self._load_step, state)
+        steps = _tensorflow_steps if self._use_tensorflow else _pool_steps
+        with contextlib.closing(steps(load, threads=self._threads)) as loaded:
+            for step, arrays in enumerate(loaded):
+                sources, clips, starts = (arrays.pop(name) for name in _ORIGIN)
+                after = state.advanced((step + 1) * self._global_batch, self.sequence.epoch_length)
+                yield HostBatch(arrays, self._names(sources, clips), starts, after)
+
+    def _load_step(self, state: OrderState, step: int) -> dict[str, np.ndarray]:
+        first = step * self._global_batch
+        return self.load(self.sequence.at(state, range(first + self._rows.start, first + self._rows.stop)))
 
     def load(self, examples: Examples) -> dict[str, np.ndarray]:
-        """Loads the arrays of examples, before `ExampleSource.finish`, with "sources", "clips" and "starts"."""
-        arrays = self._empty(len(examples.clips))
-        names = self._sources[0].specs()
-        for row in range(len(examples.clips)):
-            loaded = self._fill({name: arrays[name][row] for name in names}, examples.row(row))
-            for name in _ORIGIN:
-                arrays[name][row] = getattr(loaded, name)[0]
-        return arrays
-
-    def _empty(self, count: int) -> dict[str, np.ndarray]:
-        arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in self._sources[0].specs().items()}
-        return arrays | {name: np.zeros(count, np.int64) for name in _ORIGIN}
-
-    def _dataset(self, state: OrderState, failures: dict[int, Exception]) -> Any:
-        """Returns a `tf.data.Dataset` of batches; a failed step gives zeros and its error in `failures`."""
-        import tensorflow as tf
-        import tensorflow_datasets  # noqa: F401  imported here: importing it in several threads can deadlock
-
-        specs = self._sources[0].specs()
-        rows = len(self._rows)
-        shapes = {name: (rows, *spec.shape) for name, spec in specs.items()}
-        dtypes = {name: spec.dtype for name, spec in specs.items()}
-        for name in _ORIGIN:
-            shapes[name], dtypes[name] = (rows,), np.int64
-        names = tuple(shapes)
-
-        def load(step: Any) -> dict[str, Any]:
-            loaded = tf.numpy_function(
-                functools.partial(self._load_step, state, failures), [step], [dtypes[name] for name in names]
-            )
-            tensors = dict(zip(names, loaded, strict=True))
-            for name, tensor in tensors.items():
-                tensor.set_shape(shapes[name])
-            return self._sources[0].finish(tensors)
-
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False
-        options.threading.private_threadpool_size = self._threads
-        options.threading.max_intra_op_parallelism = 1
-        steps = tf.data.Dataset.counter()
-        batches = steps.map(load, num_parallel_calls=self._threads, deterministic=True)
-        return batches.prefetch(_AHEAD).with_options(options)
-
-    def _load_step(self, state: OrderState, failures: dict[int, Exception], step: np.ndarray) -> list[np.ndarray]:
-        first = int(step) * self._global_batch
-        examples = self.sequence.at(state, range(first + self._rows.start, first + self._rows.stop))
-        try:
-            arrays = self.load(examples)
-        except Exception as error:
-            # Not raised here: TensorFlow would keep only its text and print a traceback.
-            failures[int(step)] = error
-            arrays = self._empty(len(examples.clips))
-        return list(arrays.values())
+        """Loads the arrays of examples, with "sources", "clips" and "starts"."""
+        count, specs = len(examples.clips), self._sources[0].specs()
+        arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in specs.items()}
+        origins = {name: np.zeros(count, np.int64) for name in _ORIGIN}
+        for row in range(count):
+            loaded = self._fill({name: array[row] for name, array in arrays.items()}, examples.row(row))
+            for name, values in origins.items():
+                values[row] = getattr(loaded, name)[0]
+        return arrays | origins
 
     def _fill(self, row: dict[str, np.ndarray], example: Examples) -> Examples:
         """Fills a row with an example, or a substitute if its clip is damaged; returns the example loaded."""
@@ -239,6 +204,53 @@ def host_rows(global_batch: int, *, host: int, hosts: int) -> range:
     require(global_batch % hosts == 0, "global_batch", f"a multiple of {hosts}, the number of hosts", global_batch)
     share = global_batch // hosts
     return range(host * share, (host + 1) * share)
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _tensorflow_steps(
+    load: Callable[[int], dict[str, np.ndarray]], *, threads: int
+) -> Generator[dict[str, np.ndarray]]:
+    """Yields ``load(0)``, ``load(1)``, ... in order, computed ahead by tf.data."""
+    import tensorflow as tf
+
+    results: dict[int, dict[str, np.ndarray] | Exception] = {}
+
+    def load_one(step: np.ndarray) -> np.ndarray:
+        try:
+            results[int(step)] = load(int(step))
+        except Exception as error:
+            # Not raised here: TensorFlow would keep only its text and print a traceback.
+            results[int(step)] = error
+        return step
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    steps = tf.data.Dataset.counter().map(
+        lambda step: tf.numpy_function(load_one, [step], tf.int64), num_parallel_calls=threads, deterministic=True
+    )
+    for step in steps.prefetch(_AHEAD).with_options(options):
+        result = results.pop(int(step))
+        if isinstance(result, Exception):
+            raise result
+        yield result
+
+
+def _pool_steps(load: Callable[[int], dict[str, np.ndarray]], *, threads: int) -> Generator[dict[str, np.ndarray]]:
+    """Yields ``load(0)``, ``load(1)``, ... in order, computed ahead by a thread pool."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = deque(pool.submit(load, step) for step in range(threads + _AHEAD))
+        for step in itertools.count(len(waiting)):
+            yield waiting.popleft().result()
+            waiting.append(pool.submit(load, step))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @atexit.register

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.checks import require
-from data_pipeline.examples import ExampleSource
 from data_pipeline.order.permutation import below, fold, permute
 from data_pipeline.order.windows import eligible_clips, window_start
 from data_pipeline.records.reader import RecordFolder
-from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json
 
 FORMAT, VERSION = "smcd-evaluation", 1
-_CLIPS, _STARTS, _SEEDS, _EXAMPLE = 31, 32, 33, 34  # stream ids for `fold`
+_CLIPS, _STARTS, _SEEDS = 31, 32, 33  # stream ids for `fold`
 
 
 @dataclass(frozen=True)
@@ -139,50 +135,3 @@ def read_evaluation_list(path: Path) -> EvaluationList:
     if evaluation.sha256 != content.get("sha256"):
         raise SMCDError(f"{path}: the list does not match its sha256; make it again", argument="sha256", path=path)
     return evaluation
-
-
-def evaluation_batch(
-    source: ExampleSource, evaluation: EvaluationList, entries: Sequence[EvaluationEntry]
-) -> dict[str, np.ndarray]:
-    """Loads the arrays of some entries of a list, in the form of `data_pipeline.batches`.
-
-    All other randomness of an example, such as the noise of its latents, is a function of its seed.
-
-    Args:
-        source: Source of the data set that the list was made for.
-        evaluation: Evaluation list.
-        entries: Entries to load, one per row.
-
-    Raises:
-        SMCDError: A clip is missing, shorter than the list requires, or damaged; or the source has other data or
-            windows. Clips are never replaced, because the result would then be measured on other examples.
-    """
-    _check_source(source, evaluation)
-    positions = {clip_id: position for position, clip_id in enumerate(source.clip_ids)}
-    arrays = {name: np.zeros((len(entries), *spec.shape), spec.dtype) for name, spec in source.specs().items()}
-    for row, entry in enumerate(entries):
-        clip = positions.get(entry.clip_id)
-        if clip is None or entry.start + evaluation.frames > source.num_frames[clip]:
-            raise SMCDError(
-                f"{source.name}: clip {entry.clip_id!r} has no frames {entry.start} to "
-                f"{entry.start + evaluation.frames - 1}, which the evaluation list needs; prepare the same data",
-                argument="entries",
-                value=entry.clip_id,
-            )
-        try:
-            views = {name: array[row] for name, array in arrays.items()}
-            source.fill(views, clip=clip, start=entry.start, key=fold(entry.seed, _EXAMPLE)[()])
-        except BadClip as error:
-            raise SMCDError(
-                f"{source.name}: clip {entry.clip_id!r} is damaged: {error.reason}",
-                argument="source",
-                value=entry.clip_id,
-            ) from error
-    return {name: np.asarray(tensor) for name, tensor in source.finish(arrays).items()}
-
-
-def _check_source(source: ExampleSource, evaluation: EvaluationList) -> None:
-    wanted = f"{evaluation.name} ({evaluation.split})"
-    require(source.name == wanted, "source", f"{wanted}, as in the evaluation list", source.name)
-    frames = source.size.frames
-    require(frames == evaluation.frames, "frames", f"{evaluation.frames}, as in the evaluation list", frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int64
@@ -79,9 +79,6 @@ class ExampleSource(Protocol):
         Raises:
             BadClip: The clip, or this window of it, cannot be used.
         """
-
-    def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Completes a whole batch of TensorFlow tensors within tf.data."""
 
 
 def fill_boxes(row: Mapping[str, np.ndarray], boxes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -82,7 +81,3 @@ class VideoSource:
         for place, index in enumerate(chosen):
             row["label_ids"][place] = self._tokens(window.labels[index])
         return dropped
-
-    def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Returns the tensors unchanged."""
-        return tensors

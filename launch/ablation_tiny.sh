@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's ablation at small scale: six variants, two seeds, the same number of frames each. Writes
-# docs/figures/ablation.json and the table of docs/ablation.md. Takes hours on 2 CPU cores, after launch/train_tiny.sh;
-# the same command resumes. Arguments go to every `smcd train`.
+# docs/figures/ablation.json and the table of docs/ablation.md. Run launch/train_tiny.sh first.
+# Takes hours on 2 CPU cores; rerunning it resumes. Arguments are passed on to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -13,7 +13,7 @@ cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/ablation
 results=$runs/evaluations
-[[ -f runs/tiny/object/model/model.json ]] || fail "run launch/train_tiny.sh first: the variants start from its stage 1"
+[[ -f runs/tiny/object/model/model.json ]] || fail "runs/tiny/object/model not found; run launch/train_tiny.sh first, whose stage 1 the variants start from"
 
 # evaluate NAME VARIANT_SEED FLAGS...
 evaluate() {
@@ -32,7 +32,7 @@ for seed in 0 1; do
     launch/train_again.sh --config "configs/tiny/ablation.py:$variant" --workdir "$runs/$run" "--config.seed=$seed" "$@"
     "$smcd" export --workdir "$runs/$run" --output "$runs/$run/model" --overwrite
     boxes=()
-    [[ $variant == image ]] && boxes=(--intervention no_boxes) # trained without boxes
+    [[ $variant == image ]] && boxes=(--intervention no_boxes) # this variant is trained without boxes
     evaluate "$run" "$run" --box_guidance_scale 2 "${boxes[@]}"
     evaluate "${run}_guidance_off" "$run" "${boxes[@]}"
   done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Animates an example scene with the small model, in .venv, made and filled on the first run.
-# Arguments go to `smcd animate`: launch/demo.sh --seed 7
+# Animates an example with the small model. The first run creates .venv and installs the project there.
+# Arguments are passed on to `smcd animate`, as in launch/demo.sh --seed 7
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# All figures of the model that ships: 200 held-out sprite clips, `smcd evaluate`, and its variants on 64 of them. Writes
-# docs/figures/tiny.json and the tables of README and model card. About 12 minutes on 2 CPU cores; the same command
-# resumes. Arguments go to the first `smcd evaluate`, such as --weights DIR.
-# MODEL=FOLDER launch/evaluate_tiny.sh evaluates another model and leaves JSON and tables alone.
+# Evaluates the model that ships on 200 held-out sprite clips, and with changed inputs on 64 of them. Writes
+# docs/figures/tiny.json and the tables of README and model card. Takes about 12 minutes on 2 CPU cores; rerunning it
+# resumes. Arguments are passed on to the first `smcd evaluate`, as in launch/evaluate_tiny.sh --weights DIR.
+# MODEL=FOLDER launch/evaluate_tiny.sh evaluates another model and does not change JSON or tables.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -16,8 +16,8 @@ folder=outputs/evaluate_tiny
 model=${MODEL:-tiny}
 weights=$model/checksums.json
 [[ $model == tiny ]] && weights=smcd_jax/assets/models/tiny/checksums.json
-[[ -f $weights ]] || fail "$model is not a model folder: $weights is missing"
-read -r hash _ < <(cksum "$weights") # keeps the clips of different models apart
+[[ -f $weights ]] || fail "$model is not a model folder: $weights not found"
+read -r hash _ < <(cksum "$weights") # one folder of clips per model
 results=$folder/$hash
 
 sampling=(--num_inference_steps 10 --guidance_scale 2 --batch_size 8)

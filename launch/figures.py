@@ -1,10 +1,10 @@
-"""Collects the results of `smcd evaluate` in JSON, and writes the tables of README, model card and docs from it.
+"""Collects the results of `smcd evaluate` in JSON, and writes the tables of README, model card and docs from them.
 
-    python launch/figures.py                                             # writes the tables again
-    python launch/figures.py --collect tiny outputs/evaluate_tiny/HASH   # first reads the evaluations in that folder
+    python launch/figures.py                                             # rewrites the tables
+    python launch/figures.py --collect tiny outputs/evaluate_tiny/HASH   # reads the evaluations in that folder first
     python launch/figures.py --collect ablation runs/ablation/evaluations
 
-Each subfolder of a collected folder is the --output of an `smcd evaluate`. The JSON is in docs/figures. A table stands
+Each subfolder of a collected folder is the --output of an `smcd evaluate`. The JSON is in docs/figures. A table lies
 between `<!-- table NAME -->` and `<!-- end of table -->`.
 """
 
@@ -68,7 +68,7 @@ VARIANT_METRICS = {
 
 
 def main() -> None:
-    """Collects, if requested, and writes all tables."""
+    """Collects results if requested, and rewrites all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--collect", nargs=2, metavar=("NAME", "FOLDER"))
     args = parser.parse_args()
@@ -131,7 +131,7 @@ def _runs_table(evaluations: Evaluations) -> str:
 
 
 def _limits_table(evaluations: Evaluations) -> str:
-    """Quantities that are no property of a video alone."""
+    """Metrics that have no baselines to compare with."""
     quantities = {
         ("all", "psnr-autoencoder"): "PSNR of the picture through the autoencoder alone, dB",
         ("swapped_labels", "pixel-difference"): "mean change of pixels when the label is swapped, 0 to 255",
@@ -161,7 +161,7 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _format(name: str, value: float | None) -> str:
-    """Value with the decimals that the metric's interval justifies."""
+    """A value, rounded to the decimals that the confidence interval of its metric supports."""
     if value is None:
         return "-"
     decimals = 1 if name.startswith(("psnr", "pixel")) else 4 if name.startswith("motion") else 3

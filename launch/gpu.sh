@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures sampling on a machine with a GPU in at most 9 minutes: launch/gpu.sh --run A --output DIR
 # Rehearsal without a GPU: launch/gpu.sh --run A --device cpu --preset tiny --output DIR
-# It runs in the Python of $PYTHON (default: python3), which needs jax and flax; wheels in .wheels/ are added to it
-# (launch/gpu_wheels.sh fills that folder where there is a network).
+# Uses the Python in $PYTHON (default: python3), which needs jax and flax. Wheels in .wheels/ are installed into a
+# temporary folder; launch/gpu_wheels.sh downloads them on a machine with a network.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-python3}

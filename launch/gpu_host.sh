@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this host, in .venv, made and filled on the first run; starts again when it is asked to.
-# Arguments go to `smcd train`: launch/gpu_host.sh --config configs/smcd/stage2_scene.py --workdir runs/stage2 \
+# Trains on all GPUs of this host and restarts the run when it asks for that. The first call creates .venv.
+# Arguments are passed on to `smcd train`: launch/gpu_host.sh --config configs/smcd/stage2_scene.py --workdir runs/stage2 \
 #   --config.init.model=models/stage1 --config.data.records=records/got10k
-# One process drives all GPUs. CUDA_VISIBLE_DEVICES=0,1 takes some of them. --dry_run shows what would be done.
+# One process drives all GPUs; CUDA_VISIBLE_DEVICES=0,1 selects some of them. --dry_run prints the commands instead.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -12,14 +12,14 @@ if [[ ${1:-} == --dry_run ]]; then
   DRY_RUN=1
   shift
 fi
-[[ $# -gt 0 ]] || fail "usage: launch/gpu_host.sh [--dry_run] --config FILE --workdir DIR [more flags of smcd train]"
+[[ $# -gt 0 ]] || fail "usage: launch/gpu_host.sh [--dry_run] --config FILE --workdir DIR [more options of smcd train]"
 
 drivers=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) ||
-  fail "nvidia-smi finds no GPU here: install the NVIDIA driver, or train on the CPU with launch/train_again.sh"
-driver=${drivers%%$'\n'*} # a line for each GPU
+  fail "nvidia-smi finds no GPU; install the NVIDIA driver, or train on the CPU with launch/train_again.sh"
+driver=${drivers%%$'\n'*} # one line per GPU
 major=${driver%%.*}
-[[ $major =~ ^[0-9]+$ ]] || fail "nvidia-smi names no driver version (it says: $driver)"
-((major >= 525)) || fail "NVIDIA driver $driver is too old for JAX: 525 or newer is needed"
+[[ $major =~ ^[0-9]+$ ]] || fail "nvidia-smi must print a driver version, got: $driver"
+((major >= 525)) || fail "the NVIDIA driver must be version 525 or newer for JAX, got $driver"
 extra=cuda
 ((major >= 580)) || extra=cuda12
 

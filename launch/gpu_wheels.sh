@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fills .wheels/ with the packages that launch/gpu.sh needs and a machine with jax, torch and flax may lack.
-# Run it where there is a network; the folder then travels with the repository. Wheels are for Python 3.12 on Linux, x86-64.
+# Downloads into .wheels/ the packages that launch/gpu.sh needs besides jax, torch and flax. Run it on a machine with a
+# network, and copy the folder together with the repository. The wheels are for Python 3.12 on Linux, x86-64.
 # Usage: launch/gpu_wheels.sh [PACKAGE==VERSION ...]     (default: those below)
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -1,8 +1,8 @@
-"""Draws the strips of the README: videos of the small model with their boxes, from fixed seeds.
+"""Draws the animations in the README: videos of the small model with their boxes, from fixed seeds.
 
     python launch/make_strips.py --model tiny --output docs/strips
 
-All clips are held out (split "test" of the sprite world). Each strip is one GIF with the target boxes drawn in it.
+All clips are held out (split "test" of the sprite world). Each file is one GIF with the target boxes drawn in it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.media import draw_boxes, write_video
 from smcd_jax.tracks import BoxTracks
 
-SIDE = 128  # of a clip in a strip, in pixels
-# Classes of the world that the small model was trained in, as in launch/common.sh.
+SIDE = 128  # width and height of a clip in a strip, in pixels
+# Classes of the sprite world that the small model was trained in, as in launch/common.sh.
 CLASSES = (
     *("cat", "dog", "panda", "fox", "rocket", "soccer ball", "car", "fish", "balloon", "star", "apple", "butterfly"),
 )

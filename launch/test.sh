@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests in .venv, made and filled on the first run; arguments go to pytest: launch/test.sh -k tokenizer
+# Runs the tests. The first run creates .venv and installs the project there with its test requirements.
+# Arguments are passed on to pytest, as in launch/test.sh -k tokenizer
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -7,5 +8,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_venv
 install_package test
 cd "$ROOT"
-# Stealing keeps neighbours together, and with them what the tests of a file share.
+# Work stealing keeps the tests of a file on one worker where possible, so that they share fixtures.
 exec "$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"

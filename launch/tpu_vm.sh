@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or pod: asks for it in the queue, installs the project on all workers, trains, and asks anew
-# when the TPU is taken away. Calling it again joins a run that goes on already.
+# Trains on a Cloud TPU VM or pod: requests it as a queued resource, installs the project on all workers, trains, and
+# requests another TPU when this one is taken away. Rerunning the command attaches to a run that is already in progress.
 #   launch/tpu_vm.sh --name smcd --zone us-west4-a --type v5litepod-8 --spot --mount 10.0.0.2:/runs -- \
 #     --config configs/smcd/stage2_scene.py --workdir /mnt/smcd/stage2 --config.init.model=/mnt/smcd/models/stage1 \
 #     --config.data.records=/mnt/smcd/records/got10k --config.mesh.fsdp=8
@@ -11,16 +11,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage() {
   cat <<'TEXT'
 usage: launch/tpu_vm.sh --name NAME --zone ZONE --type TYPE [options] -- FLAGS OF smcd train
-  --name NAME            of the TPU and of its place in the queue
-  --zone ZONE            such as us-west4-a
+  --name NAME            name of the TPU and of its queued resource
+  --zone ZONE            zone, such as us-west4-a
   --type TYPE            accelerator type, such as v5litepod-8, v5p-16, v6e-64
-  --version VERSION      runtime version; by default the one for JAX on that type
-  --project PROJECT      by default gcloud's own
-  --spot                 cheaper, and may be taken away at any time
+  --version VERSION      runtime version (default: the one for JAX on that type)
+  --project PROJECT      Google Cloud project (default: that of gcloud)
+  --spot                 request a spot TPU, which is cheaper and may be taken away at any time
   --mount SERVER:/SHARE  NFS share (Filestore) to mount at /mnt/smcd on every worker; holds work folder and records
-  --poll_seconds N       between two looks at the run (60)
-  --delete               give the TPU back, and nothing else
-  --delete_when_done     give the TPU back when training is done
+  --poll_seconds N       seconds between two checks of the run (default: 60)
+  --delete               delete the TPU and exit
+  --delete_when_done     delete the TPU when training is finished
   --dry_run              print the commands instead of running them
 TEXT
 }
@@ -47,13 +47,13 @@ while [[ $# -gt 0 ]]; do
     --dry_run) dry_run=1 && shift ;;
     --help) usage && exit ;;
     --) shift && break ;;
-    *) fail "$1 is no flag of launch/tpu_vm.sh (flags of smcd train come after --); see launch/tpu_vm.sh --help" ;;
+    *) fail "unknown option $1; options of smcd train come after --; see launch/tpu_vm.sh --help" ;;
   esac
 done
-[[ $name && $zone ]] || fail "--name and --zone are needed; see launch/tpu_vm.sh --help"
+[[ $name && $zone ]] || fail "missing --name or --zone; see launch/tpu_vm.sh --help"
 if [[ ! $only_delete ]]; then
-  [[ $type ]] || fail "--type is needed, such as v5litepod-8; see launch/tpu_vm.sh --help"
-  [[ $# -gt 0 ]] || fail "nothing to train: give smcd train's flags after --, as in -- --config FILE --workdir DIR"
+  [[ $type ]] || fail "missing --type, such as v5litepod-8; see launch/tpu_vm.sh --help"
+  [[ $# -gt 0 ]] || fail "missing options of smcd train; add them after --, as in -- --config FILE --workdir DIR"
 fi
 if [[ ! $version ]]; then
   case $type in
@@ -62,10 +62,10 @@ if [[ ! $version ]]; then
     v6e-*) version=v2-alpha-tpuv6e ;;
     v4-*) version=tpu-ubuntu2204-base ;;
     '') ;;
-    *) fail "no runtime version is known for $type: give one with --version" ;;
+    *) fail "no runtime version is known for --type $type; pass one with --version" ;;
   esac
 fi
-[[ $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud is not here: install the Google Cloud CLI and log in"
+[[ $dry_run ]] || command -v gcloud >/dev/null || fail "gcloud not found; install the Google Cloud CLI and log in"
 
 place=(--zone="$zone")
 [[ ! $project ]] || place+=(--project="$project")
@@ -84,7 +84,7 @@ on_all_workers() {
   run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all --command="$1"
 }
 
-# The state of the queued resource and of its TPU: "ACTIVE READY" is one that works, "" one that is not there.
+# Prints the states of the queued resource and of its TPU: "ACTIVE READY" if it can be used, nothing if it does not exist.
 tpu_state() {
   local queued node
   if ! queued=$(gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>&1); then
@@ -95,31 +95,31 @@ tpu_state() {
   printf '%s %s\n' "$queued" "$node"
 }
 
-ask_for_tpu() {
+request_tpu() {
   local flags=(--node-id="$name" --accelerator-type="$type" --runtime-version="$version")
   [[ ! $spot ]] || flags+=(--spot)
   run gcloud compute tpus queued-resources create "$name" "${place[@]}" "${flags[@]}"
 }
 
-give_tpu_back() {
+delete_tpu() {
   run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet
 }
 
-# Returns when the TPU is ready; asks for it where it is not there, and anew where it was taken away.
+# Returns when the TPU is ready; requests it if it does not exist, and requests another one if it was taken away.
 wait_for_tpu() {
   local state
   if [[ $dry_run ]]; then
-    ask_for_tpu
+    request_tpu
     return
   fi
   while true; do
     state=$(tpu_state)
     case $state in
       'ACTIVE READY') return ;;
-      '') ask_for_tpu ;;
+      '') request_tpu ;;
       SUSPEND* | FAILED* | *PREEMPTED | *TERMINATED)
-        echo "The TPU is gone ($state); asking for another." >&2
-        give_tpu_back
+        echo "The TPU was taken away ($state); requesting another one." >&2
+        delete_tpu
         ;;
       *)
         echo "Waiting for the TPU ($state)." >&2
@@ -129,11 +129,11 @@ wait_for_tpu() {
   done
 }
 
-# Puts the project on all workers and starts training there, detached, so that a lost connection ends nothing.
+# Copies the project to all workers and starts training there, detached, so that a lost connection does not stop it.
 start_training() {
   local folder=/tmp failed=''
   [[ $dry_run ]] || folder=$(mktemp -d)
-  # one chain: where the caller looks at the outcome, bash does not stop at a failure by itself
+  # One chain of &&: bash ignores `set -e` in a function whose status the caller tests.
   run tar --create --gzip --file="$folder/smcd.tar.gz" --directory="$ROOT" \
     --exclude=./.git --exclude=./.venv --exclude=./outputs --exclude=./runs . &&
     run gcloud compute tpus tpu-vm scp "$folder/smcd.tar.gz" "$name:" "${place[@]}" --worker=all &&
@@ -144,38 +144,38 @@ start_training() {
   [[ ! $failed ]]
 }
 
-# The statuses that the workers report, each once: "status=running status=42 "; "" where one cannot be reached.
-look() {
-  on_all_workers 'bash smcd/launch/tpu_worker.sh look 2>/dev/null || echo status=none' |
+# Prints the distinct statuses of the workers, as in "status=running status=42 "; nothing if a worker cannot be reached.
+run_status() {
+  on_all_workers 'bash smcd/launch/tpu_worker.sh status 2>/dev/null || echo status=none' |
     grep -o 'status=[a-z0-9]*' | sort -u | tr '\n' ' '
 }
 
 if [[ $only_delete ]]; then
-  give_tpu_back
+  delete_tpu
   exit
 fi
 
 if [[ $dry_run ]]; then
   wait_for_tpu
   start_training "$@"
-  [[ ! $delete_when_done ]] || give_tpu_back
+  [[ ! $delete_when_done ]] || delete_tpu
   exit
 fi
 
-ours='' # whether this call has started the run or seen it going on: only then its end is the end
+ours='' # set once this process has started the run or seen it running; only then does its exit status count
 while true; do
   wait_for_tpu
-  found=$(look 2>/dev/null) || found=''
+  found=$(run_status 2>/dev/null) || found=''
   case $ours:$found in
-    *:) ;; # a worker cannot be reached just now
+    *:) ;; # a worker cannot be reached at the moment
     *:*status=running*) ours=1 ;;
     *:*status=none* | :*)
       echo "Starting smcd train on all workers." >&2
       if start_training "$@"; then ours=1; else echo "A worker could not be set up; trying again." >&2; fi
       ;;
     '1:status=0 ')
-      echo "Training is done." >&2
-      [[ ! $delete_when_done ]] || give_tpu_back
+      echo "Training is finished." >&2
+      [[ ! $delete_when_done ]] || delete_tpu
       exit
       ;;
     *)

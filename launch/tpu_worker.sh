@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on each worker of a TPU, in the folder it has put the project into.
-#   setup [SERVER:/SHARE]   installs the project, and mounts the share at /mnt/smcd
-#   start FLAGS             starts training, detached, where none goes on: its log is run.log, its status run.status
-#   look                    prints status=running, status=N of a run that has ended, or status=none
+# Run by tpu_vm.sh on each worker of a TPU, in the folder that contains the project.
+#   setup [SERVER:/SHARE]   installs the project and mounts the share at /mnt/smcd
+#   start OPTIONS           starts training, detached, unless it is running; writes run.log, and at the end run.status
+#   status                  prints status=running, status=N after the end of a run, or status=none
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -28,16 +28,16 @@ setup() {
 start() {
   ! running || return 0
   rm -f run.status
-  # One compile cache for all workers, which outlives them: only the first process writes it.
+  # One compile cache for all workers, which outlives them; only the first process writes to it.
   ! mountpoint -q /mnt/smcd || export SMCD_CACHE_DIR=${SMCD_CACHE_DIR:-/mnt/smcd/cache}
-  # The status is written last, by the shell around the run, which outlives the connection.
-  # shellcheck disable=SC2016  # that shell expands it
+  # The shell around the run writes the status at the end; it keeps running when the connection closes.
+  # shellcheck disable=SC2016  # the inner shell expands $@ and $status
   nohup setsid bash -c 'status=0; launch/train_again.sh "$@" || status=$?; echo $status >run.status' start "$@" \
     >>run.log 2>&1 </dev/null &
   echo $! >run.pid
 }
 
-look() {
+status() {
   if running; then
     echo status=running
   elif [[ -s run.status ]]; then
@@ -48,6 +48,6 @@ look() {
 }
 
 case ${1:-} in
-  setup | start | look) "$@" ;;
-  *) fail "usage: launch/tpu_worker.sh setup|start|look" ;;
+  setup | start | status) "$@" ;;
+  *) fail "usage: launch/tpu_worker.sh setup|start|status" ;;
 esac

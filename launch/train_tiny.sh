@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the small model that ships with the package, from nothing: sprites, autoencoder, and the three stages.
-# If it is stopped, the same command resumes it. Arguments go to every `smcd train`.
+# Trains the small model that ships with the package from scratch: sprites, autoencoder, base, and both stages of SMCD.
+# Takes about 90 minutes on 2 CPU cores. Rerunning the command resumes it. Arguments are passed on to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -11,7 +11,7 @@ cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/tiny
 
-# stage NAME CONFIG: trains until done and writes NAME/model.
+# stage NAME CONFIG OPTIONS...: trains until finished and writes NAME/model.
 stage() {
   local name=$1 config=$2
   shift 2

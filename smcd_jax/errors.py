@@ -33,3 +33,7 @@ class SMCDError(ValueError):
         self.path = None if path is None else os.fspath(path)
         self.value = value
         self.table = table
+
+    def reworded(self, message: str, *, path: str | os.PathLike[str] | None = None) -> SMCDError:
+        """Returns this error with another message, and with ``path`` if it has no path of its own."""
+        return SMCDError(message, argument=self.argument, path=self.path or path, value=self.value)

@@ -26,6 +26,7 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
+from smcd_jax.files.text_files import read_json
 from smcd_jax.models.registry import family_of, get_family
 from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.tokenizer import Tokenizer
@@ -75,12 +76,8 @@ class ModelFolder:
         where = self.path / "model.json"
         content = _read_json(where)
         if content.get("format") != FORMAT:
-            raise SMCDError(
-                f"{where}: format must be {FORMAT!r}, got {content.get('format')!r}; give a model folder",
-                argument="format",
-                path=where,
-                value=content.get("format"),
-            )
+            message = f"{where}: format must be {FORMAT!r}, got {content.get('format')!r}; give a model folder"
+            raise SMCDError(message, argument="format", path=where, value=content.get("format"))
         if content.get("version") != VERSION:
             raise SMCDError(
                 f"{where}: version must be {VERSION}, got {content.get('version')!r}; install the release of smcd_jax "
@@ -122,22 +119,15 @@ class ModelFolder:
         config = self.config.components().get(component)
         if config is None:
             known = ", ".join(self.config.components())
-            raise SMCDError(
-                f"{self.path}: the model has no component {component}; it has {known}",
-                argument="component",
-                path=self.path,
-                value=component,
-            )
+            message = f"{self.path}: the model has no component {component}; it has {known}"
+            raise SMCDError(message, argument="component", path=self.path, value=component)
         try:
             expected = flatten(abstract_params(config))
         except Exception as error:  # Flax and JAX raise many types for sizes that fit no network
             reason = " ".join(str(error).split())[:200]
             where = self.path / "model.json"
-            raise SMCDError(
-                f"{where}: the config of {component} is invalid ({reason}); convert the weights again",
-                argument=component,
-                path=where,
-            ) from error
+            message = f"{where}: the config of {component} is invalid ({reason}); convert the weights again"
+            raise SMCDError(message, argument=component, path=where) from error
         leaves = restore_leaves(self.path / "params" / component)
         _check_shapes(component, leaves, expected, path=self.path)
         if verify:
@@ -192,14 +182,10 @@ def resolve_model(path: str | os.PathLike[str]) -> Path:
     if str(path) in SHIPPED:
         return Path(str(resources.files("smcd_jax") / "assets" / "models" / str(path)))
     if not folder.exists():
-        raise SMCDError(
-            f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}",
-            argument="model",
-            path=path,
-        )
-    raise SMCDError(
-        f"{path} is not a model folder: it has no model.json; make one with `smcd convert`", argument="model", path=path
-    )
+        message = f"no model at {path}: give a model folder (made by `smcd convert`), or one of: {', '.join(SHIPPED)}"
+        raise SMCDError(message, argument="model", path=path)
+    message = f"{path} is not a model folder: it has no model.json; make one with `smcd convert`"
+    raise SMCDError(message, argument="model", path=path)
 
 
 def write_model_folder(
@@ -238,12 +224,8 @@ def write_model_folder(
                 digests |= hashing.result()
         if expected:
             missing = list(expected)
-            raise SMCDError(
-                f"{path}: components {', '.join(missing)} have no arrays",
-                argument="components",
-                path=path,
-                value=missing,
-            )
+            message = f"{path}: components {', '.join(missing)} have no arrays"
+            raise SMCDError(message, argument="components", path=path, value=missing)
         (tokenizer or Tokenizer.published()).save(partial / "tokenizer")
         description = to_dict(config)
         parts = {name: description.pop(name) for name in config.components()}
@@ -286,12 +268,8 @@ def _check_shapes(component: str, leaves: Mapping[str, Any], expected: Mapping[s
     problems = {kind: paths for kind, paths in problems.items() if paths}
     if problems:
         lists = [f"{len(paths)} arrays {kind} ({', '.join(paths[:12])})" for kind, paths in problems.items()]
-        raise SMCDError(
-            f"{path}: {component}: {'; '.join(lists)}; the arrays do not fit the config",
-            argument=component,
-            path=path,
-            value=problems,
-        )
+        message = f"{path}: {component}: {'; '.join(lists)}; the arrays do not fit the config"
+        raise SMCDError(message, argument=component, path=path, value=problems)
 
 
 @contextlib.contextmanager
@@ -301,45 +279,32 @@ def _partial_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
     except OSError as error:
-        raise SMCDError(
-            f"cannot write {path}: {error.strerror}; choose another --output", argument="output", path=path
-        ) from error
+        message = f"cannot write {path}: {error.strerror}; choose another --output"
+        raise SMCDError(message, argument="output", path=path) from error
     try:
         partial.chmod(0o755)
         yield partial
     except OSError as error:
-        raise SMCDError(
-            f"cannot write {path}: {error.strerror or error}; the partial folder has been removed",
-            argument="output",
-            path=path,
-        ) from error
+        message = f"cannot write {path}: {error.strerror or error}; the partial folder has been removed"
+        raise SMCDError(message, argument="output", path=path) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    hint = "copy or convert the model folder again"
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise SMCDError(
-            f"{path} is missing; the model folder is incomplete, copy or convert it again", path=path
-        ) from error
-    except (OSError, ValueError) as error:
-        raise SMCDError(
-            f"{path} cannot be read ({error}); copy or convert the model folder again", path=path
-        ) from error
+        content = read_json(path)
+    except SMCDError as error:
+        raise error.reworded(f"{error}; {hint}") from error
     if not isinstance(content, dict):
-        raise SMCDError(f"{path} must contain an object; copy or convert the model folder again", path=path)
+        raise SMCDError(f"{path} must contain an object; {hint}", path=path)
     return content
 
 
 def _object(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     value = content.get(key, {})
     if not isinstance(value, dict):
-        raise SMCDError(
-            f"{path}: {key} must be an object, got {value!r}; copy or convert the model folder again",
-            argument=key,
-            path=path,
-            value=value,
-        )
+        message = f"{path}: {key} must be an object, got {value!r}; copy or convert the model folder again"
+        raise SMCDError(message, argument=key, path=path, value=value)
     return value

@@ -2,6 +2,7 @@
 
 Command   smcd train --config configs/smcd/joint.py --workdir runs/joint --config.init.model=models/modelscope
 Starts    from a model folder of ModelScope text-to-video, with features cached by the same encoders
+Hardware  as configs/smcd/stage2_scene.py; not run at full size
 """
 
 from ml_collections import ConfigDict

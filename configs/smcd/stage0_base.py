@@ -1,8 +1,10 @@
-"""Stage 0: text to video from scratch, without boxes and picture, for models that have no published base.
+"""Stage 0: text to video from scratch, without boxes and image, for models without a published base.
+
+The published base (ModelScope) is converted instead; the recipe of the small model is configs/tiny/base.py.
 
 Command   smcd train --config configs/smcd/stage0_base.py:tiny --workdir runs/base --config.data.records=records/mine
-Starts    from nothing but an autoencoder (init.model) whose latents are cached; the text tower is trained along
-The published base (ModelScope) is converted instead; the small model's own recipe is in configs/tiny/base.py.
+Starts    from an autoencoder (init.model) whose latents are cached; the text encoder is trained too
+Hardware  as configs/smcd/stage2_scene.py; not run at full size
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Command   smcd train --config configs/smcd/stage1_object.py --workdir runs/stage1
           --config.init.model=models/modelscope --config.data.records=records/flickr,records/sbu
 Starts    from a model folder of ModelScope text-to-video (`smcd convert --modelscope`)
-Trains    213 of 1,977 million parameters; every temporal layer is left out, as the data are pictures
+Trains    213 of 1,977 million parameters; temporal layers are left out, because the data are still images
 Hardware  see launch/README.md; the published run used 8 GPUs of 40 GB
 """
 
@@ -23,12 +23,12 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.trainable = ("position_net/.*", "unet/.*/gates/.*")
     config.temporal = False
     config.condition_dropout.boxes = 0.1
-    config.condition_dropout.text = 0.5  # GLIGEN's recipe keeps the caption of half the pictures
+    config.condition_dropout.text = 0.5  # GLIGEN drops the captions of half the images
     config.data.inputs = "video"
     config.data.crop_keep = 0.9
     config.data.frames = 1
     config.data.batch_size = 64
-    config.run.validate_every = config.run.sample_every = 0  # the grounded pictures are of one split
+    config.run.validate_every = config.run.sample_every = 0  # the grounded images have a single split
     config.optimizer.learning_rate = 3e-5
     config.remat = "blocks" if preset == "smcd" else "none"
     return config

@@ -1,7 +1,7 @@
 r"""Stage 2 with the first frame through a ControlNet (an ablation of the paper).
 
-The copy of the UNet's encoder is frozen; its hint and zero convolutions are trained, and what reads the wider skips:
-those layers of the decoder have other shapes than in stage 1 and start from scratch.
+The copy of the UNet's encoder is frozen; its hint and zero convolutions are trained. Decoder layers that read the wider
+skip connections have other shapes than in stage 1, so they start from scratch and are trained too.
 
 Command   smcd train --config configs/smcd/stage2_controlnet.py --workdir runs/stage2_cn \
               --config.init.model=models/stage1

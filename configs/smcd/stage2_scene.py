@@ -1,13 +1,13 @@
-"""Stage 2 of the paper (ZC + GCA): image gates, image encoder, input convolution and temporal blocks on clips.
+"""Stage 2 of the paper (ZC + GCA): image gates, image encoder, input convolution and temporal blocks, on clips.
 
 Command   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
           --config.init.model=models/stage1 --config.data.records=records/got10k,records/youtube_vis
 Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
 Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps
 Hardware  a TPU slice v5e:2x4 with --config.mesh.fsdp=8; others in launch/README.md
-Memory    8.50 of 15.75 GiB a chip there at batch 16, 28.85 of 95.74 GiB on v5p:2x2x2 at batch 64, as the TPU's
-          compiler counts it (`smcd plan`); not run on one
-Time      0.42 s a step by that compiler's estimate (effort -1); not measured
+Memory    per chip 8.50 of 15.75 GiB on v5e:2x4 at batch 16, 28.85 of 95.74 GiB on v5p:2x2x2 at batch 64, as computed by
+          the TPU compiler (`smcd plan`); not run on a TPU
+Time      0.42 s per step on v5e:2x4, estimated by that compiler (effort -1); not measured
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
-"""The paper's comparison at small scale: ways to bring in boxes and picture, each after the same number of frames.
+"""The paper's comparison at small scale: ways to condition on boxes and image, after equally many frames.
 
-VARIANT is object (object gates alone: boxes, no picture), image (image gates alone: picture, boxes always left out),
-zc, gca, zc_gca (object gates, and the picture by input convolution, by image gates, by both), or joint (as zc_gca, but
-in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
+VARIANT is object (object gates only: boxes, no image), image (image gates only: image, boxes always dropped), zc, gca
+or zc_gca (object gates, with the image through the input convolution, the image gates, or both), or joint (as zc_gca,
+but in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
 
 Command   smcd train --config configs/tiny/ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
-Hardware  any; 2 CPU cores are enough. `bash launch/ablation_tiny.sh` runs all of them and writes the table.
+Hardware  2 CPU cores are enough. `bash launch/ablation_tiny.sh` runs all variants and writes the table.
+Expected  AO and other metrics of every variant in docs/ablation.md
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""The autoencoder of the small model, from scratch, on single frames of the sprite world.
+"""The autoencoder of the small model, from scratch, on single frames of the sprite data set.
 
 Command   smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny/autoencoder
-Hardware  any; 2 CPU cores are enough
+Hardware  2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict

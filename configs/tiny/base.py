@@ -1,10 +1,10 @@
-"""Stage 0 of the small model: text to video from scratch, with its text tower, without boxes and picture.
+"""Stage 0 of the small model: text to video from scratch, with its text encoder, without boxes and image.
 
-Two runs of this file. First single frames, without temporal layers; then clips, where only the temporal layers learn:
+Two runs: first single frames without temporal layers, then clips, on which only the temporal layers are trained.
 
 Command   smcd train --config configs/tiny/base.py:pictures --workdir runs/tiny/base_pictures
           smcd train --config configs/tiny/base.py:clips --workdir runs/tiny/base_clips
-Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config(part: str = "pictures") -> ConfigDict:
         config.trainable = ("unet/.*", "text_encoder/.*")
         config.temporal = False
         config.loss.min_snr_gamma = 5.0
-        config.optimizer.ema_decay = 0.0  # so few steps leave an average behind
+        config.optimizer.ema_decay = 0.0  # the average would lag behind in so few steps
         config.data.frames = 1
         config.data.batch_size = 64
         config.run.steps = 400

@@ -1,4 +1,4 @@
-"""What the stages of the small model share: its sprite world, batch, schedule and moving average."""
+"""Settings that the stages of the small model share: data, learning-rate schedule and moving average."""
 
 from ml_collections import ConfigDict
 
@@ -8,7 +8,7 @@ RECORDS = "runs/tiny/records"
 
 
 def tiny_config(name: str) -> ConfigDict:
-    """Defaults for a stage on cached latents, texts through the text tower."""
+    """Returns the defaults of a stage on cached latents; the text encoder runs in the step."""
     config = default_config("tiny")
     config.name = name
     config.data.records = (RECORDS,)

@@ -1,10 +1,10 @@
-"""Stage 1 of the small model: object gates and position net on single frames, where boxes alone say what goes where.
+"""Stage 1 of the small model: object gates and position net on single frames; only boxes give positions.
 
-The published stage 1 trains nothing else. Here the spatial layers go on learning too: a base of a few minutes is too
-weak to be frozen. Gates start open (0.2), since from scratch shut ones take long to open.
+The published stage 1 trains nothing else. Here the spatial layers are trained too, because a base trained for a few
+minutes is too weak to freeze. Gates start at 0.2, which speeds up training from scratch.
 
 Command   smcd train --config configs/tiny/stage1_object.py --workdir runs/tiny/object
-Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict

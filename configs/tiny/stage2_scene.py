@@ -1,10 +1,10 @@
 """Stage 2 of the small model: image gates, image encoder, input convolution and temporal layers, on clips.
 
-The published stage 2 leaves the rest of a large UNet frozen; here all of the UNet goes on learning, with the position
-net and the text tower frozen. The picture is left out of many examples, or the model copies it and ignores the boxes.
+The published stage 2 freezes the rest of a large UNet; here the whole UNet is trained, with position net and text
+encoder frozen. The image is dropped in many examples; otherwise the model copies it and ignores the boxes.
 
 Command   smcd train --config configs/tiny/stage2_scene.py --workdir runs/tiny/scene
-Hardware  any; 2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages one after the other.
+Hardware  2 CPU cores are enough. `bash launch/train_tiny.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict

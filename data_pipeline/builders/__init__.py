@@ -32,6 +32,9 @@ class Source(Protocol):
     Instances are pickled for other processes, so they hold lists and arrays but no open files or pictures. The same
     raw data give the same ids in the same order and the same clips, in any process.
 
+    A source of a user's own files may have a method `fingerprint(split, index) -> str`, a hash of the raw files of one
+    clip: a shard is written again if it changes before the records are complete.
+
     Attributes:
         name: Name of the data set, as in `smcd prepare NAME` and in the names of its files.
         splits: Names of its splits.

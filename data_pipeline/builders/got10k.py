@@ -28,7 +28,8 @@ from data_pipeline.builders.raw_clip import bad_clip_if_wrong, make_clip, no_obj
 from data_pipeline.records.frames import MISSING, read_frame
 from data_pipeline.records.schema import BadClip, Clip
 from smcd_jax.errors import SMCDError
-from smcd_jax.files.text_files import read_numbers, read_text
+from smcd_jax.files.tables import read_numbers
+from smcd_jax.files.text_files import read_text
 from smcd_jax.tracks import PixelTracks, read_got10k
 
 # The 34 training videos with wrong labels that the reference excludes. The 35th entry of its list, "txt", excludes

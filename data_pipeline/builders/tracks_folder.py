@@ -6,17 +6,23 @@ FOLDER/NAME/                     one folder per clip, with
             *.mp4                a video, or frames: pictures in the folder itself, or in frames/, img1/ or JPEGImages/
             caption.txt          caption, unless the tracks have a prompt
             label.txt            label of the objects, unless the tracks have labels
-FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks beside it
+FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks beside it (or .xml, .csv, .txt)
 ```
 
 If `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, each is a split; otherwise all clips belong to the split
-`train`. A clip's id is its name. Video and tracks must have the same number of frames; neither is resampled.
+`train`. A clip's id is its name. Video and tracks must have the same number of frames; neither is
+resampled. Tracks that state no number of frames may end early, and may count frames as numbered pictures do.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import glob
+import hashlib
 import re
 from pathlib import Path
+
+import numpy as np
 
 from data_pipeline.builders import RawReport
 from data_pipeline.builders.raw_clip import CLIPPED, RECODED, bad_clip_if_wrong, frame_size
@@ -32,9 +38,19 @@ VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".m4v")
 FRAME_FOLDERS = ("frames", "img1", "JPEGImages")
 SPLITS = ("train", "val", "test")
 FROM_VIDEO = "frames of a video stored as jpeg"
+FRACTIONS = "boxes within 0..1 read as fractions of the picture"
+ENDS_EARLY = "no object present after the last box of the tracks"
+NUMBERED = "frames of the tracks numbered like the pictures, which begin later"
+TRACK_SUFFIXES = (".json", ".xml", ".csv", ".txt")  # of a file beside a video
 ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
 # In the reference's folders, the picture to animate, which is not a frame of a video.
 _NOT_A_FRAME = "img.png"
+_END_BYTES = 1 << 16
+_ADVICE = {
+    "label": "names no object; write its label to label.txt",
+    "format": "the format is not clear; keep one file, named as its format does, such as groundtruth.txt",
+    "video": "holds the tracks of several videos; write those of this clip to a file of their own",
+}
 
 
 class TracksFolder:
@@ -66,12 +82,12 @@ class TracksFolder:
         path = self._entries[split][name]
         frames, notes = _frames(path)
         width, height = frame_size(name, frames)
-        tracks = _tracks(path, (width, height))
+        tracks = _tracks(path, (width, height), frames=len(frames))
         if tracks.num_frames != len(frames):
-            raise BadClip(
-                f"{path}: tracks must have {len(frames)} frames like the video, got {tracks.num_frames}",
-                kind="frames do not match",
-            )
+            tracks = _numbered_like_pictures(path, tracks, len(frames))
+            notes.append(NUMBERED)
+        notes += [FRACTIONS] * any("fractions of a picture" in note for note in tracks.notes)
+        notes += [ENDS_EARLY] * any("no object is present after it" in note for note in tracks.notes)
         notes += [CLIPPED] * any("clipped to the picture" in note for note in tracks.notes)
         notes += [ANOTHER_ASPECT] * any("another aspect" in note for note in tracks.notes)
         return Clip(
@@ -85,6 +101,17 @@ class TracksFolder:
             labels=tracks.labels,
             notes=tuple(notes),
         )
+
+    def fingerprint(self, split: str, index: int) -> str:
+        """See `Source`: names, sizes and contents, of large files their two ends."""
+        path = self._entries[split][self.clip_ids(split)[index]]
+        digest = hashlib.sha256()
+        files = sorted(path.rglob("*")) if path.is_dir() else sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
+        for file in files:
+            if file.is_file():
+                digest.update(f"{file.relative_to(path.parent)} {file.stat().st_size}\n".encode(errors="replace"))
+                digest.update(_ends(file))
+        return digest.hexdigest()
 
     def validate(self) -> RawReport:
         """See `Source`."""
@@ -148,12 +175,58 @@ def _files(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
 
 
-def _tracks(path: Path, size: tuple[int, int]) -> BoxTracks:
+def _tracks(path: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
     label = _text_beside(path, "label.txt")
+    beside = (path.with_suffix(suffix) for suffix in TRACK_SUFFIXES)
+    file = path if path.is_dir() else next((file for file in beside if file.is_file()), path.with_suffix(".json"))
     with bad_clip_if_wrong("bad tracks"):
-        if path.is_dir():
-            return load_tracks(path, image_size=size, label=label)
-        return load_tracks(path.with_suffix(".json"), image_size=size, label=label)
+        try:
+            return load_tracks(file, image_size=size, label=label, video_frames=frames)
+        except SMCDError as error:
+            # What `smcd tracks` settles with a flag is settled by a file here.
+            if error.argument not in _ADVICE:
+                raise
+            held = f"holds {' and '.join(error.value)}; " if isinstance(error.value, list) else ""
+            advice = f"{file}: {held}{_ADVICE[error.argument]}"
+            raise SMCDError(advice, argument=error.argument, path=error.path) from error
+
+
+def _numbered_like_pictures(path: Path, tracks: BoxTracks, frames: int) -> BoxTracks:
+    """Returns the tracks from the frame on that the first picture is numbered after.
+
+    Raises:
+        BadClip: The tracks have another number of frames than the video, and its pictures are not numbered so.
+    """
+    empty = int(np.argmax(tracks.mask.any(axis=1)))
+    first = next((int(digits) for file in _all_pictures(path)[:1] for digits in re.findall(r"\d+", file.stem)[-1:]), 0)
+    # Frames of the file count from 0 or from 1, and the numbers of the pictures may do either.
+    start = next((start for start in (first, first - 1) if 0 < start <= empty), None)
+    if start is None or tracks.num_frames - start > frames:
+        begin = f"; the first box is in frame {empty}" if empty else ""
+        raise BadClip(
+            f"{path}: tracks must have {frames} frames like the video, got {tracks.num_frames}{begin}",
+            kind="frames do not match",
+        )
+    missing = frames - (tracks.num_frames - start)
+    return dataclasses.replace(
+        tracks,
+        boxes=np.pad(tracks.boxes[start:], ((0, missing), (0, 0), (0, 0))),
+        mask=np.pad(tracks.mask[start:], ((0, missing), (0, 0))),
+    )
+
+
+def _all_pictures(path: Path) -> list[Path]:
+    return (
+        [] if path.is_file() else _pictures(next(filter(_pictures, (path, *map(path.joinpath, FRAME_FOLDERS))), path))
+    )
+
+
+def _ends(file: Path) -> bytes:
+    """Returns the content of a file, or the two ends of a large one."""
+    with file.open("rb") as opened:
+        start = opened.read(_END_BYTES)
+        opened.seek(max(len(start), file.stat().st_size - _END_BYTES))
+        return start + opened.read(_END_BYTES)
 
 
 def _caption(path: Path, tracks: BoxTracks) -> str:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from smcd_jax.errors import SMCDError
 
-ENCODERS = ("autoencoder", "text_encoder")
 
+def encoder_identity(model: Path, encoders: Iterable[str]) -> dict[str, str]:
+    """Returns the sha256 of some encoders and of the tokenizer of a model folder, by name.
 
-def encoder_identity(model: Path) -> dict[str, str]:
-    """Returns the sha256 of the autoencoder, the text encoder and the tokenizer of a model folder.
+    An encoder's hash covers its config and the checksums of its arrays, both as stored in the folder. Training other
+    components does not change it. Only three small files are read.
 
-    An encoder's hash covers its config and the checksums of its arrays, both as stored in the folder. Training the
-    UNet does not change it. Only three small files are read.
+    Args:
+        model: Model folder.
+        encoders: Names of the components that compute features.
 
     Raises:
         SMCDError: The folder is not a model folder, or the model lacks one of these encoders.
     """
     described, checksums = _read_json(model / "model.json"), _read_json(model / "checksums.json")
     identity = {}
-    for name in ENCODERS:
+    for name in sorted(encoders):
         config = described.get("components", {}).get(name)
         arrays = {key: value for key, value in checksums.items() if key.split("/", 1)[0] == name}
         if config is None or not arrays:
             raise SMCDError(
-                f"{model}: the model has no {name}; features need a model with an autoencoder and a text encoder",
+                f"{model}: the model has no {name}, which computes features; use a complete model folder",
                 argument=name,
                 path=model,
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -73,15 +72,11 @@ class LatentSource:
     def fill(self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64) -> int:
         """See `ExampleSource.fill`."""
         caption, labels = self._annotated(clip)
-        chosen, dropped = self._latents.fill_latents(row, clip=clip, start=start, key=key)
+        chosen, dropped, *_ = self._latents.fill_latents(row, clip=clip, start=start, key=key)
         row["token_ids"][:] = self._texts(caption)
         for place, index in enumerate(chosen):
             row["label_ids"][place] = self._texts(labels[index])
         return dropped
-
-    def finish(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Samples latents from the posterior."""
-        return self._latents.finish(tensors)
 
     def _annotated(self, clip: int) -> tuple[str, tuple[str, ...]]:
         if clip not in self._annotations:

@@ -13,6 +13,7 @@ from data_pipeline.checks import require
 from data_pipeline.records.schema import JPEG_START, PNG_START, BadClip, Clip
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture, resize_picture
+from smcd_jax.media.picture_metadata import without_bad_metadata
 from smcd_jax.media.pictures import decoding, open_image
 
 UNREADABLE, MISSING = "unreadable frame", "missing frame"
@@ -64,6 +65,7 @@ def check_frame(data: bytes, name: str) -> Frame:
     Raises:
         BadClip: The data are not a picture, or the picture is damaged or truncated.
     """
+    data, left_out = without_bad_metadata(data)
     try:
         with decoding(name), open_image(io.BytesIO(data)) as image:
             size = image.size
@@ -71,7 +73,7 @@ def check_frame(data: bytes, name: str) -> Frame:
                 # At 1/8 size, Pillow reads all bits of a jpeg but computes few pixels.
                 image.draft(None, (size[0] // 8, size[1] // 8))
                 image.load()
-                return Frame(data, size)
+                return Frame(data, size, recoded=bool(left_out))
             picture = read_picture(image)
     except SMCDError as error:
         raise BadClip(str(error), kind=UNREADABLE) from error

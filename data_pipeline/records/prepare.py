@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +16,15 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.builders import RawReport, Source, make_source
-from data_pipeline.checks import require, require_bad_share
+from data_pipeline.checks import require
+from data_pipeline.records.bad_clip_list import BadClips
 from data_pipeline.records.frames import StoredFrames
 from data_pipeline.records.index import INDEX_ARRAYS, PER_FRAME, PER_RECORD, index_path, write_index
 from data_pipeline.records.reader import FORMAT, RECORDS, REPORT, VERSION, WORK
 from data_pipeline.records.report import Report
 from data_pipeline.records.runners import Processes, Runner
 from data_pipeline.records.schema import SCHEMA_VERSION, BadClip, features, serialize
-from data_pipeline.records.shards import ShardTask, finished_shard
+from data_pipeline.records.shards import ShardTask, finished_shard, forget_outdated
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_json
 from smcd_jax.files.text_files import read_json
@@ -31,6 +33,8 @@ MAX_BAD_SHARE = 0.01
 TARGET_SHARD_BYTES = 256 << 20
 MIN_SHARDS = 16  # if there are enough clips: work for 16 processes or hosts
 _PLAN, _LOCK = "plan.json", "lock"
+_SIZE = "clips_per_shard"
+logger = logging.getLogger(__name__)
 _SAMPLES = 3  # clips serialized to estimate the size of a record
 
 
@@ -49,8 +53,9 @@ def prepare(
 ) -> Report:
     """Writes the records of a data set.
 
-    An interrupted call resumes where it stopped; a complete folder is only reported. The bytes written depend on the
-    raw data, `splits`, `clips_per_shard`, `stored` and `options`; not on `runner` or interruptions.
+    An interrupted call resumes where it stopped; shards with bad clips, or whose raw files have changed since, are
+    written again. A complete folder is only reported. The bytes written depend on the raw data, `splits`,
+    `clips_per_shard`, `stored` and `options`; not on `runner` or interruptions.
 
     Args:
         name: Name of the data set, one of `builders.SOURCES`.
@@ -78,9 +83,14 @@ def prepare(
     chosen = _chosen_splits(source, splits)
     wanted = _plan(source, chosen, clips_per_shard=clips_per_shard, stored=stored, options=options or {})
     with _work_folder(output):
+        inputs = _inputs(source, chosen)
         plan = _agreed_plan(source, wanted, output, stored)
-        if not (output / RECORDS).is_file():
+        if (output / RECORDS).is_file():
+            _note_changed_inputs(output, inputs)
+        else:
             tasks = {split: _tasks(split, plan, output, stored) for split in chosen}
+            for task in itertools.chain.from_iterable(tasks.values()):
+                forget_outdated(task, inputs.get(task.split, ()))
             _write_shards(
                 source,
                 [task for split in chosen for task in tasks[split]],
@@ -88,7 +98,7 @@ def prepare(
                 max_bad_share=max_bad_share,
             )
             parts = {split: [finished_shard(task) for task in tasks[split]] for split in chosen}
-            _finish(output, plan, parts, raw)
+            _finish(output, plan, parts, raw, inputs=inputs)
     # The share of bad clips in a complete folder is not checked again: it was accepted when the folder was made.
     shutil.rmtree(output / WORK)
     return Report.from_json(read_json(output / REPORT))
@@ -153,6 +163,9 @@ def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path, stored: S
     """Returns the plan stored in the folder, which must match the requested one; a new folder stores the latter."""
     path = output / WORK / _PLAN
     done = output / RECORDS
+    if not done.is_file() and path.is_file() and _other_clips(read_json(path), wanted):
+        logger.warning("%s: the clips of the raw data have changed since the records were begun; begun again", output)
+        _start_again(output)
     if not done.is_file() and not path.is_file():
         size = wanted["clips_per_shard"] or _default_clips_per_shard(source, wanted, stored)
         write_json(path, {**wanted, "clips_per_shard": size})
@@ -201,32 +214,54 @@ def _tasks(split: str, plan: dict[str, Any], output: Path, stored: StoredFrames)
 
 def _write_shards(source: Source, tasks: Sequence[ShardTask], *, runner: Runner, max_bad_share: float) -> None:
     total = sum(task.stop - task.start for task in tasks)
-    bad = _BadClipCounter(source.name, total, max_bad_share)
+    bad = BadClips(source.name, total, max_bad_share)
     with tqdm(total=total, desc=f"prepare {source.name}", unit="clip", disable=None) as bar:
         runner.run(source, tasks, advance=bar.update, done=bad.add)
-    if bad.count == total:
-        raise SMCDError(
-            f"{source.name}: all {total} clips are bad; fix the raw data; the first: {bad.first}",
-            argument="source",
-            value=total,
+    bad.check(done=True)
+
+
+def _inputs(source: Source, splits: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns a hash of the raw files of every clip, by split; empty for sources whose files are not watched."""
+    fingerprint = getattr(source, "fingerprint", None)
+    if fingerprint is None:
+        return {}
+    return {split: tuple(fingerprint(split, index) for index in range(len(source.clip_ids(split)))) for split in splits}
+
+
+def _digest(inputs: Mapping[str, Sequence[str]]) -> str | None:
+    return hashlib.sha256(repr(sorted(inputs.items())).encode()).hexdigest() if inputs else None
+
+
+def _note_changed_inputs(output: Path, inputs: Mapping[str, Sequence[str]]) -> None:
+    stored = read_json(output / RECORDS).get("inputs_sha256")
+    if stored is not None and stored != _digest(inputs):
+        logger.warning(
+            "%s: the raw data have changed since these records were made, which are kept as they are; delete the "
+            "folder, or prepare into another one",
+            output,
         )
 
 
-class _BadClipCounter:
-    """Counts skipped clips and raises an error when they exceed the allowed share."""
-
-    def __init__(self, name: str, total: int, max_bad_share: float):
-        self.count, self.first = 0, ""
-        self._name, self._total, self._max_bad_share = name, total, max_bad_share
-
-    def add(self, part: dict[str, Any]) -> None:
-        if part["skipped"] and not self.first:
-            self.first = part["skipped"][0]["reason"]
-        self.count += len(part["skipped"])
-        require_bad_share(self.count, self._total, self._max_bad_share, where=self._name, example=self.first)
+def _other_clips(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether an unfinished folder was begun with the same call on other raw data."""
+    same_call = all(existing.get(key) == value for key, value in wanted.items() if key not in ("splits", _SIZE))
+    return same_call and existing["splits"] != wanted["splits"] and existing["splits"].keys() == wanted["splits"].keys()
 
 
-def _finish(output: Path, plan: dict[str, Any], parts: dict[str, list[dict[str, Any]]], raw: RawReport) -> None:
+def _start_again(output: Path) -> None:
+    for path in (*output.glob("*.tfrecord-*"), *(output / WORK).iterdir()):
+        if path.name != _LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _finish(
+    output: Path,
+    plan: dict[str, Any],
+    parts: dict[str, list[dict[str, Any]]],
+    raw: RawReport,
+    *,
+    inputs: Mapping[str, Sequence[str]],
+) -> None:
     """Writes indices, TFDS metadata and report, then `records.json`, which completes the folder."""
     contents = {}
     for split, shards in parts.items():
@@ -239,7 +274,8 @@ def _finish(output: Path, plan: dict[str, Any], parts: dict[str, list[dict[str, 
     _write_tfds_metadata(output, plan["name"], contents)
     write_json(output / REPORT, Report.of(plan["name"], parts, raw.notes).to_json())
     head = {"format": FORMAT, "version": VERSION, "schema_version": SCHEMA_VERSION, "name": plan["name"]}
-    write_json(output / RECORDS, {**head, "plan": plan, "splits": contents})
+    watched = {} if not inputs else {"inputs_sha256": _digest(inputs)}
+    write_json(output / RECORDS, {**head, "plan": plan, **watched, "splits": contents})
 
 
 def _write_index(output: Path, split: str, shards: Sequence[dict[str, Any]]) -> None:

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_pipeline.records.tf_example import example_class
+
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
@@ -231,10 +233,9 @@ def parse(record: bytes) -> dict[str, Any]:
         BadClip: The bytes are not a serialized `tf.train.Example`.
     """
     from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
 
     try:
-        feature = tf_example_pb2.Example.FromString(record).features.feature
+        feature = example_class().FromString(record).features.feature
     except DecodeError as error:
         raise BadClip(f"a record of {len(record)} bytes cannot be parsed: {error}", kind="not a record") from error
     example: dict[str, Any] = {}

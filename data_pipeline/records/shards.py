@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,19 @@ def finished_shard(task: ShardTask) -> dict[str, Any] | None:
     return side if task.path.stat().st_size == side["bytes"] else None
 
 
+def forget_outdated(task: ShardTask, inputs: Sequence[str]) -> None:
+    """Removes a shard that is to be written again: it has bad clips, or its raw files differ from those it was made of.
+
+    Args:
+        task: Shard.
+        inputs: Hash of the raw files of every clip of the split; empty where they are not watched.
+    """
+    side = finished_shard(task)
+    if side is not None and (side["skipped"] or side.get("inputs", []) != list(inputs[task.start : task.stop])):
+        task.path.unlink()
+        task.side_path.unlink()
+
+
 def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
     """Writes a shard unless it is complete already.
 
@@ -86,6 +99,9 @@ def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = la
     finished = finished_shard(task)
     if finished is not None:
         return finished
+    fingerprint = getattr(source, "fingerprint", None)
+    # Before the clips are read: files that change meanwhile are noticed by the next call.
+    inputs = [fingerprint(task.split, index) for index in range(task.start, task.stop)] if fingerprint else []
     lists = ("clip_ids", *PER_RECORD, *PER_FRAME, "skipped")
     side: dict[str, Any] = {"file": task.file, "bytes": 0, "boxes": 0, **{key: [] for key in lists}}
     notes: Counter[str] = Counter()
@@ -111,7 +127,7 @@ def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = la
         raise SMCDError(
             f"{temporary}: cannot be written ({error.strerror}); free disk space and rerun the command", path=temporary
         ) from error
-    side |= {"notes": dict(sorted(notes.items())), "sha256": digest.hexdigest()}
+    side |= {"notes": dict(sorted(notes.items())), "sha256": digest.hexdigest(), "inputs": inputs}
     # The description is written first, so that a shard under its final name always has one.
     write_json(task.side_path, side)
     os.replace(temporary, task.path)

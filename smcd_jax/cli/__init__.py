@@ -25,13 +25,17 @@ COMMANDS = {
     "evaluate": "sample and evaluate a fixed list of clips, or evaluate existing videos",
     "compare": "compare two evaluations of the same list, clip by clip",
     "bench": "measure speed and memory on this machine",
+    "verify": "check a model folder: weights, schedule, networks, and a sampled clip",
     "doctor": "check the installation",
 }
 
 OK, BUG, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """\
-`smcd COMMAND --help` shows the options of a command.
+examples:
+  smcd animate --image sprite --tracks sprite
+
+`smcd COMMAND --help` shows the common options of a command, `smcd COMMAND --help all` every option.
 Exit status: 0 success, 1 internal error (doctor: broken installation), 2 wrong input, 130 interrupted."""
 
 
@@ -64,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report("out of memory on this machine; request fewer or smaller frames", debug)
         return WRONG_INPUT
     except Exception as error:
+        if os.environ.get("JAX_PLATFORMS") and (fault := _missing_devices()):
+            _report(fault, debug)
+            return WRONG_INPUT
         advice = "" if debug else "; run again with --debug to see the traceback, and report it"
         _report(f"internal error ({_summary(error)}){advice}", debug)
         return BUG
@@ -118,6 +125,17 @@ def _report(message: str, debug: bool, prefix: str = "error: ") -> None:
     if debug:
         traceback.print_exc()
     progress_line(f"{prefix}{message}")
+
+
+def _missing_devices() -> str | None:
+    """Returns why JAX cannot start on the platform that the user selected; None if it can."""
+    from smcd_jax.runtime.devices import require_devices
+
+    try:
+        require_devices()
+    except SMCDError as error:
+        return str(error)
+    return None
 
 
 def _summary(error: BaseException) -> str:

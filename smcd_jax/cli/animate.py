@@ -1,4 +1,4 @@
-"""`smcd animate`: one clip, a file of requests, or an interrupted run, through the pipeline to video files."""
+"""`smcd animate`: video files from one picture, from a file of requests, or from an interrupted run."""
 
 from __future__ import annotations
 
@@ -7,75 +7,85 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
+from smcd_jax.cli.clip_options import FORMATS, INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
 
-FORMATS = ("mp4", "gif", "webp", "frames")
 DECODING = ("decode_chunk_size", "fps")  # options that still matter when only decoding is left
 
+COMMON = (
+    *("image", "prompt", "tracks", "track", "model", "output", "formats", "seed"),
+    *("num_inference_steps", "guidance_scale", "requests"),
+)
 _EPILOG = """\
 examples:
-  smcd animate --image rocket.png --prompt "a rocket lifting off" \\
-      --track "rocket: 300,125,345,405 -> 300,10,345,290" --output out/rocket
-  smcd animate --model models/smcd --image cat.jpg --tracks cat.json --seed 7 --formats gif
-  smcd animate --model models/smcd --input_data_path my_dog --label dog
-  smcd animate --model models/smcd --requests requests.csv --resume
+  smcd animate --image sprite --tracks sprite
+  smcd animate --image rocket --track "rocket: 300,125,345,405 -> 300,10,345,290" \\
+      --prompt "a rocket lifts off" --formats gif --output out/rocket
 
-writes NAME.mp4, NAME_boxes.mp4 (with the boxes drawn) and NAME.json (how it was made)."""
+"rocket" and "sprite" are examples that come with smcd_jax; name your own files instead.
+Writes NAME.mp4, NAME_boxes.mp4 (with the boxes drawn) and NAME.json (how it was made)."""
+
+_DETAILS = """\
+Paths in a file of requests are relative to the file. Options of the command line apply to rows that do not set them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd animate`."""
-    parser.usage = "smcd animate --image FILE --tracks PATH and/or --track TEXT [--prompt TEXT] [--model FOLDER] ..."
-    parser.epilog = _EPILOG
+    """Adds the flags of `smcd animate`."""
+    parser.usage = "smcd animate --image FILE [--tracks PATH] [--track TEXT] [--prompt TEXT] [--model FOLDER] ..."
+    parser.common, parser.epilog, parser.details = COMMON, _EPILOG, _DETAILS
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
         metavar="FOLDER",
-        help="a model folder, made by `smcd convert`, or the name of one that comes with smcd_jax (default: tiny)",
+        help="model folder, or name of a shipped model (default: tiny)",
     )
     model.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="by default bfloat16 on accelerators, float32 on CPU"
+        "--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators, float32 on CPU"
+    )
+    model.add_argument("--adapter", metavar="FILE", help="low-rank adapter of the model, from smcd export --adapter")
+    model.add_argument(
+        "--adapter_scale", type=float, default=1.0, metavar="S", help="strength of the adapter (default: 1)"
     )
     model.add_argument("--no_verify", action="store_true", help="do not compare the weights with their checksums")
-    for title, options in (("input", INPUTS), ("sampling", SAMPLING)):
+    groups = {
+        "input": INPUTS,
+        "sampling": [option for option in SAMPLING if option.every_family],
+        "sampling options of some models": [option for option in SAMPLING if not option.every_family],
+    }
+    for title, options in groups.items():
         group = parser.add_argument_group(title)
         for option in options:
             option.add_to(group)
     _add_output(parser.add_argument_group("output"))
-    several = parser.add_argument_group("several clips, interrupted runs")
+    several = parser.add_argument_group("several clips and interrupted runs")
     several.add_argument(
         "--requests",
         metavar="FILE",
-        help="a .csv with a header or a .jsonl: one clip a row, its columns or keys the flags of input and sampling "
-        "and `output`; paths are relative to the file, flags given here hold for rows that do not say otherwise",
+        help=".csv or .jsonl file with a clip per row; columns are options by name, and output",
     )
-    several.add_argument("--resume", action="store_true", help="pass over the rows whose results are there already")
+    several.add_argument("--resume", action="store_true", help="skip rows of --requests whose results exist")
     several.add_argument(
-        "--decode_latents", metavar="FILE", help="finish an interrupted run from the NAME.latents.npz that it has left"
+        "--decode_latents", metavar="FILE", help="finish an interrupted run from the NAME.latents.npz it left"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes what was asked for and says what was written; 2 if a row of a requests file failed."""
-    given = {name: value for name, value in vars(args).items() if name in OPTIONS}
+    """Makes the videos and prints the files written; returns 2 if a row of a requests file failed."""
+    values = {name: value for name, value in vars(args).items() if name in OPTIONS}
     if args.resume and not args.requests:
-        raise SMCDError(
-            "--resume needs --requests; finish a single clip with --decode_latents, or run it again", argument="resume"
-        )
+        message = "--resume needs --requests; finish a single clip with --decode_latents, or run it again"
+        raise SMCDError(message, argument="resume")
     if args.requests and args.decode_latents:
-        raise SMCDError(
-            "--requests and --decode_latents exclude each other; run them one after the other",
-            argument="decode_latents",
-        )
+        message = "--requests and --decode_latents exclude each other; run them one after the other"
+        raise SMCDError(message, argument="decode_latents")
     if args.decode_latents:
-        return _finish_interrupted(args, given)
+        return _finish_interrupted(args, values)
     if args.requests:
         from smcd_jax.cli.batch_requests import run_requests
 
-        return run_requests(args, given)
-    return _animate_one(args, given)
+        return run_requests(args, values)
+    return _animate_one(args, values)
 
 
 def _add_output(group: Any) -> None:
@@ -85,10 +95,10 @@ def _add_output(group: Any) -> None:
         type=_formats,
         default=(),
         metavar="LIST",
-        help=f"further formats of the video, separated by commas: {', '.join(FORMATS)}; mp4 is always written",
+        help=f"formats besides mp4, separated by commas: {', '.join(FORMATS[1:])}",
     )
     group.add_argument("--overwrite", action="store_true", help="replace existing results")
-    group.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("--quiet", action="store_true", help="print only errors")
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -99,12 +109,12 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
+def _animate_one(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     from smcd_jax.cli.clip import check_clip
     from smcd_jax.cli.clip_run import make_clip
 
     pipeline = open_pipeline(args, keep_loaded=False)
-    clip = check_clip(given, pipeline, formats=args.formats)
+    clip = check_clip(values, pipeline, formats=args.formats)
     clip.files.check(overwrite=args.overwrite)
     introduce(args, pipeline)
     report_notes(args, clip.notes)
@@ -113,22 +123,19 @@ def _animate_one(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
     return 0
 
 
-def _finish_interrupted(args: argparse.Namespace, given: Mapping[str, Any]) -> int:
+def _finish_interrupted(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     from smcd_jax.cli.clip_run import finish_clip, kept_files
 
-    settled = [name for name in given if name not in DECODING]
+    settled = [name for name in values if name not in DECODING]
     if settled:
-        raise SMCDError(
-            f"--{settled[0]} cannot change the sample kept at {args.decode_latents}; remove it",
-            argument=settled[0],
-            path=args.decode_latents,
-        )
+        message = f"--{settled[0]} has no effect on the sample kept in {args.decode_latents}; remove the option"
+        raise SMCDError(message, argument=settled[0], path=args.decode_latents)
     files, description = kept_files(Path(args.decode_latents), formats=args.formats)
     files.check(overwrite=args.overwrite, finishing=True)
     args.model = description["model"] if args.model is None else args.model
     args.dtype = args.dtype or description["options"]["dtype"]
     pipeline = open_pipeline(args, keep_loaded=False)
     introduce(args, pipeline)
-    seconds = finish_clip(pipeline, files, changes=given, progress=make_progress(args))
+    seconds = finish_clip(pipeline, files, changes=values, progress=make_progress(args))
     report_result(args, files.paths(), seconds)
     return 0

@@ -1,4 +1,4 @@
-"""`smcd bench`: benchmarks, one per subcommand."""
+"""Benchmarks of this machine, one per subcommand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib
 
 BENCHMARKS = {
-    "sample": ("bench_sample", "time and memory of sampling"),
+    "sample": ("bench_sample", "time and memory of sampling videos"),
     "train": ("bench_train", "time and memory of a training step"),
     "input": ("bench_input", "clips per second from records and from the feature cache, compared with a plain loop"),
     "launches": ("bench_launches", "kernels that a denoising step launches, without running it"),
@@ -15,6 +15,7 @@ BENCHMARKS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmarks and their flags."""
+    parser.epilog = "examples:\n  smcd bench sample --preset tiny\n  smcd bench train --preset tiny"
     actions = parser.add_subparsers(title="benchmarks", metavar=" | ".join(BENCHMARKS), dest="benchmark", required=True)
     for name, (module, text) in BENCHMARKS.items():
         benchmark = importlib.import_module(f"smcd_jax.cli.{module}")

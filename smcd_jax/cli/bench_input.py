@@ -21,11 +21,18 @@ from smcd_jax.errors import SMCDError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench input`."""
+    parser.epilog = "examples:\n  smcd bench input --height 64 --width 64 --rounds 1 --seconds 0.5"
     parser.add_argument("--height", type=int, metavar="N", default=256, help="frame height in pixels; default: 256")
     parser.add_argument("--width", type=int, metavar="N", default=256, help="frame width in pixels; default: 256")
     parser.add_argument("--num_frames", type=int, metavar="N", default=8, help="frames per example; default: 8")
     parser.add_argument("--batch", type=int, metavar="N", default=16, help="examples per batch; default: 16")
-    parser.add_argument("--raw_size", metavar="WxH", default="1280x720", help="size of raw frames; default: 1280x720")
+    parser.add_argument(
+        "--raw_size",
+        type=width_and_height,
+        metavar="WxH",
+        default=(1280, 720),
+        help="size of raw frames; default: 1280x720",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the pipeline; default: one per core")
     parser.add_argument("--rounds", type=int, metavar="N", default=4, help="measurements per path; default: 4")
     parser.add_argument(
@@ -45,14 +52,13 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise SMCDError(f"--{name} must be positive, got {value:g}", argument=name, value=value)
-    width, height = width_and_height("--raw_size", args.raw_size, "1280x720")
     settings = InputBenchmark(
         size=ExampleSize(frames=args.num_frames, height=args.height, width=args.width),
         batch=args.batch,
         threads=args.threads,
         length=max(24, args.num_frames),
-        raw_width=width,
-        raw_height=height,
+        raw_width=args.raw_size[0],
+        raw_height=args.raw_size[1],
         rounds=args.rounds,
         seconds=args.seconds,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smcd_jax.cli import console
+from smcd_jax.models.conversion_flags import PRESETS
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
@@ -18,52 +20,44 @@ measured in the same run, so that shares can be compared between machines and be
 
 examples:
   smcd bench sample --preset tiny
-  smcd bench sample --preset tiny --profile_steps 10
-  smcd bench sample --preset smcd --dtype bfloat16 --batch 16 --num_inference_steps 50 --output bench.json"""
+  smcd bench sample --preset tiny --batch 2 --num_inference_steps 10 --profile_steps 2 --output bench.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd bench sample`."""
+    """Adds the flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
-    parser.add_argument("--preset", choices=("tiny", "smcd"), default="tiny", help="size of the model (default: tiny)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="tiny", metavar="NAME", help=f"{', '.join(PRESETS)} (default: tiny)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos at once (default: 1)")
-    parser.add_argument("--num_inference_steps", type=int, default=50, metavar="N", help="of a clip (default: 50)")
-    parser.add_argument("--guidance_scale", type=float, default=7.5, metavar="S", help="1 is one branch (default: 7.5)")
-    parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="steps that are measured (default: 3)")
-    parser.add_argument("--whole_clip", action="store_true", help="also run all steps of a clip in one call")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
+    parser.add_argument("--num_inference_steps", type=int, metavar="N", help="steps (default: the model's own)")
+    parser.add_argument(
+        "--guidance_scale", type=float, metavar="S", help="1 is one guidance branch (default: the model's own)"
+    )
+    parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="steps measured (default: 3)")
+    parser.add_argument("--whole_clip", action="store_true", help="also run all steps in one call")
     parser.add_argument("--profile_steps", type=int, default=0, metavar="N", help="also profile N steps (default: 0)")
-    parser.add_argument("--no_decode", action="store_true", help="leave the autoencoder out")
+    parser.add_argument("--no_decode", dest="decode", action="store_false", help="do not time decoding")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON, after each part")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
     from smcd_jax.files import write_json
-    from smcd_jax.pipeline.benchmark import measure_sampling
+    from smcd_jax.pipeline.benchmark import SamplingBenchmark, measure_sampling
 
-    def report(measures: SamplingMeasures) -> None:
+    def write(measures: SamplingMeasures) -> None:
         if args.output is not None:
             write_json(args.output, measures.as_dict())
 
-    measures = measure_sampling(
-        args.preset,
-        dtype=args.dtype,
-        batch=args.batch,
-        num_inference_steps=args.num_inference_steps,
-        guidance_scale=args.guidance_scale,
-        steps_timed=args.steps_timed,
-        whole_clip=args.whole_clip,
-        decode=not args.no_decode,
-        profile_steps=args.profile_steps,
-        report=report,
-        say=console.progress_line,
-    )
-    console.result(table(measures))
+    names = (field.name for field in dataclasses.fields(SamplingBenchmark))
+    settings = SamplingBenchmark(**{name: getattr(args, name) for name in names})
+    console.result(table(measure_sampling(settings, on_measured=write, on_stage=console.progress_line)))
 
 
 def table(measures: SamplingMeasures) -> str:
-    """The figures with their units, a line each."""
+    """Returns the figures with their units, one line each."""
     from smcd_jax.runtime.kernel_profile import ProfileSummary
     from smcd_jax.runtime.kernel_profile import table as profile_table
 
@@ -71,14 +65,14 @@ def table(measures: SamplingMeasures) -> str:
         "model": f"{measures.preset}, {measures.dtype}, batch {measures.batch}, {measures.branches} guidance branches",
         "device": f"{measures.device['device']} ({measures.device['platform']})",
         "compile": f"{measures.compile_seconds:.1f} s",
-        "a denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
+        "denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
         f"median {measures.median_step_seconds:.4g} s)",
-        "a clip, denoising": f"{measures.clip_seconds:.4g} s at {measures.num_inference_steps} steps"
+        "denoising, per clip": f"{measures.clip_seconds:.4g} s at {measures.num_inference_steps} steps"
         + (" (estimated)" if measures.clip_loop_seconds is None else ""),
-        "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP a step, {measures.tflop_per_second:.4g} TFLOP/s",
+        "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP per step, {measures.tflop_per_second:.4g} TFLOP/s",
         "matrix product": f"{measures.matmul_tflop_per_second:.4g} TFLOP/s on this device in this run",
         "share of it": f"{measures.share_of_matmul:.1%}",
-        "decoding": "left out" if measures.decode_seconds is None else f"{measures.decode_seconds:.4g} s a clip",
+        "decoding": "not measured" if measures.decode_seconds is None else f"{measures.decode_seconds:.4g} s per clip",
         "peak memory": f"{measures.peak_memory_bytes / 1e9:.2f} GB",
     }
     text = "\n".join(f"{name:<20}{value}" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""`smcd bench train`: clips a second, arithmetic rate, memory and compile time of the train step."""
+"""Measures the speed, memory and compile time of a training step."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ if TYPE_CHECKING:
     from smcd_jax.training.config import TrainConfig
 
 _EPILOG = """\
-The weights and the batch are random: speed does not depend on them, and no records are read. TFLOP are those of the
-matrix products and convolutions of a step, counted from its shapes; what rematerialisation computes twice counts once.
+Weights and batch are random, so no records are needed. TFLOP are those of the step's matrix products and convolutions,
+counted from its shapes; what rematerialization computes twice counts once.
 
 examples:
   smcd bench train --preset tiny
-  smcd bench train --preset smcd --batch 16 --no_cache --config.dtype=bfloat16 --output bench.json
-  smcd bench train --config configs/smcd/stage1_object.py:tiny --config.mesh.fsdp=4"""
+  smcd bench train --config configs/smcd/stage1_object.py:tiny --no_cache --output bench.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd bench train`."""
+    """Adds the flags of `smcd bench train`."""
     parser.epilog = _EPILOG
     parser.takes_config = True
-    parser.add_argument("--preset", choices=("tiny", "smcd"), help="stage 2 at this size (default: tiny)")
+    parser.add_argument("--preset", choices=("tiny", "smcd"), help="model size, trained as in stage 2; default: tiny")
     parser.add_argument(
-        "--config", metavar="FILE[:PRESET]", help="another run; --config.KEY=VALUE overrides a value of either"
+        "--config", metavar="FILE[:PRESET]", help="config of another run; --config.KEY=VALUE overrides a value"
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="of all devices together; default: the config's")
-    parser.add_argument("--steps_timed", type=int, default=5, metavar="N", help="steps that are measured (default: 5)")
     parser.add_argument(
-        "--no_cache", action="store_true", help="encode videos and texts in the step, instead of cached features"
+        "--batch", type=int, metavar="N", help="batch size over all devices; default: that of the config"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument("--steps_timed", type=int, default=5, metavar="N", help="number of timed steps; default: 5")
+    parser.add_argument(
+        "--no_cache", action="store_true", help="encode videos and texts in the step instead of reading cached features"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures, prints a table, and writes the JSON."""
+    """Measures the step, prints a table, and writes the JSON file."""
     from smcd_jax.cli.train import SMALLER
     from smcd_jax.files import write_json
     from smcd_jax.runtime.memory import oom_as_user_error
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(measures: TrainingMeasures) -> str:
-    """The figures with their units, a line each."""
+    """Formats the result as a table."""
     mesh = " x ".join(f"{name} {size}" for name, size in measures.mesh.items())
     inputs = {"features": "cached features", "latents": "cached latents, texts encoded in the step"}
     lines = {
@@ -62,12 +63,12 @@ def table(measures: TrainingMeasures) -> str:
         "inputs": inputs.get(measures.inputs, "videos and texts encoded in the step"),
         "device": f"{measures.device['devices']} {measures.device['device']} ({measures.device['platform']}), {mesh}",
         "compile": f"{measures.compile_seconds:.1f} s",
-        "a step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
+        "step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
         f"median {measures.median_step_seconds:.4g} s)",
-        "clips": f"{measures.clips_per_second:.4g} a second",
-        "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP a step, {measures.tflop_per_second:.4g} TFLOP/s",
+        "clips": f"{measures.clips_per_second:.4g} per second",
+        "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP per step, {measures.tflop_per_second:.4g} TFLOP/s",
         "peak": f"{measures.peak_tflop_per_second:.4g} TFLOP/s ({measures.peak_source})",
-        "share of it": f"{measures.share_of_peak:.1%}",
+        "share of peak": f"{measures.share_of_peak:.1%}",
         "peak memory": f"{measures.peak_memory_bytes / 1e9:.2f} GB",
     }
     return "\n".join(f"{name:<14}{value}" for name, value in lines.items())

@@ -1,4 +1,4 @@
-"""A clip as asked for: its inputs are read and everything about it is checked before weights are loaded."""
+"""A requested clip: its inputs are read and checked before weights are loaded."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from smcd_jax.cli.clip_files import ClipFiles, clip_files
 from smcd_jax.cli.clip_options import check_fps, sampling_options
+from smcd_jax.cli.examples import example_file
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.video_model import Request
@@ -26,22 +27,23 @@ from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
 
 RUN_FORMAT, RUN_VERSION = "smcd-run", 1
-# A thousand times the published clip: its activations alone would take terabytes.
+_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # stand beside the options in NAME.json
+# A thousand times the published clip; its activations alone take terabytes.
 _MOST_PIXELS = 1000 * 8 * 256 * 256
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip that was asked for, read and checked.
+    """A requested clip with checked inputs.
 
     Attributes:
-        picture: as read, not resized.
-        tracks: Box tracks with as many frames as the video; None where there are none.
-        options: of sampling.
-        fps: frames per second of the files.
-        description: what NAME.json says of the input; its "seed" is that of the first video.
-        files: where the results go.
-        notes: what a user should know, such as boxes that were clipped.
+        picture: Picture in its own size.
+        tracks: Box tracks with as many frames as the video; None if there are none.
+        options: Sampling options, resolved.
+        fps: Frames per second of the files.
+        description: Content of NAME.json about the inputs; its "seed" is that of the first video.
+        files: Result files.
+        notes: Remarks for the user, one line each, such as boxes that were clipped.
     """
 
     picture: UInt8[np.ndarray, "h w 3"]
@@ -54,116 +56,123 @@ class Clip:
 
 
 def check_clip(
-    given: Mapping[str, Any], pipeline: VideoPipeline, *, formats: tuple[str, ...], base: Path = Path()
+    values: Mapping[str, Any], pipeline: VideoPipeline, *, formats: tuple[str, ...], base: Path = Path()
 ) -> Clip:
-    """Reads and checks all that a clip needs, without loading weights or writing anything but to memory.
+    """Reads and checks the inputs and options of a clip; loads no weights and writes no files.
 
     Args:
-        given: options that were given (`clip_options.OPTIONS`).
-        pipeline: that will make it; of it the model's config, tokeniser and dtype are read.
-        formats: of the video files, beside mp4.
-        base: what relative paths among the options are relative to.
+        values: Options by name (`clip_options.OPTIONS`); missing ones take their defaults.
+        pipeline: Pipeline that will make the clip.
+        formats: Formats of the video files besides mp4.
+        base: Folder that relative paths among the options start from.
 
     Raises:
-        SMCDError: one line that says what is wrong and what to do.
+        SMCDError: An input cannot be read or does not fit the model, or an option is wrong.
     """
-    options, config, folder = sampling_options(given), pipeline.config, pipeline.folder
-    frames = options.num_frames or config.frames
-    fps = float(given.get("fps", config.fps))
+    model, config, folder = pipeline.model, pipeline.config, pipeline.folder
+    if "end_image" in values:
+        values = {**values, "end_image": str(example_file(base / values["end_image"], "img.png").absolute())}
+    options = model.resolve(sampling_options(values))
+    frames = options.num_frames
+    fps = float(values.get("fps", config.fps))
     check_fps(fps, formats)
-    _check_memory(options, config, frames)
+    _check_memory(options)
     check_encoder()
-    files = clip_files(_output(given, base), formats=formats, count=options.num_videos_per_prompt)
-    image = _image_path(given, base)
+    files = clip_files(_output(values, base), formats=formats, count=options.num_videos_per_prompt)
+    image = _image_path(values, base)
     picture = read_picture(image)
-    tracks, notes = _tracks(given, base, image_size=picture.shape[1::-1], frames=frames), ()
+    tracks, notes = _tracks(values, base, image_size=picture.shape[1::-1], frames=frames), ()
     if tracks is None:
         files = dataclasses.replace(files, boxes_drawn=False)
     else:
         tracks, notes = _without_absent(tracks)
         notes = (*tracks.notes, *notes)
-    request = make_request(pipeline.model, image=picture, prompt=given.get("prompt"), tracks=tracks, options=options)
-    pipeline.model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
-    pipeline.model.guidance(options.as_dict())
-    pipeline.solver_table(options)
-    truncate = bool(given.get("truncate_prompt"))
+    request = make_request(model, image=picture, prompt=values.get("prompt"), tracks=tracks, options=options)
+    plan = model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
+    model.guidance(options.as_dict())
+    model.solver_table(options)
+    truncate = bool(values.get("truncate_prompt"))
+    notes = (*request.notes, *notes)
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
-    height, width = request.pictures.shape[1:3]
-    resolved = {**options.as_dict(), **pipeline.model.resolved_scales(options.as_dict())}
-    resolved |= {"height": height, "width": width, "num_frames": frames, "fps": fps, "truncate_prompt": truncate}
-    resolved["dtype"] = str(pipeline.policy.compute)
+    resolved = {name: value for name, value in options.as_dict().items() if value is not None}
+    resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}
     description = {
         "format": RUN_FORMAT,
         "version": RUN_VERSION,
         "model": str(folder.path),
         "model_hash": folder.digest,
         "model_origin": folder.origin.kind,
+        **pipeline.adapter_description,
         "image": str(image.absolute()),
         "image_size": [picture.shape[1], picture.shape[0]],
-        "image_sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "image_sha256": _sha256(image),
+        **({"end_image": end, "end_image_sha256": _sha256(end)} if (end := options.end_image) else {}),
         "prompt": request.prompts[0],
-        "negative_prompt": given.get("negative_prompt"),
+        "negative_prompt": values.get("negative_prompt"),
         "tracks": None if tracks is None else json.loads(track_file_text(tracks)),
+        **({"keep_frames": plan.keep_frames} if plan.keep_frames else {}),
         "seed": options.seed,
-        "options": {name: value for name, value in resolved.items() if name not in ("seed", "negative_prompt")},
+        "options": {name: value for name, value in resolved.items() if name not in _OUTSIDE_OPTIONS},
     }
     return Clip(picture, tracks, options, fps, description, files, notes)
 
 
-def _image_path(given: Mapping[str, Any], base: Path) -> Path:
-    if "input_data_path" in given:
-        clashing = [name for name in ("image", "tracks", "track") if name in given]
+def _sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _image_path(values: Mapping[str, Any], base: Path) -> Path:
+    if "input_data_path" in values:
+        clashing = [name for name in ("image", "tracks", "track") if name in values]
         if clashing:
-            raise SMCDError(
-                f"--{clashing[0]} cannot be combined with --input_data_path, which has its own picture and boxes",
-                argument=clashing[0],
-            )
-        folder = base / given["input_data_path"]
+            message = f"--{clashing[0]} cannot be combined with --input_data_path, which has its own picture and boxes"
+            raise SMCDError(message, argument=clashing[0])
+        folder = base / values["input_data_path"]
         if not folder.is_dir():
-            raise SMCDError(
-                f"{folder}: no such folder; --input_data_path must be a folder with img.png and bbox.txt",
-                argument="input_data_path",
-                path=folder,
-            )
+            message = f"{folder}: no such folder; --input_data_path must be a folder with img.png and bbox.txt"
+            raise SMCDError(message, argument="input_data_path", path=folder)
         return folder / "img.png"
-    if "image" not in given:
+    if "image" not in values:
         raise SMCDError("no image; pass --image FILE, or a folder with --input_data_path", argument="image")
-    return base / given["image"]
+    return example_file(base / values["image"], "img.png")
 
 
-def _output(given: Mapping[str, Any], base: Path) -> Path | str:
-    if "output" in given:
-        return base / given["output"] if not given["output"].endswith("/") else f"{base / given['output']}/"
-    if "input_data_path" in given:
-        return Path(given["input_data_path"]).absolute().name
-    return Path(given.get("image", "video")).stem
+def _output(values: Mapping[str, Any], base: Path) -> Path | str:
+    if "output" in values:
+        return base / values["output"] if not values["output"].endswith("/") else f"{base / values['output']}/"
+    if "input_data_path" in values:
+        name = Path(values["input_data_path"]).absolute().name
+    else:
+        name = Path(values.get("image", "video")).stem
+    return f"{name}_video" if Path(name).is_dir() else name  # where the folder of the input has this name
 
 
-def _tracks(given: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
+def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
     size = {"image_size": image_size, "frames": frames}
     joined = []
-    if "input_data_path" in given:
-        path = base / given["input_data_path"]
-        joined.append(load_tracks(path, format="reference", label=given.get("label"), **size))
-    elif "tracks" in given:
-        file = {"format": given.get("tracks_format"), "label": given.get("label"), "video": given.get("tracks_video")}
-        joined.append(load_tracks(base / given["tracks"], **file, **size))
-    elif "label" in given:
-        raise SMCDError(
-            "--label needs --tracks or --input_data_path; the label of a --track stands before its colon",
-            argument="label",
-        )
-    joined += [parse_track(text, **size) for text in given.get("track", [])]
+    if "input_data_path" in values:
+        path = base / values["input_data_path"]
+        joined.append(load_tracks(path, format="reference", label=values.get("label"), **size))
+    elif "tracks" in values:
+        file = {
+            "format": values.get("tracks_format"),
+            "label": values.get("label"),
+            "video": values.get("tracks_video"),
+        }
+        joined.append(load_tracks(example_file(base / values["tracks"], "tracks.json"), **file, **size))
+    elif "label" in values:
+        message = "--label needs --tracks or --input_data_path; the label of a --track stands before its colon"
+        raise SMCDError(message, argument="label")
+    joined += [parse_track(text, **size) for text in values.get("track", [])]
     return join_tracks(joined) if joined else None
 
 
 def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
-    """Objects in none of the frames would take a place in the model and say nothing to it."""
+    """Returns the tracks without objects that are in none of the frames, and remarks."""
     seen = np.flatnonzero(tracks.mask.any(axis=0))
     if len(seen) == 0:
-        raise SMCDError(
-            f"no object is present in any of the {tracks.num_frames} frames; check the tracks", argument="tracks"
-        )
+        message = f"no object is present in any of the {tracks.num_frames} frames; check the tracks"
+        raise SMCDError(message, argument="tracks")
     if len(seen) == tracks.num_objects:
         return tracks, ()
     absent = [tracks.labels[index] for index in range(tracks.num_objects) if index not in seen]
@@ -197,9 +206,9 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
     return tuple(notes)
 
 
-def _check_memory(options: SamplingOptions, config: Any, frames: int) -> None:
-    """Refuses what cannot fit by orders of magnitude, which else would end in the system killing the process."""
-    height, width = options.height or config.height, options.width or config.width
+def _check_memory(options: SamplingOptions) -> None:
+    """Refuses sizes far beyond any memory, for which the system would kill the process without a message."""
+    height, width, frames = options.height, options.width, options.num_frames
     pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:
         raise SMCDError(

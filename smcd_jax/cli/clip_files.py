@@ -1,4 +1,4 @@
-"""The files of a clip: how they are named, what must not be lost, and the writing of all of them or none."""
+"""The result files of a clip: their names, the check that nothing is overwritten, and writing all of them or none."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from smcd_jax.cli.clip_options import FORMATS
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 from smcd_jax.media import draw_boxes, write_frames, write_video
 from smcd_jax.tracks import BoxTracks
 
-FORMATS = ("mp4", "gif", "webp", "frames")
 _OTHER_SUFFIXES = (".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".png", ".jpg", ".jpeg", ".json", ".npz")
 _LONGEST_ENDING = len("_0000_boxes.mp4")
-_KEPT = ".latents.npz"
+_KEPT, _DECODE = ".latents.npz", "decode_latents"
 _READABLE_SIDE = 256  # pixels, of a video with labels
 
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Where the results of a clip go; NAME is `folder / name`, or NAME_0, NAME_1 ... for several videos.
+    """The result files of a clip, NAME.mp4 and others; NAME_0, NAME_1, ... for several videos.
 
     Attributes:
-        folder: it may not exist yet.
-        name: without suffix.
-        formats: of the video; "mp4" is always among them.
-        count: number of videos.
-        boxes_drawn: whether a video with the boxes drawn is written too.
+        folder: Folder of the files, which need not exist.
+        name: NAME without folder and suffix.
+        formats: Formats of the video; "mp4" is always among them.
+        count: Number of videos.
+        boxes_drawn: Whether a video with the boxes drawn is written too.
     """
 
     folder: Path
@@ -46,71 +46,62 @@ class ClipFiles:
 
     @property
     def latents(self) -> Path:
-        """The sample before decoding, which is kept until the videos are written."""
+        """File of the sample before decoding, which exists until the videos are written."""
         return self.folder / f"{self.name}{_KEPT}"
 
     def video(self, index: int, format: str) -> Path:
-        """NAME.mp4 and the like; NAME_frames for the folder of pictures."""
+        """NAME.mp4, NAME.gif or NAME.webp; NAME_frames for the folder of pictures."""
         return self._path(index, "_frames" if format == "frames" else f".{format}")
 
     def boxes(self, index: int) -> Path:
-        """The video with boxes drawn."""
+        """File of the video with the boxes drawn."""
         return self._path(index, "_boxes.mp4")
 
     def description(self, index: int) -> Path:
-        """The JSON that says how the video was made."""
+        """JSON file that describes how the video was made."""
         return self._path(index, ".json")
 
     def paths(self) -> tuple[Path, ...]:
-        """Everything that will be written, but the latents."""
-        return tuple(
-            path
-            for index in range(self.count)
-            for path in (
-                *(self.video(index, name) for name in self.formats),
-                *([self.boxes(index)] if self.boxes_drawn else []),
-                self.description(index),
-            )
-        )
+        """All result files; the latents are not among them."""
+        found: list[Path] = []
+        for index in range(self.count):
+            found += [self.video(index, name) for name in self.formats]
+            found += [self.boxes(index)] * self.boxes_drawn
+            found.append(self.description(index))
+        return tuple(found)
 
     def complete(self) -> bool:
-        """Whether all of them are there."""
+        """Whether all result files exist."""
         return all(path.exists() for path in self.paths())
 
     def check(self, *, overwrite: bool, finishing: bool = False) -> None:
-        """Refuses, before anything is computed, what could not be written or would be lost.
+        """Checks that the results can be written and that nothing is lost.
 
         Args:
-            overwrite: results may be replaced.
-            finishing: the kept latents are to be decoded, so they may be there.
+            overwrite: Whether existing results may be replaced.
+            finishing: Whether the kept latents are the input, so that they may exist.
 
         Raises:
-            SMCDError: names the file or folder.
+            SMCDError: A file exists, or the folder cannot be written to.
         """
         if len(os.fsencode(self.name)) + _LONGEST_ENDING > 255:
-            raise SMCDError(
-                f"output must be a shorter name, got {self.name[:40]}...", argument="output", value=self.name
-            )
+            message = f"output must be a shorter name, got {self.name[:40]}..."
+            raise SMCDError(message, argument="output", value=self.name)
         _check_folder(self.folder)
         if self.latents.exists() and not (overwrite or finishing):
-            raise SMCDError(
-                f"{self.latents} is an unfinished sample: finish it with `smcd animate --decode_latents {self.latents}`"
-                ", or replace it with --overwrite",
-                argument="output",
-                path=self.latents,
+            raise _refusal(
+                self.latents,
+                f"an unfinished sample; finish it with `smcd animate --decode_latents {self.latents}`, or replace it "
+                "with --overwrite",
             )
-        existing = [path for path in self.paths() if os.path.lexists(path)]
-        if existing and not overwrite:
-            raise SMCDError(
-                f"{existing[0]}: exists already; choose another --output, or replace it with --overwrite",
-                argument="output",
-                path=existing[0],
-            )
-        for path in existing:
-            _check_replaceable(path)
+        for path in self.paths():
+            if os.path.lexists(path):
+                if not overwrite:
+                    raise _refusal(path, "exists already; choose another --output, or replace it with --overwrite")
+                _check_replaceable(path)
 
     def keep(self, latents: Float[np.ndarray, "b f h w c"], description: Mapping[str, Any]) -> None:
-        """Writes the sample, with all that is needed to finish it (`read_kept`)."""
+        """Writes the sample with everything that `read_kept` needs to finish it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.latents) as temporary:
             np.savez(temporary, latents=latents, description=np.array(json.dumps(description)))
@@ -123,10 +114,16 @@ class ClipFiles:
         *,
         fps: float,
     ) -> None:
-        """Writes all files of all videos; until the last is whole, none appears under its name.
+        """Writes all files of all videos; none appears under its name before all are complete.
+
+        Args:
+            videos: Frames of each video.
+            tracks: Box tracks to draw; None for no video with boxes.
+            descriptions: Content of the JSON file of each video.
+            fps: Frames per second.
 
         Raises:
-            SMCDError: a file cannot be written.
+            SMCDError: A file cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -138,7 +135,7 @@ class ClipFiles:
                     drawn = draw_boxes(_enlarged(frames), tracks.boxes, tracks.mask, tracks.labels)
                     write_video(drawn, stack.enter_context(write_atomically(self.boxes(index))), fps=fps)
                 write_json(stack.enter_context(write_atomically(self.description(index))), description)
-            if "frames" in self.formats:  # a folder appears at once, so these come when all else is whole
+            if "frames" in self.formats:  # a folder appears at once, so these are written last
                 for index, frames in enumerate(videos):
                     write_frames(frames, self.video(index, "frames"))
 
@@ -147,71 +144,60 @@ class ClipFiles:
 
 
 def clip_files(output: str | Path, *, formats: Sequence[str] = (), count: int = 1) -> ClipFiles:
-    """The files of --output: a NAME, or NAME.mp4, NAME.gif, NAME.webp, which adds that format.
+    """Returns the result files of an output name; NAME.gif and NAME.webp add that format.
+
+    Args:
+        output: NAME, with or without the suffix of a format.
+        formats: Formats besides mp4.
+        count: Number of videos.
 
     Raises:
-        SMCDError: a folder, or a suffix of another kind of file.
+        SMCDError: The name is that of a folder, or has another suffix.
     """
     path = Path(output)
     if str(output).endswith(("/", os.sep)) or path.is_dir() or path.name in ("", ".."):
-        raise SMCDError(
-            f"output must be a name, got the folder {output}; add a name for the video, such as {path / 'video'}",
-            argument="output",
-            value=str(output),
-        )
+        message = f"output must be a name, got the folder {output}; add a name for the video, such as {path / 'video'}"
+        raise SMCDError(message, argument="output", value=str(output))
     suffix = path.suffix.lower()
     if suffix in _OTHER_SUFFIXES:
-        raise SMCDError(
-            f"output must end in .mp4, .gif or .webp, or have no suffix, got {path}",
-            argument="output",
-            value=str(output),
-        )
+        message = f"output must end in .mp4, .gif or .webp, or have no suffix, got {path}"
+        raise SMCDError(message, argument="output", value=str(output))
     known = suffix[1:] in FORMATS and path.stem != ""
     wanted = ("mp4", *formats, *([suffix[1:]] if known else []))
     return ClipFiles(path.parent, path.stem if known else path.name, tuple(dict.fromkeys(wanted)), count)
 
 
 def read_kept(path: Path) -> tuple[Float[np.ndarray, "b f h w c"], dict[str, Any]]:
-    """The latents and description that `ClipFiles.keep` wrote.
+    """Returns the latents and the description that `ClipFiles.keep` wrote.
 
     Raises:
-        SMCDError: no such file, or not one of those.
+        SMCDError: The file is absent, damaged or of another kind.
     """
-    if not path.name.endswith(_KEPT):
-        raise SMCDError(
-            f"{path}: not an unfinished sample; its name must end in {_KEPT}", argument="decode_latents", path=path
-        )
+    if not path.is_file() or not path.name.endswith(_KEPT):
+        raise _refusal(path, f"no unfinished sample; pass the NAME{_KEPT} that an interrupted run left", _DECODE)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             latents, description = content["latents"], json.loads(str(content["description"][()]))
-    except FileNotFoundError as error:
-        raise SMCDError(f"{path}: no such file; check the path", argument="decode_latents", path=path) from error
-    except IsADirectoryError as error:
-        raise SMCDError(
-            f"{path}: a folder; use the file that an interrupted run left", argument="decode_latents", path=path
-        ) from error
-    except Exception as error:  # numpy and zipfile raise many kinds for one cause: a file that is not as written
-        raise SMCDError(
-            f"{path}: damaged, or not an unfinished sample; run the clip again", argument="decode_latents", path=path
-        ) from error
-    if latents.ndim != 5 or not isinstance(description, dict) or not np.isfinite(latents).all():
-        raise SMCDError(f"{path}: not an unfinished sample; run the clip again", argument="decode_latents", path=path)
+        if latents.ndim != 5 or not isinstance(description, dict) or not np.isfinite(latents).all():
+            raise ValueError
+    except Exception as error:  # numpy and zipfile raise many kinds for a file that is not as written
+        raise _refusal(path, "damaged, or not an unfinished sample; run the clip again", _DECODE) from error
     return latents, description
 
 
 def files_of_kept(path: Path, formats: Sequence[str], count: int, *, boxes_drawn: bool) -> ClipFiles:
-    """The files that finish the sample kept at ``path``: NAME of NAME.latents.npz, beside it."""
+    """Returns the result files of the sample kept in ``path``: NAME of NAME.latents.npz, in the same folder."""
     return ClipFiles(path.parent, path.name[: -len(_KEPT)], tuple(formats), count, boxes_drawn)
 
 
 def _enlarged(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f H W 3"]:
-    """Pixels repeated where the frames are so small that a label would hide half of them."""
+    """Returns frames large enough to read labels on, by repeating pixels."""
     times = -(-_READABLE_SIDE // min(frames.shape[1:3]))
     return frames.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def _check_folder(folder: Path) -> None:
-    """Makes the folder and a file in it, and takes back what was made: only trying tells whether it can be done."""
+    """Checks that files can be created in the folder, by creating one and removing it again."""
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,27 +205,21 @@ def _check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise SMCDError(
-            f"{folder.absolute()}: cannot write ({reason}); choose another --output",
-            argument="output",
-            path=folder.absolute(),
-        ) from error
+        raise _refusal(folder.absolute(), f"cannot write ({reason}); choose another --output") from error
     finally:
         for place in missing:
-            with contextlib.suppress(OSError):  # not made, or somebody has put something there since
+            with contextlib.suppress(OSError):  # not created, or no longer empty
                 place.rmdir()
 
 
 def _check_replaceable(path: Path) -> None:
     if not path.name.endswith("_frames"):
-        if path.is_dir():
-            raise SMCDError(
-                f"{path}: a folder, which is not overwritten; choose another --output", argument="output", path=path
-            )
-        return
-    if not path.is_dir() or any(entry.suffix != ".png" for entry in path.iterdir()):
-        raise SMCDError(
-            f"{path}: not a folder of frames, so it is not overwritten; choose another --output",
-            argument="output",
-            path=path,
-        )
+        replaceable = not path.is_dir()
+    else:
+        replaceable = path.is_dir() and all(entry.suffix == ".png" for entry in path.iterdir())
+    if not replaceable:
+        raise _refusal(path, "not a result of smcd animate, so it is not overwritten; choose another --output")
+
+
+def _refusal(path: Path, problem: str, argument: str = "output") -> SMCDError:
+    return SMCDError(f"{path}: {problem}", argument=argument, path=path)

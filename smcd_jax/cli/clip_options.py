@@ -1,4 +1,4 @@
-"""The options of a clip: flags of `smcd animate`, and columns or keys of a requests file, with one meaning in both."""
+"""The options of a clip: flags of `smcd animate`, and columns or keys of a file of requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from typing import Any, NoReturn
 from smcd_jax.errors import SMCDError
 from smcd_jax.sampling_options import SamplingOptions, refuse
 
-TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
+WRITTEN_TRACK_FORMATS = ("smcd-tracks", "reference", "got10k", "mot", "youtube-vis")
+TRACK_FORMATS = (
+    *WRITTEN_TRACK_FORMATS,
+    "otb",
+    "cvat-mot",
+    "cvat",
+    "label-studio",
+    "coco-vid",
+    "kitti",
+    "vatic",
+    "visdrone",
+)
 
 
 @dataclass(frozen=True)
@@ -21,23 +32,26 @@ class Option:
     """One option.
 
     Attributes:
-        name: without dashes.
-        kind: str, int, float; bool for a flag without value; list for texts that may be given several times.
-        help: for people; the default is added.
-        default: None where the model decides, or where there is none.
-        choices: what is allowed, or None for anything of the kind.
-        metavar: what help calls the value.
+        name: Name without dashes.
+        kind: str, int or float; bool for a flag without value; ``bool | str`` for a flag whose value may be left out;
+            list for texts that may be given several times.
+        help: Help text; the default is added.
+        default: Default value; None if the model decides or there is none.
+        choices: Allowed values; None for any of the kind.
+        metavar: Placeholder of the value in the help text.
+        every_family: Whether every model family has the option.
     """
 
     name: str
-    kind: type
+    kind: Any
     help: str
     default: Any = None
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
+    every_family: bool = True
 
     def add_to(self, group: Any) -> None:
-        """Adds the flag to an argparse group; where it is not given, the result has no such attribute."""
+        """Adds the flag to an argparse group; without it the namespace has no such attribute."""
         kwargs: dict[str, Any] = {"default": argparse.SUPPRESS, "help": self.help.replace("%", "%%")}
         if self.default is not None and self.kind is not bool:
             kwargs["help"] += f" (default: {self.default})"
@@ -45,6 +59,8 @@ class Option:
             kwargs["action"] = "store_true"
         elif self.kind is list:
             kwargs |= {"action": "append", "metavar": self.metavar}
+        elif self.kind == bool | str:
+            kwargs |= {"nargs": "?", "const": True, "metavar": self.metavar}
         else:
             kwargs |= {"type": self.kind, "choices": self.choices, "metavar": self.metavar}
         group.add_argument(f"--{self.name}", **kwargs)
@@ -53,7 +69,7 @@ class Option:
         """The value of a cell of a table.
 
         Raises:
-            SMCDError: not of the kind.
+            SMCDError: The text is not of the kind.
         """
         try:
             value = _FROM_TEXT[self.kind](text)
@@ -65,16 +81,16 @@ class Option:
         """The value of a key of a JSON object.
 
         Raises:
-            SMCDError: not of the kind.
+            SMCDError: The value is not of the kind.
         """
         if self.kind is list and isinstance(value, str):
             value = [value]
         accepted = (int, float) if self.kind is float else self.kind
-        fits = isinstance(value, accepted) and (self.kind is bool or not isinstance(value, bool))
+        fits = isinstance(value, accepted) and (self.kind in (bool, bool | str) or not isinstance(value, bool))
         if not fits or (self.kind is list and not all(isinstance(item, str) for item in value)):
             self._refuse(value)
         try:
-            return self._checked(self.kind(value))
+            return self._checked(float(value) if self.kind is float else value)
         except OverflowError as error:
             self._refuse(value, error)
 
@@ -84,79 +100,88 @@ class Option:
         return value
 
     def _refuse(self, value: Any, cause: Exception | None = None) -> NoReturn:
-        raise SMCDError(
-            f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}", argument=self.name, value=value
-        ) from cause
+        message = f"{self.name} must be {_KIND_NAMES[self.kind]}, got {value!r:.60}"
+        raise SMCDError(message, argument=self.name, value=value) from cause
 
 
-_FROM_TEXT: Mapping[type, Callable[[str], Any]] = {
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
     float: float,
-    bool: lambda text: {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()],
+    bool: lambda text: _BOOLEANS[text.lower()],
+    bool | str: lambda text: _BOOLEANS.get(text.lower(), text),
     list: lambda text: [part.strip() for part in text.split(";") if part.strip()],
 }
-_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+_KIND_NAMES = {
+    **{str: "text", int: "a whole number", float: "a number", list: "a list of texts"},
+    **{bool: "true or false", bool | str: "true, false or text"},
+}
 
-INPUTS = (
-    Option("image", str, "the picture to animate, its first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
-    Option("prompt", str, "what happens, in a few words; by default the prompt of the tracks", metavar="TEXT"),
-    Option("tracks", str, "tracks of boxes: a tracks.json, or a file or folder of another format", metavar="PATH"),
+_INPUTS = (
+    Option("image", str, "picture to animate, the first frame (PNG, JPEG, WebP, ...)", metavar="FILE"),
+    Option("prompt", str, "what happens, in a few words (default: the prompt of the tracks)", metavar="TEXT"),
+    Option("tracks", str, "box tracks: a tracks.json, or a file or folder of another format", metavar="PATH"),
     Option(
         "track",
         list,
-        "one moving object, in pixels of the picture: 'rocket: 300,125,345,405 -> 300,10,345,290'; may be repeated",
+        "moving object, boxes x1,y1,x2,y2 in pixels of the picture; may be repeated",
         metavar="'LABEL: BOX -> BOX'",
     ),
-    Option(
-        "input_data_path", str, "instead, a folder with img.png, bbox.txt, prompt.txt; needs --label", metavar="FOLDER"
-    ),
-    Option("tracks_format", str, "format of the tracks; by default found by name and content", choices=TRACK_FORMATS),
-    Option("tracks_video", str, "id or name of the video to take from a YouTube-VIS file", metavar="ID"),
-    Option("label", str, "what the object is, where the tracks do not say", metavar="TEXT"),
+    Option("input_data_path", str, "folder with img.png, bbox.txt and prompt.txt; needs --label", metavar="FOLDER"),
+    Option("tracks_format", str, "format of the tracks (default: by name and content)", choices=TRACK_FORMATS),
+    Option("tracks_video", str, "id or name of the video to read from a YouTube-VIS file", metavar="ID"),
+    Option("label", str, "label of the object, if the tracks have none", metavar="TEXT"),
 )
 
 
-def _sampling_options() -> Iterator[Option]:
-    """An option for each field of `SamplingOptions`."""
+def _of_sampling(*, is_input: bool) -> Iterator[Option]:
+    """An option for each field of `SamplingOptions` that is, or is not, an input."""
     hints = typing.get_type_hints(SamplingOptions)
     for field in dataclasses.fields(SamplingOptions):
         hint, about = hints[field.name], field.metadata
+        if about["is_input"] != is_input:
+            continue
         kinds = [kind for kind in (bool, int, float, str) if kind is hint or kind in typing.get_args(hint)]
-        default = None if field.default is False else field.default
-        help = about["help"] if field.default is not None else f"{about['help']} (default: the model's)"
-        kind = kinds[0] if kinds else str
-        yield Option(field.name, kind, help, default, choices=about["choices"], metavar=about["metavar"])
+        kind = bool | str if kinds == [bool, str] else kinds[0] if kinds else str
+        by_model = field.default is None and bool not in kinds and not is_input
+        help = f"{about['help']} (default: the model's own)" if by_model else about["help"]
+        same = {name: about[name] for name in ("choices", "metavar", "every_family")}
+        yield Option(field.name, kind, help, field.default, **same)
 
 
-_OF_SAMPLING = {option.name: option for option in _sampling_options()}
-INPUTS = (*INPUTS, dataclasses.replace(_OF_SAMPLING.pop("negative_prompt"), help="what the video should not show"))
+INPUTS = (*_INPUTS, *_of_sampling(is_input=True))
 SAMPLING = (
-    *_OF_SAMPLING.values(),
-    Option("fps", float, "frames per second of the files (default: the model's)", metavar="N"),
-    Option("truncate_prompt", bool, "read only the beginning of a text that is longer than the model reads"),
+    *_of_sampling(is_input=False),
+    Option("fps", float, "frames per second of the files (default: the model's own)", metavar="N"),
+    Option("truncate_prompt", bool, "cut texts that are longer than the model reads"),
 )
 
-OUTPUT = Option("output", str, "NAME of the results; by default that of the picture, in this folder", metavar="NAME")
+FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
+OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
 
 
-def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
+def sampling_options(values: Mapping[str, Any]) -> SamplingOptions:
     """The sampling options among those given, with defaults for the rest.
 
     Raises:
         SMCDError: A text is empty, or an option is out of range or excludes another.
     """
-    for name, value in given.items():
+    for name, value in values.items():
         if value == "" and name not in ("prompt", "negative_prompt"):
             refuse(name, value, "not be empty")
     names = {field.name for field in dataclasses.fields(SamplingOptions)}
-    return SamplingOptions(**{name: value for name, value in given.items() if name in names})
+    return SamplingOptions(**{name: value for name, value in values.items() if name in names})
 
 
 def check_fps(fps: float, formats: tuple[str, ...]) -> None:
-    """Raises SMCDError for a frame rate that one of the formats cannot show."""
+    """Checks that every format can show a frame rate.
+
+    Raises:
+        SMCDError: The frame rate is out of range.
+    """
     highest = 50 if "gif" in formats else 1000
     if not math.isfinite(fps) or not 0.01 <= fps <= highest:
         of = " for a GIF" if highest == 50 and fps > 50 else ""

@@ -1,4 +1,4 @@
-"""What a single clip and a file of requests share: the pipeline of --model, progress, and what is printed."""
+"""The pipeline of --model, progress and printed results, shared by a single clip and a file of requests."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 
 def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> VideoPipeline:
-    """The pipeline on the model folder of --model; its weights are not read yet."""
+    """Returns the pipeline of the model folder of --model, without reading its weights."""
     from smcd_jax.pipeline import VideoPipeline
 
     model = "tiny" if args.model is None else args.model
-    return VideoPipeline.from_pretrained(model, dtype=args.dtype, verify=not args.no_verify, keep_loaded=keep_loaded)
+    low_rank = {"adapter": args.adapter, "adapter_scale": args.adapter_scale}
+    options = {"dtype": args.dtype, "verify": not args.no_verify, "keep_loaded": keep_loaded}
+    return VideoPipeline.from_pretrained(model, **options, **low_rank)
 
 
 def introduce(args: argparse.Namespace, pipeline: VideoPipeline) -> None:
-    """Names the model and the device, and says if the weights are untrained or an accelerator is not used."""
+    """Prints the model and the device, and notes untrained weights and unused accelerators."""
     import jax
 
     from smcd_jax.cli.machine import unused_accelerator
@@ -42,14 +44,14 @@ def introduce(args: argparse.Namespace, pipeline: VideoPipeline) -> None:
 
 
 def report_notes(args: argparse.Namespace, notes: tuple[str, ...]) -> None:
-    """Says what a user should know about the input, unless --quiet."""
+    """Prints remarks about the input, unless --quiet."""
     if not args.quiet:
         for text in notes:
             console.note(text)
 
 
 def make_progress(args: argparse.Namespace) -> Progress:
-    """Bars on a terminal, lines elsewhere, nothing with --quiet."""
+    """Returns progress bars on a terminal and lines elsewhere; nothing is shown with --quiet."""
     from smcd_jax.runtime.progress import Bars, Lines, Progress
 
     if args.quiet:
@@ -58,7 +60,7 @@ def make_progress(args: argparse.Namespace) -> Progress:
 
 
 def report_result(args: argparse.Namespace, paths: tuple[Path, ...], seconds: Mapping[str, float]) -> None:
-    """The summary of a clip: files, and seconds for each stage."""
+    """Prints the files written and the seconds of each stage, unless --quiet."""
     if args.quiet:
         return
     for path in paths:

@@ -1,7 +1,8 @@
-"""The run of a clip: sampled, kept, decoded and written; and what an interrupted run has left, finished."""
+"""Sampling, decoding and writing a clip, and finishing an interrupted run from the latents it left."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,27 @@ from smcd_jax.cli.clip import Clip
 from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import read_picture
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clock import Clock
+from smcd_jax.pipeline.pipeline import replace_first_frame
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file
 
-_SAME = ("model_hash", "image_sha256", "prompt", "negative_prompt", "tracks", "seed", "options")
+_SAME = (
+    "model_hash",
+    "adapter",
+    "image_sha256",
+    "end_image_sha256",
+    "prompt",
+    "negative_prompt",
+    "tracks",
+    "seed",
+    "options",
+)
 SMALLER = (
     "use fewer --num_frames or --num_videos_per_prompt, a smaller --height and --width, a smaller --decode_chunk_size, "
     "or --dtype bfloat16"
@@ -33,7 +47,7 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
     """Samples, decodes and writes a clip.
 
     Returns:
-        Seconds for load, compile, encode, denoise and decode.
+        Seconds spent in load, compile, encode, denoise and decode.
 
     Raises:
         SMCDError: Memory or disk space ran out, the weights are damaged, or the sample is not finite.
@@ -53,30 +67,37 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
 
 
 def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[str, Any], progress: Progress) -> dict:
-    """Decodes and writes what an interrupted run has kept, with other options of decoding if ``changes`` has any.
+    """Decodes and writes the sample that an interrupted run kept.
+
+    Args:
+        pipeline: Pipeline of the model that made the sample.
+        files: Result files.
+        changes: Options of decoding that replace those of the interrupted run.
+        progress: Progress reporting.
 
     Returns:
-        Seconds as `make_clip`, those of the interrupted run included.
+        Seconds as `make_clip`, including those of the interrupted run.
 
     Raises:
-        SMCDError: the kept sample is damaged or of another model, or as `make_clip`.
+        SMCDError: The kept sample is damaged or of another model, or as `make_clip`.
     """
     latents, description = read_kept(files.latents)
     if description["model_hash"] != pipeline.folder.digest:
-        raise SMCDError(
-            f"{files.latents}: made by another model than {pipeline.folder.path}; pass that model with --model",
-            argument="model",
-            path=files.latents,
-        )
+        message = f"{files.latents}: made by another model than {pipeline.folder.path}; pass that model with --model"
+        raise SMCDError(message, argument="model", path=files.latents)
     description["options"] |= changes
     return _finish(pipeline, files, latents, description, progress=progress)
 
 
 def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict[str, Any]]:
-    """The files and the description of the sample kept at ``path``; formats are added to those first asked for.
+    """Returns the result files and the description of the sample kept in ``path``.
+
+    Args:
+        path: File of the kept sample.
+        formats: Formats to write besides those of the interrupted run.
 
     Raises:
-        SMCDError: not a kept sample.
+        SMCDError: The file holds no kept sample.
     """
     latents, description = read_kept(path)
     try:
@@ -84,17 +105,14 @@ def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict
         check_fps(description["options"]["fps"], tuple(wanted))
         _tracks_of(description)
     except KeyError as error:
-        raise SMCDError(
-            f"{path}: {error} is missing, which finishing needs; run the clip again",
-            argument="decode_latents",
-            path=path,
-        ) from error
+        message = f"{path}: {error} is missing; run the clip again"
+        raise SMCDError(message, argument="decode_latents", path=path) from error
     drawn = description["tracks"] is not None
     return files_of_kept(path, tuple(wanted), len(latents), boxes_drawn=drawn), description
 
 
 def is_described(clip: Clip) -> bool:
-    """Whether NAME.json is there for every video and says that it was made of the same input and options."""
+    """Whether NAME.json of every video exists and records the same inputs and options."""
     return all(
         _same(clip.description, _json(clip.files.description(index)), first_seed=clip.description["seed"] + index)
         for index in range(clip.files.count)
@@ -102,7 +120,7 @@ def is_described(clip: Clip) -> bool:
 
 
 def is_kept(clip: Clip) -> bool:
-    """Whether a sample of the same input and options waits to be decoded."""
+    """Whether a sample of the same inputs and options is kept."""
     if not clip.files.latents.exists():
         return False
     return _same(clip.description, read_kept(clip.files.latents)[1], first_seed=clip.description["seed"])
@@ -116,48 +134,50 @@ def _finish(
     *,
     progress: Progress,
 ) -> dict[str, float]:
+    kept = f"the sample is kept, finish it with: smcd animate --decode_latents {files.latents}"
     clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
     try:
         with clock.stage("decode"), oom_as_user_error(SMALLER):
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
+            if options.get("replace_first_frame"):
+                videos, note = replace_first_frame(videos, _fitted(pipeline, description))
+                console.note(note)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
-        said = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
-        descriptions = [{**said, "seed": description["seed"] + index} for index in range(files.count)]
+        provenance = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
+        descriptions = [{**provenance, "seed": description["seed"] + index} for index in range(files.count)]
         files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
     except SMCDError as error:
-        raise SMCDError(
-            f"{error}; the sample is kept, {_how_to_finish(files)}",
-            argument=error.argument,
-            path=error.path,
-            value=error.value,
-        ) from error
+        raise error.reworded(f"{error}; {kept}") from error
     except BaseException:
-        console.note(f"the sample is kept, {_how_to_finish(files)}")
+        console.note(kept)
         raise
     files.latents.unlink(missing_ok=True)
     return seconds
 
 
+def _fitted(pipeline: VideoPipeline, description: Mapping[str, Any]) -> np.ndarray:
+    sizes = {name: description["options"].get(name) for name in ("height", "width", "picture_fit")}
+    return pipeline.model.fit_picture(read_picture(description["image"]), SamplingOptions(**sizes)).pixels[None]
+
+
 def _tracks_of(description: Mapping[str, Any]) -> BoxTracks | None:
     if description["tracks"] is None:
         return None
-    return parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
-
-
-def _how_to_finish(files: ClipFiles) -> str:
-    return f"finish it with: smcd animate --decode_latents {files.latents}"
+    tracks = parse_track_file(json.dumps(description["tracks"])).to_pixel_tracks().to_box_tracks()
+    shown = list(description.get("keep_frames", range(tracks.num_frames)))
+    return dataclasses.replace(tracks, boxes=tracks.boxes[shown], mask=tracks.mask[shown])
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # absent, or somebody else's: not a clip of ours
+        return None  # absent, or a file of another program
 
 
 def _same(wanted: Mapping[str, Any], found: Any, *, first_seed: int) -> bool:
     if not isinstance(found, dict):
         return False
     wanted = json.loads(json.dumps({**wanted, "seed": first_seed}))
-    return all(found.get(name) == wanted[name] for name in _SAME)
+    return all(found.get(name) == wanted.get(name) for name in _SAME)

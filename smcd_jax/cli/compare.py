@@ -1,8 +1,4 @@
-"""Compares two evaluations of the same list clip by clip, with a paired bootstrap, and shows both side by side.
-
-Example:
-  smcd compare eval/before eval/after --output before_after.html
-"""
+"""`smcd compare`: two evaluations of the same list clip by clip, with a paired bootstrap, on one HTML page."""
 
 from __future__ import annotations
 
@@ -12,16 +8,31 @@ from pathlib import Path
 from smcd_jax.cli.console import result
 from smcd_jax.errors import SMCDError
 
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=8 --option val_clips=4
+  smcd evaluate --model tiny --data records --split val --metrics psnr-first --output eval/four \\
+      --num_inference_steps 4
+  smcd evaluate --model tiny --data records --list eval/four/list.json --metrics psnr-first --output eval/two \\
+      --num_inference_steps 2
+  smcd compare eval/four eval/two --output four_two.html"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd compare`."""
-    parser.epilog = __doc__
-    parser.add_argument("first", metavar="A", type=Path, help="--output of an smcd evaluate")
+    parser.epilog = _EPILOG
+    parser.add_argument("first", metavar="A", type=Path, help="--output folder of an smcd evaluate")
     parser.add_argument(
-        "second", metavar="B", type=Path, help="--output of another one of the same list; differences are B - A"
+        "second",
+        metavar="B",
+        type=Path,
+        help="--output folder of another one of the same list; differences are B - A",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="HTML page to write; default: A_B.html by the names of the folders"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="HTML page to write; default: A_B.html by the names of the folders",
     )
 
 

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.conversion_flags import EPILOGS, FLAGS, PRESETS, Flag, selected_families
+from smcd_jax.models.conversion_flags import DETAILS, FLAGS, PRESETS, Flag, selected_families
 
 if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
+
+COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # besides the flags that name weights
+_EPILOG = """\
+examples:
+  smcd convert --to_torch tiny --output tiny-torch
+  smcd convert --modelscope tiny-torch --smcd tiny-torch --output models/tiny
+  smcd convert --preset tiny --output models/untrained"""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `smcd convert`."""
-    parser.epilog = "\n\n".join(EPILOGS.values())
+    parser.epilog, parser.details = _EPILOG, "\n\n".join(DETAILS.values())
     flags = {flag.name: flag for family in FLAGS.values() for flag in family}.values()  # families may share a name
+    parser.common = (*(flag.name for flag in flags if flag.source), *COMMON)
     source = parser.add_argument_group("source")
     for flag in flags:
         if flag.source:
@@ -79,7 +87,7 @@ def _add(group: Any, flag: Flag) -> None:
     if flag.kind == "switch":
         group.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
     else:
-        value_type = {"path": Path, "int": int}[flag.kind]
+        value_type = {"path": Path, "int": int, "text": str}[flag.kind]
         group.add_argument(f"--{flag.name}", type=value_type, metavar=flag.metavar, help=flag.help)
 
 
@@ -89,9 +97,8 @@ def _family_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
     for other, flags in FLAGS.items():
         for flag in flags:
             if flag.name not in own and getattr(args, flag.name) not in (None, False):
-                raise SMCDError(
-                    f"--{flag.name} is an option of model family {other}, not of {family}", argument=flag.name
-                )
+                message = f"--{flag.name} is an option of model family {other}, not of {family}"
+                raise SMCDError(message, argument=flag.name)
     return {name: getattr(args, name) for name in own}
 
 

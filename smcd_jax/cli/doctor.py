@@ -1,4 +1,4 @@
-"""`smcd doctor`: what is installed on this machine and whether it works, one line each."""
+"""`smcd doctor`: checks versions, devices, caches, video encoding and models of this installation, one line each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from smcd_jax.cli.machine import format_bytes, free_disk_bytes, unused_accelerat
 from smcd_jax.errors import SMCDError
 
 OK, ABSENT, WARNING, BROKEN = "ok", "-", "warning", "BROKEN"
-LITTLE_DISK = 2 * 10**9  # bytes; the published model takes more than that in any precision
+LITTLE_DISK = 2 * 10**9  # bytes; the published model is larger in any precision
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "av", "tokenizers")
-# For each extra of setup.py a module that it brings, and what it is good for.
+# A module that each extra of setup.py installs, and the purpose of the extra.
 EXTRAS = {
     "convert": ("torch", "smcd convert"),
     "data": ("tensorflow_datasets", "preparing data sets and training"),
@@ -30,8 +30,16 @@ EXTRAS = {
 }
 
 
+_EPILOG = """\
+examples:
+  smcd doctor
+  smcd doctor --model tiny
+
+Exit status 1 if something required is BROKEN; '-' marks optional parts that are not installed."""
+
+
 class Finding(NamedTuple):
-    """A line of the table: what was looked at, how it is, and more about it."""
+    """A line of the table: the part checked, its state, and details."""
 
     subject: str
     state: str
@@ -39,13 +47,13 @@ class Finding(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `smcd doctor`."""
-    parser.epilog = "Exit status 1 if something that is needed is BROKEN; what stands as '-' is optional."
-    parser.add_argument("--model", metavar="FOLDER", help="check this model folder too, with every array of it")
+    """Adds the flags of `smcd doctor`."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--model", metavar="FOLDER", help="also verify every array of this model folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table as the findings come; 1 if one is broken."""
+    """Prints the findings; returns 1 if one is BROKEN."""
     broken = False
     checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("versions", _versions),
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _caught(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
-    except Exception as error:  # that an installation can break in any way is what this command is for
+    except Exception as error:  # an installation can be broken in any way
         detail = " ".join(str(error).split()) or type(error).__name__
         yield Finding(subject, BROKEN, detail if isinstance(error, SMCDError) else f"{type(error).__name__}: {detail}")
 
@@ -88,17 +96,19 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import jax
 
+    from smcd_jax.runtime.devices import require_devices
     from smcd_jax.runtime.memory import host_memory_bytes
 
+    require_devices()
     for device in jax.local_devices():
         stats = device.memory_stats() or {}
-        held = f", {format_bytes(stats['bytes_limit'])} for JAX" if "bytes_limit" in stats else ""
-        yield Finding(f"device {device.id}", OK, f"{device.device_kind}{held}")
-    if jax.default_backend() == "cpu" and (missed := unused_accelerator()):
-        yield Finding("accelerator", WARNING, missed)
-    memory = host_memory_bytes()
-    if memory is not None:
-        detail = f"{format_bytes(memory[1])}, {format_bytes(memory[0])} of it available; {os.cpu_count()} cores"
+        memory = f", {format_bytes(stats['bytes_limit'])} for JAX" if "bytes_limit" in stats else ""
+        yield Finding(f"device {device.id}", OK, f"{device.device_kind}{memory}")
+    if jax.default_backend() == "cpu" and (advice := unused_accelerator()):
+        yield Finding("accelerator", WARNING, advice)
+    if (host_memory := host_memory_bytes()) is not None:
+        available, total = map(format_bytes, host_memory)
+        detail = f"{total}, {available} of it available; {os.cpu_count()} cores"
         yield Finding("main memory", OK, detail)
 
 
@@ -107,7 +117,7 @@ def _compile_cache() -> Iterator[Finding]:
 
     folder = enable_compile_cache()
     if folder is None:
-        detail = "off, so every start compiles again; set SMCD_CACHE_DIR to a folder you may write"
+        detail = "off, so every start compiles again; set SMCD_CACHE_DIR to a writable folder"
         yield Finding("compile cache", WARNING, detail)
         return
     try:
@@ -120,7 +130,7 @@ def _compile_cache() -> Iterator[Finding]:
     files = [entry for entry in folder.iterdir() if entry.is_file()]
     size = format_bytes(sum(entry.stat().st_size for entry in files))
     programs = sum(entry.name.endswith("-cache") for entry in files)
-    yield Finding("compile cache", OK, f"{programs} programs, {size} in {folder} (it may be deleted at any time)")
+    yield Finding("compile cache", OK, f"{programs} programs, {size} in {folder}, safe to delete")
 
 
 def _video() -> Iterator[Finding]:
@@ -155,7 +165,9 @@ def _disk() -> Iterator[Finding]:
 
 def _model(name: str) -> Iterator[Finding]:
     from smcd_jax.model_folder import ModelFolder
+    from smcd_jax.runtime.devices import require_devices
 
+    require_devices()
     subject, folder = f"model {name}"[:18], ModelFolder(name)
     folder.tokenizer()
     arrays, size = 0, 0
@@ -164,5 +176,5 @@ def _model(name: str) -> Iterator[Finding]:
         arrays, size = arrays + len(leaves), size + sum(leaf.nbytes for leaf in leaves.values())
         del leaves
     about = f"{folder.origin.kind}: {folder.origin.note}" if folder.origin.note else folder.origin.kind
-    detail = f"{about}; {arrays} arrays, {format_bytes(size)}, all as their checksums say; hash {folder.digest[:12]}"
+    detail = f"{about}; {arrays} arrays, {format_bytes(size)}, checksums verified; hash {folder.digest[:12]}"
     yield Finding(subject, OK, detail)

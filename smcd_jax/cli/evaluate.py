@@ -1,14 +1,4 @@
-"""Samples and measures a fixed list of clips, or measures videos that any other system made of them.
-
-Examples:
-  smcd evaluate --model models/smcd --data records/got10k --split val --list got10k_val.json --output eval/smcd
-  smcd evaluate --model tiny --data records/sprites --make_list 64 --output eval/tiny
-  smcd evaluate --videos other/videos --data records/sprites --list eval/tiny/list.json --output eval/other
-  smcd evaluate --data records/got10k --split val --make_list 180 --list got10k_val.json     # only creates the list
-  smcd evaluate ... --part 2/4                               # samples a quarter, on one of four machines
-Rerunning the same command resumes an interrupted evaluation. The exit status is 2 if a clip could not be used, or if a
-metric requested by name did not run.
-"""
+"""`smcd evaluate`: samples and measures a fixed list of clips, or measures videos of them that another system made."""
 
 from __future__ import annotations
 
@@ -37,7 +27,6 @@ _ALL = "all"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd evaluate`."""
     add_flags(parser)
-    parser.epilog = __doc__
 
 
 def run(args: argparse.Namespace) -> int:
@@ -227,17 +216,17 @@ def _sampling_options(
     given = {option.name: getattr(args, option.name) for option in SAMPLING if hasattr(args, option.name)}
     fps = float(given.pop("fps", config.fps))
     check_fps(fps, ())
-    sizes = {"height": config.height, "width": config.width}
-    chosen = sampling_options({**sizes, **given, "num_frames": setup.full.frames})
+    chosen = model.resolve(sampling_options({**given, "num_frames": setup.full.frames}))
     model.guidance(chosen.as_dict())
-    setup.pipeline.solver_table(chosen)
+    model.solver_table(chosen)
     for clip in first:  # what the model refuses for one clip it refuses for all
         picture = np.zeros((8, 8, 3), np.uint8)
-        make_request(model, image=picture, prompt=clip.caption, tracks=clip.tracks, options=chosen)
+        tracks = clip.tracks if model.takes_tracks else None
+        make_request(model, image=picture, prompt=clip.caption, tracks=tracks, options=chosen)
     arguments = {
-        name: value for name, value in chosen.as_dict().items() if name not in (*SET_BY_LIST, "negative_prompt")
+        name: value for name, value in chosen.as_dict().items() if value is not None and name not in SET_BY_LIST
     }
-    return {**arguments, **model.resolved_scales(arguments), "fps": fps}, arguments
+    return {**arguments, "fps": fps}, arguments
 
 
 def _measure(args: argparse.Namespace, setup: _Setup, made_with: dict[str, Any] | None, faults: list[Fault]) -> int:

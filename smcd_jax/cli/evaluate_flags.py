@@ -14,8 +14,28 @@ SET_BY_LIST = ("seed", "num_videos_per_prompt", "truncate_prompt")  # sampling o
 INTERVENTIONS = ("mirrored_boxes", "swapped_labels", "no_boxes")
 
 
+COMMON = (
+    *("model", "videos", "data", "split", "list", "make_list", "count", "metrics", "num_inference_steps", "output"),
+)
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd evaluate --model tiny --data records --split val --make_list 2 --metrics psnr-first --output eval/tiny
+  smcd evaluate --videos eval/tiny/clips --data records --list eval/tiny/list.json --metrics psnr-first \\
+      --output eval/videos
+
+Rerunning the same command resumes an interrupted evaluation. The exit status is 2 if a clip could not be used, or if a
+metric requested by name did not run."""
+_DETAILS = """\
+other uses:
+  smcd evaluate --data records/got10k --split val --make_list 180 --list got10k_val.json     # only creates the list
+  smcd evaluate --model models/smcd --data records/got10k --list got10k_val.json --output eval/smcd
+  smcd evaluate ... --part 2/4                               # samples a quarter, on one of four machines"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd evaluate`."""
+    parser.common, parser.epilog, parser.details = COMMON, _EPILOG, _DETAILS
     parser.usage = "smcd evaluate (--model M | --videos DIR) --data RECORDS --output DIR [--list FILE] ..."
     source = parser.add_argument_group("videos")
     source.add_argument(

@@ -1,6 +1,6 @@
-"""Runs a model's encoders over prepared records: what `smcd prepare --features MODEL` does.
+"""Feature caches of prepared records, for `smcd prepare --features MODEL`.
 
-Frames and texts go through the autoencoder and the text tower in batches that are split over all local devices.
+A model's frozen encoders run over frames and texts in batches that are split over all local devices.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from data_pipeline.features.encoder_identity import encoder_identity
 from data_pipeline.features.writer import FeatureEncoders, FeatureReport, write_features
 from data_pipeline.records.reader import RecordFolder, read_manifest
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.runtime.compilation import enable_compile_cache
@@ -38,22 +39,22 @@ def prepare_features(
     max_bad_share: float = 0.01,
     progress: bool = True,
 ) -> list[FeatureReport]:
-    """Makes the feature cache of a folder of records; interrupted, the same call goes on.
+    """Writes the feature cache of a folder of records; after an interruption, the same call resumes.
 
     Args:
-        records: the folder.
-        model: a model folder, or the name of one that comes with the package.
-        output: folder of the caches, one folder for each split in it; by default ``features`` in that of the records.
-        splits: by default all.
-        height: pixels; by default the model's.
-        width: pixels; by default the model's.
-        dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
-        workers: threads that decode frames.
-        max_bad_share: the share of frames that may be unusable.
-        progress: show a bar.
+        records: Folder of the records.
+        model: Model folder, or the name of a shipped model.
+        output: Folder of the caches, with one folder per split; None for ``features`` in the folder of the records.
+        splits: Splits to encode; None for all.
+        height: Frame height in pixels; None for that of the model.
+        width: Frame width in pixels; None for that of the model.
+        dtype: "float32" or "bfloat16"; None for bfloat16 on accelerators and float32 on CPU.
+        workers: Number of threads that decode frames.
+        max_bad_share: Largest share of unusable frames, 0..1.
+        progress: Whether to show a progress bar.
 
     Raises:
-        SMCDError: as `write_features`; no such records or model.
+        SMCDError: The records or the model do not exist, or the cache cannot be written (`write_features`).
     """
     content = read_manifest(records)
     chosen = list(content["splits"]) if splits is None else splits
@@ -76,55 +77,54 @@ def prepare_features(
 def model_encoders(
     folder: ModelFolder, *, height: int | None = None, width: int | None = None, dtype: str | None = None
 ) -> FeatureEncoders:
-    """A model's autoencoder and text tower, on all local devices.
+    """Returns the frozen encoders of a model, on all local devices.
 
     Args:
-        folder: of the model.
-        height: pixels of the frames; by default the model's.
-        width: pixels of the frames; by default the model's.
-        dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
+        folder: Model folder.
+        height: Frame height in pixels; None for that of the model.
+        width: Frame width in pixels; None for that of the model.
+        dtype: "float32" or "bfloat16"; None for bfloat16 on accelerators and float32 on CPU.
     """
     enable_compile_cache()
     config, policy = folder.config, ComputePolicy.for_device(dtype)
-    autoencoder, text_encoder = network(config.autoencoder, policy), network(config.text_encoder, policy)
-    tokenizer, length = folder.tokenizer(), config.text_encoder.length
-    pictures = _OnAllDevices(
-        lambda params, frames: _moments(autoencoder, params, frames),
-        folder.params("autoencoder", dtype=policy.params),
-        FRAMES_PER_DEVICE,
-    )
-    text_params = folder.params("text_encoder", dtype=policy.params)
-    captions = _OnAllDevices(
-        lambda params, ids: text_encoder.apply({"params": params}, ids), text_params, TEXTS_PER_DEVICE
-    )
-    labels = _OnAllDevices(
-        lambda params, ids: text_encoder.apply({"params": params}, ids, method="label_embedding"),
-        text_params,
-        TEXTS_PER_DEVICE,
-    )
+    model = make_model(config, policy)
+    steps = {step.source: step for step in model.feature_steps}
+    params = {name: folder.params(name, dtype=policy.params) for name in {step.component for step in steps.values()}}
+
+    def encoder(source: str, apply: Callable[[Any, jax.Array], jax.Array], per_device: int) -> _OnAllDevices:
+        return _OnAllDevices(apply, params[steps[source].component], per_device)
+
+    def texts(source: str) -> _OnAllDevices:
+        return encoder(source, lambda params, ids: steps[source].apply(params, ids, None), TEXTS_PER_DEVICE)
+
+    frame_config = model.components[steps["video"].component].config
+    frame_network = network(frame_config, policy)
+    frames = encoder("video", lambda params, x: _moments(frame_network, params, x), FRAMES_PER_DEVICE)
+    captions, labels = texts("token_ids"), texts("label_ids")
+    tokenizer, length = folder.tokenizer(), config.text_length
     return FeatureEncoders(
-        identity=encoder_identity(folder.path),
+        identity=encoder_identity(folder.path, params),
         precision=jnp.dtype(policy.compute).name,
         height=height or config.height,
         width=width or config.width,
-        scaling_factor=config.autoencoder.scaling_factor,
-        frame_batch=pictures.batch,
+        scaling_factor=frame_config.scaling_factor,
+        frame_batch=frames.batch,
         text_batch=captions.batch,
-        moments=pictures,
+        moments=frames,
         texts=lambda texts: captions(tokenizer.encode(texts, length=length)),
         labels=lambda texts: labels(tokenizer.encode(texts, length=length)),
     )
 
 
 def _moments(autoencoder: Any, params: Any, frames: jax.Array) -> jax.Array:
-    """Mean and log-variance [b, 2, h, w, c] of uint8 frames, taken to -1..1 as `smcd_jax.media.to_model_range` does."""
+    """Returns mean and log-variance [b, 2, h, w, c] of uint8 frames, scaled to -1..1 as by `media.to_model_range`."""
     pictures = (frames.astype(jnp.float32) / jnp.float32(255) - jnp.float32(0.5)) / jnp.float32(0.5)
     posterior = autoencoder.apply({"params": params}, pictures, method="posterior")
     return jnp.stack([posterior.mean, posterior.log_variance], axis=1)
 
 
 class _OnAllDevices:
-    """A program over batches of one size, which it splits over the local devices; a smaller batch is filled up."""
+    """A program over batches of a fixed size, split over the local devices; smaller batches are padded."""
 
     def __init__(self, function: Callable[[Any, jax.Array], jax.Array], params: Any, per_device: int):
         devices = jax.local_devices()

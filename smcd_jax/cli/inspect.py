@@ -1,10 +1,4 @@
-"""Reports the contents of a folder of records and draws clips with boxes, labels and captions on a contact sheet.
-
-Examples:
-  smcd inspect records/got10k
-  smcd inspect records/got10k --split val --clip GOT-10k_Val_000007 --output one.png
-  smcd inspect records/got10k --check
-"""
+"""`smcd inspect`: the contents of a folder of records, with clips, boxes, labels and captions on a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,9 +8,16 @@ from pathlib import Path
 from smcd_jax.cli.console import note, result
 from smcd_jax.errors import SMCDError
 
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd inspect records --split val --clips 4 --output val.png
+  smcd inspect records --check"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd inspect`."""
+    parser.epilog = _EPILOG
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of records, written by smcd prepare")
     parser.add_argument("--split", help="split to show; default: the first one")
     parser.add_argument("--clips", type=int, metavar="N", default=6, help="number of clips on the sheet; default: 6")

@@ -9,20 +9,29 @@ from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
 
+_LARGEST_SIDE = 16384  # `smcd_jax.media.LARGEST_SIDE`, whose import takes a second
+
 
 class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
 
     Every parser accepts --debug and --verbose, so that they work before and after the command. Abbreviated options are
     refused, because an abbreviation may become ambiguous when an option is added.
+
+    Attributes:
+        common: Names of the options that ``--help`` shows, for a command with more options than fit on a screen;
+            ``--help all`` shows every option. Empty to always show all.
+        details: Text that ``--help all`` shows in addition.
     """
 
     takes_config = False
+    common: tuple[str, ...] = ()
+    details: str = ""
 
     def __init__(self, **options: Any):
         options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, add_help=False, exit_on_error=False, **options)
-        self.add_argument("-h", "--help", action="help", help="show this help and exit")
+        self.add_argument("-h", "--help", action=_Help, help="show this help and exit")
         self.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
@@ -43,6 +52,21 @@ class CommandParser(argparse.ArgumentParser):
         if self.takes_config:
             namespace.overrides = [word.removeprefix("--config.") for word in overrides]
         return namespace, left
+
+    def format_help(self) -> str:
+        """The help text of the common options; of all options if none are common, or after ``--help all``."""
+        if not self.common:
+            return "\n".join(filter(None, [super().format_help(), self.details]))
+        actions = {action.dest: action for action in self._actions}
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [actions[name] for name in self.common], [])
+        formatter.add_text(self.description)
+        formatter.start_section("common options")
+        formatter.add_arguments([actions[name] for name in self.common])
+        formatter.end_section()
+        formatter.add_text(f"`{self.prog} --help all` shows all {len(actions)} options.")
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def add_config(self) -> None:
         """Adds the option --config, and ``--config.KEY=VALUE`` for each of its keys."""
@@ -86,32 +110,43 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {normalized[near[0]]}?" if near else ""
 
 
-def width_and_height(flag: str, text: str, example: str) -> tuple[int, int]:
-    """Returns (width, height) in pixels of a value such as "256x256".
-
-    Args:
-        flag: Name of the option, for the message.
-        text: Value of the option.
-        example: Valid value, for the message.
+def width_and_height(text: str) -> tuple[int, int]:
+    """Returns (width, height) in pixels of a text such as "256x256", as the ``type`` of an option.
 
     Raises:
-        SMCDError: The value has another form, or a side is not from 1 to 16384.
+        argparse.ArgumentTypeError: The text has another form, or a side is not from 1 to 16384.
     """
-    from smcd_jax.media import LARGEST_SIDE
-
     parts = text.lower().split("x")
     whole = len(parts) == 2 and all(part.isascii() and part.isdecimal() and len(part) < 6 for part in parts)
-    if not whole or not all(1 <= int(part) <= LARGEST_SIDE for part in parts):
-        raise SMCDError(
-            f"{flag} must be WIDTHxHEIGHT with sides from 1 to {LARGEST_SIDE} pixels, as in {example}, got {text}",
-            argument=flag.lstrip("-"),
-            value=text,
+    if not whole or not all(1 <= int(part) <= _LARGEST_SIDE for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"must be WIDTHxHEIGHT with sides from 1 to {_LARGEST_SIDE} pixels, such as 640x427, got {text!r}"
         )
     return int(parts[0]), int(parts[1])
+
+
+class _Help(argparse.Action):
+    """``--help`` and ``--help all``."""
+
+    def __init__(self, option_strings: Any, dest: str, help: str):
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs="?", help=help, metavar="all"
+        )
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values == "all":
+            parser.common = ()
+        parser.print_help()
+        parser.exit()
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Help with a column of options that is wide enough for most names."""
 
     def __init__(self, prog: str, **options: Any):
-        super().__init__(prog, max_help_position=34, **options)
+        super().__init__(prog, max_help_position=30, **options)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        """Leaves the options of every command out."""
+        actions = [action for action in actions if action.dest not in (argparse.SUPPRESS, "debug", "verbose")]
+        super().add_usage(usage, actions, groups, prefix)

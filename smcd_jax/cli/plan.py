@@ -1,7 +1,7 @@
-"""Plans a training run on devices that need not be present: memory, arithmetic, time, communication and launches.
+"""Reports what a training run needs on given devices: memory, arithmetic, time and communication.
 
-The train step and the sampler of the run are compiled, which takes minutes to an hour at full size. Plans are kept on
-disk and read from there when the command is repeated.
+The devices need not be present. The run's training step and sampler are compiled, which takes minutes to an hour at
+full size; results are cached on disk.
 
 Examples:
   smcd plan --config configs/smcd/stage2_scene.py --topology v5e:2x4 --config.mesh.fsdp=8 --effort -1
@@ -21,13 +21,20 @@ from smcd_jax.cli.parser import CommandParser
 
 if TYPE_CHECKING:
     from smcd_jax.training.plan.compiled import ProgramPlan
-    from smcd_jax.training.plan.plan import CachedPlan, Planner
+    from smcd_jax.training.plan.plan import Planned, Planner
 
 _KINDS = 22  # width of the first column
 
 
+_EPILOG = """\
+examples:
+  smcd plan --config configs/smcd/stage1_object.py:tiny --topology cpu:8 --list
+  smcd plan --config configs/smcd/stage1_object.py:tiny --batch 8"""
+
+
 def add_arguments(parser: CommandParser) -> None:
     """Adds the flags of `smcd plan`."""
+    parser.epilog = _EPILOG
     parser.add_config()
     parser.add_argument(
         "--topology",
@@ -47,15 +54,15 @@ def add_arguments(parser: CommandParser) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="batch size on all devices; by default the config's, and the largest that fits is estimated",
+        help="batch size over all devices; default: that of the config, and the largest that fits",
     )
-    parser.add_argument("--no_sampler", action="store_true", help="plan the train step alone")
-    parser.add_argument("--list", action="store_true", help="list every parameter with its sharding; compile nothing")
-    parser.add_argument("--again", action="store_true", help="compile even if the plan is on disk")
+    parser.add_argument("--no_sampler", action="store_true", help="plan only the training step")
+    parser.add_argument("--list", action="store_true", help="only list every parameter with its sharding")
+    parser.add_argument("--again", action="store_true", help="compile again what is cached")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compiles the programs and prints their plans."""
+    """Compiles, and prints the plan."""
     import jax
 
     from smcd_jax.errors import SMCDError
@@ -69,9 +76,7 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     check_topology_name(args.topology)
     if needs_other_devices(args.topology):
-        jax.config.update(
-            "jax_platforms", "cpu"
-        )  # for tracing; the programs are compiled for the devices of the topology
+        jax.config.update("jax_platforms", "cpu")  # only traces; the topology's devices are compiled for
     if args.list:
         for line in parameter_lines(config, find_topology(args.topology)):
             console.result(line)
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
-    """Prints each part as soon as it is known: the next may take an hour."""
+    """Prints each part as soon as it is known, because the next may take an hour."""
     step = planner.plan("step", batch)
     setting = step.plan.setting
     mesh = " x ".join(f"{name} {size}" for name, size in setting.mesh.items())
@@ -92,9 +97,9 @@ def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
     _row(
         "parameters",
         f"{setting.trained / 1e6:.1f} million trained, {setting.frozen / 1e6:.1f} frozen; "
-        f"{setting.replicated_share:.2%} of their bytes on every device",
+        f"{setting.replicated_share:.2%} of the bytes replicated",
     )
-    _say_program("train step", step)
+    _say_program("training step", step)
     if batch is None:
         _say_largest(planner, step.plan)
     if sampler:
@@ -103,30 +108,33 @@ def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
 
 def _say_largest(planner: Planner, step: ProgramPlan) -> None:
     if step.setting.usable_bytes is None:
-        _row("largest batch", "not estimated: these devices share main memory")
+        _row("largest batch", "unknown: these devices share main memory")
         return
     second = planner.plan("step", planner.second_batch(step)).plan
     largest = planner.largest_batch(step, second)
     points = " and ".join(f"{part.batch} ({_gib(part.needed_bytes)})" for part in (step, second))
-    _row("largest batch", f"{'no limit' if largest is None else largest or 'none'}, on a line through {points}")
+    _row(
+        "largest batch",
+        f"{'no limit found' if largest is None else largest or 'none fits'}, extrapolated from {points}",
+    )
 
 
-def _say_program(name: str, kept: CachedPlan) -> None:
-    plan = kept.plan
+def _say_program(name: str, planned: Planned) -> None:
+    plan = planned.plan
     rows = plan.setting.rows
-    _row(name, f"batch {plan.batch}, {plan.batch // rows} on each of {rows} parts of the mesh{_origin(kept)}")
+    _row(name, f"batch {plan.batch}, {plan.batch // rows} on each of {rows} parts of the mesh{_origin(planned)}")
     usable = plan.setting.usable_bytes
     verdict = "" if usable is None else f" of {_gib(usable)}: {'fits' if plan.fits else 'DOES NOT FIT'}"
     _row("  memory per device", f"{_gib(plan.needed_bytes)}{verdict}")
     if plan.memory is None:
-        _row("", "the compiler refused the program; its arithmetic and communication are unknown")
+        _row("", "refused by the compiler, which reports no arithmetic and communication then")
         return
     memory = plan.memory
-    beside = f", other arrays of the run {_gib(plan.resident_bytes)}" if plan.resident_bytes else ""
+    rest = f", rest of the run {_gib(plan.resident_bytes)}" if plan.resident_bytes else ""
     _row(
         "",
-        f"arguments {_gib(memory.arguments)}, outputs {_gib(memory.outputs)} ({_gib(memory.aliased)} in place of "
-        f"arguments), temporaries {_gib(memory.temporaries)}, code {_gib(memory.code)}{beside}",
+        f"arguments {_gib(memory.arguments)}, outputs {_gib(memory.outputs)} ({_gib(memory.aliased)} aliased to "
+        f"arguments), temporaries {_gib(memory.temporaries)}, code {_gib(memory.code)}{rest}",
     )
     model = f" ({plan.model_flops / 1e12:.4g} without recomputation)" if plan.model_flops else ""
     _row("  arithmetic", f"{(plan.flops or 0) / 1e12:.4g} TFLOP per device{model}")
@@ -140,7 +148,7 @@ def _say_program(name: str, kept: CachedPlan) -> None:
     kinds = ", ".join(f"{kind} {_gib(sent)} ({count})" for kind, (count, _, sent) in plan.collectives.items())
     _row("  sent per device", f"{_gib(plan.sent_bytes)}{': ' if kinds else ''}{kinds}")
     if plan.unknown_loops:
-        _row("", f"{plan.unknown_loops} loops of unknown length count once")
+        _row("", f"{plan.unknown_loops} loops have an unknown trip count and are counted once")
     if plan.launches:
         _say_launches(plan)
     _row("  compile time", ", ".join(f"{doing} {seconds:.1f} s" for doing, seconds in plan.seconds.items()))
@@ -153,8 +161,8 @@ def _say_launches(plan: ProgramPlan) -> None:
         _row("", f"{launches} {kind}, {size / 1e9:.3g} GB")
 
 
-def _origin(kept: CachedPlan) -> str:
-    return f"; from disk, compiled on {kept.cached_at} (--again recompiles)" if kept.cached_at else ""
+def _origin(planned: Planned) -> str:
+    return f"; cached on {planned.cached_at} (--again recompiles)" if planned.cached_at else ""
 
 
 def _row(name: str, text: str) -> None:
@@ -162,5 +170,5 @@ def _row(name: str, text: str) -> None:
 
 
 def _gib(count: int) -> str:
-    """Bytes in GiB, the unit of the memory of accelerators, or MiB."""
+    """Formats bytes in GiB, the unit of accelerator memory, or MiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 100 else f"{count / 2**20:.2f} MiB"

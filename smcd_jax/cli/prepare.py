@@ -1,11 +1,4 @@
-"""Converts a raw data set to records for training. Rerunning an interrupted command resumes it.
-
-Examples:
-  smcd prepare got10k --source /data/GOT-10k --output records/got10k --workers 8
-  smcd prepare tracks_folder --source my_videos --output records/mine --frame_size 256x256
-  smcd prepare sprites --output records/sprites --option train_clips=2000
-  smcd prepare --features MODEL --output records/got10k       # then: the feature cache that training reads
-"""
+"""`smcd prepare`: raw data sets to records for training, and records to cached features."""
 
 from __future__ import annotations
 
@@ -19,9 +12,25 @@ from smcd_jax.cli.console import note, result
 from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
+COMMON = (
+    *("name", "source", "output", "splits", "workers", "short_side", "frame_size", "option", "features"),
+    *("height", "width"),
+)
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd prepare --features tiny --output records
+
+A rerun of an interrupted command resumes it."""
+_DETAILS = """\
+raw data sets:
+  smcd prepare got10k --source /data/GOT-10k --output records/got10k --workers 8
+  smcd prepare tracks_folder --source my_videos --output records/mine --frame_size 256x256"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd prepare`."""
+    parser.common, parser.epilog, parser.details = COMMON, _EPILOG, _DETAILS
     parser.add_argument(
         "name",
         metavar="NAME",
@@ -51,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stored.add_argument(
         "--frame_size",
+        type=width_and_height,
         metavar="WxH",
         help="resize frames to exactly this size without cropping, as jpeg of quality 95; fastest to train from",
     )
@@ -89,15 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepares records, features or both, and prints a report."""
     if not 0 <= args.max_bad_share <= 1:
-        raise SMCDError(
-            f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}",
-            argument="max_bad_share",
-            value=args.max_bad_share,
-        )
+        message = f"--max_bad_share must be from 0 to 1, got {args.max_bad_share:g}"
+        raise SMCDError(message, argument="max_bad_share", value=args.max_bad_share)
     if args.name is None and args.features is None:
-        raise SMCDError(
-            "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records", argument="name"
-        )
+        message = "missing data set: use 'smcd prepare NAME', or --features MODEL for existing records"
+        raise SMCDError(message, argument="name")
     if args.name is not None:
         _prepare_records(args)
     if args.features is not None:
@@ -111,7 +117,6 @@ def _prepare_records(args: argparse.Namespace) -> None:
     from data_pipeline.records.runners import Beam, Processes
     from smcd_jax.files import write_json
 
-    size = width_and_height("--frame_size", args.frame_size, "256x256") if args.frame_size else None
     beam_options = [f"--{key}={value}" for key, value in map(_pair, args.beam_option)]
     report = prepare(
         args.name,
@@ -119,7 +124,7 @@ def _prepare_records(args: argparse.Namespace) -> None:
         args.output,
         splits=_splits(args),
         clips_per_shard=args.clips_per_shard,
-        stored=StoredFrames(args.short_side, size),
+        stored=StoredFrames(args.short_side, args.frame_size),
         options=dict(_option(text) for text in args.option),
         max_bad_share=args.max_bad_share,
         runner=Beam(args.runner, beam_options) if args.runner else Processes(args.workers),

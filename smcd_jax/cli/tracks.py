@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
-from smcd_jax.cli.clip_options import TRACK_FORMATS
+from smcd_jax.cli.clip_options import TRACK_FORMATS, WRITTEN_TRACK_FORMATS
+from smcd_jax.cli.examples import example_file
+from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
@@ -21,9 +24,11 @@ _MAX_DRAWN_BYTES = 2 * 2**30  # of uint8 frames, before layout or encoding
 
 _EPILOG = """\
 examples:
-  smcd tracks validate rocket.json
-  smcd tracks convert GOT-10k_Val_000001 bird.json --format smcd-tracks
-  smcd tracks draw rocket.json --image rocket.png --output boxes.png"""
+  smcd tracks validate rocket
+  smcd tracks convert rocket rocket.json
+  smcd tracks draw rocket --output boxes.png
+
+"rocket" and "sprite" are examples that come with smcd_jax; name your own files instead."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,23 +36,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     subcommands = parser.add_subparsers(title="subcommands", metavar="validate | convert | draw", dest="subcommand")
 
-    validate = subcommands.add_parser("validate", help="describe the content of track files, or report their errors")
-    validate.set_defaults(run=_validate)
+    validate = _add_subcommand(
+        subcommands,
+        "validate",
+        _validate,
+        help="describe the content of track files, or report their errors",
+        examples=["validate rocket", "validate rocket sprite --frames 16"],
+    )
     validate.add_argument("files", nargs="+", metavar="FILE", help="track file, or folder of a sequence")
     _add_input_flags(validate)
 
-    convert = subcommands.add_parser("convert", help="write tracks in another format")
-    convert.set_defaults(run=_convert)
+    convert = _add_subcommand(
+        subcommands,
+        "convert",
+        _convert,
+        help="write tracks in another format",
+        common=("file", "output", "format", "label", "image", "image_size", "frames", "overwrite"),
+        examples=["convert rocket rocket.json", "convert rocket rocket_mot --format mot"],
+    )
     convert.add_argument("file", metavar="IN", help="track file, or folder of a sequence")
     convert.add_argument("output", metavar="OUT", help="file to write; folder for reference, got10k and mot")
     convert.add_argument(
-        "--format", choices=TRACK_FORMATS, default="smcd-tracks", help="format of OUT (default: smcd-tracks)"
+        "--format", choices=WRITTEN_TRACK_FORMATS, default="smcd-tracks", help="format of OUT (default: smcd-tracks)"
     )
     convert.add_argument("--overwrite", action="store_true", help="replace existing files")
     _add_input_flags(convert)
 
-    draw = subcommands.add_parser("draw", help="draw the boxes on the image, as a contact sheet or a video")
-    draw.set_defaults(run=_draw)
+    draw = _add_subcommand(
+        subcommands,
+        "draw",
+        _draw,
+        help="draw the boxes on the image, as a contact sheet or a video",
+        common=("file", "output", "image", "label", "frames", "fps", "columns", "overwrite"),
+        examples=["draw rocket --output boxes.png", "draw rocket --frames 24 --fps 12 --output boxes.mp4"],
+    )
     draw.add_argument("file", metavar="FILE", help="track file, or folder of a sequence")
     draw.add_argument(
         "--output", required=True, metavar="OUT", help=".png for a contact sheet; .mp4, .gif or .webp for a video"
@@ -58,13 +80,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_input_flags(draw)
 
 
+def _add_subcommand(
+    subcommands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    examples: list[str],
+    common: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    parser = subcommands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.epilog = "\n".join(["examples:", *(f"  smcd tracks {example}" for example in examples)])
+    parser.common = common
+    parser.set_defaults(run=run)
+    return parser
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand and returns its exit status: 2 if a validated file is wrong."""
     if args.subcommand is None:
-        raise SMCDError(
-            "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw' (see smcd tracks --help)",
-            argument="subcommand",
-        )
+        message = "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw' (see smcd tracks --help)"
+        raise SMCDError(message, argument="subcommand")
     return args.run(args)
 
 
@@ -77,18 +113,11 @@ def _add_input_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", help="image that the boxes refer to")
     parser.add_argument(
         "--image_size",
-        type=_size,
+        type=width_and_height,
         metavar="WIDTHxHEIGHT",
         help="size of the image in pixels, instead of --image, if the file does not state it",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="number of frames to spread the motion over")
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.lower().replace(",", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, such as 640x427, got {text!r}")
-    return int(parts[0]), int(parts[1])
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -111,15 +140,11 @@ def _convert(args: argparse.Namespace) -> int:
     path, output = Path(args.file), Path(args.output)
     tracks, size, unlabelled = _read(args, path, image_size=_image_size(args))
     if unlabelled:
-        raise SMCDError(
-            f"{path} does not name its object; pass --label, such as --label dog", argument="label", path=path
-        )
+        message = f"{path} does not name its object; pass --label, such as --label dog"
+        raise SMCDError(message, argument="label", path=path)
     if size is None and args.format != "smcd-tracks":
-        raise SMCDError(
-            f"{path} holds boxes in 0..1, but {args.format} needs pixels; pass --image or --image_size",
-            argument="image_size",
-            path=path,
-        )
+        message = f"{path} holds boxes in 0..1, but {args.format} needs pixels; pass --image or --image_size"
+        raise SMCDError(message, argument="image_size", path=path)
     _check_new(written_files(output, args.format), args)
     lost = save_tracks(tracks, output, format=args.format, image_size=size)
     for text in (*tracks.notes, *lost):
@@ -139,22 +164,15 @@ def _draw(args: argparse.Namespace) -> int:
     output = Path(args.output)
     suffix = output.suffix.lower()
     if suffix not in (".png", ".mp4", ".gif", ".webp"):
-        raise SMCDError(
-            f"--output must end in .png for a contact sheet or .mp4, .gif or .webp for a video, got {output}",
-            argument="output",
-            path=output,
-            value=suffix,
-        )
+        message = f"--output must end in .png for a contact sheet or .mp4, .gif or .webp for a video, got {output}"
+        raise SMCDError(message, argument="output", path=output, value=suffix)
     _check_new([output], args)
     check_fps(args.fps, (suffix[1:],))
     picture = read_picture(_picture(args))
     tracks, _, _ = _read(args, Path(args.file), image_size=picture.shape[1::-1])
     if tracks.num_frames * picture.nbytes > _MAX_DRAWN_BYTES:
-        raise SMCDError(
-            f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8",
-            argument="frames",
-            value=tracks.num_frames,
-        )
+        message = f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8"
+        raise SMCDError(message, argument="frames", value=tracks.num_frames)
     frames = np.broadcast_to(picture, (tracks.num_frames, *picture.shape))
     drawn = draw_boxes(frames, tracks.boxes, tracks.mask, tracks.labels)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -175,11 +193,8 @@ def _draw(args: argparse.Namespace) -> int:
 def _check_new(files: list[Path], args: argparse.Namespace) -> None:
     existing = [file for file in files if file.exists()]
     if existing and not args.overwrite:
-        raise SMCDError(
-            f"{existing[0]} exists already; choose another output, or pass --overwrite to replace it",
-            argument="overwrite",
-            path=existing[0],
-        )
+        message = f"{existing[0]} exists already; choose another output, or pass --overwrite to replace it"
+        raise SMCDError(message, argument="overwrite", path=existing[0])
 
 
 def _read(
@@ -193,11 +208,8 @@ def _read(
     pixels = _pixel_tracks(args, path)
     unlabelled = args.label is None and None in pixels.labels
     if pixels.size is None and image_size is None:
-        raise SMCDError(
-            f"{path} does not state the size of its picture; pass --image, or --image_size WIDTHxHEIGHT",
-            argument="image_size",
-            path=path,
-        )
+        message = f"{path} does not state the size of its picture; pass --image, or --image_size WIDTHxHEIGHT"
+        raise SMCDError(message, argument="image_size", path=path)
     tracks = pixels.to_box_tracks(image_size=image_size, label=PLACEHOLDER if unlabelled else args.label)
     if unlabelled:
         note = f"{path}: does not name its object; smcd animate needs --label"
@@ -212,6 +224,7 @@ def _read(
 def _pixel_tracks(args: argparse.Namespace, path: Path) -> PixelTracks:
     from smcd_jax.tracks import TrackFile, read_tracks
 
+    path = example_file(path, "tracks.json")
     if not path.exists():
         raise SMCDError(f"{path}: no such file; check the path", path=path)
     content = read_tracks(path, format=args.tracks_format, video=args.tracks_video)
@@ -223,13 +236,13 @@ def _image_size(args: argparse.Namespace) -> tuple[int, int] | None:
         return args.image_size
     from smcd_jax.media import read_picture
 
-    return read_picture(args.image).shape[1::-1]
+    return read_picture(example_file(Path(args.image), "img.png")).shape[1::-1]
 
 
 def _picture(args: argparse.Namespace) -> Path:
     if args.image is not None:
-        return Path(args.image)
-    path = Path(args.file)
+        return example_file(Path(args.image), "img.png")
+    path = example_file(Path(args.file), "tracks.json")
     picture = (path if path.is_dir() else path.parent) / "img.png"
     if not picture.is_file():
         raise SMCDError("no image found next to the tracks; pass --image FILE", argument="image", path=picture)

@@ -1,11 +1,11 @@
-"""Trains a model from a config; the same command resumes from the newest valid checkpoint of its workdir.
+"""Trains a model from a config. Rerunning the same command resumes training from the newest valid checkpoint.
 
-Some uses:
+Examples:
   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
   smcd train --config configs/smcd/stage2_scene.py:tiny --workdir runs/tiny --config.optimizer.learning_rate=1e-4
   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2 --compile_only
-Exit status 42 means that the run was stopped and saved: rerun the same command. A status above 128 means that another
-process of the run has ended: restart all of them.
+Exit status 42: the run was stopped and has saved; rerun the same command. A status above 128: another process of the
+run has ended; restart all processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from smcd_jax.cli.console import error, progress_line
 from smcd_jax.cli.parser import CommandParser
 from smcd_jax.errors import SMCDError
 
-_LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in what JAX says of it
+_LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in JAX's error messages
 _GRACE_SECONDS = 3.0
 SMALLER = (
     "use a larger --config.mesh.fsdp, --config.remat=blocks, a larger --config.optimizer.grad_accum_steps or a smaller "
@@ -31,25 +31,41 @@ SMALLER = (
 )
 
 
+_EPILOG = """\
+examples:
+  smcd prepare sprites --output records --option train_clips=40 --option val_clips=8
+  smcd train --config configs/tiny/autoencoder.py --workdir runs/tiny --config.data.records=records \\
+      --config.data.batch_size=8 --config.run.steps=4 --config.optimizer.warmup_steps=1
+
+Rerunning the same command resumes training from the newest valid checkpoint."""
+
+
 def add_arguments(parser: CommandParser) -> None:
-    """The flags of `smcd train`."""
+    """Adds the flags of `smcd train`."""
+    parser.epilog = _EPILOG
     parser.add_config()
     parser.add_argument(
-        "--workdir", type=Path, metavar="DIR", required=True, help="checkpoints, samples, metrics and logs of the run"
+        "--workdir", type=Path, metavar="DIR", required=True, help="folder of checkpoints, samples, metrics and logs"
     )
-    parser.add_argument("--profile", metavar="A:B", help="record steps A to B with the profiler, into DIR/logs/profile")
-    parser.add_argument("--compile_only", action="store_true", help="compile the step, which fills the cache, and end")
-    start = parser.add_argument_group("several processes (found by themselves under SLURM, Open MPI, on TPU VMs, GKE)")
-    start.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
-    start.add_argument("--num_processes", type=int, metavar="N", help="processes of the run")
-    start.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    parser.add_argument("--profile", metavar="A:B", help="profile steps A to B into DIR/logs/profile")
+    parser.add_argument(
+        "--compile_only", action="store_true", help="only compile the step, which fills the compile cache"
+    )
+    start = parser.add_argument_group("several processes (detected under SLURM, Open MPI, GKE and on TPU VMs)")
+    start.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    start.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    start.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
     start.add_argument(
-        "--start_timeout", type=float, metavar="SECONDS", default=300.0, help="to wait for the others; default: 300"
+        "--start_timeout",
+        type=float,
+        metavar="SECONDS",
+        default=300.0,
+        help="time to wait for the other processes; default: 300",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 42 where the run was told to stop."""
+    """Trains; returns 42 if the run was stopped on request."""
     from smcd_jax.runtime.distributed import start_distributed
     from smcd_jax.training.config import load_config
 
@@ -71,14 +87,14 @@ def run(args: argparse.Namespace) -> int:
         if jax.process_count() > 1:
             _leave_at_once(failure)
         raise
-    say({"done": f"done: step {outcome.step} is saved in {args.workdir}"}.get(outcome.ended, outcome.ended))
+    say(f"done: step {outcome.step} is saved in {args.workdir}" if outcome.ended == "done" else outcome.ended)
     return EXIT_RESTART if outcome.ended == "stopped" else 0
 
 
 def _leave_at_once(failure: Exception) -> NoReturn:
-    """Says what went wrong, and ends this process of several in a way that the others notice.
+    """Prints the error of one of several processes and exits immediately, so that the others notice.
 
-    An orderly exit waits minutes for all of them, while they wait in a collective for this one.
+    A normal exit would wait minutes for the other processes, while they wait in a collective for this one.
     """
     import jax
 
@@ -91,14 +107,14 @@ def _leave_at_once(failure: Exception) -> NoReturn:
         status = WRONG_INPUT
     elif isinstance(failure, jax.errors.JaxRuntimeError) and re.search(_LOST_PEER, reason, re.IGNORECASE):
         error(
-            f"process {jax.process_index()}: another process of this run has ended or is out of reach, and its own log "
-            f"says why ({reason}). Start all of them again: they go on from the newest checkpoint"
+            f"process {jax.process_index()}: another process of this run has ended or is unreachable ({reason}); see "
+            "its log, then restart all processes to resume from the newest checkpoint"
         )
         status = EXIT_LOST
     else:
         traceback.print_exception(failure)
     if jax.process_index() == 0:
-        time.sleep(_GRACE_SECONDS)  # with the first process the others end too: they may be about to say the same
+        time.sleep(_GRACE_SECONDS)  # the others end with process 0; let them print their errors
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -88,11 +88,8 @@ def read_openai_clip(folder: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
 
 def _clip(file: Path, text: tuple[Any, Tensors], vision: tuple[Any, Tensors]) -> tuple[FeatureNetwork, FeatureNetwork]:
     if not text[0].embed_width:
-        raise SMCDError(
-            f"{file} has no text_projection, so texts and pictures cannot be compared; use a complete CLIP",
-            path=file,
-            value="text_projection",
-        )
+        message = f"{file} has no text_projection, so texts and pictures cannot be compared; use a complete CLIP"
+        raise SMCDError(message, path=file, value="text_projection")
     sha256 = file_sha256(file)
     text_rows, vision_rows = clip_towers.text_encoder_rows(text[0]), clip_towers.vision_encoder_rows(vision[0])
     return (
@@ -132,9 +129,8 @@ def _openclip_names(tensors: Tensors, path: Path) -> dict[str, LazyTensor]:
         elif re.match(r"vision_model\.encoder\.layers\.", name):
             vision[name.removeprefix("vision_model.")] = tensor
         elif name != "vision_model.embeddings.position_ids":  # a counter in older files
-            raise SMCDError(
-                f"{path}: {name} belongs to no CLIP; check that it is the right folder", path=path, value=name
-            )
+            message = f"{path}: {name} belongs to no CLIP; check that it is the right folder"
+            raise SMCDError(message, path=path, value=name)
     renamed |= clip_towers.openclip_names(text, path=path)
     visual = clip_towers.openclip_names(vision, path=path)
     return renamed | {f"visual.{name}": tensor for name, tensor in visual.items()}
@@ -149,15 +145,11 @@ def _described(folder: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SMCDError(
-            f"{path} cannot be read ({error}); give a folder of CLIP in transformers' layout", path=path
-        ) from error
+        message = f"{path} cannot be read ({error}); give a folder of CLIP in transformers' layout"
+        raise SMCDError(message, path=path) from error
     if not isinstance(described, dict) or described.get("model_type") != "clip":
-        raise SMCDError(
-            f"{path}: model_type must be clip; give a folder of CLIP in transformers' layout",
-            argument="model_type",
-            path=path,
-        )
+        message = f"{path}: model_type must be clip; give a folder of CLIP in transformers' layout"
+        raise SMCDError(message, argument="model_type", path=path)
     return described
 
 

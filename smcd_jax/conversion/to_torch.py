@@ -42,17 +42,13 @@ def convert_to_torch(
     texts = {output / name: text for name, text in conversion.text_files(folder.config).items()}
     existing = [path for path in (*tensor_paths, *texts) if path.exists()]
     if existing and not overwrite:
-        raise SMCDError(
-            f"{existing[0]} already exists; choose another --output, or replace it with --overwrite",
-            argument="output",
-            path=existing[0],
-        )
+        message = f"{existing[0]} already exists; choose another --output, or replace it with --overwrite"
+        raise SMCDError(message, argument="output", path=existing[0])
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SMCDError(
-            f"cannot create {output}: {error.strerror}; choose another --output", argument="output", path=output
-        ) from error
+        message = f"cannot create {output}: {error.strerror}; choose another --output"
+        raise SMCDError(message, argument="output", path=output) from error
     with progress.stage("write", len(torch_files), "file") as advance:
         for file, path in zip(torch_files, tensor_paths, strict=True):
             save_tensors(path, _tensors(folder, file), key=file.key)

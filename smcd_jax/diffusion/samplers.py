@@ -49,7 +49,7 @@ class SolverTable(NamedTuple):
         noise: ``[R]``, times unit noise added to the next x; zero unless DDIM has eta > 0.
         alpha: ``[R]``, signal of the latents: x = alpha x_0 + sigma eps. For ``x0_transform``, as is the next.
         sigma: ``[R]``, noise of the latents.
-        num_steps: how many rows are in use, the trip count of the loop.
+        num_steps: Number of rows in use, the trip count of the loop.
     """
 
     timesteps: np.ndarray
@@ -67,10 +67,10 @@ class SamplerState(NamedTuple):
     """State between steps, all float32 of one shape ``[b, f, h, w, c]``.
 
     Attributes:
-        latents: x at the coming step's timestep, the network's next input.
-        previous_latents: corrected x of the step before.
-        previous_x0: x_0 predicted one step before.
-        earlier_x0: x_0 predicted two steps before.
+        latents: Latents x at the timestep of the next step, the network's next input.
+        previous_latents: Corrected x of the previous step.
+        previous_x0: x_0 predicted one step earlier.
+        earlier_x0: x_0 predicted two steps earlier.
     """
 
     latents: Float[Array, "*latents"]
@@ -153,7 +153,7 @@ def make_solver_table(
 
 
 def initial_state(noise: Float[Array, "b f h w c"]) -> SamplerState:
-    """The state before step 0: latents are unit Gaussian ``noise``, whatever the sampler."""
+    """The state before step 0, in which the latents of every sampler are unit Gaussian ``noise``."""
     latents = noise.astype(jnp.float32)
     nothing = jnp.zeros_like(latents)
     return SamplerState(latents, previous_latents=nothing, previous_x0=nothing, earlier_x0=nothing)

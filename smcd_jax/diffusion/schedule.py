@@ -161,7 +161,7 @@ class NoiseSchedule:
         return self.beta_start, self.beta_end
 
     def _finished(self, alphas_cumprod: np.ndarray, dtype: type) -> np.ndarray:
-        """The table with its terminal SNR rescaled where asked for, and read-only because every caller shares it."""
+        """The table with zero terminal SNR if the schedule has it, read-only because callers share it."""
         if self.rescale_zero_terminal_snr:
             signal = np.sqrt(alphas_cumprod)
             alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2

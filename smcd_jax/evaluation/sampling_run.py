@@ -131,7 +131,7 @@ class SamplingRun:
             output = pipeline(
                 [pictures[clip.clip_id] for clip in filled],
                 [clip.caption for clip in filled],
-                tracks=tracks,
+                tracks=tracks if pipeline.model.takes_tracks else None,
                 seed=[clip.seed for clip in filled],
                 output_type="uint8",
                 **self.arguments,

@@ -8,6 +8,7 @@ along its boxes, with the background behind it filled (`smcd_jax.evaluation.metr
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ from smcd_jax.evaluation.metrics.baselines import slid_crop, still_first_frame
 from smcd_jax.media import read_video
 from smcd_jax.runtime.progress import Progress
 from smcd_jax.tracks import BoxTracks
+
+logger = logging.getLogger(__name__)
 
 GENERATED, REAL, STILL, SLID = "generated", "real", "still", "slid"
 REFERENCES = (REAL, STILL, SLID)
@@ -288,8 +291,9 @@ class VideoStore:
         if longer:
             self.notes.append(
                 f"{len(longer)} videos have more than {self.frames} frames (such as {longer[0]}); only the first "
-                f"{self.frames} were measured"
+                f"{self.frames} were measured, which show other moments than the boxes if the videos were resampled"
             )
+            logger.warning("%s", self.notes[-1])
 
     def __len__(self) -> int:
         return len(self.clips)

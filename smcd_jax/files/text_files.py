@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
+import codecs
 import configparser
 import json
 import math
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.placeholders import PLACEHOLDER_BYTES, check_is_content
 
+# Annotations of large data sets with masks take a few hundred MiB.
+MAX_TEXT_BYTES = 1 << 30
 # Far larger than any picture; differences and products of such coordinates stay finite.
 MAX_COORDINATE = 1e9
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a UTF-8 file, without its byte order mark.
+    """Returns the text of a UTF-8 file, or of a UTF-16 file with a byte order mark, without that mark.
 
     Raises:
-        SMCDError: The file is missing, not readable or not UTF-8.
+        SMCDError: The file is missing, not readable, a pointer in place of a file, too large, or not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        size = path.stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise SMCDError(
+                f"{path}: text files must be at most {MAX_TEXT_BYTES >> 20} MiB, got {size >> 20} MiB; check that this "
+                "is the right file",
+                path=path,
+                value=size,
+            )
+        data = path.read_bytes()
     except OSError as error:
         raise SMCDError(f"{path}: cannot read: {error.strerror}; check the path", path=path) from error
+    check_is_content(path, data[:PLACEHOLDER_BYTES])
+    return decode_text(data, path)
+
+
+def decode_text(data: bytes, path: Path) -> str:
+    """Returns the text of bytes, as `read_text`; each line ends in a line feed."""
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
+        name = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise SMCDError(
-            f"{path}: not UTF-8 text (byte {error.start}); check that this is the right file", path=path
+            f"{path}: not {name} text (byte {error.start}); check that this is the right file, or save it as UTF-8",
+            path=path,
+            value=error.start,
         ) from error
-
-
-def read_numbers(path: Path, columns: Collection[int]) -> list[tuple[float, ...]]:
-    """Returns the rows of a file of comma-separated numbers, all of the same length.
-
-    Blank lines are allowed at the end only.
-
-    Args:
-        path: File to read.
-        columns: Numbers per line that the format allows.
-
-    Raises:
-        SMCDError: The file is empty, a line is blank or has another number of fields, or a field is not a finite number
-            below 1e9. `argument` is the line, such as `line 2`; `value` is the refused line or field.
-    """
-    lines = read_text(path).rstrip().splitlines()
-    if not lines:
-        raise SMCDError(f"{path}: the file is empty; each line must hold {_any_of(columns)} numbers", path=path)
-    rows: list[tuple[float, ...]] = []
-    for number, line in enumerate(lines, 1):
-        fields = line.split(",")
-        expected = [len(rows[0])] if rows else columns
-        if len(fields) not in expected:
-            raise SMCDError(
-                f"{path}: line {number}: {len(fields)} comma-separated fields in {line.strip()!r}, expected "
-                f"{_any_of(expected)}",
-                argument=f"line {number}",
-                path=path,
-                value=line.strip(),
-            )
-        where = f"{path}: line {number}:"
-        rows.append(tuple(parse_number(field, where, argument=f"line {number}", path=path) for field in fields))
-    return rows
 
 
 def parse_number(text: str, what: str, **fields: Any) -> float:
@@ -118,7 +108,7 @@ def parse_json(text: str, source: str) -> Any:
     except SMCDError:
         raise
     except (ValueError, RecursionError) as error:
-        raise SMCDError(f"{source}: not JSON: {error}", path=source) from error
+        raise SMCDError(f"{source}: not JSON: {str(error)[:200]}", path=source) from error
 
 
 def format_number(value: float) -> str:
@@ -136,7 +126,3 @@ def _unique_keys(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
             f"{source}: key {repeated!r} occurs twice in one object; keep one", argument=repeated, path=source
         )
     return keys
-
-
-def _any_of(numbers: Collection[int]) -> str:
-    return " or ".join(str(number) for number in sorted(numbers))

@@ -47,6 +47,20 @@ def decode(path: Path) -> tuple[UInt8[np.ndarray, "f h w 3"], VideoInfo]:
     return np.stack(pictures), info
 
 
+def first_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the first stored frame of a video in the order of presentation, turned as the video states.
+
+    Raises:
+        SMCDError: The file is not a video, or is damaged before its first frame.
+    """
+    with _reading(path), _opened(path, ignore_editlist="1") as (container, stream):
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise _damaged(path, "frame 0 cannot be decoded")
+            return np.ascontiguousarray(_oriented(_to_rgb(frame, {}), _display_matrix(frame)))
+    raise SMCDError(f"{path}: no frames in the video stream; use another video", path=path)
+
+
 def probe(path: Path) -> VideoInfo:
     """Inspects the first video stream of a file; decodes all of it, so damage anywhere is found.
 

@@ -18,17 +18,47 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.placeholders import check_is_content
+from smcd_jax.media.picture_metadata import JPEG_START, PNG_START, stored_orientation, without_bad_metadata
 
 logger = logging.getLogger(__name__)
 
 # Pillow reads more formats, some by starting other programs (EPS: Ghostscript), which is unsafe for untrusted files.
-PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2")
+PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "HEIF")
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".jp2"),
+    *(".heic", ".heif"),
+)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Matroska and WebM, Ogg, MPEG program streams, Flash.
+_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"OggS", b"\0\0\x01\xba", b"FLV\x01")
+_OTHER_KINDS = {
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop file",
+    b"<svg": "an SVG",
+    b"<?xml": "an SVG or another XML file",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"PK\x03\x04": "an archive",
+}
 
 # Exceptions of Pillow's decoders on damaged files: from its documentation, and found by truncating and changing files.
 _DECODER_ERRORS = (OSError, EOFError, SyntaxError, ValueError, IndexError, RuntimeError, struct.error, zlib.error)
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+# The transposition that makes a picture of each EXIF orientation upright.
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 _ARGUMENT = "picture"  # name of an image or array in messages
 
@@ -40,7 +70,7 @@ def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> 
 
     The EXIF orientation is applied. An embedded colour profile (Adobe RGB, Display P3, CMYK) is converted to sRGB,
     which the reference does not do. Transparency is composited on white. 16-bit values are scaled to 8 bits, not
-    clipped. From an animated file the first frame is read, from a PIL image its current frame.
+    clipped. From an animated file or a video the first frame is read, from a PIL image its current frame.
 
     Args:
         picture: Path, PIL image, or array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] (the fourth channel is opacity):
@@ -104,7 +134,7 @@ def to_uint8(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
 
 def image_to_array(image: Image.Image, source: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """Converts a PIL image of any mode to 8-bit sRGB on white; messages name ``source``, a path or an argument."""
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image, source)
     profile = image.info.get("icc_profile")
     if image.mode in _SIXTEEN_BIT_MODES or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image), source))
@@ -116,10 +146,29 @@ def image_to_array(image: Image.Image, source: str | Path) -> UInt8[np.ndarray, 
     return np.array(colours)
 
 
+def _upright(image: Image.Image, source: str | Path) -> Image.Image:
+    """Returns the image turned and mirrored as its EXIF orientation says, also if other parts of EXIF are broken."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        image.load()  # raises for damaged pixels
+        logger.warning("%s: damaged EXIF data (%s); only the orientation is read", source, error)
+        method = _TRANSPOSE.get(stored_orientation(image.info.get("exif") or b""))
+        return image if method is None else image.transpose(method)
+
+
 def _read_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     try:
         if path.is_dir():
             raise SMCDError(f"{path}: a folder, not a picture; pass the path of one picture", path=path)
+        check_is_content(path)
+        if _is_video(path):
+            from smcd_jax.media.decoder import first_frame
+
+            logger.warning("%s: a video; its first frame is read", path)
+            return first_frame(path)
         with path.open("rb") as file, decoding(path), open_image(file) as image:
             return image_to_array(image, path)
     except OSError as error:
@@ -148,6 +197,8 @@ def decoding(source: str | Path) -> Iterator[None]:
             yield
     except SMCDError:
         raise
+    except _OtherKindError as error:
+        raise _refusal(source, str(error)) from error
     except UnidentifiedImageError as error:
         raise _refusal(source, "not a supported picture; use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -165,8 +216,66 @@ def _refusal(source: str | Path, reason: str, value: Any = None) -> SMCDError:
 
 
 def open_image(file: io.BufferedReader) -> Image.Image:
-    """Opens a picture or animation of one of `PICTURE_FORMATS` with Pillow; call it inside `decoding`."""
+    """Opens a picture or animation of one of `PICTURE_FORMATS` with Pillow; call it inside `decoding`.
+
+    Text, colour profiles and EXIF that are damaged or too large are left out, with a warning.
+    """
+    start = file.read(32)
+    file.seek(0)
+    _check_kind(start)
+    if start.startswith((PNG_START, JPEG_START)):
+        data, left_out = without_bad_metadata(file.read())
+        file = io.BytesIO(data)
+        for part in left_out:
+            warnings.warn(f"{part} is left out", UserWarning, stacklevel=2)
     return Image.open(file, formats=[kind for kind in PICTURE_FORMATS if kind in _formats_of_this_pillow()])
+
+
+def _check_kind(start: bytes) -> None:
+    """Refuses, with a sentence of its own, a kind of file that is often given and not read.
+
+    Raises:
+        _OtherKindError: The first bytes are those of such a file.
+    """
+    brand = start[8:12] if start[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS and not _register_heif():
+        raise _OtherKindError(
+            "HEIC (as iPhones store it), which is not read; save it as JPEG, or pip install pillow-heif"
+        )
+    if brand in (b"avif", b"avis") and "AVIF" not in _formats_of_this_pillow():
+        raise _OtherKindError("AVIF, which this Pillow does not read; save it as JPEG, or pip install 'pillow>=11.3'")
+    if _begins_as_video(start):
+        raise _OtherKindError("a video, not a picture; save one of its frames as a picture")
+    for mark, kind in _OTHER_KINDS.items():
+        if start.startswith(mark):
+            raise _OtherKindError(f"{kind}, which is not read; save it as PNG or JPEG")
+
+
+def _is_video(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _begins_as_video(file.read(32))
+
+
+def _begins_as_video(start: bytes) -> bool:
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in (*_HEIF_BRANDS, b"avif", b"avis")
+    return start.startswith(_VIDEO_STARTS) or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
+
+
+def _register_heif() -> bool:
+    """Whether Pillow reads HEIF files, through the optional library pillow-heif."""
+    if "HEIF" in _formats_of_this_pillow():
+        return True
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+class _OtherKindError(Exception):
+    """A file of a kind that is not read; the message continues a sentence about it."""
 
 
 def _formats_of_this_pillow() -> dict:
@@ -212,10 +321,10 @@ def _to_srgb(image: Image.Image, profile: bytes, source: str | Path) -> Image.Im
     from PIL import ImageCms
 
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "L" and embedded.profile.xcolor_space.strip() == "RGB":
             image = image.convert("RGB")
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError) as error:
+        return ImageCms.profileToProfile(image, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError) as error:
         logger.warning("%s: invalid colour profile (%s); the colours are read as sRGB", source, error)
         return image.convert("RGB")

@@ -1,7 +1,7 @@
 """What a model family provides to `smcd convert`: where its published weights are, and how they are written back.
 
-`smcd_jax.conversion` checks the tables, converts and writes; a family says which tensors, configs and tables belong
-together. Its module is imported when a conversion needs it, so that sampling does not read it.
+`smcd_jax.conversion` checks the tables, converts and writes; a family determines which tensors, configs and tables
+belong together. Its module is imported when a conversion needs it, so that sampling does not read it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import Family
@@ -70,6 +72,29 @@ class TorchFile:
     key: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ReferenceNetwork:
+    """A network of the official PyTorch code, and ours on the same inputs.
+
+    Attributes:
+        component: Component of the model that has its weights.
+        class_name: Name of the class in the official code.
+        arguments: Arguments of its constructor, by name; those that it does not take are left out.
+        method: Method that is called.
+        inputs: Arrays in PyTorch's layout, by the name of the method's argument.
+        rows: Conversion table of the weights.
+        ours: ``params -> output`` of our network, in PyTorch's layout.
+    """
+
+    component: str
+    class_name: str
+    arguments: Mapping[str, Any]
+    method: str
+    inputs: Mapping[str, np.ndarray]
+    rows: list[Row]
+    ours: Callable[[Any], np.ndarray]
+
+
 class FamilyConversion(abc.ABC):
     """Conversion of one family between published files and the model folder.
 
@@ -100,6 +125,11 @@ class FamilyConversion(abc.ABC):
         del config
         return {}
 
+    def reference_networks(self, config: Any) -> list[ReferenceNetwork]:
+        """Returns the networks of the official code that `smcd verify --reference` compares; none by default."""
+        del config
+        return []
+
     def preset_config(self, config: Any, options: Mapping[str, Any]) -> Any:
         """Returns the config of an untrained model, from the config of a preset and the options."""
         del options
@@ -113,7 +143,6 @@ def get_conversion(family: Family) -> FamilyConversion:
         SMCDError: The family has no published layout.
     """
     if not family.conversion:
-        raise SMCDError(
-            f"model family {family.name} has no PyTorch layout to convert", argument="family", value=family.name
-        )
+        message = f"model family {family.name} has no PyTorch layout to convert"
+        raise SMCDError(message, argument="family", value=family.name)
     return importlib.import_module(family.conversion).CONVERSION

@@ -14,14 +14,14 @@ class Flag:
     Attributes:
         name: Name without dashes; also the key in the options of `FamilyConversion`.
         help: Help text.
-        kind: Type of the value: "path", "int", or "switch" for a flag without value.
+        kind: Type of the value: "path", "int", "text", or "switch" for a flag without value.
         metavar: Placeholder of the value in the help text.
         source: Whether the flag names weights to convert; such a flag selects the family.
     """
 
     name: str
     help: str
-    kind: Literal["path", "int", "switch"] = "path"
+    kind: Literal["path", "int", "text", "switch"] = "path"
     metavar: str | None = None
     source: bool = False
 
@@ -37,23 +37,41 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
             "int",
             "N",
         ),
-    )
+    ),
+    "dynamicrafter": (
+        Flag("dynamicrafter", "DynamiCrafter's model.ckpt or a pruned .safetensors", metavar="FILE", source=True),
+        Flag(
+            "variant",
+            "256, 512, 1024 or 512_interp, where the arrays do not tell (512 and 512_interp have the same)",
+            "text",
+        ),
+        Flag("head_width", "channels per attention head (default: 64)", "int", "N"),
+    ),
 }
 
-PRESETS: tuple[str, ...] = ("tiny", "smcd")
+PRESETS: tuple[str, ...] = (
+    "tiny",
+    "smcd",
+    "dynamicrafter_tiny",
+    "dynamicrafter_256",
+    "dynamicrafter_512",
+    "dynamicrafter_1024",
+    "dynamicrafter_512_interp",
+)
 
-EPILOGS: Mapping[str, str] = {
+DETAILS: Mapping[str, str] = {
     "smcd": """\
-examples:
+published weights of SMCD:
   smcd convert --modelscope modelscope-damo-text-to-video --smcd smcd-weights --output models/smcd
   smcd convert --modelscope text-to-video-ms-1.7b --smcd smcd-weights --output models/smcd
-  smcd convert --to_torch models/smcd --output smcd-torch
-  smcd convert --preset tiny --output models/untrained
 
 A ModelScope folder contains configuration.json, text2video_pytorch_model.pth, VQGAN_autoencoder.pth and
 open_clip_pytorch_model.bin; a folder in diffusers' layout contains unet/, vae/ and text_encoder/. An SMCD folder
 contains pytorch_model.bin (UNet), pytorch_model_1.bin (position net) and pytorch_model_2.bin (image encoder or
-ControlNet). Each file may be .safetensors instead. With --smcd the UNet of --modelscope is not read."""
+ControlNet). Each file may be .safetensors instead. With --smcd the UNet of --modelscope is not read.""",
+    "dynamicrafter": """\
+  smcd convert --dynamicrafter dynamicrafter_512_v1/model.ckpt --output models/dynamicrafter_512
+  smcd convert --dynamicrafter dynamicrafter_512_interp_v1/model.ckpt --output models/interp --variant 512_interp""",
 }
 
 

@@ -1,16 +1,18 @@
-"""What models of latent video share: text tower and autoencoder as frozen encoders, and decoding frame by frame."""
+"""Base of latent video models: text tower and autoencoder as frozen encoders, and decoding frame by frame."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from smcd_jax.models.video_model import Inputs, Params, VideoModel
 from smcd_jax.nn.autoencoder_kl import sampled_latents
 from smcd_jax.nn.joined import COLLECTION, joined_weights
 from smcd_jax.nn.networks import Network
+from smcd_jax.tokenizer import Tokenizer
 
 
 class LatentVideoModel(VideoModel):
@@ -31,6 +33,10 @@ class LatentVideoModel(VideoModel):
         pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
         return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
 
+    def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        """Token ids of the null prompt."""
+        return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
+
     def before_steps(self, params: Params) -> Params:
         """The parameters, on GPUs with the joined weights of the UNet."""
         if self.networks["unet"].policy.attention != "cudnn":
@@ -47,3 +53,26 @@ class LatentVideoModel(VideoModel):
 
     def _encode_frames(self, params: Any, frames: Array, keys: PRNGKeyArray) -> Float[Array, "m h w c"]:
         return sampled_latents(self.networks["autoencoder"], params, frames, keys)
+
+    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
+
+    def _padded(self, tracks: Any, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        objects = self.config.max_objects
+        if tracks is None:
+            return np.zeros((frames, objects, 4)), np.zeros((frames, objects))
+        return tracks.pad(objects)
+
+    def _ids(self, tokenizer: Tokenizer, texts: Any) -> Int[np.ndarray, "m l"]:
+        ids = tokenizer.encode(list(texts), length=self.config.text_length)
+        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
+
+    def _cut_texts(self, tokenizer: Tokenizer, texts: tuple[str, ...]) -> tuple[str, ...]:
+        length = self.config.text_length
+        counts = {text: tokenizer.count(text) for text in texts}
+        return tuple(
+            f"the prompt has {count} tokens; the model reads the first {length}: {text[:60]}..."
+            for text, count in counts.items()
+            if count > length
+        )

@@ -33,7 +33,10 @@ class Family:
 
 
 # Families of this package are imported when first used; others call `register_family`.
-_BUILT_IN = {"smcd": "smcd_jax.models.smcd.family"}
+_BUILT_IN = {
+    "smcd": "smcd_jax.models.smcd.family",
+    "dynamicrafter": "smcd_jax.models.dynamicrafter.family",
+}
 _FAMILIES: dict[str, Family] = {}
 
 
@@ -67,9 +70,8 @@ def family_of(config: Any) -> Family:
     for family in _FAMILIES.values():
         if type(config) is family.config_class:
             return family
-    raise SMCDError(
-        f"no model family has configs of class {type(config).__name__}", argument="config", value=type(config).__name__
-    )
+    message = f"no model family has configs of class {type(config).__name__}"
+    raise SMCDError(message, argument="config", value=type(config).__name__)
 
 
 def make_model(config: Any, policy: ComputePolicy | None = None) -> VideoModel:

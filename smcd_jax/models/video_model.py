@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,113 +22,46 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
+from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
+from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
+from smcd_jax.media import resize_picture
+from smcd_jax.models.parts import (
+    Component,
+    Context,
+    FeatureStep,
+    FittedPicture,
+    Inputs,
+    Keep,
+    Losses,
+    Objective,
+    Params,
+    Request,
+    SamplingPlan,
+    Stage,
+    Stats,
+)
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS
+from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.tracks import BoxTracks
 
-Stage = Literal["features", "encode", "denoise", "decode"]
-Params = Mapping[str, Any]  # parameter trees by component
-Inputs = Any  # a NamedTuple of the family: arrays of one batch
-Context = Any  # what `encode` and `precompute` return
-Keep = Mapping[str, Bool[Array, " b"]]  # by switch: True where the condition is seen
-Stats = Mapping[str, Any]  # state that a step returns besides losses, such as running means of batch normalisation
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """A network of a model.
-
-    Attributes:
-        config: Config dataclass of the network.
-        stages: Stages that need its weights. Empty for arrays that are kept for conversion only.
-        copied_from: Component whose arrays it starts from where a model folder has none of its own; empty for none.
-        widened: Paths of convolutions that may start from fewer input channels, the new ones at zero.
-    """
-
-    config: Any
-    stages: tuple[Stage, ...]
-    copied_from: str = ""
-    widened: tuple[str, ...] = ()
-
-
-class FeatureStep(NamedTuple):
-    """One output of a frozen encoder, computed item by item: a frame, a text.
-
-    Attributes:
-        name: Name of the feature.
-        source: Name of the raw array it is computed from.
-        component: Component that computes it.
-        item_axes: Number of trailing axes of the raw array that make one item; the axes before them are kept.
-        apply: ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
-        shape: Shape of one item's output at the size of the config.
-        random: Whether ``apply`` needs keys.
-    """
-
-    name: str
-    source: str
-    component: str
-    item_axes: int
-    apply: Callable[[Any, Array, PRNGKeyArray | None], Array]
-    shape: tuple[int, ...]
-    random: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A checked batch of b examples to sample.
-
-    Attributes:
-        pictures: Pictures, resized to the size of the video.
-        prompts: Prompt of each example.
-        negative_prompts: Negative prompt of each example; None where there is none.
-        tracks: Box tracks of each example, with as many frames as the video; None where there are none.
-        num_frames: Number of frames.
-        seeds: Seed of each example.
-    """
-
-    pictures: UInt8[np.ndarray, "b h w 3"]
-    prompts: tuple[str, ...]
-    negative_prompts: tuple[str | None, ...]
-    tracks: tuple[BoxTracks | None, ...]
-    num_frames: int
-    seeds: tuple[int, ...]
-
-
-class SamplingPlan(NamedTuple):
-    """What a request amounts to for a family.
-
-    Attributes:
-        raw: Host arrays by name, leading axis b: sources of the feature steps, and what `inputs` takes as it is.
-        latent_shape: Shape of one example's latents.
-        notes: Remarks for the user, one line each.
-    """
-
-    raw: Mapping[str, np.ndarray]
-    latent_shape: tuple[int, ...]
-    notes: tuple[str, ...] = ()
-
-
-class Losses(NamedTuple):
-    """Loss of each example, and the timestep bucket that it is logged under (0 is nearly clean)."""
-
-    loss: Float[Array, " b"]
-    timestep_bucket: Int[Array, " b"]
-
-
-class Objective(NamedTuple):
-    """A training objective of a family's own, besides the denoising loss.
-
-    Attributes:
-        components: Components that it runs.
-        losses: ``(params, stats, batch, key, *, weights) -> (Losses, stats)``, pure; ``weights`` are the run's loss
-            weights.
-    """
-
-    components: tuple[str, ...]
-    losses: Callable[..., tuple[Losses, Stats]]
+__all__ = [  # what a family needs
+    "Component",
+    "Context",
+    "FeatureStep",
+    "FittedPicture",
+    "Inputs",
+    "Keep",
+    "Losses",
+    "Objective",
+    "Params",
+    "Request",
+    "SamplingPlan",
+    "Stage",
+    "Stats",
+    "VideoModel",
+]
 
 
 class VideoModel(abc.ABC):
@@ -145,8 +78,13 @@ class VideoModel(abc.ABC):
         objectives: Training objectives by name, besides "denoise".
         target: Name of the feature that is denoised, ``[b, f, h, w, c]``.
         null_prompt: Text that stands for no prompt.
-        required: Arguments of a request that must be given.
-        own_options: Sampling options that not every family has, besides the scales of the conditions.
+        required: Arguments of a request that must be given: "image", and of "prompt" and "tracks" those that apply.
+            A prompt that is neither required nor given is ``null_prompt``.
+        takes_tracks: Whether the model reads box tracks.
+        own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
+            with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
+        sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
+            conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
 
     components: Mapping[str, Component]
@@ -158,7 +96,16 @@ class VideoModel(abc.ABC):
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
-    own_options: ClassVar[tuple[str, ...]] = ()
+    takes_tracks: bool = True
+    own_options: Mapping[str, tuple[str, ...]] = {}
+    sampling_defaults: Mapping[str, Any] = {
+        "num_inference_steps": 50,
+        "guidance_rescale": 0.0,
+        "scheduler": "ddim",
+        "timestep_spacing": "leading",
+        "eta": 0.0,
+        "decode_chunk_size": 8,
+    }
 
     @property
     def switches(self) -> tuple[str, ...]:
@@ -217,9 +164,21 @@ class VideoModel(abc.ABC):
                 shapes[step.name] = jax.ShapeDtypeStruct((*axes, *step.shape), jnp.float32)
         return shapes
 
+    def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        """Raw arrays of what a dropped condition becomes, leading axis 1, such as the null prompt's token ids.
+
+        Training adds them, or their features from a cache, to every batch.
+        """
+        del tokenizer
+        return {}
+
+    def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
+        """The picture at the size of the resolved options; by default its aspect ratio changes."""
+        return FittedPicture(resize_picture(picture, height=options.height, width=options.width))
+
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """What a request amounts to, computed on the host before any weights are loaded.
+        """The plan of a request, computed on the host before any weights are loaded.
 
         Raises:
             SMCDError: The request does not fit the model.
@@ -227,7 +186,7 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """The conditions of a batch, from its features and the arrays beside them.
+        """The conditions of a batch, from its features and its other arrays.
 
         Args:
             features: Result of `features`, or arrays from a cache.
@@ -244,7 +203,7 @@ class VideoModel(abc.ABC):
         """Tokens of the trained conditioners, for the frames of one window (None: all frames)."""
 
     def precompute(self, params: Params, context: Context) -> Context:
-        """What stays the same at every step, such as keys and values of attention, for `denoise`."""
+        """Values that are the same at every step, such as keys and values of attention, for `denoise`."""
         del params
         return context
 
@@ -275,7 +234,7 @@ class VideoModel(abc.ABC):
         """
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"], inputs: Inputs) -> Any:
-        """What `render` turns into frames: latents as they are, or for families with motion fields a motion."""
+        """The input of `render`: latents as they are, or for families with motion fields a motion."""
         del params, inputs
         return latents
 
@@ -292,25 +251,65 @@ class VideoModel(abc.ABC):
             frames: Indices of the frames to render.
         """
 
-    def guidance(self, options: Mapping[str, Any]) -> Guidance:
-        """The guidance of sampling options, by name; an option that is missing or None takes its default.
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """The options with the model's own value in place of each None.
 
         Raises:
-            SMCDError: A guidance option that the model does not have, or a scale that is not finite.
+            SMCDError: An option or a mode that the model does not have.
         """
-        own = {*(condition.option for condition in self.conditions), *self.own_options}
+        values = {name: value for name, value in options.as_dict().items() if value is not None}
+        own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
         for name in FAMILY_OPTIONS:
-            if options.get(name) and name not in own:
-                raise SMCDError(
-                    f"{name} is not an option of this model; it has {', '.join(sorted(own))}",
-                    argument=name,
-                    value=options[name],
-                )
-        return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
+            if name not in values or values[name] is False:
+                continue
+            if name not in own:
+                message = f"{name} is not an option of this model; it has {', '.join(sorted(own))}"
+                raise SMCDError(message, argument=name, value=values[name])
+            if own[name]:
+                values[name] = own[name][0] if values[name] is True else values[name]
+                one_of(*own[name])(name, values[name])
+        defaults = {
+            **self.sampling_defaults,
+            **{name: getattr(self.config, name) for name in ("height", "width")},
+            "num_frames": self.config.frames,
+            "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
+        }
+        if values.get("scheduler", defaults["scheduler"]) != "ddim":
+            defaults["eta"] = 0.0  # only ddim adds noise
+        scales = {part.name: values.get(part.option) for part in self.conditions}
+        return SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)})
 
-    def resolved_scales(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """The guidance scale of each condition, by option name, with the model's defaults filled in."""
-        return resolve_scales(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
+    def solver_table(self, options: SamplingOptions) -> SolverTable:
+        """The sampler's coefficients for resolved options.
+
+        Raises:
+            SMCDError: The sampler cannot be made with these options.
+        """
+        schedule = self.schedule
+        if options.rescale_zero_terminal_snr != schedule.rescale_zero_terminal_snr:
+            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=options.rescale_zero_terminal_snr)
+        return make_solver_table(
+            schedule,
+            sampler=options.scheduler,
+            num_steps=options.num_inference_steps,
+            spacing=options.timestep_spacing,
+            eta=options.eta,
+            undo_dynamic_rescale=bool(options.undo_rescale),
+        )
+
+    def x0_transform(self, options: SamplingOptions) -> X0Transform | None:
+        """The transform of the predicted clean latents at each step (`smcd_jax.diffusion.sampling.sample`), or None.
+
+        Args:
+            options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
+                value: a function of a module, or a frozen dataclass with ``__call__``.
+        """
+        del options
+        return None
+
+    def guidance(self, options: Mapping[str, Any]) -> Guidance:
+        """The guidance of sampling options, by name; an option that is missing or None takes its default."""
+        return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]
@@ -339,14 +338,8 @@ class VideoModel(abc.ABC):
         """
         for switch, rate in rates.items():
             if switch not in self.switches:
-                raise SMCDError(
-                    f"condition_dropout: unknown condition {switch!r}; known are {', '.join(self.switches)}",
-                    argument="condition_dropout",
-                    value=switch,
-                )
+                message = f"condition_dropout: unknown condition {switch!r}; known are {', '.join(self.switches)}"
+                raise SMCDError(message, argument="condition_dropout", value=switch)
             if not 0 <= rate <= 1:
-                raise SMCDError(
-                    f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}",
-                    argument=f"condition_dropout.{switch}",
-                    value=rate,
-                )
+                message = f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}"
+                raise SMCDError(message, argument=f"condition_dropout.{switch}", value=rate)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.attention import Implementation
+from smcd_jax.runtime.devices import require_devices
 
 Reduction = Literal["sum", "dot", "moments"]
 
@@ -37,9 +38,11 @@ class ComputePolicy:
         """bfloat16 on accelerators and float32 on CPU, or the given dtype.
 
         Raises:
-            SMCDError: ``dtype`` is neither "float32" nor "bfloat16".
+            SMCDError: ``dtype`` is neither "float32" nor "bfloat16", or JAX finds no device.
         """
-        platform = platform or jax.default_backend()
+        if platform is None:
+            require_devices()
+            platform = jax.default_backend()
         if dtype not in (None, "", "float32", "bfloat16"):
             raise SMCDError(f"dtype must be float32 or bfloat16, got {dtype!r}", argument="dtype", value=dtype)
         chosen = jnp.dtype(dtype or ("float32" if platform == "cpu" else "bfloat16"))

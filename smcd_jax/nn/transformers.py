@@ -103,18 +103,28 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame and to the conditions; added to its input."""
+    """Attention among the pixels of each frame and to the conditions; added to its input.
+
+    Attributes:
+        channels: Channels of the input.
+        heads: Attention heads.
+        policy: Compute policy.
+        parts: Parts that differ between families.
+        width: Width of the tokens; 0 for ``channels``.
+    """
 
     channels: int
     heads: int
     policy: ComputePolicy
     parts: SpatialParts = TEXT_ONLY
+    width: int = 0
 
     def setup(self) -> None:
         """GroupNorm (eps 1e-6), Linear in, the block, Linear out (zero at the start)."""
         self.norm = group_norm(self.policy, epsilon=1e-6)
-        self.proj_in = dense(self.channels, self.policy)
-        self.block = TransformerBlock(self.channels, self.heads, self.policy, self.parts)
+        width = self.width or self.channels
+        self.proj_in = dense(width, self.policy)
+        self.block = TransformerBlock(width, self.heads, self.policy, self.parts)
         self.proj_out = dense(self.channels, self.policy, zero=True)
 
     def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from smcd_jax.diffusion.samplers import SamplerState, initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import SamplerState, initial_state
 from smcd_jax.diffusion.sampling import on_device, sample
-from smcd_jax.errors import SMCDError
 from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.registry import make_model, presets
 from smcd_jax.models.video_model import VideoModel
@@ -31,17 +30,52 @@ from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.kernel_profile import ProfileSummary, fusion_kinds, read_kernels, summarize
 from smcd_jax.runtime.memory import peak_memory_bytes
 from smcd_jax.runtime.topology import Topology
+from smcd_jax.sampling_options import SamplingOptions, refuse, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingBenchmark:
+    """What `measure_sampling` measures.
+
+    Attributes:
+        preset: Name of the preset.
+        dtype: Compute dtype, as for the pipeline.
+        batch: Number of videos per call.
+        num_inference_steps: Number of steps; None for the model's own.
+        guidance_scale: Guidance scale of the prompt; 1 is one branch, None the model's own.
+        steps_timed: Number of single steps measured, after one that warms up.
+        whole_clip: Whether all steps are also run in one call.
+        decode: Whether decoding is timed too.
+        profile_steps: Number of steps to profile; 0 for no profile.
+
+    Raises:
+        SMCDError: A number is out of range.
+    """
+
+    preset: str = "tiny"
+    dtype: str | None = None
+    batch: int = 1
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    steps_timed: int = 3
+    whole_clip: bool = False
+    decode: bool = True
+    profile_steps: int = 0
+
+    def __post_init__(self):
+        for name, least in {"batch": 1, "steps_timed": 1, "profile_steps": 0}.items():
+            whole(least)(name, getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingMeasures:
-    """Figures of one run; in seconds unless the name says otherwise.
+    """Figures of one run; in seconds unless the name has another unit.
 
     Attributes:
-        clip_loop_seconds: All steps of ``batch`` clips, run as one call; None where it was not measured.
+        clip_loop_seconds: Duration of all steps of ``batch`` videos in one call; None if it was not measured.
         finite: Whether the latents after that call are finite.
         program_bytes: Device memory of the compiled program: arguments, outputs and temporaries.
-        profile: Reduction of a profile as JSON values; None where none was recorded.
+        profile: Summary of a profile as JSON values; None if no profile was recorded.
     """
 
     preset: str
@@ -66,23 +100,23 @@ class SamplingMeasures:
 
     @property
     def clip_seconds(self) -> float:
-        """Denoising of one clip: measured, or else the fastest step times the number of steps."""
+        """Denoising time of one video: measured, or estimated from the fastest step."""
         loop = self.clip_loop_seconds
         return (self.step_seconds * self.num_inference_steps if loop is None else loop) / self.batch
 
     @property
     def tflop_per_second(self) -> float:
-        """Rate of the fastest step."""
+        """Arithmetic rate of the fastest step."""
         return self.tflop_per_step / self.step_seconds
 
     @property
     def share_of_matmul(self) -> float:
-        """That rate as a share of the device's own on a large matrix product."""
+        """Arithmetic rate as a share of that of a large matrix product."""
         return self.tflop_per_second / self.matmul_tflop_per_second
 
     @property
     def clip_share_of_matmul(self) -> float:
-        """The same share for all steps of a clip."""
+        """The same share for all steps of a video."""
         rate = self.tflop_per_step * self.num_inference_steps / (self.clip_seconds * self.batch)
         return rate / self.matmul_tflop_per_second
 
@@ -100,11 +134,13 @@ class SamplingProgram:
         function: Runs the steps from ``start`` up to ``stop``.
         args: All arguments of ``function`` but the last two.
         branches: Number of guidance branches.
+        num_steps: Number of steps of a video.
     """
 
     function: Callable[..., SamplerState]
     args: tuple[Any, ...]
     branches: int
+    num_steps: int
 
     def steps(self, start: int, stop: int) -> tuple[Any, ...]:
         """The arguments that run steps ``start`` to ``stop``."""
@@ -116,22 +152,24 @@ def sampling_program(
     policy: ComputePolicy,
     *,
     batch: int = 1,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     abstract: bool = False,
 ) -> SamplingProgram:
     """The program that `measure_sampling` measures, with random weights, conditions and noise.
 
     Args:
-        preset: Name of the preset, "tiny" or "smcd".
+        preset: Name of the preset.
         policy: Dtypes and kernels.
         batch: Number of videos.
-        num_inference_steps: Number of DDIM steps of a clip.
-        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
-        abstract: Whether weights, conditions and noise are shapes alone, for compiling where the device is absent.
+        num_inference_steps: See `SamplingBenchmark`.
+        guidance_scale: See `SamplingBenchmark`.
+        abstract: Whether weights, conditions and noise are only shapes, for compiling where the device is absent.
     """
     model = make_model(presets()[preset], policy)
-    guidance = model.guidance({"guidance_scale": guidance_scale})
+    options = SamplingOptions(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    options = model.resolve(options)
+    guidance = model.guidance(options.as_dict())
     shapes = {name: abstract_params(part.config, policy) for name, part in model.components.items()}
     features = _feature_shapes(model, batch)
 
@@ -148,17 +186,20 @@ def sampling_program(
         params = {name: random_params(config, policy) for name, config in denoisers.items()}
         context = random_like(context)
         state = initial_state(random_like(latents))
-    table = on_device(make_solver_table(model.schedule, sampler="ddim", num_steps=num_inference_steps))
+    solver_table = model.solver_table(options)
+    table = on_device(solver_table)
     weights, keys = jnp.asarray(guidance.weights, jnp.float32), jax.random.split(jax.random.key(0), batch)
 
     def run(
         params: Any, state: Any, context: Any, table: Any, weights: Any, keys: Any, start: Any, stop: Any
     ) -> SamplerState:
         predict = branch_outputs(model, params, context, len(guidance.branches))
-        return sample(predict, state, table=table, weights=weights, keys=keys, start=start, stop=stop)
+        settings = {"table": table, "weights": weights, "keys": keys, "guidance_rescale": options.guidance_rescale}
+        return sample(predict, state, start=start, stop=stop, **settings)
 
     # Jitted here, so that compiling the program and counting its operations share one trace.
-    return SamplingProgram(jax.jit(run), (params, state, context, table, weights, keys), len(guidance.branches))
+    args = (params, state, context, table, weights, keys)
+    return SamplingProgram(jax.jit(run), args, len(guidance.branches), solver_table.num_steps)
 
 
 def compile_sampling(
@@ -182,94 +223,73 @@ def compile_sampling(
 
 
 def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the features of a batch to sample, the null prompt's included."""
+    """Shapes of the features of a batch to sample, those of dropped conditions included."""
     shapes = model.feature_shapes(batch, model.config.frames)
-    null = [step for step in model.feature_steps if step.source == "null_ids"]
-    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in null}
+    others = [step for step in model.feature_steps if step.name not in shapes]
+    return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in others}
 
 
 def measure_sampling(
-    preset: str,
+    settings: SamplingBenchmark,
     *,
-    dtype: str | None = None,
-    batch: int = 1,
-    num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
-    steps_timed: int = 3,
-    whole_clip: bool = False,
-    decode: bool = True,
-    profile_steps: int = 0,
-    report: Callable[[SamplingMeasures], object] = lambda _: None,
-    say: Callable[[str], object] = lambda _: None,
+    on_measured: Callable[[SamplingMeasures], object] = lambda _: None,
+    on_stage: Callable[[str], object] = lambda _: None,
 ) -> SamplingMeasures:
-    """Times a large matrix product and the denoising program, then what else is asked for.
+    """Times a large matrix product, the denoising program and the parts that the settings name.
 
     Args:
-        preset: Name of the preset, "tiny" or "smcd".
-        dtype: Dtype as for the pipeline.
-        batch: Number of videos at once.
-        num_inference_steps: Number of steps of a clip.
-        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
-        steps_timed: Number of single steps measured after one that warms up.
-        whole_clip: Whether to run all steps of a clip in one call too.
-        decode: Whether to time the autoencoder too.
-        profile_steps: Number of steps to profile; 0 records no profile.
-        report: Callback for the figures so far, called after each part.
-        say: Callback for progress, called with one line of text.
+        settings: What is measured.
+        on_measured: Function called with the figures so far after each part.
+        on_stage: Function called with one line of text before each part.
 
     Raises:
-        SMCDError: A number is out of range.
+        SMCDError: The preset is unknown, or ``profile_steps`` is more than the number of steps.
     """
-    _check(batch=batch, steps_timed=steps_timed, profile_steps=profile_steps, num_inference_steps=num_inference_steps)
     enable_compile_cache()
-    policy = ComputePolicy.for_device(dtype)
-    say("timing a matrix product")
+    policy = ComputePolicy.for_device(settings.dtype)
+    on_stage("timing a matrix product")
     matmul = measured_flops(policy.compute, precision=policy.precision)
-    say(f"making random weights of {preset} in {jnp.dtype(policy.params).name}")
-    sizes = {"batch": batch, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    sampling = sampling_program(preset, policy, **sizes)
+    on_stage(f"making random weights of {settings.preset} in {jnp.dtype(policy.params).name}")
+    sampling = sampling_program(
+        settings.preset,
+        policy,
+        batch=settings.batch,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+    )
+    if settings.profile_steps > sampling.num_steps:
+        refuse("profile_steps", settings.profile_steps, f"be at most the number of steps ({sampling.num_steps})")
     program = Compiled(sampling.function)
-    say(f"compiling the denoising program and timing {steps_timed} steps")
+    on_stage(f"compiling the denoising program and timing {settings.steps_timed} steps")
     measures = SamplingMeasures(
-        preset=preset,
+        preset=settings.preset,
         dtype=jnp.dtype(policy.compute).name,
-        batch=batch,
+        batch=settings.batch,
         branches=sampling.branches,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(sampling.args[0])),
-        num_inference_steps=num_inference_steps,
-        steps_timed=steps_timed,
+        num_inference_steps=sampling.num_steps,
+        steps_timed=settings.steps_timed,
         matmul_tflop_per_second=matmul / 1e12,
         device=device_summary(),
-        **_step_measures(sampling, program, steps_timed),
+        **_step_measures(sampling, program, settings.steps_timed),
     )
-    report(measures)
-    if whole_clip:
-        say(f"timing {num_inference_steps} steps in one call")
-        found = _clip_measures(lambda: program(*sampling.steps(0, num_inference_steps)))
-        measures = dataclasses.replace(measures, **found)
-        report(measures)
-    if profile_steps:
-        say(f"recording a profile of {profile_steps} steps")
-        summary = _profiled(program, sampling.steps(0, profile_steps), profile_steps)
-        measures = dataclasses.replace(measures, profile=summary.as_dict())
-        report(measures)
-    if decode:
-        say("timing the autoencoder")
-        measures = dataclasses.replace(measures, decode_seconds=_decode_seconds(preset, policy))
-        report(measures)
+
+    def measured(values: dict[str, Any]) -> None:
+        nonlocal measures
+        measures = dataclasses.replace(measures, **values)
+        on_measured(measures)
+
+    measured({})
+    if settings.whole_clip:
+        on_stage(f"timing {sampling.num_steps} steps in one call")
+        measured(_clip_measures(lambda: program(*sampling.steps(0, sampling.num_steps))))
+    if steps := settings.profile_steps:
+        on_stage(f"recording a profile of {steps} steps")
+        measured({"profile": _profiled(program, sampling.steps(0, steps), steps).as_dict()})
+    if settings.decode:
+        on_stage("timing the decoder")
+        measured({"decode_seconds": _decode_seconds(settings.preset, policy)})
     return measures
-
-
-def _check(*, batch: int, steps_timed: int, profile_steps: int, num_inference_steps: int) -> None:
-    for name, value in {"batch": batch, "steps_timed": steps_timed}.items():
-        if value < 1:
-            raise SMCDError(f"{name} must be at least 1, got {value}", argument=name, value=value)
-    if not 0 <= profile_steps <= num_inference_steps:
-        raise SMCDError(
-            f"profile_steps must be in 0..num_inference_steps ({num_inference_steps}), got {profile_steps}",
-            argument="profile_steps",
-            value=profile_steps,
-        )
 
 
 def _step_measures(sampling: SamplingProgram, program: Compiled, steps_timed: int) -> dict[str, Any]:

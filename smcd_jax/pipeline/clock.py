@@ -1,4 +1,4 @@
-"""Seconds of the stages of a run, with loading and compiling shown apart from the work itself."""
+"""Seconds of the stages of a run, with loading and compiling counted separately."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 
 class Clock:
-    """Counts the time of stages, less what was spent aside in them.
+    """Measures stages without the time that is spent loading and compiling in them.
 
     Args:
-        aside: (load, compile) seconds so far; what they grow by during a stage is not the stage's.
+        aside: Function that returns the seconds spent loading and compiling so far.
     """
 
     def __init__(self, aside: Callable[[], tuple[float, float]]):
@@ -20,7 +20,7 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the time of a ``with`` block towards that stage."""
+        """Adds the time of a ``with`` block to a stage."""
         start = self._now()
         try:
             yield
@@ -28,7 +28,7 @@ class Clock:
             self._stages[name] = self._stages.get(name, 0.0) + self._now() - start
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each stage so far, and of load and compile."""
+        """Seconds of load, of compile and of each stage so far."""
         load, compiled = (after - before for after, before in zip(self._aside(), self._begin, strict=True))
         return {"load": load, "compile": compiled, **self._stages}
 

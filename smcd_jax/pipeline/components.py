@@ -1,4 +1,4 @@
-"""A model's weights and programs at work: read when first needed, compiled once for each shape."""
+"""Weights and compiled programs of a model: read when first needed, compiled once per shape."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.low_rank import Adapter, add_low_rank
+from smcd_jax.nn.networks import flatten, unflatten
 from smcd_jax.runtime.compilation import Compiled
 from smcd_jax.runtime.memory import trim_malloc
 from smcd_jax.runtime.progress import Progress
@@ -21,8 +23,21 @@ class Components:
         progress: Progress reporting of loading and compiling.
     """
 
-    def __init__(self, folder: ModelFolder, policy: ComputePolicy, *, verify: bool, keep_loaded: bool):
-        """With ``keep_loaded=False``, `release` frees the weights that it names; otherwise they stay in memory."""
+    def __init__(
+        self,
+        folder: ModelFolder,
+        policy: ComputePolicy,
+        *,
+        verify: bool,
+        keep_loaded: bool,
+        adapter: Adapter | None = None,
+        adapter_scale: float = 1.0,
+    ):
+        """With ``keep_loaded=False``, `release` frees the weights that it names; otherwise they stay in memory.
+
+        An adapter is added to the weights when they are read, at its scale.
+        """
+        self._adapter, self._adapter_scale = adapter, adapter_scale
         self.programs: dict[Any, Compiled] = {}
         self.progress = Progress()
         self._folder, self._policy = folder, policy
@@ -44,7 +59,13 @@ class Components:
         if name not in self._params:
             start = time.perf_counter()
             with self.progress.stage(f"load {name}"):
-                self._params[name] = self._folder.params(name, dtype=self._policy.params, verify=self._verify)
+                params = self._folder.params(name, dtype=self._policy.params, verify=self._verify)
+                if self._adapter is not None:
+                    leaves = add_low_rank(
+                        flatten(params), self._adapter.leaves, scale=self._adapter_scale, prefix=f"{name}/"
+                    )
+                    params = unflatten(leaves)
+                self._params[name] = params
             self._load_seconds += time.perf_counter() - start
         return self._params[name]
 

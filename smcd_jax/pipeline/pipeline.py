@@ -11,9 +11,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from smcd_jax.diffusion.guidance import Guidance
-from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
@@ -22,6 +23,8 @@ from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.low_rank import adapter_digest, check_adapter, load_adapter
+from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
@@ -46,7 +49,7 @@ class VideoOutput:
     Attributes:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
-        latents: Scaled latents, whatever the output type.
+        latents: Scaled latents of the frames, whatever the output type.
         request: The checked inputs.
         notes: Remarks about the inputs, one line each.
         seconds: Seconds spent in load, compile, encode, denoise and decode.
@@ -74,17 +77,39 @@ class VideoPipeline:
         components: Weights and compiled programs.
     """
 
-    def __init__(self, folder: ModelFolder, *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True):
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        dtype: str | None = None,
+        verify: bool = True,
+        keep_loaded: bool = True,
+        adapter: str | os.PathLike[str] | None = None,
+        adapter_scale: float = 1.0,
+    ):
         self.folder, self.config = folder, folder.config
+        self.adapter = None if adapter is None else load_adapter(adapter)
+        self.adapter_scale = adapter_scale
+        if self.adapter is not None:
+            parts = folder.config.components()
+            check_adapter(self.adapter, tuple(parts), lambda name: flatten(abstract_params(parts[name])), path=adapter)
         self.policy = ComputePolicy.for_device(dtype)
         self.model = make_model(folder.config, self.policy)
         self.tokenizer = folder.tokenizer()
-        self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded)
+        low_rank = {"adapter": self.adapter, "adapter_scale": adapter_scale}
+        self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded, **low_rank)
         enable_compile_cache()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, dtype: str | None = None, verify: bool = True, keep_loaded: bool = True
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        verify: bool = True,
+        keep_loaded: bool = True,
+        adapter: str | os.PathLike[str] | None = None,
+        adapter_scale: float = 1.0,
     ) -> VideoPipeline:
         """Opens a model folder.
 
@@ -93,11 +118,15 @@ class VideoPipeline:
             dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
             verify: Whether to compare every array with its checksum while reading.
             keep_loaded: Whether components stay in memory between uses and calls.
+            adapter: Low-rank adapter that is added to the weights, a file written by ``smcd export --adapter``.
+            adapter_scale: Factor of the adapter's updates.
 
         Raises:
-            SMCDError: There is no model folder at ``path``, or this release cannot read it.
+            SMCDError: There is no model folder at ``path``, this release cannot read it, or the adapter is of another
+                model.
         """
-        return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded)
+        low_rank = {"adapter": adapter, "adapter_scale": adapter_scale}
+        return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded, **low_rank)
 
     def __call__(
         self,
@@ -119,27 +148,29 @@ class VideoPipeline:
             image: First frame: a path, PIL picture or array, or a list of them for a batch.
             prompt: Description of what happens; by default the prompt of the tracks.
             tracks: `BoxTracks`, a path in any format that `smcd_jax.tracks.load_tracks` reads, or a list of them.
-            options: Sampling options; by default `SamplingOptions()`.
+            options: Sampling options; by default the model's own.
             guidance: Guidance branches and weights, in place of the guidance scales.
             output_type: "np", "uint8", "pil" or "latent".
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
                 may return a dict with other latents.
             before_decode: Function called with the final latents, so that they can be kept if decoding fails.
             progress: True for progress bars, or a `smcd_jax.runtime.progress.Progress`.
-            **overrides: Fields of `SamplingOptions`, in place of those in ``options``.
+            **overrides: Fields of `SamplingOptions`, such as ``seed`` or ``loop``, in place of those in ``options``.
 
         Raises:
             SMCDError: An argument is wrong, weights are damaged, or the sample is not finite.
         """
         if output_type not in ("np", "uint8", "pil", "latent"):
             refuse("output_type", output_type, "be np, uint8, pil or latent")
-        options = (options or SamplingOptions()).updated(overrides)
         self.components.progress = _progress(progress)
+        options = (options or SamplingOptions()).updated(overrides)
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
+        options = request.options
         plan = self.model.plan(request, self.tokenizer)
-        for note in plan.notes:
+        notes = (*request.notes, *plan.notes)
+        for note in notes:
             logger.warning("%s", note)
-        table = self.solver_table(options)
+        table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
 
         clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
@@ -158,9 +189,11 @@ class VideoPipeline:
                 seeds=request.seeds,
                 table=table,
                 guidance=guidance,
-                guidance_rescale=options.guidance_rescale,
+                options=options,
                 callback=callback_on_step_end,
             )
+        if plan.keep_frames is not None:
+            latents = latents[:, list(plan.keep_frames)]
         del params, context
         self.components.release(*denoisers)
         if before_decode is not None:
@@ -171,25 +204,12 @@ class VideoPipeline:
                 frames = self.decode(
                     latents, inputs, chunk_size=options.decode_chunk_size, progress=self.components.progress
                 )
+            if options.replace_first_frame:
+                frames, note = replace_first_frame(frames, request.pictures)
+                logger.warning("%s", note)
+                notes = (*notes, note)
             frames = _as_output(frames, output_type)
-        return VideoOutput(frames, latents, request, plan.notes, clock.seconds())
-
-    def solver_table(self, options: SamplingOptions) -> SolverTable:
-        """The sampler's coefficients for these options.
-
-        Raises:
-            SMCDError: The sampler cannot be made with these options.
-        """
-        schedule = self.model.schedule
-        if options.rescale_zero_terminal_snr:
-            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=True)
-        return make_solver_table(
-            schedule,
-            sampler=options.scheduler,
-            num_steps=options.num_inference_steps,
-            spacing=options.timestep_spacing,
-            eta=options.eta,
-        )
+        return VideoOutput(frames, latents, request, notes, clock.seconds())
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """The conditions of a request, from the frozen encoders."""
@@ -205,6 +225,13 @@ class VideoPipeline:
         context = program(self.components.params_of(names), inputs)
         self.components.release(*names)
         return context
+
+    @property
+    def adapter_description(self) -> dict[str, Any]:
+        """The adapter for the description of a video; empty without one."""
+        if self.adapter is None:
+            return {}
+        return {"adapter": {"sha256": adapter_digest(self.adapter), "scale": self.adapter_scale}}
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage shows before the first sample."""
@@ -250,19 +277,20 @@ class VideoPipeline:
         seeds: Sequence[int],
         table: SolverTable,
         guidance: Guidance,
-        guidance_rescale: float,
+        options: SamplingOptions,
         callback: StepCallback | None,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
         settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
-        branches = len(guidance.branches)
+        branches, transform = len(guidance.branches), self.model.x0_transform(options)
+        fixed = {"guidance_rescale": options.guidance_rescale, "x0_transform": transform}
 
         def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
             predict = branch_outputs(self.model, params, context, branches)
-            return sample(predict, state, start=start, stop=stop, guidance_rescale=guidance_rescale, **settings)
+            return sample(predict, state, start=start, stop=stop, **fixed, **settings)
 
-        program = self.components.program(("denoise", branches, guidance_rescale), steps)
+        program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
         size = 1 if callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
@@ -289,6 +317,17 @@ class VideoPipeline:
     def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
         changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
+
+
+def replace_first_frame(
+    videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
+) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
+    """The videos with the pictures in place of their first frames, and a note on the jump that this makes."""
+    videos = videos.copy()
+    videos[:, 0] = np.rint(pictures)
+    steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))
+    note = f"from the picture to the second frame, pixels change by {steps[0]:.1f} of 255 on average"
+    return videos, f"{note}; between later frames by {steps[1:].mean():.1f}" if len(steps) > 1 else note
 
 
 def _progress(progress: bool | Progress) -> Progress:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import LARGEST_SIDE, read_picture, resize_picture
+from smcd_jax.media import LARGEST_SIDE, read_picture
 from smcd_jax.models.video_model import Request, VideoModel
 from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tracks import BoxTracks, load_tracks
@@ -23,48 +23,55 @@ def make_request(
     Raises:
         SMCDError: An argument is missing, does not fit the others, or does not fit the model.
     """
-    config = model.config
-    height, width = options.height or config.height, options.width or config.width
-    frames = options.num_frames or config.frames
-    _check_size(config.size_multiple, height=height, width=width)
+    options = model.resolve(options)
+    height, width, frames = options.height, options.width, options.num_frames
+    _check_size(model.config.size_multiple, height=height, width=width)
     if image is None:
         raise SMCDError("no image; pass the picture to animate with --image FILE", argument="image")
     if tracks is None and "tracks" in model.required:
-        raise SMCDError(
-            "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'",
-            argument="tracks",
-        )
-    given = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
-    given["negative_prompt"] = _listed(options.negative_prompt)
-    count = max(map(len, given.values()))
-    for name, items in given.items():
+        message = "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'"
+        raise SMCDError(message, argument="tracks")
+    if tracks is not None and not model.takes_tracks:
+        raise SMCDError("this model reads no tracks; leave out --tracks and --track", argument="tracks")
+    arguments = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
+    arguments |= {"negative_prompt": _listed(options.negative_prompt), "end_image": _listed(options.end_image)}
+    count = max(map(len, arguments.values()))
+    for name, items in arguments.items():
         if len(items) not in (1, count):
             refuse(name, len(items), f"have 1 entry, or {count} for a batch of {count}")
 
     def repeated(items: Sequence[Any]) -> list[Any]:
         return list(items) * (count // len(items))
 
-    read = [read_picture(item) for item in given["image"]]
-    pictures = [resize_picture(picture, height=height, width=width) for picture in read]
+    read = [read_picture(item) for item in arguments["image"]]
+    fitted = [model.fit_picture(picture, options) for picture in read]
+    ends = None
+    if options.end_image is not None:
+        ends = repeated([model.fit_picture(read_picture(item), options) for item in arguments["end_image"]])
     sizes = [picture.shape[1::-1] for picture in repeated(read)]
     loaded = [
-        _load_tracks(item, frames, image_size=size) for item, size in zip(repeated(given["tracks"]), sizes, strict=True)
+        _load_tracks(item, frames, image_size=size)
+        for item, size in zip(repeated(arguments["tracks"]), sizes, strict=True)
     ]
     prompts = [
-        _prompt(text, item, where=f"example {index}: " if count > 1 else "")
-        for index, (text, item) in enumerate(zip(repeated(given["prompt"]), loaded, strict=True))
+        _prompt(model, text, item, where=f"example {index}: " if count > 1 else "")
+        for index, (text, item) in enumerate(zip(repeated(arguments["prompt"]), loaded, strict=True))
     ]
 
     def each(items: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(item for item in items for _ in range(options.num_videos_per_prompt))
 
     return Request(
-        pictures=np.stack(each(repeated(pictures))),
+        pictures=np.stack([part.pixels for part in each(repeated(fitted))]),
         prompts=each(prompts),
-        negative_prompts=each([text or None for text in repeated(given["negative_prompt"])]),
+        negative_prompts=each([text or None for text in repeated(arguments["negative_prompt"])]),
         tracks=each(loaded),
         num_frames=frames,
         seeds=_seeds(options.seed, count * options.num_videos_per_prompt),
+        options=options,
+        end_pictures=None if ends is None else np.stack([part.pixels for part in each(ends)]),
+        originals=each(repeated(read)),
+        notes=tuple(dict.fromkeys(part.note for part in (*fitted, *(ends or ())) if part.note)),
     )
 
 
@@ -91,18 +98,18 @@ def _load_tracks(item: Any, frames: int, *, image_size: tuple[int, int]) -> BoxT
     return load_tracks(item, image_size=image_size, frames=frames)
 
 
-def _prompt(given: str | None, tracks: BoxTracks | None, *, where: str) -> str:
-    text = given if given is not None or tracks is None else tracks.prompt
+def _prompt(model: VideoModel, prompt: str | None, tracks: BoxTracks | None, *, where: str) -> str:
+    text = prompt if prompt is not None or tracks is None else tracks.prompt
+    if "prompt" not in model.required and (text is None or text == ""):
+        return model.null_prompt
     if text is None:
-        raise SMCDError(
-            f"{where}no prompt; describe what happens with --prompt TEXT, or in the tracks file", argument="prompt"
-        )
+        message = f"{where}no prompt; describe what happens with --prompt TEXT, or in the tracks file"
+        raise SMCDError(message, argument="prompt")
     if not isinstance(text, str):
         refuse("prompt", text, "be text")
     if not text.strip():
-        raise SMCDError(
-            f"{where}prompt is empty; describe what happens with --prompt TEXT", argument="prompt", value=text
-        )
+        message = f"{where}prompt is empty; describe what happens with --prompt TEXT"
+        raise SMCDError(message, argument="prompt", value=text)
     return text
 
 

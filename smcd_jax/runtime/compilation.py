@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.cache_folder import cache_folder
 from smcd_jax.runtime.memory import host_memory_bytes
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
 
     Args:
         folder: Cache folder; by default ``$SMCD_CACHE_DIR/xla``, or ``~/.cache/smcd_jax/xla`` if that variable is not
-            set. An empty ``SMCD_CACHE_DIR`` turns the cache off.
+            set. An empty ``SMCD_CACHE_DIR``, or a user without a home folder, turns the cache off.
 
     Returns:
         The folder in use, or None if there is no cache.
@@ -34,10 +35,9 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
     configured = jax.config.jax_compilation_cache_dir
     if configured:
         return Path(configured)
-    root = os.environ.get("SMCD_CACHE_DIR", str(Path.home() / ".cache" / "smcd_jax"))
-    if not root:
+    folder = cache_folder("xla") if folder is None else Path(folder)
+    if folder is None:
         return None
-    folder = Path(folder or Path(root) / "xla")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""A summary of the devices and software that produced a result."""
+"""The devices of JAX: whether there are any, and a summary of devices and software that produced a result."""
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -9,6 +10,31 @@ import jax
 import jaxlib
 
 from smcd_jax import __version__
+from smcd_jax.errors import SMCDError
+
+_EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # extra of setup.py by platform
+
+
+def require_devices() -> None:
+    """Starts JAX's backend, which happens once.
+
+    Raises:
+        SMCDError: JAX finds no device of the platform that ``JAX_PLATFORMS`` selects; `value` is that platform.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion fails where the plugin of the platform is missing
+        platforms = jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")
+        extra = next((extra for name, extra in _EXTRAS.items() if name in platforms), None)
+        install = f", or install its driver and pip install 'smcd_jax[{extra}]'" if extra else ""
+        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        selected = f"JAX_PLATFORMS={platforms} is set, and" if platforms else ""
+        raise SMCDError(
+            f"{selected} JAX finds no such device here{f' ({reason[:160]})' if reason else ''}; unset JAX_PLATFORMS to "
+            f"use what there is{install}; smcd doctor shows more",
+            argument="JAX_PLATFORMS",
+            value=platforms,
+        ) from error
 
 
 def device_summary() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a profile of `jax.profiler` recorded on the device, reduced to a table: launches, time by kind, and gaps."""
+"""Reduction of a device profile of `jax.profiler` to a table: launches, time by kind, and gaps."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _CONTAINERS = re.compile(r"(?:while|call|conditional|async-start|async-done|comm
 
 
 class Kernel(NamedTuple):
-    """One kernel, or on a CPU one operation, as it ran.
+    """One execution of a kernel, or of an operation on a CPU.
 
     Attributes:
         name: Name of the kernel.
         start_ns: Start in nanoseconds since the profile began.
         duration_ns: Duration in nanoseconds.
-        operation: Name of the HLO operation that launched it; empty where the profile does not say.
+        operation: Name of the HLO operation that launched it; empty if unknown.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Kernel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class KindTotal:
-    """All kernels of one kind: their number and their time in milliseconds."""
+    """Number and total time in milliseconds of all kernels of one kind."""
 
     launches: int
     milliseconds: float
@@ -61,17 +61,17 @@ class KindTotal:
 
 @dataclasses.dataclass(frozen=True)
 class ProfileSummary:
-    """Reduction of a profile. Times are milliseconds of all steps together.
+    """Summary of a profile. Times are in milliseconds, summed over all steps.
 
     Attributes:
         steps: Number of steps in the profile.
         launches: Number of kernels.
         window_ms: Time from the start of the first kernel to the end of the last.
-        busy_ms: Time in which at least one kernel ran.
-        gaps: Number of times at which no kernel ran.
-        longest_gap_ms: Longest of them.
-        kinds: Totals by kind; kernels on several streams at once make their sum larger than ``busy_ms``.
-        top: Names with the most time, without trailing numbers, and their totals.
+        busy_ms: Time during which at least one kernel ran.
+        gaps: Number of intervals in which no kernel ran.
+        longest_gap_ms: Duration of the longest gap.
+        kinds: Totals by kind; their sum exceeds ``busy_ms`` if kernels run concurrently.
+        top: Totals by kernel name, without trailing numbers, of the names with the most time.
     """
 
     steps: int
@@ -85,27 +85,27 @@ class ProfileSummary:
 
     @property
     def gap_ms(self) -> float:
-        """Time between the first and the last kernel in which none ran."""
+        """Total time of the gaps between the first and the last kernel."""
         return self.window_ms - self.busy_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures by name."""
+        """Returns all figures by name."""
         return dataclasses.asdict(self) | {"gap_ms": self.gap_ms}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProfileSummary:
-        """The inverse of `as_dict`."""
+        """Returns the summary of a dict made by `as_dict`."""
         totals = {part: {name: KindTotal(**total) for name, total in values[part].items()} for part in ("kinds", "top")}
         return cls(**{name: value for name, value in values.items() if name != "gap_ms"} | totals)
 
 
 def kind_of(name: str, operation: str = "") -> str:
-    """The kind of a kernel, one of `KINDS`, from its name and the name of its HLO operation."""
+    """Returns the kind of a kernel, one of `KINDS`, from its name and the name of its HLO operation."""
     return next((kind for kind, found in _KINDS.items() if found.search(name) or found.search(operation)), "other")
 
 
 def fusion_kinds(hlo: str) -> dict[str, str]:
-    """Names of the fusions that hold a convolution or a matrix product, and which, from `compiled.as_text()`."""
+    """Returns the kind of each fusion with a convolution or matrix product, by name, from `compiled.as_text()`."""
     holds: dict[str, str] = {}
     computation, fusions = "", []
     for line in hlo.splitlines():

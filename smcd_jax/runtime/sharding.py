@@ -1,7 +1,7 @@
-"""The mesh, and one table that says how every parameter is split over it: in full (ZeRO-3) and by head (Megatron).
+"""Device meshes, and rules that shard every parameter: over ``fsdp`` (ZeRO-3) and by attention head (Megatron).
 
-Mesh axes: ``data`` splits the batch alone; ``fsdp`` splits the batch and every large parameter; ``tensor`` splits
-attention heads and the inner width of feed-forward blocks (Shoeybi et al. 2019), so that a block needs one sum.
+Mesh axes: ``data`` splits only the batch; ``fsdp`` splits the batch and every large parameter; ``tensor`` splits
+attention heads and the inner width of feed-forward blocks (Shoeybi et al. 2019), so that a block needs one all-reduce.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Role = Literal["in", "out", "heads", "hidden"] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Devices along each axis of the mesh; -1 for ``data`` means what the other axes leave."""
+    """Number of devices along each mesh axis; -1 for ``data`` means all devices that the other axes leave."""
 
     data: int = -1
     fsdp: int = 1
@@ -39,17 +39,17 @@ class MeshShape:
 
 
 def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with the axes ``data``, ``fsdp`` and ``tensor``, for `jax.set_mesh`.
+    """Returns a mesh with the axes ``data``, ``fsdp`` and ``tensor``, for `jax.set_mesh`.
 
-    Devices follow the machine's own topology where the rows of each process then stand together in the batch, as
-    `data_pipeline.prefetch.local_rows` needs; else they follow the processes.
+    Devices are ordered by the hardware topology if the rows of each process are then consecutive in the batch, as
+    `data_pipeline.prefetch.local_rows` requires, else by process.
 
     Args:
-        shape: sizes; their product must be the number of devices.
-        devices: all of the run's by default.
+        shape: Size of each axis; the product must be the number of devices.
+        devices: Devices of the mesh; None for all devices of the run.
 
     Raises:
-        SMCDError: the devices do not divide.
+        SMCDError: The sizes do not match the number of devices.
     """
     devices = sorted(
         jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id)
@@ -58,22 +58,22 @@ def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> 
     mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
     if _processes_stand_together(mesh):
         return mesh
-    logger.info("mesh %s: devices by process, for the machine's topology would scatter the rows of a process", sizes)
+    logger.info("mesh %s: devices are ordered by process, to keep the rows of each process together", sizes)
     return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _mesh_sizes(shape: MeshShape, count: int) -> tuple[int, int, int]:
-    asked = f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor}"
+    name = f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor}"
     if shape.fsdp < 1 or shape.tensor < 1 or shape.data < -1 or shape.data == 0:
         raise SMCDError(
-            f"{asked}: sizes must be at least 1 (data: or -1 for the remaining devices)", argument="mesh", value=shape
+            f"{name}: sizes must be at least 1 (data: or -1 for the remaining devices)", argument="mesh", value=shape
         )
     inner = shape.fsdp * shape.tensor
     data = max(count // inner, 1) if shape.data == -1 else shape.data
     if data * inner != count:
         raise SMCDError(
-            f"{asked} takes {data * inner if shape.data != -1 else f'a multiple of {inner}'} devices, and there are "
-            f"{count}: choose sizes whose product is {count}",
+            f"{name} needs {data * inner if shape.data != -1 else f'a multiple of {inner}'} devices, got {count}; "
+            f"choose sizes whose product is {count}",
             argument="mesh",
             value=shape,
         )
@@ -117,15 +117,15 @@ class ShardingTable:
 
 
 def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
-    """The parameters' tree with a `PartitionSpec` for each.
+    """Returns a `PartitionSpec` for each parameter, in the same tree.
 
     Args:
-        shapes: ``{component: {...}}`` of arrays or anything with ``shape`` and ``dtype``.
-        mesh: Mesh, see `make_mesh`; an axis that it lacks counts as 1.
+        shapes: Tree ``{component: {...}}`` of arrays, or of anything with ``shape`` and ``dtype``.
+        mesh: Mesh (`make_mesh`); an axis that it lacks counts as 1.
         table: Rules of the model.
 
     Raises:
-        SMCDError: A parameter that no rule or more than one matches, or whose rule is for another number of axes.
+        SMCDError: A parameter matches no rule or several, or its rule is for another number of axes.
     """
     matched = _match(_named_leaves(shapes, table), table)
 
@@ -136,16 +136,16 @@ def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
 
 
 def shardings(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
-    """`partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
+    """Returns `partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
     specs = partition_specs(shapes, mesh, table)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
 def state_shardings(state: Any, mesh: Mesh, table: ShardingTable) -> Any:
-    """A `NamedSharding` for each leaf of a training state: parameters, EMA, or an optimiser's state.
+    """Returns a `NamedSharding` for each leaf of a training state: parameters, EMA, or optimizer state.
 
     A leaf under dictionary keys that end in a parameter's path (``mu/unet/encoder_0/...``), with as many axes as that
-    parameter, is split like it; counters, keys and the rest are whole on every device.
+    parameter, is sharded like it; counters, keys and the rest are replicated.
 
     Raises:
         SMCDError: As for `partition_specs`.
@@ -165,20 +165,20 @@ def state_shardings(state: Any, mesh: Mesh, table: ShardingTable) -> Any:
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """In how many parts the mesh splits the rows of a batch; their number must be a multiple of it."""
+    """Returns the number of parts that the mesh splits a batch into; the number of rows must be a multiple of it."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over those of the axes `data` and `fsdp` that the mesh has; all else whole on every device."""
+    """Returns a sharding of the leading axis over the mesh axes `data` and `fsdp`; other axes are replicated."""
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(axes or None))
 
 
 def constrain_batch(tree: Any) -> Any:
-    """Holds the leading axis of every array split over ``data`` and ``fsdp`` of the mesh in force (`jax.set_mesh`).
+    """Constrains the leading axis of every array to be sharded over ``data`` and ``fsdp`` of the current mesh.
 
-    Without a mesh, or with one device, the arrays as they are. The leading axis must divide.
+    Returns the arrays unchanged without a mesh (`jax.set_mesh`) or with one device. The leading axis must be divisible.
     """
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
@@ -188,7 +188,7 @@ def constrain_batch(tree: Any) -> Any:
 
 
 class RuleCoverage(NamedTuple):
-    """What one rule covers; bytes of all arrays, on one device, and of the arrays that every device holds whole."""
+    """Arrays that one rule covers: their number, and bytes in total, on one device, and of replicated arrays."""
 
     rule: str
     arrays: int
@@ -198,23 +198,23 @@ class RuleCoverage(NamedTuple):
 
 
 class CoverageReport(NamedTuple):
-    """`RuleCoverage` of every rule that covers anything, in the table's order."""
+    """`RuleCoverage` of every rule that matches a parameter, in the order of the table."""
 
     rows: tuple[RuleCoverage, ...]
 
     @property
     def total(self) -> RuleCoverage:
-        """All rules together."""
+        """Sum over all rules."""
         return RuleCoverage("all", *(sum(row[column] for row in self.rows) for column in range(1, 5)))
 
     @property
     def replicated_share(self) -> float:
-        """Bytes that every device holds whole, 0..1 of all bytes."""
+        """Share of the bytes that is replicated, 0..1."""
         return self.total.replicated_bytes / max(self.total.total_bytes, 1)
 
     def lines(self) -> list[str]:
-        """A table to print."""
-        heads = f"{'rule':24}{'arrays':>8}{'MB':>12}{'MB a device':>14}{'replicated':>12}"
+        """Returns the coverage as lines of a table."""
+        heads = f"{'rule':24}{'arrays':>8}{'MB':>12}{'MB per device':>14}{'replicated':>12}"
         body = [
             f"{row.rule:24}{row.arrays:8}{row.total_bytes / 1e6:12.2f}{row.device_bytes / 1e6:14.2f}"
             f"{row.replicated_bytes / max(row.total_bytes, 1):12.2%}"
@@ -224,10 +224,10 @@ class CoverageReport(NamedTuple):
 
 
 def coverage_report(shapes: Tree, mesh: Mesh, table: ShardingTable) -> CoverageReport:
-    """What each rule covers of these parameters on this mesh.
+    """Returns which of these parameters each rule covers on a mesh.
 
     Raises:
-        SMCDError: as `partition_specs`.
+        SMCDError: A parameter matches no rule or several (`partition_specs`).
     """
     leaves = dict(_named_leaves(shapes, table))
     matched = _match(leaves.items(), table)
@@ -300,7 +300,7 @@ def _dict_path(keys: KeyPath) -> str:
 
 
 def _parameter_path(keys: KeyPath, table: ShardingTable) -> str | None:
-    """The path of a parameter, from its component on, at the end of a key path; None if there is none."""
+    """Returns the path of a parameter, starting at its component, from the end of a key path; None if it has none."""
     names: list[str] = []
     for key in reversed(keys):
         if not isinstance(key, DictKey):

@@ -11,6 +11,7 @@ from smcd_jax.tracks.reference_folder import read_reference_folder
 from smcd_jax.tracks.track_file import Keyframe, TrackFile, TrackObject, parse_track_file, read_track_file
 from smcd_jax.tracks.track_formats import (
     FORMATS,
+    READ_FORMATS,
     detect_format,
     load_tracks,
     read_tracks,
@@ -24,6 +25,7 @@ __all__ = [
     "FORMATS",
     "INTERPOLATIONS",
     "MOT17_CLASSES",
+    "READ_FORMATS",
     "AnnotatedVideo",
     "BoxTracks",
     "Keyframe",

@@ -1,4 +1,4 @@
-"""GOT-10k sequences (Huang et al. 2019): `groundtruth.txt` (x,y,w,h per frame), `absence.label`, `meta_info.ini`."""
+"""Sequences of one object with x,y,w,h per frame: GOT-10k (Huang et al. 2019), LaSOT, UAV123, OTB and VOT."""
 
 from __future__ import annotations
 
@@ -9,38 +9,81 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_text
-from smcd_jax.files.text_files import format_number, read_ini, read_numbers
+from smcd_jax.files.tables import read_numbers, read_table
+from smcd_jax.files.text_files import format_number, read_ini, read_text
 from smcd_jax.tracks.box_tracks import BoxTracks
-from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels, whole_size, xywh_to_xyxy, xyxy_to_xywh
+from smcd_jax.tracks.pixel_tracks import (
+    PixelTracks,
+    are_fractions,
+    format_frames,
+    to_pixels,
+    whole_size,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
 
 BOXES, ABSENCE, META, SECTION = "groundtruth.txt", "absence.label", "meta_info.ini", "METAINFO"
+OTB_BOXES = "groundtruth_rect.txt"
+LASOT_ABSENCE, LASOT_PROMPT = ("out_of_view.txt", "full_occlusion.txt"), "nlp.txt"
+_LASOT_NAME = re.compile(r"(.*\D)-\d+")
 _RESOLUTION = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _PROMPT = re.compile(r"A (?P<object>.+) that is (?P<motion>.+)\. ")
 
 
-def read_got10k(path: Path) -> PixelTracks:
+def read_got10k(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
     """Returns the one object of a sequence folder, or of its `groundtruth.txt`; boxes are in pixels from 0.
 
-    The object is present where `absence.label` is 0, and everywhere if that file is missing. `meta_info.ini` gives the
-    label (object_class), the size (resolution) and the prompt; each is None if it is missing.
+    The object is absent where `absence.label` (GOT-10k) is 1, or `out_of_view.txt` or `full_occlusion.txt` (LaSOT) is,
+    where the line is NaN (UAV123), and, if there is no `absence.label`, where width and height are 0 or less.
+    `meta_info.ini` gives the label (object_class), the size (resolution) and the prompt; `nlp.txt` (LaSOT) is a prompt
+    too, and the name of a LaSOT folder such as `lion-5` a label. Each is None if it is missing. Eight numbers per line
+    are the corners of a polygon (VOT); its bounding box is read, and a note says so.
+
+    Args:
+        path: File, or folder with `groundtruth.txt` or `groundtruth_rect.txt` (OTB).
+        pixels_from: Number of the first pixel, 0 or 1; None for 1 if the file is named as in OTB, else 0.
 
     Raises:
-        SMCDError: A file violates its format, or `absence.label` has another number of lines than `groundtruth.txt`.
+        SMCDError: A file violates its format, or a file of absent frames has another number of lines than the boxes.
     """
-    file = path / BOXES if path.is_dir() else path
-    boxes = xywh_to_xyxy(np.array(read_numbers(file, (4,))))[:, None]
+    file = _boxes_file(path) if path.is_dir() else path
+    rows = np.array(read_numbers(file, (4, 8), missing=True))
+    notes = []
+    if rows.shape[1] == 8:
+        corners = rows.reshape(len(rows), 4, 2)
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        rows = np.concatenate([low, high - low], axis=1)
+        notes.append(f"{file}: 8 numbers per line are read as the corners of a polygon; its bounding box is used")
+    if pixels_from is None:
+        pixels_from = int(file.name.startswith(OTB_BOXES.removesuffix(".txt")))
+    boxes = xywh_to_xyxy(rows - [pixels_from, pixels_from, 0, 0] if not are_fractions(xywh_to_xyxy(rows)) else rows)
+    present, absent_notes = _presence(file, rows)
     meta_file = file.with_name(META)
     meta = read_ini(meta_file, SECTION) if meta_file.is_file() else {}
+    label, prompt = meta.get("object_class") or None, got10k_prompt(meta.get("object_class"), meta.get("motion_class"))
+    if any(file.with_name(name).is_file() for name in LASOT_ABSENCE):
+        match = _LASOT_NAME.fullmatch(file.absolute().parent.name)
+        label = label or (match and match[1])
+    if prompt is None and file.with_name(LASOT_PROMPT).is_file():
+        prompt = " ".join(read_text(file.with_name(LASOT_PROMPT)).split()) or None
+    size = _resolution(meta["resolution"], meta_file) if "resolution" in meta else None
+    read_as = f"{file}: read as GOT-10k: x,y,width,height in pixels from {pixels_from}, one line per frame"
     return PixelTracks(
-        boxes=boxes,
-        present=_presence(file.with_name(ABSENCE), len(boxes))[:, None],
-        labels=(meta.get("object_class") or None,),
-        size=_resolution(meta["resolution"], meta_file) if "resolution" in meta else None,
+        boxes=np.where(present[:, None, None], boxes[:, None], 0.0),
+        present=present[:, None],
+        labels=(label,),
+        size=size,
         source=str(file),
-        prompt=got10k_prompt(meta.get("object_class"), meta.get("motion_class")),
-        notes=(f"{file}: read as GOT-10k: x,y,width,height in pixels from 0, one line per frame",),
+        prompt=prompt,
+        notes=(read_as, *notes, *absent_notes, *_order_notes(file, rows, present, size)),
         path=str(file),
+        hint="if the lines are x1,y1,x2,y2, pass --tracks_format reference",
     )
+
+
+def read_otb(path: Path) -> PixelTracks:
+    """Returns the object of a file of `read_got10k` whose pixels count from 1, as those of OTB and MATLAB do."""
+    return read_got10k(path, pixels_from=1)
 
 
 def got10k_prompt(object_class: str | None, motion_class: str | None) -> str | None:
@@ -85,17 +128,51 @@ def write_got10k(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | No
     )
 
 
-def _presence(path: Path, frames: int) -> np.ndarray:
-    if not path.is_file():
-        return np.ones(frames, bool)
-    absent = np.array(read_numbers(path, (1,)))[:, 0]
-    if len(absent) != frames:
+def _boxes_file(folder: Path) -> Path:
+    """Returns the file of boxes in a folder.
+
+    Raises:
+        SMCDError: The folder holds the boxes of several objects.
+    """
+    if (folder / BOXES).is_file():
+        return folder / BOXES
+    found = sorted(folder.glob("groundtruth_rect*.txt"))
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise SMCDError(f"{folder}: holds several objects; name one of {names}", argument="file", path=folder)
+    return found[0] if found else folder / BOXES
+
+
+def _presence(file: Path, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Returns in which frames the object is present, bool `[frames]`, and notes on what says so."""
+    present, notes = np.ones(len(rows), bool), []
+    labelled = file.with_name(ABSENCE).is_file()
+    for name in (ABSENCE, *LASOT_ABSENCE):
+        if file.with_name(name).is_file():
+            absent = _flags(file.with_name(name), len(rows), boxes=file.name)
+            present &= ~absent
+            if name != ABSENCE and absent.any():
+                notes.append(f"{file}: absent in frames {format_frames(np.flatnonzero(absent))}, as {name} says")
+    valueless = np.isnan(rows).any(axis=1)
+    if not labelled:
+        valueless |= (rows[:, 2:] <= 0).all(axis=1)
+    if (present & valueless).any():
+        frames = format_frames(np.flatnonzero(present & valueless))
+        notes.append(f"{file}: absent in frames {frames}, whose lines hold no box")
+    return present & ~valueless, notes
+
+
+def _flags(path: Path, frames: int, *, boxes: str) -> np.ndarray:
+    """Returns the marks of a file, 0 or 1 per line or all on one line, as bool `[frames]`."""
+    table = [[row.number(index) for index in range(len(row.fields))] for row in read_table(path).rows]
+    marks = table[0] if len(table) == 1 else [mark for row in table for mark in row]
+    if len(marks) != frames:
         raise SMCDError(
-            f"{path}: {BOXES} has {frames} lines; this file must have as many, got {len(absent)}",
+            f"{path}: {boxes} has {frames} lines; this file must have as many marks, got {len(marks)}",
             path=path,
-            value=len(absent),
+            value=len(marks),
         )
-    for line, value in enumerate(absent, 1):
+    for line, value in enumerate(marks, 1):
         if value not in (0, 1):
             raise SMCDError(
                 f"{path}: line {line} must be 0 (present) or 1 (absent), got {value:g}",
@@ -103,7 +180,22 @@ def _presence(path: Path, frames: int) -> np.ndarray:
                 path=path,
                 value=value,
             )
-    return absent == 0
+    return np.array(marks) == 1
+
+
+def _order_notes(file: Path, rows: np.ndarray, present: np.ndarray, size: tuple[int, int] | None) -> list[str]:
+    """Returns a note if the lines fit the picture as x1,y1,x2,y2, but as x,y,width,height leave it by far."""
+    shown = rows[present]
+    if size is None or len(shown) == 0:
+        return []
+    inside = (shown[:, :2] < shown[:, 2:]).all() and (shown[:, 2:] <= np.array(size) + 1).all()
+    beyond = (shown[:, :2] + shown[:, 2:] > 1.1 * np.array(size)).any(axis=1).mean()
+    if not inside or beyond < 0.5:
+        return []
+    return [
+        f"{file}: most boxes leave the picture as x,y,width,height and fit it as x1,y1,x2,y2; if they are that, pass "
+        "--tracks_format reference"
+    ]
 
 
 def _resolution(text: str, path: Path) -> tuple[int, int]:

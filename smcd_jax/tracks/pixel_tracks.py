@@ -14,6 +14,10 @@ from smcd_jax.tracks.box_tracks import BoxTracks, box_fault, format_box, valid_b
 CLIP_REPORTED = 1e-6
 # Largest relative difference of aspects that are taken as equal; resizing to whole pixels changes them by less.
 ASPECT_TOLERANCE = 0.01
+# Boxes within 0..1 of a picture with longer sides than this are fractions of it, not boxes within its first pixel.
+FRACTIONS_FROM = 8
+# More than the longest sequence of MOT20 (3,315 frames of 1,211 objects); more would fill the memory.
+MAX_BOXES = 5_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,10 @@ class PixelTracks:
         notes: Remarks of the reader: the convention of the file, and what was left out.
         path: File the boxes come from, or None; the `path` of errors.
         argument: Name of the argument that holds the boxes; the `argument` of errors about a box.
+        hint: Advice added to the error about a box without area, such as the flag for another order of the numbers.
+        unit_stated: Whether the file states its unit, so that boxes within 0..1 contradict a size in pixels.
+        length_stated: Whether the file states the number of frames; otherwise it ends at the last box.
+        label_fault: Why an object has no label, raised without a label from the user; None if the file just names none.
     """
 
     boxes: np.ndarray
@@ -42,6 +50,10 @@ class PixelTracks:
     notes: tuple[str, ...] = ()
     path: str | None = None
     argument: str = "boxes"
+    hint: str = ""
+    unit_stated: bool = False
+    length_stated: bool = True
+    label_fault: SMCDError | None = None
 
     def where(self, index: int, frame: int | None = None) -> str:
         """Returns the place of an object or box for messages: `FILE: object 0 'rocket', frame 3`."""
@@ -52,33 +64,43 @@ class PixelTracks:
         """Returns the tracks with every object labelled.
 
         Args:
-            label: Label of the objects that have none, or new label of the only object.
+            label: Label of the objects that have none, or new label of all objects if the file names them alike.
+                Otherwise the labels of the file are kept, and a note says so.
 
         Raises:
-            SMCDError: An object has no label and `label` is None, or all of several objects are labelled already.
+            SMCDError: An object has no label and `label` is None.
         """
         unnamed = None in self.labels
         if label is None and unnamed:
-            raise SMCDError(
+            raise self.label_fault or SMCDError(
                 f"{self.source} does not name its object; pass --label, such as --label dog (label=... in Python)",
                 argument="label",
                 path=self.path,
             )
         if label is None:
             return self
-        if not unnamed and len(self.labels) > 1:
-            raise SMCDError(
-                f"--label {label!r} names one object, but {self.source} names {len(self.labels)} "
-                f"({', '.join(map(str, self.labels))}); leave --label out",
-                argument="label",
-                path=self.path,
-                value=label,
-            )
+        if not unnamed and len(set(self.labels)) > 1:
+            named = ", ".join(dict.fromkeys(map(str, self.labels)))
+            note = f"the label {label!r} is not used: {self.source} names its objects ({named})"
+            return replace(self, notes=(*self.notes, note))
         names = tuple(label if name is None or not unnamed else name for name in self.labels)
-        return replace(self, labels=names)
+        settled = () if self.label_fault is None else (f"{self.source}: the label {label!r} settles the class",)
+        return replace(self, labels=names, notes=(*self.notes, *settled))
+
+    def extended(self, frames: int) -> PixelTracks:
+        """Returns the tracks with absent frames added at the end, up to a number of frames; a note reports them."""
+        missing = frames - len(self.boxes)
+        boxes = np.pad(self.boxes, ((0, missing), (0, 0), (0, 0)))
+        last = len(self.boxes) - 1
+        note = f"{self.source}: the last box is in frame {last} of 0-{frames - 1}; no object is present after it"
+        present = np.pad(self.present, ((0, missing), (0, 0)))
+        return replace(self, boxes=boxes, present=present, notes=(*self.notes, note), length_stated=True)
 
     def to_box_tracks(self, *, image_size: tuple[int, int] | None = None, label: str | None = None) -> BoxTracks:
         """Returns the tracks normalised to 0..1 and clipped to the picture; the notes report what was clipped.
+
+        Boxes that all lie within 0..1 are read as fractions of the picture, and a note says so, unless the file states
+        that its unit is the pixel.
 
         Args:
             image_size: (width, height) of the picture to animate. Boxes of a file that states no size refer to it; if
@@ -101,11 +123,31 @@ class PixelTracks:
                 path=self.path,
             )
         check_size(size, self.source, path=self.path)
+        if min(size) >= FRACTIONS_FROM and are_fractions(self.boxes[self.present]):
+            named, size = named._as_fractions(size), (1, 1)
         named._check_boxes(size)
         scaled = np.where(self.present[..., None], self.boxes, 0.0) / np.tile(size, 2)
         clipped = np.clip(scaled, 0.0, 1.0)
-        notes = (*self.notes, *_aspect_notes(self.source, size, image_size), *_clip_notes(named, scaled - clipped))
+        notes = (
+            *named.notes,
+            *_aspect_notes(self.source, size, image_size),
+            *_small_notes(named, size),
+            *_clip_notes(named, scaled - clipped),
+        )
         return BoxTracks(clipped, self.present, tuple(map(str, named.labels)), self.prompt, notes)
+
+    def _as_fractions(self, size: tuple[float, float]) -> PixelTracks:
+        picture = f"a picture of {size[0]:g} x {size[1]:g} pixels"
+        if self.unit_stated:
+            raise SMCDError(
+                f'{self.source}: all boxes lie within 0..1, although the file states {picture}; write "size": [1, 1] '
+                "if they are fractions of the picture",
+                argument="size",
+                path=self.path,
+                value=size,
+            )
+        note = f"{self.source}: all boxes lie within 0..1, so they are read as fractions of {picture}, not as pixels"
+        return replace(self, notes=(*self.notes, note))
 
     def _check_boxes(self, size: tuple[float, float]) -> None:
         overlap = np.all(self.boxes[..., 2:] > 0, axis=-1) & np.all(self.boxes[..., :2] < np.array(size), axis=-1)
@@ -115,8 +157,16 @@ class PixelTracks:
         frame, index = wrong[0]
         box = self.boxes[frame, index].tolist()
         outside = f"box {format_box(box)} lies entirely outside the picture of {size[0]:g} x {size[1]:g}"
-        fault = box_fault(box) or f"{outside}; move it, or hide the object in that frame"
+        fault = box_fault(box)
+        if fault and self.hint:
+            fault = f"{fault}; {self.hint}"
+        fault = fault or f"{outside}; move it, or hide the object in that frame"
         raise SMCDError(f"{self.where(index, frame)}: {fault}", argument=self.argument, path=self.path, value=box)
+
+
+def are_fractions(boxes: np.ndarray) -> bool:
+    """Whether boxes `[..., 4]`, of which there is at least one, all lie within 0..1."""
+    return boxes.size > 0 and bool(np.all((boxes >= 0) & (boxes <= 1 + CLIP_REPORTED)))
 
 
 def xywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
@@ -173,6 +223,18 @@ def check_size(size: tuple[float, float], what: str, *, path: str | None = None)
         )
 
 
+def check_count(frames: int, objects: int, path: str) -> None:
+    """Raises SMCDError for more boxes than fit in memory: `frames` times `objects`."""
+    if frames * objects > MAX_BOXES:
+        raise SMCDError(
+            f"{path}: {frames} frames of {objects} objects are more than {MAX_BOXES:,} boxes; check the numbers of "
+            "frames, or split the file",
+            argument="frames",
+            path=path,
+            value=frames,
+        )
+
+
 def format_frames(frames: Iterable[int]) -> str:
     """Returns frame numbers as text for messages, with runs joined: `0-3, 5`."""
     return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in frame_runs(frames))
@@ -199,6 +261,19 @@ def _aspect_notes(source: str, size: tuple[float, float], image_size: tuple[floa
         f"{source}: the boxes were drawn on a picture of another aspect ratio ({size[0]:g} x {size[1]:g}) than the "
         f"image ({image_size[0]:g} x {image_size[1]:g}); they are stretched to it"
     ]
+
+
+def _small_notes(tracks: PixelTracks, size: tuple[float, float]) -> list[str]:
+    """Returns a note per object whose boxes are smaller than a pixel."""
+    if tuple(size) == (1, 1):
+        return []
+    sides = (tracks.boxes[..., 2:] - tracks.boxes[..., :2]).max(axis=-1)
+    notes = []
+    for index in range(sides.shape[1]):
+        frames = np.flatnonzero(tracks.present[:, index] & (sides[:, index] < 1))
+        if len(frames) > 0:
+            notes.append(f"{tracks.where(index)}: the box is smaller than a pixel in frames {format_frames(frames)}")
+    return notes
 
 
 def _clip_notes(tracks: PixelTracks, cut: np.ndarray) -> list[str]:

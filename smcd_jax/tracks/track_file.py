@@ -16,7 +16,7 @@ from smcd_jax.files.json_value import JsonValue
 from smcd_jax.files.text_files import parse_json, read_text
 from smcd_jax.tracks.box_tracks import LABEL_RULE, BoxTracks, box_fault, check_frames, is_label, valid_boxes
 from smcd_jax.tracks.interpolation import INTERPOLATIONS, frame_times, interpolate
-from smcd_jax.tracks.pixel_tracks import PixelTracks, frame_runs, to_pixels
+from smcd_jax.tracks.pixel_tracks import PixelTracks, check_count, frame_runs, to_pixels
 
 FORMAT = "smcd-tracks"
 VERSION = 1
@@ -68,6 +68,7 @@ class TrackFile:
         """
         count = self.frames if frames is None else frames
         check_frames(count)
+        check_count(count, len(self.objects), self.source)
         at = frame_times(self.frames, count)
         boxes = np.zeros((count, len(self.objects), 4))
         present = np.zeros((count, len(self.objects)), bool)
@@ -87,6 +88,7 @@ class TrackFile:
             prompt=self.prompt,
             notes=(f"{self.source}: read as {FORMAT} {VERSION}: {_unit(self.size)}, frames from 0",),
             path=self.source,
+            unit_stated=True,
         )
         _check_folds(tracks)
         return tracks

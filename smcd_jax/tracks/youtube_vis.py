@@ -110,7 +110,13 @@ def read_youtube_vis(path: Path) -> YouTubeVIS:
     """
     source = str(path / "instances.json" if path.is_dir() else path)
     content = JsonValue(read_json(Path(source)), source)
-    listed = _entries(content, "videos")
+    listed = entries(content, "videos")
+    if no_annotations(content.data):
+        raise SMCDError(
+            f"{source}: no annotations, as in validation and test files; use the file of another split",
+            argument="annotations",
+            path=source,
+        )
     videos = {_scalar(item, "id").data: item for item in listed}
     if not videos or len(videos) < len(listed):
         raise SMCDError(
@@ -120,7 +126,7 @@ def read_youtube_vis(path: Path) -> YouTubeVIS:
             value=len(listed),
         )
     annotations: dict[int, list[JsonValue]] = {}
-    for item in _entries(content, "annotations"):
+    for item in entries(content, "annotations"):
         annotations.setdefault(_scalar(item, "video_id").data, []).append(item)
     return YouTubeVIS(
         source=source,
@@ -128,7 +134,7 @@ def read_youtube_vis(path: Path) -> YouTubeVIS:
         annotated=tuple(identity for identity in videos if identity in annotations),
         _videos=videos,
         _annotations=annotations,
-        _categories={_scalar(item, "id").data: _scalar(item, "name").data for item in _entries(content, "categories")},
+        _categories={_scalar(item, "id").data: _scalar(item, "name").data for item in entries(content, "categories")},
     )
 
 
@@ -185,7 +191,7 @@ def _boxes(annotation: JsonValue, length: int) -> tuple[np.ndarray, np.ndarray]:
         raise listed.error("must be a list: only boxes listed per video can be read", got=False)
     if len(listed.data) != length:
         raise listed.error(f"must list {length} boxes, one per frame and null where absent")
-    present = np.array([box is not None for box in listed.data])
+    present = np.array([not _is_absent(box) for box in listed.data])
     boxes = np.zeros((length, 4))
     for frame, box in enumerate(listed.items()):
         if present[frame]:
@@ -193,7 +199,19 @@ def _boxes(annotation: JsonValue, length: int) -> tuple[np.ndarray, np.ndarray]:
     return xywh_to_xyxy(boxes), present
 
 
-def _entries(content: JsonValue, key: str) -> list[JsonValue]:
+def _is_absent(box: Any) -> bool:
+    """Whether an entry stands for no box: null, an empty list, or a list of NaN, of -1 or of 0."""
+    if box is None or box == []:
+        return True
+    return isinstance(box, list) and (box in ([-1] * 4, [0] * 4) or all(side != side for side in box))
+
+
+def no_annotations(content: Any) -> bool:
+    """Whether the file states that it has no annotations."""
+    return isinstance(content, dict) and "annotations" in content and content["annotations"] in (None, [])
+
+
+def entries(content: JsonValue, key: str) -> list[JsonValue]:
     """Returns a list of objects; a file without it is not YouTube-VIS with annotations."""
     items = content.data.get(key) if isinstance(content.data, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

@@ -1,4 +1,4 @@
-"""How fast training is on this machine: the run's own step, with random weights and batches."""
+"""Speed and memory of a run's training step on this machine, with random weights and batches."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import make_model
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops, peak_flops
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import peak_memory_bytes
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, placeholder_null
-from smcd_jax.training.state import TrainState, new_state, policy
+from smcd_jax.training.state import TrainState, policy
+from smcd_jax.training.step import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingMeasures:
-    """What one run found, of all devices together; seconds unless the name says otherwise.
+    """Results of one benchmark, over all devices together.
 
-    ``peak_source`` is "stated by its vendor" or "a matrix product in this run"; ``peak_memory_bytes`` is of one device,
-    or of the process where devices do not count theirs.
+    Attributes:
+        config: Name of the config.
+        inputs: Value of ``data.inputs``.
+        dtype: Compute dtype.
+        remat: Value of ``remat``.
+        batch: Batch size.
+        mesh: Size of each mesh axis.
+        steps_timed: Number of timed steps.
+        compile_seconds: Compile time.
+        step_seconds: Time of the fastest step.
+        median_step_seconds: Median time of a step.
+        tflop_per_step: TFLOP of a step's matrix products and convolutions.
+        peak_tflop_per_second: Peak TFLOP/s of the devices.
+        peak_source: Source of the peak: "stated by its vendor" or "a matrix product in this run".
+        peak_memory_bytes: Peak memory of one device, or of the process if devices do not report theirs.
+        device: Devices and versions (`device_summary`).
     """
 
     config: str
@@ -50,21 +63,21 @@ class TrainingMeasures:
 
     @property
     def clips_per_second(self) -> float:
-        """At the fastest step."""
+        """Clips per second at the fastest step."""
         return self.batch / self.step_seconds
 
     @property
     def tflop_per_second(self) -> float:
-        """At the fastest step; what rematerialisation computes twice counts once."""
+        """TFLOP/s at the fastest step; what rematerialization computes twice counts once."""
         return self.tflop_per_step / self.step_seconds
 
     @property
     def share_of_peak(self) -> float:
-        """That rate as a share of the devices' peak, 0..1."""
+        """`tflop_per_second` as a share of the peak, 0..1."""
         return self.tflop_per_second / self.peak_tflop_per_second
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures by name."""
+        """Returns all figures by name."""
         derived = ("clips_per_second", "tflop_per_second", "share_of_peak")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -72,27 +85,27 @@ class TrainingMeasures:
 def measure_training(
     config: TrainConfig, *, steps_timed: int = 5, say: Callable[[str], object] = lambda _: None
 ) -> TrainingMeasures:
-    """Runs the train step of a config a few times, on all devices of this machine.
+    """Times the training step of a config on all devices of this machine.
 
     Args:
-        config: of a run; no folder that it names is read.
-        steps_timed: steps measured after one that warms up.
-        say: is told what is being done.
+        config: Config of a run; the folders that it names are not read.
+        steps_timed: Number of timed steps after one warm-up step, at least 1.
+        say: Function that prints one line of progress.
 
     Raises:
-        SMCDError: no step to time, or a mesh that does not take the devices or divide the batch.
+        SMCDError: `steps_timed` is out of range, or the mesh does not match the devices or divide the batch.
     """
     if steps_timed < 1:
         raise SMCDError(f"steps_timed must be at least 1, got {steps_timed}", argument="steps_timed", value=steps_timed)
     enable_compile_cache()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, mesh)
         say("compiling the train step")
         start = time.perf_counter()
         step = program.compile()
         compile_seconds = time.perf_counter() - start
-        say("random weights and a random batch")
+        say("creating random weights and a random batch")
         state, frozen, batch = random_state(program), _random_weights(program.frozen), random_batch(program)
         say(f"timing {steps_timed} steps")
         times = []
@@ -123,14 +136,12 @@ def measure_training(
 
 
 def random_state(program: TrainProgram) -> TrainState:
-    """A state before the first step with random parameters."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
-    make = lambda params: new_state(params, program.optimizer, config=program.config)  # noqa: E731
-    return jax.jit(make, out_shardings=places)(_random_weights(program.state.params))
+    """Returns the state before the first step, with random parameters."""
+    return program.state_from(_random_weights(program.state.params))
 
 
 def random_batch(program: TrainProgram) -> dict[str, jax.Array]:
-    """A batch of noise, with every object present in the middle of the picture."""
+    """Returns a batch of noise with every object present in the middle of the picture."""
     rng = np.random.default_rng(1)
 
     def leaf(name: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
@@ -152,7 +163,7 @@ def _random_weights(shapes: Any) -> Any:
 
     def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
         spread = np.float32(1 / np.sqrt(max(1, np.prod(shape.shape[:-1]))))
-        # an array even where numpy makes a number of an array without axes
+        # NumPy turns an array without axes into a scalar.
         made = np.asarray(rng.standard_normal(shape.shape, np.float32) * spread)
         return _place(made.astype(shape.dtype), shape.sharding)
 
@@ -169,6 +180,6 @@ def _peak(program: TrainProgram, say: Callable[[str], object]) -> tuple[float, s
     if stated is not None:
         return stated * devices.size, "stated by its vendor"
     say("timing a matrix product")
-    # fake CPU devices are the same cores: what one does alone is what all do together
+    # Fake CPU devices share the same cores.
     alike = 1 if program.platform == "cpu" else devices.size
     return alike * measured_flops(compute.compute, precision=compute.precision), "a matrix product in this run"

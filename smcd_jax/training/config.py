@@ -1,19 +1,17 @@
-"""What a training run is made of, as frozen dataclasses with defaults, and how a config file becomes one.
+"""Config of a training run: frozen dataclasses with defaults, config files, and overrides from the command line.
 
-A config file holds ``get_config(preset)`` and returns an `ml_collections.ConfigDict` with exactly these keys; it starts
-from `default_config`. Whatever the command line overrides is checked against the same dataclasses.
+A config file defines ``get_config(preset)``, which returns an `ml_collections.ConfigDict` with exactly these keys; it
+starts from `default_config`. Files and overrides are checked against the dataclasses.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -21,28 +19,30 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import get_family, make_model, preset_family, presets
 from smcd_jax.runtime.sharding import MeshShape
+from smcd_jax.training.config_overrides import apply_override
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What a batch is drawn from; frames are those of the model config unless stage 1 says otherwise.
+    """Training data.
 
     Attributes:
-        records: folders made by ``smcd prepare``.
-        weights: share of each folder, by default its number of clips.
-        split: that is trained on.
-        validation_split: that the validation loss and the samples are of: of each folder the first of these splits,
-            separated by commas, that it has; folders that have none are passed over.
-        inputs: "features" reads latents and text embeddings from the cache, "latents" reads latents from the cache and
-            encodes texts online (to train the text tower), "video" encodes everything online.
-        features: folder of the cache within each folder of records.
-        frames: of a window.
-        batch_size: examples of all devices and processes together.
-        crop_keep: least share of the picture's area that a random crop keeps; 1 is no crop ("video" only).
-        short_clips: "leave_out" or "hold" the last frame.
-        epoch_length: examples; 0 for as many as there are clips.
-        max_bad_share: of a folder's clips that may be damaged.
-        threads: that load; 0 for one per core.
+        records: Folders made by ``smcd prepare``.
+        weights: Weight of each folder; empty for its number of clips.
+        split: Name of the training split.
+        validation_split: Names of splits for the validation loss and samples, separated by commas. Each folder
+            contributes the first of them that it has; folders without any are skipped.
+        inputs: "features" reads latents and text embeddings from the cache; "latents" reads latents from the cache and
+            encodes texts in the step, to train the text encoder; "video" encodes everything in the step.
+        features: Name of the cache folder within each folder of records.
+        frames: Number of frames per example.
+        batch_size: Number of examples per step, over all devices and processes.
+        crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping. Only
+            for inputs "video".
+        short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
+        epoch_length: Number of examples per epoch; 0 for the number of clips.
+        max_bad_share: Largest share of damaged clips per folder, 0..1.
+        threads: Number of threads that load examples; 0 for one per core.
     """
 
     records: tuple[str, ...] = ()
@@ -62,13 +62,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """Where training starts from.
+    """Starting point of training.
 
     Attributes:
-        model: a model folder (or the name of a shipped one); empty starts everything from scratch.
-        from_scratch: path patterns of parameters that the folder need not have and that then start from scratch. Each
-            must match, and a parameter that is neither in the folder nor named here is an error.
-        gates: what every gate scalar of such gates starts at; 0 as published. From scratch 0.1 to 0.3 learns sooner.
+        model: Model folder, or the name of a shipped model; empty to train everything from scratch.
+        from_scratch: Path patterns of parameters that are initialized randomly if the folder lacks them. Each must
+            match a parameter; a parameter that is neither in the folder nor matched is an error.
+        gates: Initial value of gates that start from scratch. 0 in the paper; 0.1 to 0.3 speeds up training from
+            scratch.
     """
 
     model: str = ""
@@ -77,14 +78,27 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """How errors are weighed.
+class LowRankConfig:
+    """Low-rank adaptation (`smcd_jax.nn.low_rank`), which is trained with ``trainable=("low_rank/.*",)``.
 
     Attributes:
-        min_snr_gamma: of `smcd_jax.diffusion.loss.min_snr_weights`; None weighs all timesteps alike, as the reference.
-        noise_offset: of `smcd_jax.diffusion.loss.training_noise`; 0 as the reference.
-        kl_weight: of the autoencoder's posterior against a unit Gaussian, per latent value.
-        edge_weight: of the autoencoder's error in differences between neighbouring pixels.
+        rank: Rank of the updates; 0 for none.
+        kernels: Path patterns of the kernels that are updated; each must match.
+    """
+
+    rank: int = 0
+    kernels: tuple[str, ...] = (r"unet/.+/(self|cross)_attention/(query|key|value|out)/kernel",)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss.
+
+    Attributes:
+        min_snr_gamma: Gamma of `smcd_jax.diffusion.loss.min_snr_weights`; None for equal weights, as in the reference.
+        noise_offset: Offset of `smcd_jax.diffusion.loss.training_noise`; 0 in the reference.
+        kl_weight: Weight of the KL divergence of the autoencoder's posterior from a unit Gaussian, per latent value.
+        edge_weight: Weight of the autoencoder's error in differences between neighboring pixels.
     """
 
     min_snr_gamma: float | None = None
@@ -95,22 +109,22 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, by default with the published settings of stage 2.
+    """AdamW; the defaults are the published settings of stage 2.
 
     Attributes:
-        learning_rate: after the warm-up.
-        schedule: "constant" or "cosine", which falls to ``end_lr_ratio`` of the rate at the last step.
-        warmup_steps: of linear rise from 0.
-        end_lr_ratio: see ``schedule``.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled, on every trained parameter, as PyTorch's AdamW.
-        clip_norm: of the gradient of all trained parameters together; 0 for no clipping.
-        grad_accum_steps: parts a batch is computed in, one after the other, to save memory.
-        ema_decay: of the moving average of the trained parameters that is validated, sampled and exported; 0 for none.
-            It rises to this from 0.1, as (1 + step) / (10 + step), so that the average forgets where it began.
-        gate_lr_scale: factor on the updates of the gates' scalars.
+        learning_rate: Learning rate after the warm-up, greater than 0.
+        schedule: "constant", or "cosine" to decay to ``end_lr_ratio`` of the learning rate at the last step.
+        warmup_steps: Number of steps of linear warm-up from 0.
+        end_lr_ratio: Ratio of the last to the highest learning rate for "cosine", 0..1.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Number added to the square root of the second moment.
+        weight_decay: Decoupled weight decay of all trained parameters, as in PyTorch's AdamW.
+        clip_norm: Largest global norm of the gradient; 0 for no clipping.
+        grad_accum_steps: Number of parts that a batch is split into to save memory, at least 1.
+        ema_decay: Decay of the moving average of the trained parameters, which is validated, sampled and exported;
+            0 for no average. The decay of step n is at most (1 + n) / (10 + n), so that the start is forgotten.
+        gate_lr_scale: Factor of the updates of gates.
     """
 
     learning_rate: float = 5e-5
@@ -129,22 +143,22 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How long, and what happens how often; intervals are in steps, 0 is never.
+    """Length of a run and intervals in steps; an interval of 0 means never.
 
     Attributes:
-        steps: to train for.
-        log_every: a line and a row of metrics.
-        validate_every: the loss on ``validation_examples`` with fixed noise and timesteps.
-        validation_examples: see above; as many more are read as fill batches of ``data.batch_size``.
-        sample_every: videos of the first ``samples`` validation clips, boxes drawn.
-        samples: see above.
-        sample_steps: denoising steps of a sample.
-        guidance_scale: of samples.
-        save_every: a checkpoint; one is also saved at the end and when the run is told to stop.
-        max_to_keep: checkpoints kept.
-        keep_every: checkpoints at multiples of so many steps are kept for ever.
-        tensorboard: write event files.
-        wandb: log to Weights & Biases, where it is installed.
+        steps: Number of training steps.
+        log_every: Interval of log lines and metrics, at least 1.
+        validate_every: Interval of the validation loss, with fixed noise and timesteps.
+        validation_examples: Number of examples for the validation loss, rounded up to whole batches.
+        sample_every: Interval of sample videos, with boxes drawn.
+        samples: Number of sample videos, of the first validation clips.
+        sample_steps: Number of denoising steps per sample.
+        guidance_scale: Guidance scale of the samples.
+        save_every: Interval of checkpoints; one is also saved at the end and when the run is stopped.
+        max_to_keep: Number of newest checkpoints to keep.
+        keep_every: Interval of checkpoints that are never deleted.
+        tensorboard: Whether to write TensorBoard event files.
+        wandb: Whether to log to Weights & Biases, if it is installed.
     """
 
     steps: int = 60_000
@@ -164,23 +178,29 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
+    """A training run.
 
     Attributes:
-        name: of the experiment.
+        name: Name of the experiment.
         family: Name of the model family.
-        model: Config of the model that is trained, a dataclass of the family.
-        objective: "denoise", or an objective of the model's own, such as "autoencoder".
-        trainable: path patterns (regular expressions for whole paths such as "unet/encoder_1/spatial/.*") of the
-            parameters that are trained; each must match.
-        temporal: False leaves out every temporal layer, as stage 1 does.
-        seed: of data order, noise and everything else.
-        dtype: of computation, "float32" or "bfloat16"; empty for bfloat16 on accelerators and float32 on CPU. Trained
-            parameters are float32 whatever it says; frozen ones have this type.
-        remat: "none" keeps every activation for the gradient; "blocks" recomputes those within each block.
-        dropout: in training; the rate is the model's.
-        condition_dropout: Rate, 0..1, at which each condition is dropped, by switch of the model.
-        condition_dropout_unit: "example" draws for each example; "batch" once for all, as the reference does.
+        model: Model config, a dataclass of the family.
+        objective: "denoise", or an objective of the model such as "autoencoder".
+        trainable: Path patterns of the trained parameters: regular expressions for whole paths, such as
+            "unet/encoder_1/spatial/.*". Each must match a parameter.
+        temporal: Whether temporal layers take part; False in stage 1.
+        seed: Seed of the data order, the noise and all other random numbers.
+        dtype: Compute dtype, "float32" or "bfloat16"; empty for bfloat16 on accelerators and float32 on CPU. Frozen
+            parameters are stored in it, trained ones in float32.
+        remat: "none" stores all activations for the gradient; "blocks" recomputes those inside each block.
+        dropout: Whether dropout is active; its rate belongs to the model.
+        condition_dropout: Rate at which each condition is dropped, 0..1, by switch of the model.
+        condition_dropout_unit: "example" drops for each example; "batch" for all at once, as in the reference.
+        data: Training data.
+        init: Starting point.
+        loss: Weights of the loss.
+        optimizer: Optimizer.
+        mesh: Size of the device mesh.
+        run: Length and intervals.
     """
 
     name: str = "run"
@@ -195,6 +215,7 @@ class TrainConfig:
     dropout: bool = True
     data: DataConfig = DataConfig()
     init: InitConfig = InitConfig()
+    low_rank: LowRankConfig = LowRankConfig()
     condition_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     condition_dropout_unit: Literal["example", "batch"] = "example"
     loss: LossConfig = LossConfig()
@@ -206,39 +227,36 @@ class TrainConfig:
         if self.model is None:
             object.__setattr__(self, "model", get_family(self.family).presets[self.family])
         make_model(self.model).check_rates(self.condition_dropout)
-        if self.optimizer.grad_accum_steps < 1 or self.data.batch_size % self.optimizer.grad_accum_steps:
-            raise SMCDError(
-                f"config: data.batch_size must be a multiple of optimizer.grad_accum_steps "
-                f"({self.optimizer.grad_accum_steps}), got {self.data.batch_size}",
-                argument="optimizer.grad_accum_steps",
-                value=self.optimizer.grad_accum_steps,
-            )
-        if self.dtype not in ("", "float32", "bfloat16"):
-            _refuse("dtype", self.dtype, "be float32, bfloat16 or empty")
-        for key, value in (
-            ("run.steps", self.run.steps),
-            ("run.log_every", self.run.log_every),
-            ("data.batch_size", self.data.batch_size),
-        ):
-            if value < 1:
-                _refuse(key, value, "be at least 1")
-        if self.run.validate_every and self.run.validation_examples < 1:
-            _refuse(
-                "run.validation_examples", self.run.validation_examples, "be at least 1 unless run.validate_every=0"
-            )
-        if not 0 <= self.optimizer.ema_decay < 1:
-            _refuse("optimizer.ema_decay", self.optimizer.ema_decay, "be at least 0 and below 1")
-
-
-def _refuse(key: str, value: Any, condition: str) -> NoReturn:
-    raise SMCDError(f"config: {key} must {condition}, got {value!r}", argument=key, value=value)
+        optimizer, run = self.optimizer, self.run
+        checks = (
+            (self.dtype in ("", "float32", "bfloat16"), "dtype", self.dtype, "be float32, bfloat16 or empty"),
+            (run.steps >= 1, "run.steps", run.steps, "be at least 1"),
+            (run.log_every >= 1, "run.log_every", run.log_every, "be at least 1"),
+            (self.data.batch_size >= 1, "data.batch_size", self.data.batch_size, "be at least 1"),
+            (
+                optimizer.grad_accum_steps >= 1 and self.data.batch_size % optimizer.grad_accum_steps == 0,
+                "optimizer.grad_accum_steps",
+                optimizer.grad_accum_steps,
+                f"be at least 1 and divide data.batch_size ({self.data.batch_size})",
+            ),
+            (
+                run.validation_examples >= 1 or not run.validate_every,
+                "run.validation_examples",
+                run.validation_examples,
+                "be at least 1 unless run.validate_every=0",
+            ),
+            (0 <= optimizer.ema_decay < 1, "optimizer.ema_decay", optimizer.ema_decay, "be at least 0 and below 1"),
+        )
+        for holds, key, value, condition in checks:
+            if not holds:
+                raise SMCDError(f"config: {key} must {condition}, got {value!r}", argument=key, value=value)
 
 
 def default_config(preset: str = "smcd") -> ConfigDict:
-    """All keys with their defaults, and the model of a preset ("smcd" or "tiny"), for a config file to change.
+    """Returns all keys with their defaults, and the model of a preset ("smcd" or "tiny"), for a config file to change.
 
     Raises:
-        SMCDError: no such preset.
+        SMCDError: The preset is unknown.
     """
     known = presets()
     if preset not in known:
@@ -251,14 +269,14 @@ def default_config(preset: str = "smcd") -> ConfigDict:
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
-    """A run from a config file.
+    """Loads a config file.
 
     Args:
-        path: "FILE.py" or "FILE.py:PRESET"; the file's ``get_config`` gets the preset.
-        overrides: "key.of.config=value", the value as Python writes it; anything else is text.
+        path: "FILE.py" or "FILE.py:PRESET"; the preset is passed to the file's ``get_config``.
+        overrides: Overrides as "KEY.OF.CONFIG=VALUE"; values are Python literals, anything else is text.
 
     Raises:
-        SMCDError: no such file, it fails, an unknown key, a value of another type.
+        SMCDError: The file does not exist or fails, or an override has an unknown key or a value of the wrong type.
     """
     file, _, preset = path.partition(":")
     if not Path(file).is_file():
@@ -283,7 +301,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         config = get_config(preset) if preset else get_config()
     except SMCDError:
         raise
-    except Exception as error:  # the file is the user's program
+    except Exception as error:  # the file is the user's code
         raise SMCDError(f"{file}: {type(error).__name__}: {error}", path=file) from error
     if not isinstance(config, ConfigDict):
         raise SMCDError(
@@ -294,55 +312,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         )
     config.lock()
     for override in overrides:
-        _override(config, override)
+        apply_override(config, override)
     return config_from_dict(config.to_dict())
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
-    """A run from plain values, as `config_to_dict` gives them and checkpoints hold them."""
+    """Returns the config with these plain values, the inverse of `config_to_dict`."""
     family = get_family(values.get("family", "smcd"))
     return from_dict(TrainConfig, values, classes={"model": family.config_class})
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
-    """A run as JSON values."""
+    """Returns a config as plain JSON values."""
     return to_dict(config)
-
-
-def _override(config: ConfigDict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise SMCDError(f"--config.{key}: missing value; write --config.{key}=VALUE", argument=key)
-    *parents, last = key.split(".")
-    node = config
-    for depth, name in enumerate(parents):
-        if not isinstance(node, ConfigDict) or name not in node:
-            _unknown(node, ".".join(parents[: depth + 1]), name)
-        node = node[name]
-    if not isinstance(node, ConfigDict) or last not in node:
-        _unknown(node, key, last)
-    if isinstance(node[last], ConfigDict):
-        raise SMCDError(
-            f"--config.{key} is a group of keys; set one of {', '.join(node[last])}", argument=key, value=text
-        )
-    with node.ignore_type():
-        node[last] = _value(text, node[last])
-
-
-def _value(text: str, before: Any) -> Any:
-    if isinstance(before, str):
-        return text
-    try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(before, tuple | list) and not isinstance(value, tuple | list):
-        value = tuple(text.split(",")) if text else ()
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _unknown(node: Any, key: str, name: str) -> None:
-    known = list(node) if isinstance(node, ConfigDict) else []
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}" if known else ""
-    raise SMCDError(f"--config.{key}: unknown key{hint}", argument=key)

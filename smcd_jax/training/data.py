@@ -1,4 +1,4 @@
-"""What a run's config says of data, as an endless stream of batches on the devices and a fixed validation batch."""
+"""Training data of a run: an endless stream of sharded batches, and fixed validation batches."""
 
 from __future__ import annotations
 
@@ -14,173 +14,177 @@ from jax.sharding import Mesh
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.registry import make_model
+from smcd_jax.models.video_model import VideoModel
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.config import DataConfig
+from smcd_jax.training.state import cached_null
 
 if TYPE_CHECKING:
-    from data_pipeline.batches import Batches, HostBatch
+    from data_pipeline.batches import HostBatch
     from data_pipeline.examples import ExampleSource
     from data_pipeline.order.permutation import OrderState
 
 
 class TrainingData:
-    """The data sets of a run. Opening reads indices only."""
+    """The data sets of a run.
 
-    def __init__(self, config: TrainConfig, mesh: Mesh):
-        """Opens the records, and caches where the run reads them.
+    Attributes:
+        sources: Training split of each folder of records.
+        batches: Batches of the training split.
+    """
+
+    def __init__(self, config: DataConfig, model: VideoModel, base: ModelFolder | None, *, mesh: Mesh, validate: bool):
+        """Opens the records, or the feature caches where the run reads them; reads indices only.
+
+        Args:
+            config: Data of the run.
+            model: Model of the run.
+            base: Model folder that training starts from; None to train from scratch.
+            mesh: Mesh that batches are sharded over.
+            validate: Whether to open the validation split too, so that a fault in it is found before training.
 
         Raises:
-            SMCDError: no data named, or records or caches that are missing, damaged or of another model.
+            SMCDError: No records are named, or records or caches are missing, damaged or of another model.
         """
-        from data_pipeline.batches import Batches
-        from data_pipeline.prefetch import local_rows
-
-        self.config, self.mesh = config, mesh
-        data = config.data
-        if not data.records:
+        if not config.records:
             raise SMCDError(
                 "config: data.records must name a folder, got none; make one with smcd prepare", argument="data.records"
             )
-        self.sources = [open_source(config, Path(folder), data.split) for folder in data.records]
-        self._validation = self._open_validation()
-        self.batches: Batches = Batches(
+        self._config, self._model, self._base, self._mesh = config, model, base, mesh
+        self.sources = [self._open(folder, config.split) for folder in config.records]
+        self._validation = self._open_validation() if validate else []
+        self.batches = self._batches(
             self.sources,
-            data.batch_size,
-            rows=local_rows(mesh, data.batch_size),
-            weights=data.weights or None,
-            epoch_length=data.epoch_length or None,
-            short_clips=data.short_clips,
-            max_bad_share=data.max_bad_share,
-            threads=data.threads or None,
+            config.batch_size,
+            weights=config.weights or None,
+            epoch_length=config.epoch_length or None,
+            max_bad_share=config.max_bad_share,
         )
 
     @property
     def fingerprint(self) -> list[str]:
-        """Which clips, in which order and share: what must be the same for a run to go on exactly."""
+        """Clips of each data set in their order; a run resumes exactly only with the same ones."""
         digest = lambda ids: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]  # noqa: E731
         return [f"{source.name}: {len(source.clip_ids)} clips {digest(source.clip_ids)}" for source in self.sources]
 
-    def place(self, values: dict[str, int]) -> OrderState:
-        """The place in the order that a checkpoint holds."""
-        from data_pipeline.order.permutation import OrderState
-
-        return OrderState.from_dict(values)
-
-    def start(self) -> OrderState:
-        """The place before the first example."""
-        from data_pipeline.order.permutation import OrderState
-
-        return OrderState(seed=self.config.seed)
+    def examples_before(self, place: OrderState) -> int:
+        """Returns the number of training examples before a position."""
+        return place.epoch * self.batches.sequence.epoch_length + place.position
 
     def stream(self, state: OrderState) -> Iterator[HostBatch]:
-        """Batches from a place on, as global arrays sharded over the mesh."""
+        """Yields batches from a position on, as global arrays sharded over the mesh."""
         from data_pipeline.prefetch import prefetch_to_device
 
-        return prefetch_to_device(self.batches.iterate(state), self.mesh, self.config.data.batch_size)
+        return prefetch_to_device(self.batches.iterate(state), self._mesh, self._config.batch_size)
 
     def validation(self, count: int, *, batch_size: int) -> list[dict[str, jax.Array]]:
-        """The same examples of the validation split every time: ``count``, or as many more as fill the batches."""
-        from data_pipeline.batches import Batches
+        """Returns the same validation examples on every call: ``count``, rounded up to whole batches."""
         from data_pipeline.order.permutation import OrderState
-        from data_pipeline.prefetch import local_rows, prefetch_to_device
+        from data_pipeline.prefetch import prefetch_to_device
 
-        data = self.config.data
-        batches = Batches(
-            self._validation,
-            batch_size,
-            rows=local_rows(self.mesh, batch_size),
-            short_clips=data.short_clips,
-            threads=data.threads or None,
-        )
-        stream = batches.iterate(OrderState(seed=0))
+        stream = self._batches(self._validation, batch_size).iterate(OrderState(seed=0))
         try:
-            placed = prefetch_to_device(stream, self.mesh, batch_size, ahead=1)
+            placed = prefetch_to_device(stream, self._mesh, batch_size, ahead=1)
             return [batch.arrays for batch in itertools.islice(placed, -(-count // batch_size))]
         finally:
             stream.close()
 
+    def _batches(self, sources: list[ExampleSource], batch_size: int, **options: Any) -> Any:
+        from data_pipeline.batches import Batches
+        from data_pipeline.prefetch import local_rows
+
+        return Batches(
+            sources,
+            batch_size,
+            rows=local_rows(self._mesh, batch_size),
+            short_clips=self._config.short_clips,
+            threads=self._config.threads or None,
+            **options,
+        )
+
+    def _open(self, folder: str, split: str) -> ExampleSource:
+        return open_source(self._config, self._model, self._base, Path(folder), split)
+
     def _open_validation(self) -> list[ExampleSource]:
-        """What validation reads, opened before the run begins, so that a fault in it does not end it later."""
         from data_pipeline.records.reader import read_manifest
 
-        data, run = self.config.data, self.config.run
-        if not run.validate_every and not (run.sample_every and run.samples):
-            return []
-        wanted = [name.strip() for name in data.validation_split.split(",")]
-        held = {folder: read_manifest(Path(folder))["splits"] for folder in data.records}
+        config = self._config
+        wanted = [name.strip() for name in config.validation_split.split(",")]
+        held = {folder: read_manifest(Path(folder))["splits"] for folder in config.records}
         chosen = {folder: next((name for name in wanted if name in splits), None) for folder, splits in held.items()}
-        found = [open_source(self.config, Path(folder), split) for folder, split in chosen.items() if split]
+        found = [self._open(folder, split) for folder, split in chosen.items() if split]
         if not found:
             there = "; ".join(f"{folder} holds {', '.join(splits)}" for folder, splits in held.items())
             raise SMCDError(
-                f"config: data.validation_split {data.validation_split!r} is in none of the records ({there}); name "
+                f"config: data.validation_split {config.validation_split!r} is in none of the records ({there}); name "
                 "one of their splits, or set run.validate_every=0 and run.sample_every=0",
                 argument="data.validation_split",
-                value=data.validation_split,
+                value=config.validation_split,
             )
         return found
 
 
-def open_source(config: TrainConfig, folder: Path, split: str) -> ExampleSource:
-    """One data set of a run, in the form that ``data.inputs`` asks for."""
+def open_source(
+    config: DataConfig, model: VideoModel, base: ModelFolder | None, folder: Path, split: str
+) -> ExampleSource:
+    """Returns a split of a folder of records in the form of ``data.inputs``."""
     from data_pipeline.examples import ExampleSize
     from data_pipeline.features.cache import FeatureCache, read_features_manifest
-    from data_pipeline.features.encoder_identity import encoder_identity
     from data_pipeline.features.latent_source import LatentSource
     from data_pipeline.features.source import FeatureSource
     from data_pipeline.records.reader import RecordFolder
     from data_pipeline.sources import VideoSource
 
-    data, model = config.data, config.model
-    size = ExampleSize(frames=data.frames, height=model.height, width=model.width, objects=model.max_objects)
-    texts: dict[str, Any] = {"tokenizer": tokenizer(config), "token_length": model.text_length}
-    if data.inputs == "video":
-        return VideoSource(RecordFolder(folder, split), size, crop_keep=data.crop_keep, **texts)
-    if data.crop_keep != 1:
+    shape = model.config
+    size = ExampleSize(frames=config.frames, height=shape.height, width=shape.width, objects=shape.max_objects)
+    texts: dict[str, Any] = {"tokenizer": tokenizer(base), "token_length": shape.text_length}
+    if config.inputs == "video":
+        return VideoSource(RecordFolder(folder, split), size, crop_keep=config.crop_keep, **texts)
+    if config.crop_keep != 1:
         raise SMCDError(
-            f"config: data.crop_keep must be 1 unless data.inputs=video, got {data.crop_keep:g}; cached latents cannot "
-            "be cropped",
+            f"config: data.crop_keep must be 1 unless data.inputs=video, got {config.crop_keep:g}; cached latents "
+            "cannot be cropped",
             argument="data.crop_keep",
-            value=data.crop_keep,
+            value=config.crop_keep,
         )
-    cached = folder / data.features / split
-    identity = encoder_identity(ModelFolder(_encoders(config)).path)
-    if data.inputs == "features":
+    cached = folder / config.features / split
+    identity = _encoder_identity(model, base)
+    if config.inputs == "features":
         return FeatureSource(FeatureCache(cached, encoders=identity), size)
-    # the text tower may differ from the one that made the cache: it is what is trained
-    made_by = read_features_manifest(cached)["encoders"]
-    cache = FeatureCache(cached, encoders={**made_by, "autoencoder": identity["autoencoder"]})
+    # Only the encoders of frames must match: the text encoder is trained, so it may differ from the cache's.
+    frames = {step.component: identity[step.component] for step in model.feature_steps if step.source == "video"}
+    cache = FeatureCache(cached, encoders={**read_features_manifest(cached)["encoders"], **frames})
     return LatentSource(cache, RecordFolder(folder, split), size, **texts)
 
 
-def tokenizer(config: TrainConfig) -> Tokenizer:
-    """Of the model folder that training starts from, else the published one."""
-    return ModelFolder(config.init.model).tokenizer() if config.init.model else Tokenizer.published()
+def tokenizer(base: ModelFolder | None) -> Tokenizer:
+    """Returns the tokenizer of the model folder that training starts from, else the published one."""
+    return Tokenizer.published() if base is None else base.tokenizer()
 
 
-def base_digest(config: TrainConfig) -> str:
-    """The hash of the model folder that training starts from; empty for none."""
-    return ModelFolder(config.init.model).digest if config.init.model else ""
-
-
-def null_arrays(config: TrainConfig) -> dict[str, np.ndarray]:
-    """What a dropped prompt becomes, leading axis 1: its embedding from the cache, or its token ids."""
+def null_arrays(config: DataConfig, model: VideoModel, base: ModelFolder | None) -> dict[str, np.ndarray]:
+    """Returns what dropped conditions become, leading axis 1: raw arrays of the model, or features of the cache."""
     from data_pipeline.features.cache import FeatureCache
+
+    null = model.null_raw(tokenizer(base))
+    if config.inputs != "features":
+        return null
+    folder = Path(config.records[0]) / config.features / config.split
+    cache = FeatureCache(folder, encoders=_encoder_identity(model, base))
+    for step in cached_null(model, null, config.inputs):
+        if step.name != "null_text":
+            raise SMCDError(f"{folder}: the cache does not hold {step.name}", argument="data.inputs", path=folder)
+        del null[step.source]
+        null[step.name] = cache.null_text[None]
+    return null
+
+
+def _encoder_identity(model: VideoModel, base: ModelFolder | None) -> dict[str, str]:
     from data_pipeline.features.encoder_identity import encoder_identity
 
-    if config.data.inputs != "features":
-        prompt = make_model(config.model).null_prompt
-        return {"null_ids": tokenizer(config).encode([prompt], length=config.model.text_length)}
-    folder = Path(config.data.records[0]) / config.data.features / config.data.split
-    cache = FeatureCache(folder, encoders=encoder_identity(ModelFolder(_encoders(config)).path))
-    return {"null_text": cache.null_text[None]}
-
-
-def _encoders(config: TrainConfig) -> str:
-    if not config.init.model:
+    if base is None:
         raise SMCDError(
             "config: init.model must name the model whose encoders made the cached features, got none",
             argument="init.model",
         )
-    return config.init.model
+    return encoder_identity(base.path, {step.component for step in model.feature_steps})

@@ -1,4 +1,4 @@
-"""The model folder that a run comes to: trained parameters, or their moving average, over what the run started from."""
+"""Export of a run to a model folder: its trained parameters, or their moving average, with the frozen ones."""
 
 from __future__ import annotations
 
@@ -11,33 +11,38 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder, Origin, write_model_folder
 from smcd_jax.models.registry import make_model
+from smcd_jax.nn.low_rank import COMPONENT, Adapter, add_low_rank, save_adapter
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.data import base_digest, tokenizer
+from smcd_jax.training.data import tokenizer
 from smcd_jax.training.state import component_params, components, from_scratch_paths, trained_paths
 
 
-def check_base(config: TrainConfig, sha256: str) -> None:
-    """Whether the folder in ``init.model`` is what the run started from: its frozen weights go into what comes out.
+def check_base(model: str, sha256: str) -> None:
+    """Checks that a model folder is the one that a run started from, because the export contains its frozen weights.
+
+    Args:
+        model: Model folder, or the name of a shipped model; empty for none.
+        sha256: Digest of the model folder that the run started from; empty for none.
 
     Raises:
-        SMCDError: The folder is missing, or is another model.
+        SMCDError: The folder is missing, or contains another model.
     """
     try:
-        found = base_digest(config)
+        found = ModelFolder(model).digest if model else ""
     except SMCDError as error:
         raise SMCDError(
             f"{error}; the run started from this model, pass its folder with --base",
             argument="base",
             path=error.path,
-            value=config.init.model,
+            value=model,
         ) from error
     if found != sha256:
         raise SMCDError(
-            f"{config.init.model or 'no model'} is not the model that the run started from (digest "
-            f"{found[:16] or 'none'} instead of {sha256[:16] or 'none'}); pass that folder with --base",
+            f"{model or 'no model'} is not the model that the run started from (digest {found[:16] or 'none'} instead "
+            f"of {sha256[:16] or 'none'}); pass that folder with --base",
             argument="base",
-            value=config.init.model,
+            value=model,
         )
 
 
@@ -51,19 +56,20 @@ def export_model(
     overwrite: bool = False,
     license: str = "unknown",
 ) -> ModelFolder:
-    """Writes a model folder.
+    """Writes the model folder of a run.
 
     Args:
-        path: of the folder.
-        config: of the run; its model describes the folder.
-        trained: the run's trained parameters by path, "unet/encoder_0/conv/kernel".
-        note: one line for people: experiment, step.
-        dtype: that arrays are stored in; gates stay float32.
-        overwrite: replace an existing model folder.
-        license: of the weights.
+        path: Folder to write.
+        config: Config of the run.
+        trained: Trained parameters by path, such as "unet/encoder_0/conv/kernel".
+        note: Description of the run for ``model.json``: experiment and step, one line.
+        dtype: Dtype of the stored arrays; scalars such as gates stay float32.
+        overwrite: Whether to replace an existing model folder.
+        license: License of the weights; "unknown" for that of the model the run started from.
 
     Raises:
-        SMCDError: the parameters are not those the config trains; as `write_model_folder`.
+        SMCDError: The parameters are not those that the config trains, or the folder cannot be written
+            (`write_model_folder`).
     """
     different = trained_paths(config) ^ set(trained)
     if different:
@@ -81,9 +87,35 @@ def export_model(
         config.model,
         _all_components(config, trained, start, dtype),
         origin=Origin("trained", note=note, license=license, sources=sources),
-        tokenizer=tokenizer(config),
+        tokenizer=tokenizer(start),
         overwrite=overwrite,
     )
+
+
+def export_adapter(path: Path, config: TrainConfig, trained: Mapping[str, np.ndarray], *, note: str) -> Adapter:
+    """Writes the low-rank adapter of a run as one safetensors file.
+
+    Args:
+        path: File to write.
+        config: Config of the run.
+        trained: Trained parameters by path.
+        note: Description of the run: experiment and step, one line.
+
+    Raises:
+        SMCDError: The run trains more than an adapter, or none.
+    """
+    others = [name for name in trained if not name.startswith(f"{COMPONENT}/")]
+    if others or not trained:
+        raise SMCDError(
+            "--adapter needs a run that trains nothing but low_rank/.*; leave it out to write a model folder",
+            argument="adapter",
+            value=others[:1],
+        )
+    leaves = {name.removeprefix(f"{COMPONENT}/"): np.asarray(leaf) for name, leaf in trained.items()}
+    base = ModelFolder(config.init.model).digest if config.init.model else ""
+    adapter = Adapter(leaves, base, note)
+    save_adapter(path, adapter)
+    return adapter
 
 
 def _all_components(
@@ -96,6 +128,8 @@ def _all_components(
             allowed = frozenset(f"{name}/{path}" for path in flatten(abstract_params(part.config)))
         leaves = component_params(config, name, part, folder=start, from_scratch=allowed)
         leaves |= {path: leaf for path, leaf in trained.items() if path.startswith(f"{name}/")}
+        adapter = {path: leaf for path, leaf in trained.items() if path.startswith(f"{COMPONENT}/{name}/")}
+        leaves = add_low_rank(leaves, adapter, prefix=f"{COMPONENT}/")
         yield name, {path.split("/", 1)[1]: _stored(leaf, dtype) for path, leaf in leaves.items()}
 
 

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: batches in, parameters out, and nothing lost on the way."""
+"""The training loop: reads batches, runs the compiled step, logs, validates and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 
+from data_pipeline.order.permutation import OrderState
 from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import Params
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import peak_flops
@@ -21,30 +25,36 @@ from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints, Restored
 from smcd_jax.training.config import TrainConfig, config_to_dict
-from smcd_jax.training.data import TrainingData, base_digest, null_arrays
+from smcd_jax.training.data import TrainingData, null_arrays
 from smcd_jax.training.logging.gates import gate_values
 from smcd_jax.training.logging.metrics import MetricWriter, summary_line
 from smcd_jax.training.logging.throughput import Throughput
-from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.signals import StopRequest
-from smcd_jax.training.state import NO_FAULT, TrainState, policy
-from smcd_jax.training.step import window_means
+from smcd_jax.training.state import NO_FAULT, TrainState, policy, window_means
+from smcd_jax.training.step import TrainProgram
 from smcd_jax.training.validation import Validation
 from smcd_jax.training.workdir import Workdir
 
 logger = logging.getLogger(__name__)
 
-# Keys of the config that a resumed run may change: they do not change what is computed, or are compared by content.
+# Keys of the config that a resumed run may change: they do not affect the results, or are compared by content.
 FREE = (
     *("run", "mesh", "remat", "init.model"),
     *("data.threads", "data.records", "data.max_bad_share", "data.validation_split"),
+    # The order of the data is counted in examples; optimizer and schedule are counted in steps.
+    *("data.batch_size", "optimizer.grad_accum_steps"),
 )
 Say = Callable[[str], object]
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: "done", or "stopped" where it was told to and has saved; and after which step."""
+    """How a call of `train` ended.
+
+    Attributes:
+        ended: "done" after the last step, "stopped" on request, or "compiled" without training.
+        step: Number of completed steps, all of them saved.
+    """
 
     ended: Literal["done", "stopped", "compiled"]
     step: int
@@ -58,29 +68,32 @@ def train(
     compile_only: bool = False,
     say: Say = lambda line: None,
 ) -> Outcome:
-    """Trains, going on from the newest whole checkpoint in the workdir where there is one.
+    """Trains a model, resuming from the newest valid checkpoint in the workdir if there is one.
 
     Args:
-        config: of the run.
-        workdir: folder of checkpoints, samples, metrics and logs; one run at a time.
-        profile: steps, counted from where this call begins, that the profiler records into ``logs/profile``.
-        compile_only: end when the step is compiled.
-        say: gets lines for people.
+        config: Config of the run.
+        workdir: Folder of checkpoints, samples, metrics and logs, used by one run at a time.
+        profile: Steps that the profiler records into ``logs/profile``, counted from the start of this call.
+        compile_only: Whether to return once the step is compiled.
+        say: Function that prints one line of progress.
 
     Raises:
-        SMCDError: whatever a user can cause; a loss that is not finite; a checkpoint that cannot be saved or resumed.
+        SMCDError: The config or the data are wrong, the loss is not finite, or a checkpoint cannot be saved or
+            resumed.
     """
     enable_compile_cache()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), Workdir(workdir) as folder, contextlib.ExitStack() as closing:
-        data = TrainingData(config, mesh)
-        null = null_arrays(config)
+        run, base = config.run, ModelFolder(config.init.model) if config.init.model else None
+        model, validate = make_model(config.model), bool(run.validate_every or (run.sample_every and run.samples))
+        data = TrainingData(config.data, model, base, mesh=mesh, validate=validate)
+        null = null_arrays(config.data, model, base)
         program = TrainProgram(config, mesh, null=null)
         say(_description(program))
-        run, saved = config.run, _checkpoint_config(config)
+        saved = {**config_to_dict(config), "base_sha256": base.digest if base else ""}
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.max_to_keep, keep_every=run.keep_every or None)
         closing.push(_closes(checkpoints))
-        # before the step is compiled: who gave another config than the checkpoint's should not have to wait for that
+        # Before compiling, so that a config that does not match the checkpoint is refused at once.
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
         started = time.perf_counter()
         step = program.compile()
@@ -94,7 +107,7 @@ def train(
         writer = closing.enter_context(
             MetricWriter(folder.path, tensorboard=run.tensorboard, wandb=run.wandb, run_config=saved, resume_step=done)
         )
-        validation = Validation(config, program, data, null, folder.samples)
+        validation = Validation(program, data, null, base=base, folder=folder.samples)
         rates = _rates(program)
         record = closing.enter_context(_profiler(profile, folder.logs))
         stop = closing.enter_context(StopRequest())
@@ -113,7 +126,7 @@ def train(
             reason = stop.requested(done)
             last = done == run.steps or reason is not None
             if done % run.log_every == 0 or done == first + 1 or done == run.steps:
-                _log(program, state, done, rates, writer, say)
+                _log(program, state, done, rates, writer, say, examples=data.examples_before(batch.state))
                 rates.restart() if done == first + 1 else None
             with rates.paused():
                 if _due(done, run.save_every) or last:
@@ -134,12 +147,12 @@ def train(
 
 def _begin(
     program: TrainProgram, checkpoints: Checkpoints, data: TrainingData, saved: dict[str, Any], say: Say
-) -> tuple[TrainState, Any, int]:
-    """The state to go on from, the place in the data and the step: of the newest checkpoint, or the beginning."""
+) -> tuple[TrainState, OrderState, int]:
+    """Returns the state, the position in the data and the step to start from: of the newest checkpoint, or 0."""
     params, rest = _parts(program.state)
     restored: Restored | None = checkpoints.restore(params=params, train=rest, config=saved, ignore=FREE)
     if restored is None:
-        return program.initial_state(), data.start(), 0
+        return program.initial_state(), OrderState(seed=program.config.seed), 0
     if restored.data["clips"] != data.fingerprint:
         raise SMCDError(
             f"{checkpoints.folder}: step {restored.step} was trained on other clips ({restored.data['clips']}) than "
@@ -148,24 +161,32 @@ def _begin(
             path=checkpoints.folder,
             value=data.fingerprint,
         )
-    say(f"resuming after step {restored.step}")
+    place = OrderState.from_dict(restored.data["order"])
+    say(f"resuming after step {restored.step}, {data.examples_before(place)} examples")
+    size, before = program.config.data.batch_size, restored.config["data"]["batch_size"]
+    if size != before:
+        logger.warning(
+            "a step now takes %d examples instead of %d: the data continue after example %d, the optimizer and the "
+            "learning rate after step %d",
+            *(size, before, data.examples_before(place), restored.step),
+        )
     ends, ended = program.config.run.steps, restored.config["run"]["steps"]
     if program.config.optimizer.schedule == "cosine" and ends != ended:
-        logger.warning("the learning rate now falls until step %d; so far it fell until step %d", ends, ended)
+        logger.warning("the learning rate now decays until step %d instead of step %d", ends, ended)
     state = TrainState(params=restored.params, **restored.train)
-    return state, data.place(restored.data["order"]), restored.step
+    return state, place, restored.step
 
 
 def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
-    """A state as the two items of a checkpoint."""
+    """Returns a state as the two items of a checkpoint."""
     rest = state._asdict()
     return rest.pop("params"), rest
 
 
 def _closes(checkpoints: Checkpoints) -> Callable[..., None]:
-    """For the end of a run. After an error in one of several processes a save is left as it is.
+    """Returns an exit callback that closes the checkpoints, but not after an error in one of several processes.
 
-    It would wait, for minutes, for a process that may have gone; what is not whole is not resumed from.
+    Closing would then wait minutes for a process that may have ended; an incomplete save is not resumed from.
     """
 
     def close(kind: object, error: BaseException | None, trace: object) -> None:
@@ -175,20 +196,25 @@ def _closes(checkpoints: Checkpoints) -> Callable[..., None]:
     return close
 
 
-def _checkpoint_config(config: TrainConfig) -> dict[str, Any]:
-    """What is saved beside the arrays: the config, and which weights it started from."""
-    return {**config_to_dict(config), "base_sha256": base_digest(config)}
+_norm = jax.jit(optax.tree.norm)
 
 
 def _log(
-    program: TrainProgram, state: TrainState, done: int, rates: Throughput, writer: MetricWriter, say: Say
+    program: TrainProgram,
+    state: TrainState,
+    done: int,
+    rates: Throughput,
+    writer: MetricWriter,
+    say: Say,
+    *,
+    examples: int,
 ) -> None:
-    """Waits for the device, and writes a line; raises if the loss was not finite."""
-    window = jax.device_get(state.window)
-    values = window_means(window)
-    values["parameter_norm"] = program.norm(state.params)
-    values["learning_rate"] = float(program.rate(done - 1))
+    """Waits for the device and logs one line; raises if the loss was not finite."""
+    values = window_means(jax.device_get(state.window))
+    values["parameter_norm"] = float(_norm(state.params))
+    values["learning_rate"] = float(program.learning_rate(done - 1))
     values |= gate_values(state.params)
+    values["examples"] = float(examples)
     values |= rates.read()
     writer.scalars(done, values)
     say(summary_line(done, program.config.run.steps, values))
@@ -204,7 +230,7 @@ def _stop_at_fault(program: TrainProgram, state: TrainState, done: int) -> None:
     fault = int(state.fault)
     if fault != NO_FAULT:
         raise SMCDError(
-            f"the loss or a gradient of step {fault + 1} is not finite; the step changed nothing, and no later "
+            f"the loss or a gradient of step {fault + 1} is not finite; the step was not applied, and no later "
             f"checkpoint is saved. Restart with a lower optimizer.learning_rate (now "
             f"{program.config.optimizer.learning_rate:g}), with optimizer.clip_norm, or with dtype=float32",
             argument="optimizer.learning_rate",
@@ -238,20 +264,20 @@ def _due(step: int, interval: int) -> bool:
 
 @contextlib.contextmanager
 def _profiler(steps: range | None, logs: Path) -> Iterator[Callable[[int, TrainState], None]]:
-    """What records these steps when it is called after every step; a run that ends within them keeps what there is."""
+    """Yields a function to call after every step, which profiles these steps; a profile that is cut short is kept."""
     folder, begun, running, newest = logs / "profile", False, False, 0
 
     def end() -> None:
         jax.profiler.stop_trace()
         count = newest - steps.start
-        logger.warning("profile of %d steps is in %s; TensorBoard's profile tab shows it", count, folder)
+        logger.warning("profile of %d steps written to %s; open it in TensorBoard's profile tab", count, folder)
 
     def record(step: int, state: TrainState) -> None:
         nonlocal begun, running, newest
         newest = step
         if steps is None or step not in (steps.start, steps.stop):
             return
-        jax.block_until_ready(state.step)  # steps are only handed to the device: those recorded should be done there
+        jax.block_until_ready(state.step)  # steps are queued: wait until those before are done
         if step == steps.start:
             jax.profiler.start_trace(str(folder))
             begun = running = True

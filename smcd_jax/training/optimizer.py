@@ -1,4 +1,4 @@
-"""The optimiser of the trained parameters: AdamW with clipping, warm-up and schedule, all of optax."""
+"""The optimizer: AdamW with clipping, warm-up and a learning-rate schedule, from optax."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from smcd_jax.training.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The rate by step: linear warm-up, then constant or a cosine down to ``end_lr_ratio`` of it at ``steps``.
+    """Returns the learning rate by step: linear warm-up, then constant or a cosine decay until ``steps``.
 
     Raises:
-        SMCDError: a warm-up as long as the run, or a rate that is not above 0.
+        SMCDError: The learning rate is not above 0, or the warm-up is as long as the run.
     """
     if config.learning_rate <= 0:
         raise SMCDError(
@@ -42,7 +42,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping by the global norm of all trained gradients, then AdamW; its state mirrors the trained tree only."""
+    """Returns clipping by the global norm followed by AdamW, with scaled updates of the gates."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adamw = optax.adamw(
         learning_rate(config, steps),

@@ -1,4 +1,4 @@
-"""Videos sampled from a run's own parameters on its own mesh, to show progress on validation clips."""
+"""Sampling from a run's parameters on its mesh, to show progress on validation clips."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
-from smcd_jax.diffusion.samplers import initial_state, make_solver_table
+from smcd_jax.diffusion.samplers import initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.media import to_uint8
 from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.video_model import Params, VideoModel
-from smcd_jax.training.config import TrainConfig
+from smcd_jax.runtime.sharding import batch_parts
+from smcd_jax.sampling_options import SamplingOptions
 
 Sampler = Callable[[Params, Mapping[str, Array], Array], tuple[Array, Array]]
 
 
-def make_sampler(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]) -> Sampler:
-    """``sampler(params, batch, key) -> (latents, real latents)``, both ``[b, f, h, w, c]``; pure, to be jitted.
+def make_sampler(
+    model: VideoModel, null: Mapping[str, Any], *, num_steps: int, guidance_scale: float, temporal: bool
+) -> Sampler:
+    """Returns ``sampler(params, batch, key) -> (latents, real latents)``, both ``[b, f, h, w, c]``, for `jax.jit`.
 
     Args:
-        config: Config of the run: number of steps and guidance scale.
-        model: Its model.
+        model: Model of the run.
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
+        num_steps: Number of denoising steps of DDIM.
+        guidance_scale: Guidance scale of the text.
+        temporal: Whether temporal layers take part.
     """
-    guidance = model.guidance({"guidance_scale": config.run.guidance_scale})
-    table = make_solver_table(model.schedule, sampler="ddim", num_steps=config.run.sample_steps)
+    options = model.resolve(SamplingOptions(num_inference_steps=num_steps, guidance_scale=guidance_scale))
+    guidance, table = model.guidance(options.as_dict()), model.solver_table(options)
 
     def sampler(params: Params, batch: Mapping[str, Array], key: Array) -> tuple[Array, Array]:
         features = model.features(params, {**batch, **jax.tree.map(jnp.asarray, dict(null))}, key)
@@ -37,7 +43,7 @@ def make_sampler(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]
         inputs = branch_inputs(model, model.inputs(features), guidance.branches)
         context = model.precompute(params, model.encode(params, inputs))
         keys = jax.random.split(jax.random.fold_in(key, 1), len(real))
-        predict = branch_outputs(model, params, context, len(guidance.branches), temporal=config.temporal)
+        predict = branch_outputs(model, params, context, len(guidance.branches), temporal=temporal)
         state = sample(
             predict,
             initial_state(initial_noise(keys, real.shape[1:], num_rows=table.timesteps.size)),
@@ -45,20 +51,26 @@ def make_sampler(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]
             weights=jnp.asarray(guidance.weights, jnp.float32),
             keys=keys,
             start=0,
-            stop=config.run.sample_steps,
+            stop=table.num_steps,
+            guidance_rescale=options.guidance_rescale,
         )
         return state.latents, real
 
     return sampler
 
 
+def sample_rows(samples: int, mesh: Mesh) -> int:
+    """Returns the number of rows of the batch that is sampled: ``samples``, rounded up to what the mesh divides."""
+    return batch_parts(mesh) * -(-samples // batch_parts(mesh))
+
+
 def decode(model: VideoModel, params: Params, latents: Float[Array, "b f h w c"]) -> UInt8[np.ndarray, "b f hh ww 3"]:
-    """Frames of scaled latents, one video after the other; every process gets all of them.
+    """Returns the frames of scaled latents, decoded one video at a time; all videos on every process.
 
     Args:
-        model: The model.
+        model: Model of the run.
         params: Parameters of the components of stage "decode".
-        latents: Scaled latents.
+        latents: Latents, multiplied by the scaling factor.
     """
     frames = np.arange(latents.shape[1], dtype=np.int32)
     program = jax.jit(lambda params, video: model.render(params, model.decode(params, video[None], None), None, frames))
@@ -66,7 +78,7 @@ def decode(model: VideoModel, params: Params, latents: Float[Array, "b f h w c"]
 
 
 def on_host(array: Any) -> np.ndarray:
-    """A global array as NumPy, on every process."""
+    """Returns a global array as NumPy, in whole on every process."""
     if jax.process_count() == 1:
         return np.asarray(array)
     from jax.experimental.multihost_utils import process_allgather

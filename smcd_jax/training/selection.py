@@ -1,6 +1,6 @@
-"""Which parameters a stage trains: trees split by path patterns before `jax.grad`, and joined again inside it.
+"""Selection of the trained parameters: trees are split by path patterns before `jax.grad` and joined inside it.
 
-Freezing is structural: gradients, optimiser state and moving averages exist for the trained part alone.
+Gradients, optimizer state and moving averages therefore exist only for the trained parameters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.low_rank import adapted
 from smcd_jax.nn.networks import Params, flatten, unflatten
 
 
@@ -42,7 +43,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> froze
 
 
 def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
-    """(trained, frozen) parts of a tree; the arrays are the same."""
+    """Returns the trained and the frozen part of a tree, without copying arrays."""
     leaves = flatten(params)
     parts = ({}, {})
     for path, leaf in leaves.items():
@@ -51,5 +52,5 @@ def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """The inverse of `split`."""
-    return unflatten({**flatten(frozen), **flatten(trained)})
+    """Returns the whole tree, the inverse of `split`; an adapter of low rank is added to its kernels."""
+    return adapted(unflatten({**flatten(frozen), **flatten(trained)}))

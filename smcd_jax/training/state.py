@@ -1,9 +1,11 @@
-"""What changes from step to step, and how it comes to life: sharded, from a model folder or from scratch."""
+"""State of a training run, and the parameters that it starts from: from a model folder or from scratch, sharded."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,31 +16,35 @@ import optax
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
-from smcd_jax.models.video_model import Component, FeatureStep, Stats
+from smcd_jax.models.video_model import Component, FeatureStep, Stats, VideoModel
 from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.low_rank import COMPONENT, initial_low_rank, low_rank_shapes
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
+from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import NUM_BUCKETS
 from smcd_jax.training.selection import select
 
 logger = logging.getLogger(__name__)
 
+_shapes = functools.cache(abstract_params)  # tracing the initialization of a full-size UNet takes seconds
+
 NO_FAULT = -1
+NUM_BUCKETS = 4  # equal ranges of timesteps whose losses are logged separately
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint needs to go on exactly, besides the place in the data.
+    """Everything that a checkpoint stores for an exact resume, besides the position in the data.
 
     Attributes:
-        step: updates made so far, int32.
-        params: trained parameters, float32.
-        optimizer: optax state of them.
-        stats: Running statistics that the objective returns, such as those of batch normalisation; not averaged.
-        ema: their moving average; an empty dict where it is off.
-        key: data of the random key from which every step's is derived, uint32.
-        fault: the step whose loss or gradient was not finite, after which nothing changes any more; else `NO_FAULT`.
-        window: sums for the next line of the log since the last one.
+        step: Number of completed updates, int32.
+        params: Trained parameters, float32.
+        optimizer: State of the optax optimizer.
+        stats: Running statistics that the objective returns, such as those of batch normalization; not averaged.
+        ema: Moving average of the trained parameters; an empty dict if the run keeps none.
+        key: Data of the random key from which the keys of all steps are derived, uint32.
+        fault: Step whose loss or gradient was not finite, after which nothing changes any more; else `NO_FAULT`.
+        window: Sums since the last log line.
     """
 
     step: jax.Array
@@ -52,7 +58,7 @@ class TrainState(NamedTuple):
 
 
 def components(config: TrainConfig) -> dict[str, Component]:
-    """Each component that the training step runs, by name."""
+    """Returns the components that the training step runs, by name."""
     model = make_model(config.model)
     if config.objective != "denoise":
         names = set(model.objectives[config.objective].components)
@@ -63,20 +69,48 @@ def components(config: TrainConfig) -> dict[str, Component]:
 
 
 def is_cached(step: FeatureStep, inputs: str) -> bool:
-    """Whether a feature comes from the cache with ``data.inputs`` set to ``inputs``."""
+    """Returns whether a feature comes from the cache if ``data.inputs`` is ``inputs``."""
     return inputs == "features" or (inputs == "latents" and step.source == "video")
 
 
+def cached_null(model: VideoModel, null: Mapping[str, Any], inputs: str) -> list[FeatureStep]:
+    """Returns the feature steps of `VideoModel.null_raw` whose result comes from the cache."""
+    return [step for step in model.feature_steps if step.source in null and is_cached(step, inputs)]
+
+
+def placeholder_null(config: TrainConfig, model: VideoModel) -> dict[str, np.ndarray]:
+    """Returns arrays in the shape of `smcd_jax.training.data.null_arrays`, for programs that read no data."""
+    null = model.null_raw(Tokenizer.published())
+    for step in cached_null(model, null, config.data.inputs):
+        del null[step.source]
+        null[step.name] = np.zeros((1, *step.shape), np.float32)
+    return null
+
+
 def abstract(config: TrainConfig) -> Params:
-    """Shapes of the parameters of all components of the step, float32."""
-    return {name: abstract_params(part.config) for name, part in components(config).items()}
+    """Returns the shapes of the parameters of all components of the step, float32."""
+    tree = {name: _shapes(part.config) for name, part in components(config).items()}
+    return {**tree, **unflatten(low_rank_shapes_of(config, flatten(tree)))}
+
+
+def low_rank_shapes_of(config: TrainConfig, leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the run's adapter by path; none without low-rank adaptation.
+
+    Args:
+        config: Config of the run.
+        leaves: Shapes of the parameters of all components by path.
+    """
+    if not config.low_rank.rank:
+        return {}
+    paths = select(leaves, config.low_rank.kernels, what="config: low_rank.kernels")
+    return low_rank_shapes({path: leaves[path] for path in sorted(paths)}, config.low_rank.rank)
 
 
 def trained_paths(config: TrainConfig) -> frozenset[str]:
-    """Paths of the parameters the run trains.
+    """Returns the paths of the parameters that the run trains.
 
     Raises:
-        SMCDError: no pattern, or one that matches nothing.
+        SMCDError: There is no pattern, or a pattern matches no parameter.
     """
     if not config.trainable:
         raise SMCDError(
@@ -87,11 +121,11 @@ def trained_paths(config: TrainConfig) -> frozenset[str]:
 
 
 def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
-    """Dtypes of the computation; parameters are cast where they are used.
+    """Returns the dtypes of the computation; parameters are cast where they are used.
 
     Args:
-        config: of the run.
-        platform: "cpu", "gpu" or "tpu" that the run is for; by default that of this machine.
+        config: Config of the run.
+        platform: Platform that the run is for: "cpu", "gpu" or "tpu"; None for that of this machine.
     """
     of_device = ComputePolicy.for_device(config.dtype or None, platform)
     attention = "cudnn_train" if of_device.attention == "cudnn" else of_device.attention
@@ -99,13 +133,13 @@ def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
 
 
 def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtype: Any = jnp.float32) -> Params:
-    """The starting parameters of these paths on their devices; one component at a time passes through the host.
+    """Returns the starting parameters of some paths, sharded; host memory holds one component at a time.
 
     Args:
-        config: of the run.
-        paths: of the parameters.
-        places: the tree of their shardings.
-        dtype: of all but scalars.
+        config: Config of the run.
+        paths: Paths of the parameters.
+        places: Tree of their shardings.
+        dtype: Dtype of all arrays but scalars.
 
     Raises:
         SMCDError: A parameter is neither in the model folder nor named in ``init.from_scratch``, or its shape there
@@ -120,33 +154,37 @@ def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtyp
             if path in paths:
                 typed = leaf.astype(dtype, copy=False) if leaf.ndim else leaf
                 leaves[path] = _place(typed, shardings[path])
+    adapter = {path: leaf for path, leaf in flatten(abstract(config)).items() if path.startswith(f"{COMPONENT}/")}
+    for path, leaf in initial_low_rank(adapter, config.seed).items():
+        if path in paths:
+            leaves[path] = _place(leaf, shardings[path])
     return unflatten(leaves)
 
 
 def _place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Each device gets its part of an array that every process has."""
+    """Shards an array that every process has in whole."""
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 def component_params(
     config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, from_scratch: frozenset[str]
 ) -> dict[str, np.ndarray]:
-    """One component's starting parameters by whole path, float32, on the host."""
-    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(abstract_params(part.config)).items()}
-    given = _read_component(folder, name, part)
+    """Returns one component's starting parameters by full path, float32, on the host."""
+    shapes = {f"{name}/{path}": leaf for path, leaf in flatten(_shapes(part.config)).items()}
+    found = _read_component(folder, name, part)
     widened = {f"{name}/{path}" for path in part.widened}
     leaves = {}
     for path, shape in shapes.items():
-        if path in given and given[path].shape == shape.shape:
-            leaves[path] = given[path]
-        elif path in given and path in widened and _lacks_channels(given[path].shape, shape.shape):
-            leaves[path] = _with_zero_channels(given[path], shape.shape)
-        elif path in given and path not in from_scratch:
+        if path in found and found[path].shape == shape.shape:
+            leaves[path] = found[path]
+        elif path in found and path in widened and _lacks_channels(found[path].shape, shape.shape):
+            leaves[path] = _with_zero_channels(found[path], shape.shape)
+        elif path in found and path not in from_scratch:
             raise SMCDError(
-                f"{folder.path}: shape of {path} must be {shape.shape} as in config.model, got {given[path].shape}",
+                f"{folder.path}: shape of {path} must be {shape.shape} as in config.model, got {found[path].shape}",
                 argument=path,
                 path=folder.path,
-                value=given[path].shape,
+                value=found[path].shape,
             )
     missing = [path for path in shapes if path not in leaves]
     unnamed = [path for path in missing if path not in from_scratch]
@@ -173,7 +211,7 @@ def _from_scratch(config: TrainConfig, name: str, part: Any, paths: list[str]) -
 
 
 def from_scratch_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:
-    """Parameters that may start from scratch: those `init.from_scratch` names, all where there is no folder."""
+    """Returns the parameters that may start from scratch: those `init.from_scratch` names; all without a folder."""
     paths = flatten(abstract(config))
     if folder is None:
         return frozenset(paths)
@@ -194,14 +232,14 @@ def _lacks_channels(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _with_zero_channels(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A text-to-video model's first convolution, with zeros for the channels of the first frame's latent (ZC)."""
+    """Returns a convolution with zeros for the added input channels, as for the first frame's latent (ZC)."""
     wider = np.zeros(shape, kernel.dtype)
     wider[:, :, : kernel.shape[2]] = kernel
     return wider
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, *, config: TrainConfig) -> TrainState:
-    """The state before the first step; jit it with out_shardings, so that moments come to life sharded."""
+    """Returns the state before the first step; jit it with out_shardings, so that the moments are sharded at once."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -215,7 +253,7 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, config
 
 
 def empty_window() -> dict[str, jax.Array]:
-    """Zeros for every sum that a line of the log is made of."""
+    """Returns zeros for the sums of a log line."""
     zero = jnp.zeros((), jnp.float32)
     return {
         "steps": zero,
@@ -224,3 +262,13 @@ def empty_window() -> dict[str, jax.Array]:
         "bucket_loss": jnp.zeros(NUM_BUCKETS, jnp.float32),
         "bucket_count": jnp.zeros(NUM_BUCKETS, jnp.float32),
     }
+
+
+def window_means(window: dict[str, Any]) -> dict[str, float]:
+    """Returns the means of a window by the names of their metrics, without timestep buckets that have no examples."""
+    steps = max(float(window["steps"]), 1.0)
+    means = {name: float(window[name]) / steps for name in ("loss", "gradient_norm")}
+    for bucket, (loss, count) in enumerate(zip(window["bucket_loss"], window["bucket_count"], strict=True)):
+        if count > 0:
+            means[f"loss/t{bucket * 1000 // NUM_BUCKETS}"] = float(loss) / float(count)
+    return means

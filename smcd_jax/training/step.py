@@ -1,24 +1,158 @@
-"""One update: gradients of the trained part, clipped and applied, with the moving average and the sums for the log."""
+"""One training step: loss, gradients of the trained parameters, and update; `TrainProgram` compiles it for a mesh.
+
+A step is a pure function ``(state, frozen, batch) -> state``. The loss is that of an objective: the denoising loss of
+any video model, or an objective that a model defines itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from smcd_jax.models.video_model import Losses, Stats
-from smcd_jax.nn.networks import Params
-from smcd_jax.runtime.sharding import constrain_batch
+from smcd_jax.diffusion.loss import diffusion_loss, training_noise
+from smcd_jax.errors import SMCDError
+from smcd_jax.models.registry import make_model
+from smcd_jax.models.video_model import Inputs, Losses, Params, Stats, VideoModel
+from smcd_jax.nn.low_rank import with_low_rank
+from smcd_jax.nn.networks import flatten
+from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.memory import gc_paused
+from smcd_jax.runtime.sharding import batch_parts, batch_sharding, constrain_batch, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import NUM_BUCKETS, Batch, TrainObjective
-from smcd_jax.training.selection import join
-from smcd_jax.training.state import NO_FAULT, TrainState, empty_window
+from smcd_jax.training.optimizer import learning_rate, make_optimizer
+from smcd_jax.training.selection import join, split
+from smcd_jax.training.state import (
+    NO_FAULT,
+    NUM_BUCKETS,
+    TrainState,
+    abstract,
+    empty_window,
+    is_cached,
+    load_params,
+    new_state,
+    placeholder_null,
+    policy,
+    trained_paths,
+)
 
+Batch = Mapping[str, Array]
+TrainObjective = Callable[..., tuple[Losses, Stats]]
 TrainStep = Callable[[TrainState, Params, Batch], TrainState]
+
+
+class Noised(NamedTuple):
+    """Noise and timestep of each example."""
+
+    noise: Float[Array, "b f h w c"]
+    timesteps: Int[Array, " b"]
+
+
+def make_objective(config: TrainConfig, model: VideoModel, *, null: Mapping[str, Any] | None = None) -> TrainObjective:
+    """Returns the objective of a run: ``objective(params, stats, batch, key, train=True) -> (Losses, stats)``.
+
+    Args:
+        config: Config of the run.
+        model: Model of the run.
+        null: Arrays of the null prompt, leading axis 1 (`smcd_jax.training.data.null_arrays`); required if the text
+            condition can be dropped.
+
+    Raises:
+        SMCDError: The model has no such objective, or no such condition to drop.
+    """
+    if config.objective == "denoise":
+        return _denoising_objective(config, model, null or {})
+    if config.objective not in model.objectives:
+        known = ", ".join(("denoise", *model.objectives))
+        raise SMCDError(
+            f"objective must be one of {known}, got {config.objective!r}", argument="objective", value=config.objective
+        )
+    losses = model.objectives[config.objective].losses
+
+    def objective(
+        params: Params, stats: Stats, batch: Batch, key: PRNGKeyArray, train: bool = True
+    ) -> tuple[Losses, Stats]:
+        del train
+        return losses(params, stats, batch, key, weights=config.loss)
+
+    return objective
+
+
+def _denoising_objective(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]) -> TrainObjective:
+    model.check_rates(config.condition_dropout)
+    total = model.schedule.num_train_timesteps
+
+    def objective(
+        params: Params, stats: Stats, batch: Batch, key: PRNGKeyArray, train: bool = True
+    ) -> tuple[Losses, Stats]:
+        keys = dict(zip(("features", "noise", "timesteps", "drop", "dropout"), jax.random.split(key, 5), strict=True))
+        raw = {**batch, **jax.tree.map(jnp.asarray, dict(null))} if train else batch
+        features = model.features(params, raw, keys["features"])
+        latents = features[model.target].astype(jnp.float32)
+        inputs = model.inputs(features, jax.random.fold_in(keys["features"], 0) if train else None)
+        noise = training_noise(keys["noise"], latents.shape, noise_offset=config.loss.noise_offset)
+        timesteps = draw_timesteps(keys["timesteps"], len(latents), total, stratified=not train)
+        if train:
+            rates, unit = config.condition_dropout, config.condition_dropout_unit
+            inputs = model.drop(inputs, model.draw_keep(keys["drop"], len(latents), rates, unit=unit))
+        loss = denoising_losses(
+            model,
+            params,
+            latents,
+            Noised(noise, timesteps),
+            inputs=inputs,
+            min_snr_gamma=config.loss.min_snr_gamma,
+            temporal=config.temporal,
+            dropout_key=keys["dropout"] if train and config.dropout else None,
+        )
+        return Losses(loss, timesteps * NUM_BUCKETS // total), stats
+
+    return objective
+
+
+def draw_timesteps(key: PRNGKeyArray, count: int, total: int, *, stratified: bool) -> Int[Array, " b"]:
+    """Returns timesteps, uniform in 0..total-1; ``stratified`` spaces them evenly to lower the variance of a loss."""
+    if not stratified:
+        return jax.random.randint(key, (count,), 0, total)
+    return ((jnp.arange(count) * total + total // 2) // count).astype(jnp.int32)
+
+
+def denoising_losses(
+    model: VideoModel,
+    params: Params,
+    latents: Float[Array, "b f h w c"],
+    noised: Noised,
+    *,
+    inputs: Inputs,
+    min_snr_gamma: float | None = None,
+    temporal: bool = True,
+    dropout_key: PRNGKeyArray | None = None,
+) -> Float[Array, " b"]:
+    """Returns the denoising loss of each example for given noise and timesteps.
+
+    Args:
+        model: Model to train.
+        params: Parameters of the components of stages "encode" and "denoise".
+        latents: Clean latents, multiplied by the scaling factor.
+        noised: Noise and timesteps.
+        inputs: Conditions as the network sees them, after dropping.
+        min_snr_gamma: Gamma of the min-SNR weights; None for equal weights.
+        temporal: Whether temporal layers take part.
+        dropout_key: Random key of dropout; None for no dropout.
+    """
+    x = model.schedule.add_noise(latents, noised.noise, noised.timesteps)
+    context = model.precompute(params, model.encode(params, inputs))
+    times = noised.timesteps.astype(jnp.float32)
+    out = model.denoise(params, x, times, context, dropout_key=dropout_key, temporal=temporal)
+    return diffusion_loss(
+        out, schedule=model.schedule, x0=latents, noise=noised.noise, t=noised.timesteps, min_snr_gamma=min_snr_gamma
+    )
 
 
 class _Sums(NamedTuple):
@@ -31,10 +165,10 @@ class _Sums(NamedTuple):
 def make_train_step(
     config: TrainConfig, objective: TrainObjective, optimizer: optax.GradientTransformation
 ) -> TrainStep:
-    """``step(state, frozen, batch) -> state``: pure, for `jax.jit` with the state donated.
+    """Returns ``step(state, frozen, batch) -> state``, a pure function for `jax.jit` with the state donated.
 
-    A loss or gradient that is not finite changes nothing but ``state.fault``, and no later step changes anything: the
-    loop sees it at the next line of the log, with the last good parameters, moments and moving average still there.
+    If a loss or gradient is not finite, the step and all later ones change nothing but ``state.fault``. The loop
+    notices it at the next log line, with the last good parameters, moments and moving average intact.
     """
     parts, decay = config.optimizer.grad_accum_steps, config.optimizer.ema_decay
 
@@ -65,9 +199,9 @@ def make_train_step(
             start = zeros(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), state.params))
             return one_part((start, state.stats), (jnp.zeros((), jnp.int32), batch))[0]
         start = zeros(jax.tree.map(jnp.zeros_like, state.params))
-        # Every device keeps its own rows in every part, so nothing moves.
-        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-        (sums, stats), _ = jax.lax.scan(one_part, (start, state.stats), (jnp.arange(parts), split))
+        # Every device keeps its own rows in every part, so that no rows move between devices.
+        rows = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        (sums, stats), _ = jax.lax.scan(one_part, (start, state.stats), (jnp.arange(parts), rows))
         mean = jax.tree.map(lambda x: x / parts, (sums.gradient, sums.loss))
         return sums._replace(gradient=mean[0], loss=mean[1]), stats
 
@@ -97,7 +231,7 @@ def make_train_step(
 
 
 def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_every: int) -> dict[str, Array]:
-    """The sums since the last line of the log: part of the state, so that a resumed run logs the same numbers."""
+    """Returns the sums since the last log line; as part of the state, a resumed run logs the same numbers."""
     begins = state.step % log_every == 0
     before = jax.tree.map(lambda old, zero: jnp.where(begins, zero, old), state.window, empty_window())
     new = {
@@ -110,11 +244,107 @@ def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_ever
     return jax.tree.map(jnp.add, before, new)
 
 
-def window_means(window: dict[str, Any]) -> dict[str, float]:
-    """Means of a window, by the names they are logged under; a band that no example fell into is left out."""
-    steps = max(float(window["steps"]), 1.0)
-    means = {name: float(window[name]) / steps for name in ("loss", "gradient_norm")}
-    for bucket, (loss, count) in enumerate(zip(window["bucket_loss"], window["bucket_count"], strict=True)):
-        if count > 0:
-            means[f"loss/t{bucket * 1000 // NUM_BUCKETS}"] = float(loss) / float(count)
-    return means
+class TrainProgram:
+    """The step of a run with every array's place on the mesh, for the loop, `smcd bench train` and `smcd plan`.
+
+    It holds no arrays: states and batches are shapes until `initial_state` or a checkpoint fills them.
+
+    Attributes:
+        config: Config of the run.
+        mesh: Mesh of real devices, or of the devices of a topology to compile for.
+        platform: Platform of these devices: "cpu", "gpu" or "tpu".
+        model: Model of the run, at its compute policy.
+        objective: Result of `make_objective`.
+        optimizer: Result of `make_optimizer`.
+        learning_rate: Learning rate by step.
+        trained: Paths of the trained parameters.
+        state: Shapes and shardings of a `TrainState`.
+        frozen: Shapes and shardings of the frozen parameters.
+        batch: Shapes and shardings of a batch.
+        step: Jitted ``(state, frozen, batch) -> state``; the state is donated.
+    """
+
+    def __init__(self, config: TrainConfig, mesh: Mesh, *, null: Mapping[str, Any] | None = None):
+        """Traces shapes, without compiling.
+
+        Args:
+            config: Config of the run.
+            mesh: Mesh to run on.
+            null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`); None for zeros of their shape.
+
+        Raises:
+            SMCDError: A pattern matches no parameter, or the mesh does not divide the batch.
+        """
+        self.config, self.mesh = config, mesh
+        _check_batch(config, mesh)
+        self.platform: str = mesh.devices.flat[0].platform
+        self._policy = policy(config, self.platform)
+        self.model = make_model(config.model, self._policy)
+        null = placeholder_null(config, self.model) if null is None else null
+        self.objective: TrainObjective = make_objective(config, self.model, null=null)
+        self.optimizer = make_optimizer(config.optimizer, config.run.steps)
+        self.learning_rate = learning_rate(config.optimizer, config.run.steps)
+        self.trained = trained_paths(config)
+        trained, frozen = split(abstract(config), self.trained)
+        compute = self._policy.compute
+        frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), frozen)
+        table = with_low_rank(self.model.sharding) if config.low_rank.rank else self.model.sharding
+        self.frozen = _placed(frozen, shardings(frozen, mesh, table))
+        state = jax.eval_shape(self._new_state, trained)
+        self._state_places = state_shardings(state, mesh, table)
+        self.state: TrainState = _placed(state, self._state_places)
+        inputs = config.data.inputs
+        shapes = self.model.feature_shapes(
+            config.data.batch_size, config.data.frames, cached=lambda step: is_cached(step, inputs)
+        )
+        self.batch = _placed(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
+        step = make_train_step(config, self.objective, self.optimizer)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=self._state_places)
+
+    def initial_state(self) -> TrainState:
+        """Returns the state before the first step, from the model folder or from scratch, sharded."""
+        params = load_params(self.config, self.trained, self._state_places.params)
+        return self.state_from(params)
+
+    def state_from(self, params: Params) -> TrainState:
+        """Returns the state before the first step with these trained parameters, sharded."""
+        return jax.jit(self._new_state, out_shardings=self._state_places)(params)
+
+    def frozen_params(self) -> Params:
+        """Returns the frozen parameters, sharded."""
+        places = jax.tree.map(lambda x: x.sharding, self.frozen)
+        return load_params(self.config, frozenset(flatten(self.frozen)), places, dtype=self._policy.compute)
+
+    def compile(self) -> Any:
+        """Returns the step, compiled for the shapes of this run."""
+        with jax.set_mesh(self.mesh):
+            with gc_paused():
+                lowered = self.step.lower(self.state, self.frozen, self.batch)
+            return lowered.compile()
+
+    def flops(self) -> int:
+        """Returns the operations of a step over all devices; what rematerialization computes twice counts once."""
+        plain = dataclasses.replace(self.config, remat="none")
+        model = make_model(plain.model, policy(plain, self.platform))
+        objective = make_objective(plain, model, null=placeholder_null(plain, model))
+        bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.state, self.frozen, self.batch))
+        return count_flops(make_train_step(plain, objective, self.optimizer), *bare)
+
+    def _new_state(self, params: Params) -> TrainState:
+        return new_state(params, self.optimizer, config=self.config)
+
+
+def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    parts, size = config.optimizer.grad_accum_steps, config.data.batch_size
+    multiple = batch_parts(mesh) * parts
+    if size % multiple:
+        raise SMCDError(
+            f"config: data.batch_size must be a multiple of {multiple} (data {mesh.shape['data']} x "
+            f"fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts}), got {size}",
+            argument="data.batch_size",
+            value=size,
+        )
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)

@@ -1,4 +1,4 @@
-"""What is watched besides the training loss: the loss on fixed clips, noise and timesteps, and videos to look at."""
+"""Validation during training: the loss on fixed clips, noise and timesteps, and sample videos."""
 
 from __future__ import annotations
 
@@ -12,28 +12,50 @@ import numpy as np
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.nn.networks import Params
 from smcd_jax.tracks import BoxTracks
-from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import MetricWriter
 from smcd_jax.training.logging.sample_videos import write_samples
-from smcd_jax.training.objective import NUM_BUCKETS
-from smcd_jax.training.program import TrainProgram, sample_rows
-from smcd_jax.training.sampling import decode, make_sampler, on_host
+from smcd_jax.training.sampling import decode, make_sampler, on_host, sample_rows
 from smcd_jax.training.selection import join
-from smcd_jax.training.state import TrainState, components, policy
+from smcd_jax.training.state import NUM_BUCKETS, TrainState, policy
+from smcd_jax.training.step import TrainProgram
 
-_KEY = 20240708  # of all noise in validation and samples, the same in every run
+_KEY = 20240708  # seed of all noise in validation and samples, the same in every run
 
 
 class Validation:
-    """Measures of the moving average where the run keeps one, else of the parameters; batches are read once."""
+    """Evaluates the moving average of the parameters if the run keeps one, else the parameters.
+
+    Args:
+        program: Program of the run.
+        data: Data of the run; validation batches are read once.
+        null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
+        base: Model folder that training starts from, for decoders that the step does not hold; None for none.
+        folder: Folder of the sample videos.
+    """
 
     def __init__(
-        self, config: TrainConfig, program: TrainProgram, data: TrainingData, null: Mapping[str, Any], folder: Path
+        self,
+        program: TrainProgram,
+        data: TrainingData,
+        null: Mapping[str, Any],
+        *,
+        base: ModelFolder | None,
+        folder: Path,
     ):
-        self._config, self._program, self._data, self._folder = config, program, data, folder
+        self._program, self._data, self._base, self._folder = program, data, base, folder
+        self._config = config = program.config
         self._batches: dict[str, list[dict[str, jax.Array]]] = {}
-        self._sampler = jax.jit(make_sampler(config, program.model, null)) if config.objective == "denoise" else None
+        self._sampler = None
+        if config.objective == "denoise":
+            sampler = make_sampler(
+                program.model,
+                null,
+                num_steps=config.run.sample_steps,
+                guidance_scale=config.run.guidance_scale,
+                temporal=config.temporal,
+            )
+            self._sampler = jax.jit(sampler)
         self._loss = jax.jit(
             lambda trained, frozen, stats, batch, index: program.objective(
                 join(trained, frozen), stats, batch, jax.random.fold_in(jax.random.key(_KEY), index), train=False
@@ -41,7 +63,7 @@ class Validation:
         )
 
     def loss(self, state: TrainState, frozen: Params) -> dict[str, float]:
-        """The values named validation_loss, and validation_loss/tN by band of timesteps."""
+        """Returns "validation_loss", and "validation_loss/tN" for each timestep bucket that starts at N."""
         trained, batches = state.ema or state.params, self._read("loss", self._config.run.validation_examples)
         losses = [
             self._loss(trained, frozen, state.stats, batch, np.uint32(index)) for index, batch in enumerate(batches)
@@ -54,7 +76,7 @@ class Validation:
         return values
 
     def samples(self, state: TrainState, frozen: Params, step: int, writer: MetricWriter) -> None:
-        """Videos of the first validation clips, with boxes drawn, in the samples folder and for TensorBoard."""
+        """Writes videos of the first validation clips with their boxes to the samples folder and to TensorBoard."""
         if self._sampler is None:
             return
         (batch,) = self._read("samples", self._config.run.samples)
@@ -62,7 +84,7 @@ class Validation:
         latents, real = self._sampler(params, batch, jax.random.key(_KEY))
         decoders = self._decoders(params)
         videos, real = (decode(self._program.model, decoders, part) for part in (latents, real))
-        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))  # of all processes together
+        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))  # collective
         if jax.process_index() != 0:
             return
         videos, real, tracks = (part[: self._config.run.samples] for part in (videos, real, tracks))
@@ -72,17 +94,17 @@ class Validation:
             writer.video(step, f"sample/{index}", video, fps=fps)
 
     def _read(self, what: Literal["loss", "samples"], count: int) -> list[dict[str, jax.Array]]:
-        """Batches of at least so many examples; those of the loss are as large as the run's, samples are in one."""
+        """Returns batches of at least ``count`` examples: of the run's batch size for the loss, one for samples."""
         if what not in self._batches:
-            size = self._config.data.batch_size if what == "loss" else sample_rows(self._config, self._program.mesh)
+            config = self._config
+            size = config.data.batch_size if what == "loss" else sample_rows(config.run.samples, self._program.mesh)
             self._batches[what] = self._data.validation(count, batch_size=size)
         return self._batches[what]
 
     def _decoders(self, params: Params) -> Params:
-        names, held = self._program.model.in_stage("decode"), components(self._config)
-        folder = None if set(names) <= set(held) else ModelFolder(self._config.init.model)
+        names = self._program.model.in_stage("decode")
         dtype = policy(self._config).compute
-        return {name: params[name] if name in held else folder.params(name, dtype=dtype) for name in names}
+        return {name: params[name] if name in params else self._base.params(name, dtype=dtype) for name in names}
 
 
 def _tracks(boxes: np.ndarray, mask: np.ndarray) -> list[BoxTracks | None]:

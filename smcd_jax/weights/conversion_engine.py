@@ -59,9 +59,8 @@ def match(
     problems = {kind: names for kind, names in problems.items() if names}
     if problems:
         lists = "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in problems.items())
-        raise SMCDError(
-            f"{where}: {lists}; the weights are of another variant, or the file is damaged", path=path, value=problems
-        )
+        message = f"{where}: {lists}; the weights are of another variant, or the file is damaged"
+        raise SMCDError(message, path=path, value=problems)
 
 
 def to_flax(rows: Sequence[Row], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

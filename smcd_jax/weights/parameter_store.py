@@ -50,9 +50,8 @@ def restore_leaves(folder: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         logger.debug("restoring %s", folder, exc_info=True)
         reason = str(error).strip().split("\n")[0][:200]
-        raise SMCDError(
-            f"{folder} cannot be restored ({reason}); copy or convert the model folder again", path=folder
-        ) from error
+        message = f"{folder} cannot be restored ({reason}); copy or convert the model folder again"
+        raise SMCDError(message, path=folder) from error
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
 
 

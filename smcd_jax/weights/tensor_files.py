@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,28 @@ import numpy as np
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically
+from smcd_jax.files.placeholders import check_is_content, check_not_dangling
+from smcd_jax.files.text_files import read_json
 
-_WRAPPERS = ("state_dict", "module")  # keys of the tensors in files of PyTorch Lightning and DeepSpeed
+logger = logging.getLogger(__name__)
+
+# Keys of the tensors in files of training frameworks, by preference; the first two are those of PyTorch Lightning and
+# DeepSpeed.
+_WRAPPERS = (
+    *("state_dict", "module", "model_state_dict", "model", "params_ema", "ema", "model_ema", "params", "unet", "net"),
+    *("generator", "weights"),
+)
+_USUAL = _WRAPPERS[:2]
+_DEEPEST = 4  # dictionaries around the tensors
+# Prefixes of all names: of DistributedDataParallel, torch.compile, DeepSpeed, and of modules around the network.
+_PREFIXES = (
+    *("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model.diffusion_model."),
+    *("diffusion_model.", "model.", "unet."),
+)
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
+_NUMBERED = re.compile(r"(?P<stem>.+)-00001-of-(?P<count>\d{5})\.[a-z]+")
+_MAX_PICKLE = 64 << 20  # bytes; the names and shapes of the largest models take a few MB
 
 
 class LazyTensor:
@@ -34,20 +58,29 @@ class LazyTensor:
 def open_tensors(path: Path) -> dict[str, LazyTensor]:
     """Returns the tensors of a file by name.
 
-    A dictionary under "state_dict" (PyTorch Lightning) or "module" (DeepSpeed) counts as the content of the file.
+    A dictionary of tensors under a key such as "state_dict" (PyTorch Lightning) or "module" (DeepSpeed) counts as the
+    content of the file, and a prefix that all names share, such as "module." (DistributedDataParallel), "_orig_mod."
+    (torch.compile) or "model.diffusion_model." (LDM), is removed; notes are logged.
 
     Args:
-        path: A .safetensors file, or a file that `torch.load` reads, which needs torch.
+        path: A .safetensors file, a file that `torch.load` reads, which needs torch, an index of several of them
+            (.index.json), or the first of several files named STEM-00001-of-0000N.
 
     Raises:
         SMCDError: The file is missing, truncated or of another kind, or is a pickle that would run code, which is not
             run.
     """
+    check_not_dangling(path)
     if not path.is_file():
         raise SMCDError(f"{path} is missing", path=path)
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path)
-    return _open_torch(path)
+    tensors: dict[str, LazyTensor] = {}
+    for part in _parts(path):
+        check_not_dangling(part)
+        if not part.is_file():
+            raise SMCDError(f"{part}: missing, although {path.name} needs it; download it again", path=part)
+        check_is_content(part)
+        tensors |= _open_safetensors(part) if part.suffix == ".safetensors" else _open_torch(part)
+    return _without_prefix(tensors, path)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = "") -> None:
@@ -73,9 +106,34 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = ""
 
 
 def find_tensor_file(folder: Path, *stems: str) -> Path | None:
-    """Returns the first file of a folder with one of these stems, of any suffix of weights; None if there is none."""
-    names = [f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".bin", ".pth", ".ckpt")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """Returns the first file of a folder with one of these stems, of any suffix of weights; None if there is none.
+
+    After whole files of the stem come indices of several files (STEM.safetensors.index.json), several files without an
+    index, and variants such as STEM.fp16.safetensors, for which a note is logged.
+    """
+    for stem in stems:
+        for suffix in _SUFFIXES:
+            if os.path.lexists(folder / f"{stem}{suffix}"):
+                return folder / f"{stem}{suffix}"
+    for stem in stems:
+        for suffix in _SUFFIXES:
+            for pattern in (f"{stem}{suffix}.index.json", f"{stem}-00001-of-*{suffix}"):
+                found = sorted(folder.glob(pattern))
+                if found:
+                    return found[0]
+    for stem in stems:
+        for suffix in _SUFFIXES:
+            for variant in (*_VARIANTS, "*"):
+                patterns = (
+                    f"{stem}.{variant}{suffix}",
+                    f"{stem}.{variant}{suffix}.index.json",
+                    f"{stem}{suffix}.index.{variant}.json",
+                )
+                found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
+                if found:
+                    logger.warning("%s: read in place of %s%s, which is not there", found[0], stem, suffix)
+                    return found[0]
+    return None
 
 
 def tensor_file(folder: Path, *stems: str) -> Path:
@@ -85,9 +143,11 @@ def tensor_file(folder: Path, *stems: str) -> Path:
         SMCDError: There is no such file; `path` is the folder and `value` the first stem.
     """
     if (found := find_tensor_file(folder, *stems)) is None:
+        held = sorted(entry.name for entry in folder.iterdir())[:8] if folder.is_dir() else []
+        holds = f"it holds {', '.join(held)}" if held else "it is empty or missing"
         raise SMCDError(
-            f"{folder} has no {stems[0]}.bin, .pth, .ckpt or .safetensors; check that it is the right folder and "
-            "complete",
+            f"{folder} has no {stems[0]}.bin, .pth, .ckpt or .safetensors ({holds}); check that it is the right folder "
+            "and complete",
             path=folder,
             value=stems[0],
         )
@@ -95,9 +155,11 @@ def tensor_file(folder: Path, *stems: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Returns the SHA-256 of a file's bytes; of an index or the first of several files, that of all files' hashes."""
+    parts = _parts(path)
+    if parts == [path]:
+        return _sha256(path)
+    return hashlib.sha256("".join(_sha256(part) for part in parts).encode()).hexdigest()
 
 
 def values(tensors: Mapping[str, LazyTensor], dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -105,6 +167,43 @@ def values(tensors: Mapping[str, LazyTensor], dtype: Any = None) -> Iterator[tup
     for name, tensor in tensors.items():
         array = tensor.numpy()
         yield name, array if dtype is None or array.ndim == 0 else array.astype(dtype, copy=False)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """Returns the files that hold the tensors: those of an index or of a numbered set, else the file itself."""
+    if path.suffix == ".json":
+        content = read_json(path)
+        names = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise SMCDError(f"{path}: not an index of weight files: no weight_map of names", path=path)
+        files = sorted(set(names.values()))
+        for name in files:
+            if Path(name).name != name:  # an index must not lead out of its folder
+                raise SMCDError(f"{path}: names {name!r}, which is not in its folder", path=path, value=name)
+        return [path.with_name(name) for name in files]
+    match = _NUMBERED.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    return [path.with_name(f"{match['stem']}-{part:05d}-of-{count:05d}{path.suffix}") for part in range(1, count + 1)]
+
+
+def _without_prefix(tensors: dict[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
+    """Returns the tensors without prefixes that training or sampling code puts before every name."""
+    removed = ""
+    while tensors and (
+        prefix := next((text for text in _PREFIXES if all(name.startswith(text) for name in tensors)), None)
+    ):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        removed += prefix
+    if removed:
+        logger.warning("%s: the prefix %s of all names is removed", path, removed)
+    return tensors
 
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
@@ -121,17 +220,51 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 def _open_torch(path: Path) -> dict[str, LazyTensor]:
     torch = _torch(path, hint="use weights in .safetensors")
-    content = _load(torch, path)
-    content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    content = _unwrapped(torch, _load(torch, path), path)
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise SMCDError(f"{path} contains no tensors by name; give a file of weights", path=path)
     return {str(name): LazyTensor(tuple(value.shape), _torch_reader(torch, value)) for name, value in tensors.items()}
 
 
+def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Returns the dictionary of tensors within a file of a training framework; its key is noted."""
+    for _ in range(_DEEPEST):
+        inner = [key for key, value in content.items() if isinstance(value, Mapping) and value]
+        known = [key for key in _WRAPPERS if key in inner]
+        if not known and any(isinstance(value, torch.Tensor) for value in content.values()):
+            return content
+        holding = [key for key in inner if any(isinstance(part, torch.Tensor) for part in content[key].values())]
+        if not known and len(holding) != 1:
+            return content
+        key = known[0] if known else holding[0]
+        if key not in _USUAL:
+            logger.warning("%s: the tensors under %r are read", path, key)
+        content = content[key]
+    return content
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses an archive that unpacks to more than it holds: torch stores everything as it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older file of torch, or damaged, which torch reports
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if packed or pickles > _MAX_PICKLE or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise SMCDError(
+            f"{path}: unpacks to more than it holds, which files of PyTorch do not; download it again",
+            path=path,
+            value=packed[0] if packed else pickles,
+        )
+
+
 def _load(torch: Any, path: Path) -> Mapping[str, Any]:
     if path.stat().st_size == 0:
         raise SMCDError(f"{path} is empty; download it again", path=path)
+    _check_zip(path)
     failures = (RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError, pickle.UnpicklingError)
     error: Exception | None = None
     for mmap in (True, False):  # files of torch before 1.6 cannot be mapped
@@ -149,15 +282,24 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
                 ) from failure
             error = failure
     else:
-        reason = str(error).strip().split("\n")[0][:160]
-        raise SMCDError(
-            f"{path} is truncated or not a PyTorch file ({reason}); download it again", path=path
-        ) from error
+        size = path.stat().st_size
+        message = f"{path} is truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again"
+        raise SMCDError(message, path=path, value=size) from error
     if not isinstance(content, Mapping):
-        raise SMCDError(
-            f"{path} must contain tensors by name, got {type(content).__name__}", path=path, value=type(content)
-        )
+        message = f"{path} must contain tensors by name, got {type(content).__name__}"
+        raise SMCDError(message, path=path, value=type(content))
     return content
+
+
+def _kind(path: Path) -> str:
+    """Returns what the first bytes of a file look like, as text."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK"):
+        return "the end of the archive is missing or damaged"
+    if start[8:10] == b'{"':
+        return "it looks like safetensors; give it that suffix"
+    return f"it begins with {start!r}"
 
 
 def _torch(path: Path, *, hint: str) -> Any:

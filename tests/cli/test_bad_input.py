@@ -66,6 +66,8 @@ OPTIONS = [
     ({"--formats": "avi"}, {"argument": "formats"}),
     ({"--scheduler": "ddpm"}, {"argument": "scheduler"}),
     ({"--img_free_guidance": "1"}, {"argument": "img_free_guidance", "value": 1.0}),
+    ({"--loop": ()}, {"argument": "loop", "value": True}),
+    ({"--end_image": "cut.png"}, {"argument": "end_image"}),
     ({"--model": "nope"}, {"words": "no model at nope: give a model folder (made by `smcd convert`), or one of: tiny"}),
     ({"--model": ""}, {"words": "is not a model folder"}),
     ({"--model": str(TRACKS)}, {"words": "is not a model folder: it has no model.json"}),

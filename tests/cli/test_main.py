@@ -13,11 +13,11 @@ import pytest
 
 import smcd_jax
 from smcd_jax import cli
-from smcd_jax.cli import clip_files, clip_options
-from smcd_jax.cli.animate import FORMATS
+from smcd_jax.cli import clip_options
 from smcd_jax.cli.parser import CommandParser, did_you_mean
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import FORMATS as TRACK_FORMATS
+from smcd_jax.tracks import READ_FORMATS
 from tests.errors import refused
 
 HELP = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["tracks", "validate", "--help"]]
@@ -207,8 +207,8 @@ def test_the_package_offers_its_main_names_without_importing_jax():
 
 
 def test_choices_are_those_of_the_modules_that_use_them():
-    assert clip_options.TRACK_FORMATS == TRACK_FORMATS
-    assert clip_files.FORMATS == FORMATS
+    assert clip_options.TRACK_FORMATS == READ_FORMATS
+    assert clip_options.WRITTEN_TRACK_FORMATS == TRACK_FORMATS
 
 
 def test_a_value_with_spaces_may_start_like_an_option():

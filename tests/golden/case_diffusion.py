@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +43,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     arrays, given = golden.arrays(), golden.config
     config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
     configs, params = load_aux(golden, golden.case["aux"])
-    model = SMCDModel(ModelConfig(**{"unet": config, **configs}), golden.policy)
     params = {"unet": unet_params} | params
-
     guidance = reference_guidance(
         guidance_scale=given["guidance_scale"],
         img_free_guidance=given["img_free_guidance"],
@@ -61,35 +61,48 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
         image_latent=picture(arrays["in/first_frame_latent"]),
         hint=picture(arrays["in/first_frame_latent"]),
     )
+    programs = _programs(ModelConfig(**{"unet": config, **configs}), golden.policy, guidance.branches)
     yield compare(
-        "image tokens", np.repeat(model.encode(params, inputs).image, frames, axis=0), arrays["in/visual_feat"]
+        "image tokens", np.repeat(programs.image_tokens(params, inputs), frames, axis=0), arrays["in/visual_feat"]
     )
 
     table = make_solver_table(
         NoiseSchedule(), sampler="ddim", num_steps=given["steps"], spacing="reference", eta=given["eta"]
     )
     yield compare("times", table.timesteps[: table.num_steps], arrays["out/timesteps"], 0.0)
-    encode = jax.jit(
-        lambda params, inputs: model.precompute(
-            params, model.encode(params, branch_inputs(model, inputs, guidance.branches))
-        )
-    )
-    context, rows = encode(params, inputs), on_device(table)
+    context, rows = programs.context(params, inputs), on_device(table)
     settings = {"weights": jnp.asarray(guidance.weights), "keys": jax.random.split(jax.random.key(0), batch)}
-
-    @jax.jit  # all that differs between files comes as an argument, so that they share compiled programs
-    def step(params: dict, state: tuple, context: tuple, rows: tuple, settings: dict, start: jax.Array) -> tuple:
-        predict = branch_outputs(model, params, context, len(guidance.branches))
-        return sample(predict, state, table=rows, start=start, stop=start + 1, **settings)
-
     state, worst_x, worst_x0 = initial_state(noise), 0.0, 0.0
     for index in range(table.num_steps):
-        state = step(params, state, context, rows, settings, jnp.int32(index))
+        state = programs.step(params, state, context, rows, settings, jnp.int32(index))
         worst_x = max(worst_x, compare("", channels_first(state.latents), arrays["out/xt"][index]).error)
         worst_x0 = max(worst_x0, compare("", channels_first(state.previous_x0), arrays["out/pred_x0"][index]).error)
     yield Comparison(f"x of {table.num_steps} steps, worst", worst_x, LOOP_TOLERANCE)
     yield Comparison(f"x0 of {table.num_steps} steps, worst", worst_x0, LOOP_TOLERANCE)
     yield compare("final latents", channels_first(state.latents), arrays["out/final"], LOOP_TOLERANCE)
+
+
+class _Programs(NamedTuple):
+    image_tokens: Callable[..., Any]
+    context: Callable[..., Any]
+    step: Callable[..., Any]
+
+
+@functools.cache
+def _programs(config: ModelConfig, policy: Any, branches: tuple) -> _Programs:
+    """Programs of a model; all that differs between files comes as an argument, so that they share these."""
+    model = SMCDModel(config, policy)
+
+    @jax.jit
+    def context(params: dict, inputs: Inputs) -> tuple:
+        return model.precompute(params, model.encode(params, branch_inputs(model, inputs, branches)))
+
+    @jax.jit
+    def step(params: dict, state: tuple, context: tuple, rows: tuple, settings: dict, start: jax.Array) -> tuple:
+        predict = branch_outputs(model, params, context, len(branches))
+        return sample(predict, state, table=rows, start=start, stop=start + 1, **settings)
+
+    return _Programs(jax.jit(lambda params, inputs: model.encode(params, inputs).image), context, step)
 
 
 RUNNERS = {"schedule": schedule, "ddim": ddim}

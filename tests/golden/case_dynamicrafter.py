@@ -1,36 +1,51 @@
-"""Golden cases of DynamiCrafter: the UNets, the resampler, DDIM loops, and the command-line pipeline."""
+"""Golden cases of DynamiCrafter's family: UNets, DDIM loops, both published programs, and training steps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smcd_jax.diffusion.guidance import Guidance, combine
-from smcd_jax.diffusion.samplers import SolverTable, initial_state, make_solver_table, solver_step
+from smcd_jax.diffusion.guidance import Guidance
+from smcd_jax.diffusion.samplers import SolverTable, initial_state, make_solver_table
+from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.media import to_model_range
 from smcd_jax.models.branches import branch_inputs, branch_outputs
-from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig, ResamplerConfig
-from smcd_jax.models.dynamicrafter.conversion import resampler_rows, unet_rows
-from smcd_jax.models.dynamicrafter.model import DynamiCrafterModel, Tokens
+from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig
+from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, unet_rows
+from smcd_jax.models.dynamicrafter.model import Inputs, Tokens
+from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
+from smcd_jax.models.registry import make_model
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import vision_encoder_rows
-from smcd_jax.nn.config import AutoencoderConfig, VisionEncoderConfig
-from smcd_jax.nn.networks import abstract_params, network
+from smcd_jax.nn.config import VisionEncoderConfig
+from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
+from smcd_jax.pipeline.request import make_request
+from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.tokenizer import Tokenizer
+from smcd_jax.training.step import Noised, denoising_losses
+from smcd_jax.weights.conversion_engine import to_torch
+from tests.golden.case_dynamicrafter_modules import SPACINGS, TEXT_TOKENS, autoencoder_config, resampler_config
+from tests.golden.case_train import LOSS_TOLERANCE, worst_gradient
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
+from tests.golden.formula_weights import Spread, formula_weights, unet_rule
 
-TEXT_TOKENS = 77
 LOOP_TOLERANCE = 1e-4  # ten guided steps; the reference's own float32 noise is up to 1e-5
-SPACINGS = {"uniform": "reference", "uniform_trailing": "trailing"}
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "resampler": "image_proj_model.",
+    "image_tower": "embedder.model.",
+    "autoencoder": "first_stage_model.",
+}
 
 
-def unet_config(case: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
+def unet_config(given: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
     """Our config from the reference's argument names."""
-    given = case["config"]
     return DynamiCrafterUNetConfig(
         latent_channels=given["out_channels"],
         base_channels=given["model_channels"],
@@ -44,24 +59,9 @@ def unet_config(case: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
     )
 
 
-def resampler_config(given: Mapping[str, Any]) -> ResamplerConfig:
-    """Our config from the reference's argument names."""
-    return ResamplerConfig(
-        width=given["dim"],
-        layers=given["depth"],
-        heads=given["heads"],
-        head_dim=given["dim_head"],
-        queries=given["num_queries"],
-        frames=given["video_length"] or 1,
-        input_width=given["embedding_dim"],
-        output_width=given["output_dim"],
-        hidden_factor=given["ff_mult"],
-    )
-
-
 def load_unet(golden: Golden, file: str) -> tuple[DynamiCrafterUNetConfig, dict[str, Any]]:
     """Config and parameters of a UNet file."""
-    config = unet_config(golden.other_case(file))
+    config = unet_config(golden.other_case(file)["config"])
     return config, params_of(unet_rows(config), golden.weights(file), abstract_params(config), file)
 
 
@@ -87,33 +87,68 @@ def unet(golden: Golden) -> Iterator[Comparison]:
         yield compare(run, channels_first(got), arrays[name])
 
 
-def resampler(golden: Golden) -> Iterator[Comparison]:
-    """Image tokens."""
-    arrays, config = golden.arrays(), resampler_config(golden.config)
-    params = params_of(resampler_rows(config), golden.weights(), abstract_params(config), golden.file)
-    (given,) = (arrays[name] for name in arrays if name.startswith("in/"))
-    got = network(config, golden.policy).apply({"params": params}, jnp.asarray(given))
-    want = next(arrays[name] for name in arrays if name.startswith("out/") and arrays[name].shape == got.shape)
-    yield compare("tokens", got, want)
+def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
+    """The published 256 UNet and resampler, weights from the portable hash of the golden README."""
+    arrays, given = golden.arrays(), golden.config
+    configs = {"resampler": resampler_config(given["resampler"]), "unet": unet_config(given["unet"])}
+    rows = {"unet": unet_rows, "resampler": resampler_rows}
+
+    def weights_of(name: str) -> Any:
+        leaves = flatten(abstract_params(configs[name]))
+        shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows[name](configs[name])}
+        rule = lambda torch, shape: Spread(0.0, 1.0) if torch == "latents" else unet_rule(torch, shape)  # noqa: E731
+        by_name = {row.torch: row for row in rows[name](configs[name])}
+        # one tensor at a time, so that memory holds the network once
+        made = formula_weights(f"{name}.", shapes, rule)
+        return unflatten(
+            {by_name[torch].path: jnp.array(by_name[torch].layout.to_flax(array)) for torch, array in made}
+        )
+
+    tokens = jnp.asarray(arrays["in/clip_tokens"], jnp.float32)
+    resampled = network(configs["resampler"], golden.policy).apply({"params": weights_of("resampler")}, tokens)
+    step = resampled.shape[1] // arrays["out/resampler_tokens"].shape[1]
+    yield compare("resampler", resampled[:, ::step], arrays["out/resampler_tokens"])
+    params, text = weights_of("unet"), jnp.asarray(arrays["in/context"], jnp.float32)
+    fs = jnp.asarray(arrays["in/fs"], jnp.float32)
+    got = _forward(configs["unet"], golden, params, arrays, "x", text, fs)
+    yield compare("eps, 2 frames", got, arrays["out/eps"])
+    whole = jnp.concatenate([text[:, :TEXT_TOKENS], resampled.astype(text.dtype)], axis=1)
+    default = jnp.full(1, given["unet"]["default_fs"], jnp.float32)
+    got = _forward(configs["unet"], golden, params, arrays, "whole_x", whole, default)
+    yield compare("eps, every frame reads all tokens", got, arrays["out/whole_eps"])
 
 
-def model_of(golden: Golden, **more: Any) -> tuple[DynamiCrafterModel, dict[str, Any]]:
-    """The model of a loop or pipeline, with the parameters of its UNet."""
-    given = golden.config
-    config, params = load_unet(golden, golden.case["unet"])
+def _forward(
+    config: DynamiCrafterUNetConfig, golden: Golden, params: Any, arrays: Any, name: str, context: Any, fps: Any
+) -> np.ndarray:
+    module, x = network(config, golden.policy), video(arrays[f"in/{name}"]).astype(jnp.float32)
+    text, image = context[:, :TEXT_TOKENS], context[:, TEXT_TOKENS:]
+    keys = module.apply({"params": params}, text, image, frames=x.shape[1], method="keys_values")
+    t = jnp.asarray(arrays["in/t"], jnp.float32)
+    return channels_first(jax.jit(module.apply)({"params": params}, x, t, keys, fps=fps))
+
+
+def model_of(
+    given: Mapping[str, Any], golden: Golden, *, aux: bool = False, **more: Any
+) -> tuple[DynamiCrafterModel, dict[str, Any]]:
+    """The model of a case, with the parameters of its UNet and, for ``aux``, of the smaller networks."""
+    unet, params = load_unet(golden, golden.case["unet"])
+    configs, loaded = load_aux(golden, golden.case["aux"]) if aux else ({}, {})
+    if "autoencoder" in golden.case:
+        configs["autoencoder"], loaded["autoencoder"] = _load_autoencoder(golden, golden.case["autoencoder"])
     config = ModelConfig(
-        unet=config,
+        **{"unet": unet, **configs},
         prediction_type=PREDICTIONS[given["parameterization"]],
         zero_terminal_snr=given["zero_snr"],
         dynamic_rescale=given["base_scale"] or 1.0,
         **more,
     )
-    return DynamiCrafterModel(config, golden.policy), {"unet": params}
+    return make_model(config, golden.policy), {"unet": params, **loaded}
 
 
 def guidance_of(model: DynamiCrafterModel, given: Mapping[str, Any]) -> Guidance:
     """Two branches share one scale; three have one each."""
-    own = given["image_guidance_scale"] if given["multiple_cond"] else None
+    own = given["image_guidance_scale"] if given.get("multiple_cond") else None
     return model.guidance({"guidance_scale": given["guidance_scale"], "image_guidance_scale": own})
 
 
@@ -126,27 +161,37 @@ def solver_table(schedule: NoiseSchedule, given: Mapping[str, Any]) -> SolverTab
 def run_loop(
     model: DynamiCrafterModel, params: Any, tokens: Tokens, *, guidance: Guidance, golden: Golden
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Latents and predicted clean latents after each step, with the stored noise."""
+    """Latents and predicted clean latents after each step of the project's loop, with the stored noise.
+
+    The loop draws noise itself: it runs with a deviation of 0, and the stored noise joins after each step.
+    """
     arrays, given = golden.arrays(), golden.config
     table = solver_table(model.schedule, given)
     context = jax.jit(model.precompute)(params, tokens)
+    settings = {
+        "table": on_device(table._replace(noise=np.zeros_like(table.noise))),
+        "weights": jnp.asarray(guidance.weights, jnp.float32),
+        "keys": jax.random.split(jax.random.key(0), len(arrays["in/x_T"])),
+    }
 
     @jax.jit
-    def outputs(params: Any, x: jax.Array, t: jax.Array, context: Any) -> jax.Array:
-        predicted = branch_outputs(model, params, context, len(guidance.branches))(x, t)
-        return combine(predicted, guidance.weights, guidance_rescale=given["guidance_rescale"])
+    def step(params: Any, state: Any, context: Any, settings: Any, index: jax.Array) -> Any:
+        predict = branch_outputs(model, params, context, len(guidance.branches))
+        options = {"guidance_rescale": given["guidance_rescale"]}
+        return sample(predict, state, start=index, stop=index + 1, **options, **settings)
 
     state = initial_state(video(arrays["in/x_T"]))
     for index in range(table.num_steps):
-        out = outputs(params, state.latents, jnp.float32(table.timesteps[index]), context)
-        state, x0 = solver_step(table, index, state, out, noise=video(arrays["in/noise"][index]))
-        yield state.latents, x0
+        state = step(params, state, context, settings, jnp.int32(index))
+        noised = state.latents + table.noise[index] * video(arrays["in/noise"][index])
+        state = state._replace(latents=noised)
+        yield state.latents, state.previous_x0
 
 
 def ddim(golden: Golden) -> Iterator[Comparison]:
     """The times, the trajectory, and the clean latents predicted at each step."""
     arrays, given = golden.arrays(), golden.config
-    model, params = model_of(golden)
+    model, params = model_of(given, golden)
     guidance = guidance_of(model, given)
     stored = {
         frozenset(): "in/uncond_context",
@@ -180,7 +225,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
 def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configs and parameters of autoencoder, image tower and resampler from their common file."""
     given, weights = golden.other_case(file)["config"], golden.weights(file)
-    tower, vae = given["image_tower"], given["autoencoder"]
+    tower = given["image_tower"]
     configs = {
         "resampler": resampler_config(given["resampler"]),
         "image_tower": VisionEncoderConfig(
@@ -191,51 +236,57 @@ def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]
             layers=tower["layers"],
             embed_width=tower["embed_dim"],
         ),
-        "autoencoder": AutoencoderConfig(
-            base_channels=vae["ch"], channel_mult=tuple(vae["ch_mult"]), num_res_blocks=vae["num_res_blocks"]
-        ),
+        "autoencoder": autoencoder_config(given["autoencoder"]),
     }
     rows = {"resampler": resampler_rows, "image_tower": vision_encoder_rows, "autoencoder": autoencoder_rows}
-    prefixes = {"resampler": "image_proj_model.", "image_tower": "embedder.model.", "autoencoder": "first_stage_model."}
     params = {}
     for name, config in configs.items():
-        prefix = prefixes[name]
+        prefix = PREFIXES[name]
         tensors = {key.removeprefix(prefix): array for key, array in weights.items() if key.startswith(prefix)}
         params[name] = params_of(rows[name](config), tensors, abstract_params(config), f"{file}: {name}")
     return configs, params
 
 
-def pipeline(golden: Golden) -> Iterator[Comparison]:
-    """From pictures to conditions, latents and video, through the functions that pipeline and training call."""
-    arrays, given = golden.arrays(), golden.config
-    configs, aux = load_aux(golden, golden.case["aux"])
-    model, params = model_of(golden, interpolation=given["interp"] or given["loop"], **configs)
-    params |= aux
-    guidance = guidance_of(model, given)
-    frames = given["frames"]
-    pictures = picture(arrays["in/images"])
-    # the reference encodes the input video of F frames, the picture repeated, with one noise per frame
-    order = np.arange(frames) // (frames // 2) if given["interp"] else np.zeros(frames, int)
-    encoded = model.networks["autoencoder"].apply(
-        {"params": params["autoencoder"]}, pictures[np.minimum(order, len(pictures) - 1)], method="posterior"
+def _load_autoencoder(golden: Golden, file: str) -> tuple[Any, Any]:
+    config, prefix = autoencoder_config(golden.other_case(file)["config"]["autoencoder"]), PREFIXES["autoencoder"]
+    tensors = {name.removeprefix(prefix): array for name, array in golden.weights(file).items()}
+    return config, params_of(autoencoder_rows(config), tensors, abstract_params(config), file)
+
+
+def see(model: DynamiCrafterModel, params: Any, pictures: jax.Array) -> jax.Array:
+    """The image tower's tokens, by the model's own feature step."""
+    (step,) = (part for part in model.feature_steps if part.name == "picture_tokens")
+    return jax.jit(lambda params, pictures: step.apply(params, pictures, None))(params["image_tower"], pictures)
+
+
+def scaled_latents(model: DynamiCrafterModel, params: Any, pictures: jax.Array, noise: np.ndarray) -> jax.Array:
+    """Latents of pictures in -1..1, with the stored noise of the posterior."""
+    return model.networks["autoencoder"].apply(
+        {"params": params["autoencoder"]}, pictures, picture(noise), method="encode"
     )
-    scale = model.config.autoencoder.scaling_factor
-    latents = encoded.with_noise(picture(arrays["in/posterior_noise"]))[None] * scale
-    source = np.zeros(frames, int)
-    if model.config.interpolation:
-        source[1:] = -1
-        source[-1] = frames - 1
-    tower = jax.jit(model.feature_steps[2].apply, static_argnums=2)
-    features = {
-        "text": jnp.asarray(arrays["in/text"]),
-        "null_text": jnp.asarray(arrays["in/null_text"]),
-        "picture_tokens": tower(params["image_tower"], pictures[:1], None),
-        "null_picture_tokens": tower(params["image_tower"], jnp.zeros_like(pictures[:1]), None),
-        "latents": latents,
-        "latent_source": jnp.asarray(source)[None],
-        "frame_rate": jnp.full(1, given["fs"], jnp.float32),
-    }
-    inputs = model.inputs(features)
+
+
+class _Video(NamedTuple):
+    """What a program makes a video of: tokens of its pictures, latents, and which of them joins which frame."""
+
+    picture_tokens: jax.Array
+    null_picture_tokens: jax.Array
+    latents: jax.Array
+    latent_source: jax.Array
+    frame_rate: jax.Array
+
+
+def _sampled(
+    golden: Golden, model: DynamiCrafterModel, params: Any, given: _Video, *, keep: int
+) -> Iterator[Comparison]:
+    """Conditions, final latents and the first ``keep`` frames."""
+    arrays, guidance = golden.arrays(), guidance_of(model, golden.config)
+    inputs = model.inputs(
+        {
+            **{"text": jnp.asarray(arrays["in/text"]), "null_text": jnp.asarray(arrays["in/null_text"])},
+            **given._asdict(),
+        }
+    )
     encode = jax.jit(lambda params, inputs: model.encode(params, branch_inputs(model, inputs, guidance.branches)))
     tokens = encode(params, inputs)
     context = jnp.concatenate([tokens.text, tokens.image], axis=1)
@@ -245,8 +296,119 @@ def pipeline(golden: Golden) -> Iterator[Comparison]:
     for x, _ in run_loop(model, params, tokens, guidance=guidance, golden=golden):
         latents = x
     yield compare("latents", channels_first(latents), arrays["out/latents"], LOOP_TOLERANCE)
-    frames = model.render(params, model.decode(params, latents, inputs), inputs, jnp.arange(frames))
+    frames = model.render(params, model.decode(params, latents, inputs), inputs, jnp.arange(keep))
     yield compare("video", channels_first(frames), arrays["out/video"], LOOP_TOLERANCE)
 
 
-RUNNERS = {"dc_unet": unet, "dc_resampler": resampler, "dc_ddim": ddim, "dc_pipeline": pipeline}
+def pipeline(golden: Golden) -> Iterator[Comparison]:
+    """The command-line program, from pictures to video."""
+    arrays, given = golden.arrays(), golden.config
+    model, params = model_of(given, golden, aux=True, interpolation=given["interp"] or given["loop"])
+    frames, pictures = given["frames"], picture(arrays["in/images"])
+    # the reference encodes the input video of F frames, the picture repeated, with one noise per frame
+    order = np.arange(frames) // (frames // 2) if given["interp"] else np.zeros(frames, int)
+    repeated = pictures[np.minimum(order, len(pictures) - 1)]
+    source = np.zeros(frames, int)
+    if model.config.interpolation:
+        source[1:], source[-1] = -1, frames - 1
+    made_of = _Video(
+        see(model, params, pictures[:1]),
+        see(model, params, jnp.zeros_like(pictures[:1])),
+        scaled_latents(model, params, repeated, arrays["in/posterior_noise"])[None],
+        jnp.asarray(source)[None],
+        jnp.full(1, given["fs"], jnp.float32),
+    )
+    yield from _sampled(golden, model, params, made_of, keep=frames)
+
+
+def pipeline_gui(golden: Golden) -> Iterator[Comparison]:
+    """The web page's program, from pictures of any size to video."""
+    arrays, given = golden.arrays(), golden.config
+    interpolates = given["mode"] in ("interp", "loop")
+    strides = given["parameterization"] == "eps"
+    config = {"interpolation": interpolates, "frames": given["frames"], "reads_stride": strides}
+    model, params = model_of(given, golden, aux=True, **config)
+    height, width = given["resolution"]
+    options = SamplingOptions(
+        **{"height": height, "width": width, "picture_fit": "gui"},
+        **{"frame_stride" if strides else "fps_condition": given["fs"]},
+        end_image=arrays["in/image2"] if given["mode"] == "interp" else None,
+        loop=True if given["mode"] == "loop" else None,
+    )
+    request = make_request(model, image=arrays["in/image1"], prompt="any", tracks=None, options=options)
+    plan = model.plan(request, Tokenizer.published())
+    frames = jnp.asarray(to_model_range(plan.raw["video"][0]))
+    made_of = _Video(
+        see(model, params, jnp.asarray(plan.raw["picture"])),
+        see(model, params, jnp.asarray(plan.raw["null_picture"])),
+        scaled_latents(model, params, frames, arrays["in/posterior_noise"])[None],
+        jnp.asarray(plan.raw["latent_source"]),
+        jnp.asarray(plan.raw["frame_rate"]),
+    )
+    shown = len(plan.keep_frames) if plan.keep_frames else given["frames"]
+    yield from _sampled(golden, model, params, made_of, keep=shown)
+
+
+class _Step(NamedTuple):
+    latents: jax.Array
+    noised: Noised
+    inputs: Inputs
+
+
+def train_step(golden: Golden) -> Iterator[Comparison]:
+    """Conditions with drops, the loss, and the gradient of every parameter of UNet and resampler."""
+    arrays, given = golden.arrays(), golden.config
+    model, params = model_of(given, golden, aux=True, interpolation=given["interp_mode"])
+    step = _train_step_inputs(model, params, arrays, given)
+    yield compare("latents", channels_first(step.latents), arrays["out/z"])
+    trained = {name: params[name] for name in ("unet", "resampler")}
+    tokens = model.encode(trained, step.inputs)
+    yield compare("context", jnp.concatenate([tokens.text, tokens.image], axis=1), arrays["out/context"])
+    yield compare("image latents", channels_first(step.inputs.image_latents), arrays["out/c_concat"])
+    x = model.schedule.add_noise(step.latents, step.noised.noise, step.noised.timesteps)
+    yield compare("noised", channels_first(x), arrays["out/x_noisy"])
+
+    def loss(trained: Any, step: _Step) -> jax.Array:
+        return denoising_losses(model, trained, step.latents, step.noised, inputs=step.inputs).mean()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(trained, step)
+    yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
+    tables = {"unet": unet_rows(model.config.unet), "resampler": resampler_rows(model.config.resampler)}
+    ours = {
+        PREFIXES[name] + torch: array
+        for name, rows in tables.items()
+        for torch, array in to_torch(rows, flatten(gradients[name])).items()
+    }
+    yield worst_gradient(ours, arrays)
+
+
+def _train_step_inputs(
+    model: DynamiCrafterModel, params: Any, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]
+) -> _Step:
+    clips, noise, rate = video(arrays["in/video"]), video(arrays["in/noise"]), 2 * given["uncond_prob"]
+    b = len(noise)
+    latents = scaled_latents(model, params, clips.reshape(-1, *clips.shape[2:]), arrays["in/posterior_noise"])
+    latents, frame = latents.reshape(noise.shape), int(arrays["in/cond_frame"])
+    inputs = model.inputs(
+        {
+            "text": jnp.asarray(arrays["in/text"]),
+            "null_text": jnp.asarray(arrays["in/null_text"]),
+            "picture_tokens": see(model, params, clips[:, frame]),
+            "null_picture_tokens": see(model, params, jnp.zeros_like(clips[:1, 0])),
+            "latents": latents,
+            "condition_frame": jnp.full(b, frame),
+            "frame_rate": jnp.asarray(arrays["in/fs"], jnp.float32),
+        }
+    )
+    keep = model.keep_at(jnp.asarray(arrays["in/drop_r"]), {"text": rate, "image_tokens": rate})
+    return _Step(latents, Noised(noise, jnp.asarray(arrays["in/t"])), model.drop(inputs, keep))
+
+
+RUNNERS = {
+    "dc_unet": unet,
+    "dc_unet_fullsize": unet_fullsize,
+    "dc_ddim": ddim,
+    "dc_pipeline": pipeline,
+    "dc_pipeline_gui": pipeline_gui,
+    "dc_train_step": train_step,
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.nn.networks import flatten
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses
+from smcd_jax.training.step import Noised, denoising_losses
 from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
@@ -36,8 +37,7 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     configs, aux = load_aux(golden, golden.case["aux"])
     configs = {"unet": config} | configs
     params = {"unet": unet_params} | aux
-    # Inputs are arguments, dropped conditions among them, so that files of one stage share a compiled program.
-    loss = jax.jit(jax.value_and_grad(lambda params, step: step_loss(configs, params, step, stage)))
+    loss = loss_and_gradients(tuple(configs.items()), stage)
     value, gradients = loss(params, step_inputs(arrays, drop_all=golden.config["drop_all"]))
     yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
 
@@ -46,7 +46,13 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
     for name in configs:
         named = to_torch(tables[name](configs[name]), flatten(gradients[name]))
         ours |= {PREFIXES[name] + torch: array for torch, array in named.items()}
-    yield worst_gradient(ours, arrays, stage)
+    yield worst_gradient(ours, arrays)
+
+
+@functools.cache
+def loss_and_gradients(configs: tuple[tuple[str, Any], ...], stage: int) -> Callable[..., Any]:
+    """One program for all files of a stage: inputs are arguments, dropped conditions among them."""
+    return jax.jit(jax.value_and_grad(lambda params, step: step_loss(dict(configs), params, step, stage)))
 
 
 class StepInputs(NamedTuple):
@@ -79,10 +85,12 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
         model=ModelConfig(**{"image_encoder": None, **used}), trainable=("unet/.*",), temporal=stage == 2
     )
     model = make_model(config.model)
-    return denoising_losses(model, params, step.latents, step.noised, inputs=step.inputs, config=config).mean()
+    return denoising_losses(
+        model, params, step.latents, step.noised, inputs=step.inputs, temporal=config.temporal
+    ).mean()
 
 
-def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray], stage: int) -> Comparison:
+def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> Comparison:
     """Every stored gradient, whole or sampled; the error is a share of what is allowed."""
     stored = {name.split("/", 1)[1]: name for name in arrays.keys() if name.startswith(("g/", "g_sample/"))}  # noqa: SIM118
     global_norm = np.sqrt(sum(float(arrays[f"g_norm/{name}"]) ** 2 for name in stored if f"g_norm/{name}" in arrays))

@@ -11,9 +11,10 @@ from tests.golden.check import main as check
 from tests.golden.comparison import Golden
 
 CASES = SHARED / "golden" / "cases.json"
-# DynamiCrafter's pipeline case runs the whole family; check.py runs the other cases of its folder
+# of DynamiCrafter's folder the parts, and of each longer kind one case; check.py runs all of them
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
-DYNAMICRAFTER_FILES = ("modules/resampler_16x16.npz", "pipeline/cli_image_512.npz")
+DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
+DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
 LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
 
 
@@ -34,8 +35,14 @@ def test_agrees_with_the_reference(file, case):
         assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
 
 
+def dynamicrafter_files():
+    listed = json.loads(DYNAMICRAFTER.read_text()) if DYNAMICRAFTER.is_file() else {}
+    short = [file for file, case in listed.items() if file.startswith(DYNAMICRAFTER_SHORT) and not case.get("optional")]
+    return [*short, *DYNAMICRAFTER_LONG]
+
+
 @pytest.mark.skipif(not DYNAMICRAFTER.is_file(), reason=f"needs the golden folder beside the project: {DYNAMICRAFTER}")
-@pytest.mark.parametrize("file", DYNAMICRAFTER_FILES)
+@pytest.mark.parametrize("file", dynamicrafter_files())
 def test_dynamicrafter_agrees_with_the_reference(file):
     enable_compile_cache()
     case = json.loads(DYNAMICRAFTER.read_text())[file]

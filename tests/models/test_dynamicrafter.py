@@ -1,43 +1,25 @@
 """DynamiCrafter's model without weights of its own: guidance, drops, conditions, sharding and names."""
 
-import json
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig, ResamplerConfig
-from smcd_jax.models.dynamicrafter.conversion import resampler_rows, unet_rows
-from smcd_jax.models.dynamicrafter.model import DynamiCrafterModel
-from smcd_jax.models.dynamicrafter.preprocess import preprocess, resize_matrix
-from smcd_jax.nn.config import TextEncoderConfig, VisionEncoderConfig
+from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, LeftoversConfig, ModelConfig, ResamplerConfig
+from smcd_jax.models.dynamicrafter.preprocess import preprocess, resize_matrix, whole_picture
+from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
+from smcd_jax.nn.config import PositionNetConfig, TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.nn.gated_attention import AdapterTokens
 from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.runtime.sharding import MeshShape, make_mesh, partition_specs
-from smcd_jax.weights.conversion_engine import match
-from tests.conftest import SHARED
 
-KEYS = SHARED / "golden_dynamicrafter" / "keys"
 MODEL = DynamiCrafterModel(ModelConfig())
 SMALL = DynamiCrafterUNetConfig(
     base_channels=32, channel_mult=(1,), num_res_blocks=1, attention_scales=(1.0,), head_dim=16, stem_heads=2,
     context_dim=8, object_width=8, gate="object", image_tokens_per_frame=2,
 )  # fmt: skip
-
-
-@pytest.mark.skipif(not KEYS.is_dir(), reason=f"needs {KEYS}")
-@pytest.mark.parametrize(
-    ("file", "config", "rows"),
-    [
-        ("unet_256", DynamiCrafterUNetConfig(learned_image_scale=True), unet_rows),
-        ("resampler", ResamplerConfig(), resampler_rows),
-    ],
-)
-def test_every_published_name_and_shape_has_one_leaf(file, config, rows):
-    shapes = json.loads((KEYS / f"{file}.json").read_text())
-    tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    match(rows(config), tensors, flatten(abstract_params(config)), where=file)
 
 
 def test_one_scale_for_text_and_image_needs_two_branches_and_two_scales_need_three():
@@ -68,17 +50,48 @@ def test_image_latents_join_the_frames_that_their_source_names():
     assert drawn == {1, 2, 3}
 
 
+@pytest.mark.parametrize(("condition_frame", "drawn"), [("clip", 4), ("batch", 1), ("first", 1)])
+def test_the_frame_that_conditions_a_clip_is_drawn_as_the_config_says(condition_frame, drawn):
+    """The image tower sees the frame whose latent joins the clip."""
+    model = DynamiCrafterModel(dataclasses.replace(ModelConfig(), condition_frame=condition_frame))
+    video = jnp.arange(16, dtype=jnp.uint8)[None, :, None, None, None] * jnp.ones((64, 1, 1, 1, 3), jnp.uint8)
+    model.feature_steps = ()
+    features = model.features({}, {"video": video}, jax.random.key(0))
+    frames = np.asarray(features["condition_frame"])
+    assert len(set(frames.tolist())) >= drawn
+    assert (len(set(frames.tolist())) == 1) == (drawn == 1)
+    np.testing.assert_array_equal(features["picture"][:, 0, 0, 0], frames)
+    if condition_frame == "first":
+        assert not frames.any()
+    latents = video.astype(jnp.float32)
+    given = {"text": None, "picture_tokens": None, "latents": latents, "condition_frame": features["condition_frame"]}
+    np.testing.assert_array_equal(model.inputs(given).image_latents[:, 5, 0, 0, 0], frames)
+
+
+def test_a_model_that_interpolates_is_trained_on_both_ends():
+    model = DynamiCrafterModel(dataclasses.replace(ModelConfig(), interpolation=True))
+    latents = jnp.arange(1.0, 5.0).reshape(1, 4, 1, 1, 1)
+    inputs = model.inputs({"text": None, "picture_tokens": None, "latents": latents}, jax.random.key(0))
+    assert inputs.image_latents.ravel().tolist() == [1, 0, 0, 4]
+    assert inputs.frame_rate.tolist() == [24]
+
+
 def test_every_parameter_has_one_sharding_rule():
     """`partition_specs` refuses a parameter that no rule or more than one rule names."""
     model = DynamiCrafterModel(
         ModelConfig(
-            unet=DynamiCrafterUNetConfig(channel_mult=(1, 2), num_res_blocks=1, learned_image_scale=True),
+            unet=DynamiCrafterUNetConfig(
+                channel_mult=(1, 2), num_res_blocks=1, learned_image_scale=True, gate="object"
+            ),
+            position_net=PositionNetConfig(),
+            leftovers=LeftoversConfig(("betas",), ((1000,),)),
             resampler=ResamplerConfig(layers=1),
             image_tower=VisionEncoderConfig(layers=1),
             text_encoder=TextEncoderConfig(layers=1),
         )
     )
-    shapes = {name: abstract_params(part.config) for name, part in model.components.items()}
+    used = {name: part for name, part in model.components.items() if part.stages}
+    shapes = {name: abstract_params(part.config) for name, part in used.items()}
     specs = partition_specs(shapes, make_mesh(MeshShape()), model.sharding)
     assert flatten(specs).keys() == flatten(shapes).keys()
 
@@ -88,6 +101,13 @@ def test_a_picture_that_does_not_change_size_is_only_normalised():
     np.testing.assert_allclose(resize_matrix(100, 24).sum(axis=1), 1, atol=1e-12)
     grey = preprocess(jnp.zeros((1, 24, 24, 3)), 24)
     np.testing.assert_allclose(grey[0, 0, 0], [0.06904, 0.16139, 0.33284], atol=1e-4)  # (0.5 - mean) / deviation
+
+
+def test_pictures_are_the_same_for_the_tower_on_host_and_device():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    on_device = preprocess(jnp.asarray(picture[None] / np.float32(127.5) - 1), 24)
+    on_host = preprocess(jnp.asarray(whole_picture(picture, 24))[None], 24)
+    np.testing.assert_allclose(on_host, on_device, atol=1e-5)
 
 
 def test_smcds_object_gates_fit_this_unet():

@@ -9,9 +9,17 @@ from PIL import Image
 from smcd_jax.cli import main
 from smcd_jax.media import read_video
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.registry import make_model
+from smcd_jax.pipeline.request import make_request
+from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
+from tests.cli.command_errors import failure
+from tests.errors import refused
 from tests.models import toy_config, toy_family
 from tests.training.training_run import training_files
+
+MODEL = make_model(toy_family.ToyConfig())
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +49,55 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     assert json.loads((tmp_path / "video.json").read_text())["options"]["guidance_scale"] == 2.0
     assert not (tmp_path / "video_boxes.mp4").exists()
 
+    loop = [*animate[:5], "--num_inference_steps", "2", "--loop", "--end_image", str(picture), "--frame_stride", "2"]
+    assert main([*loop, "--output", str(tmp_path / "loop"), "--quiet"]) == 0
+    assert len(read_video(tmp_path / "loop.mp4")[0]) == 2
+    made = json.loads((tmp_path / "loop.json").read_text())
+    assert (made["options"]["loop"], made["options"]["frame_stride"], made["prompt"]) == ("ends", 2, "nothing")
+    assert (made["end_image"], made["end_image_sha256"]) == (str(picture), made["image_sha256"])
+    assert failure([*animate, "--track", "cat: 1,1,8,8"]).argument == "tracks"
+    assert failure([*animate, "--undo_rescale"]).argument == "undo_rescale"
+
     evaluate = ["evaluate", "--model", str(model), "--data", str(files.records), "--split", "val", "--make_list", "2"]
     evaluate += ["--num_inference_steps", "2", "--metrics", "psnr-first", "--quiet"]
     assert main([*evaluate, "--output", str(tmp_path / "evaluation")]) == 0
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
 
 
-def test_an_option_of_another_family_is_refused_by_name(files, tmp_path):
+def test_an_option_of_another_family_is_refused_by_name():
     """The toy has no boxes to guide by."""
-    from smcd_jax.models.registry import make_model
-    from smcd_jax.nn.layers import ComputePolicy
-    from tests.errors import refused
+    with refused("box_guidance_scale", value=0.0):
+        MODEL.resolve(SamplingOptions(guidance_scale=3.0, box_guidance_scale=0.0))
 
-    model = make_model(toy_family.ToyConfig(), ComputePolicy())
-    with refused("box_guidance_scale", value=2.0):
-        model.guidance({"guidance_scale": 3.0, "box_guidance_scale": 2.0})
+
+def test_modes_of_an_option_are_the_familys():
+    assert MODEL.resolve(SamplingOptions(loop=True)).loop == "ends"
+    assert MODEL.resolve(SamplingOptions(loop="pingpong")).loop == "pingpong"
+    with refused("loop", value="guided"):
+        MODEL.resolve(SamplingOptions(loop="guided"))
+
+
+def test_options_and_the_last_picture_reach_the_plan():
+    size = (16, 16, 3)
+    first, last = np.zeros(size, np.uint8), np.full((40, 40, 3), 200, np.uint8)
+    options = SamplingOptions(loop=True, end_image=last, num_videos_per_prompt=2)
+    request = make_request(MODEL, image=first, prompt=None, tracks=None, options=options)
+    assert request.prompts == ("nothing",) * 2
+    plan = MODEL.plan(request, Tokenizer.published())
+    assert (plan.latent_shape[0], plan.keep_frames) == (3, (0, 1))
+    np.testing.assert_array_equal(plan.raw["video"], np.tile(np.stack([first, np.full(size, 200)]), (2, 1, 1, 1, 1)))
+    with refused("tracks"):
+        make_request(MODEL, image=first, prompt="a cat", tracks="tracks.json", options=SamplingOptions())
+
+
+def test_options_that_are_not_given_are_the_models_own():
+    resolved = MODEL.resolve(SamplingOptions(num_inference_steps=4))
+    assert (resolved.num_inference_steps, resolved.timestep_spacing, resolved.eta) == (4, "trailing", 1.0)
+    assert (resolved.height, resolved.num_frames, resolved.guidance_scale) == (16, 2, 2.0)
+    assert MODEL.resolve(resolved) == resolved
+    assert MODEL.solver_table(resolved).timesteps[:4].tolist() == [999, 749, 499, 249]
+    assert MODEL.solver_table(resolved).noise[0] > 0
+
+
+def test_the_models_own_noise_is_that_of_ddim_alone():
+    assert MODEL.resolve(SamplingOptions(scheduler="euler")).eta == 0

@@ -1,6 +1,7 @@
-"""A video model of about forty lines: the proof that a family needs nothing but `VideoModel`.
+"""A small video model: the proof that a family needs nothing but `VideoModel`.
 
-Pixels are its latents, one text condition steers a single convolution, and it has no boxes and no encoder.
+Pixels are its latents, one text condition steers a single convolution, and it has no boxes and no encoder. It reads a
+last picture, loops by sampling one frame more than it shows, and limits the range of the clean pictures while it loops.
 """
 
 from __future__ import annotations
@@ -57,13 +58,30 @@ class ToyNet(nn.Module):
 
 class ToyInputs(NamedTuple):
     text: Any
-    first: Any
+    null: Any
+    picture: Any
+
+
+def in_range(x, estimate_x0, row):
+    return jnp.clip(estimate_x0(x), -1, 1)
+
+
+def embed(ids):
+    return jnp.stack([jnp.sin(ids.astype(jnp.float32) * k).mean(axis=1) for k in (1.0, 2.0, 3.0, 4.0)], axis=-1)
 
 
 class ToyModel(VideoModel):
     conditions = (Condition("text", "guidance_scale", ("text",), 2.0),)
     schedule = NoiseSchedule(prediction_type="v_prediction")
     feature_steps = ()
+    null_prompt = "nothing"
+    required = ("image",)
+    takes_tracks = False
+    own_options = {"loop": ("ends", "pingpong"), "end_image": (), "frame_stride": ()}  # noqa: RUF012
+    sampling_defaults = {  # noqa: RUF012
+        **VideoModel.sampling_defaults,
+        **{"num_inference_steps": 3, "timestep_spacing": "trailing", "eta": 1.0, "guidance_rescale": 0.7},
+    }
 
     def __init__(self, config, policy):
         self.config, self.net = config, network(config.net, policy)
@@ -83,24 +101,35 @@ class ToyModel(VideoModel):
     def plan(self, request, tokenizer):
         ids = tokenizer.encode(list(request.prompts), length=self.config.text_length)
         h, w = request.pictures.shape[1:3]
-        raw = {"video": request.pictures[:, None], "token_ids": ids.astype(np.int32)}
-        return SamplingPlan(raw, (request.num_frames, h // 4, w // 4, 3))
+        end, frames = request.end_pictures, request.num_frames
+        video = np.stack([request.pictures, request.pictures if end is None else end], axis=1)
+        null = {name: value.repeat(len(ids), axis=0) for name, value in self.null_raw(tokenizer).items()}
+        raw = {"video": video, "token_ids": ids.astype(np.int32), **null}
+        if request.options.loop:
+            return SamplingPlan(raw, (frames + 1, h // 4, w // 4, 3), keep_frames=tuple(range(frames)))
+        return SamplingPlan(raw, (frames, h // 4, w // 4, 3))
+
+    def null_raw(self, tokenizer):
+        return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
+
+    def x0_transform(self, options):
+        return in_range if options.loop else None
 
     def inputs(self, features, key=None):
-        text = jnp.stack(
-            [jnp.sin(features["token_ids"].astype(jnp.float32) * k).mean(axis=1) for k in (1.0, 2.0, 3.0, 4.0)], axis=-1
-        )
         latents = features.get("latents")
-        return ToyInputs(text, self.features({}, features, None)["latents"][:, 0] if latents is None else latents[:, 0])
+        latents = self.features({}, features, None)["latents"] if latents is None else latents
+        null = embed(features["null_ids"]) if "null_ids" in features else None
+        return ToyInputs(embed(features["token_ids"]), null, (latents[:, 0] + latents[:, -1]) / 2)
 
     def drop(self, inputs, keep):
-        return inputs._replace(text=jnp.where(keep["text"][:, None], inputs.text, 0.0)) if "text" in keep else inputs
+        text = jnp.where(keep["text"][:, None], inputs.text, inputs.null) if "text" in keep else inputs.text
+        return inputs._replace(text=text, null=None)
 
     def encode(self, params, inputs, frames=None):
         return inputs
 
     def denoise(self, params, x, t, context, *, dropout_key=None, temporal=True):
-        return self.net.apply({"params": params["net"]}, x, t, context.text, context.first)
+        return self.net.apply({"params": params["net"]}, x, t, context.text, context.picture)
 
     def render(self, params, decoded, inputs, frames):
         return decoded[:, frames].repeat(4, axis=2).repeat(4, axis=3)

@@ -85,7 +85,7 @@ def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
     table = make_solver_table(NoiseSchedule(), sampler="ddim", num_steps=3, eta=1.0)
     weights = jnp.asarray(guidance.weights, jnp.float32)
     settings = {"table": on_device(table), "weights": weights, "keys": jax.random.key(7)[None]}
-    program = components.programs["denoise", 2, 0.0]
+    program = components.programs["denoise", 2, 0.0, None]
 
     def run(state, start, stop):
         return program(params, state, context, settings, np.int32(start), np.int32(stop))
@@ -99,7 +99,7 @@ def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
 
 
 def test_one_program_serves_every_sampler_and_number_of_steps(pipeline, sample):
-    program = pipeline.components.programs["denoise", 2, 0.0]
+    program = pipeline.components.programs["denoise", 2, 0.0, None]
     before = dict(program._programs)
     for scheduler, steps in (("euler", 3), ("dpmsolver++", 4), ("unipc", 2)):
         pipeline(**GIVEN | {"num_inference_steps": steps, "scheduler": scheduler, "guidance_scale": 3.0}, seed=5)

@@ -101,9 +101,9 @@ def denoising_problem(config_file: str) -> Problem:
     """
     from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.objective import Noised, denoising_losses
     from smcd_jax.training.selection import join
     from smcd_jax.training.state import policy
+    from smcd_jax.training.step import Noised, denoising_losses
 
     config = load_config(str(ROOT / config_file), _very_small(config_file))
     model = make_model(config.model, policy(config))
@@ -113,7 +113,11 @@ def denoising_problem(config_file: str) -> Problem:
         inputs = model.inputs(model.features(params, batch, jax.random.key(0)))
         keep = {switch: batch[f"keep_{switch}"] > 0 for switch in model.switches}
         noised = Noised(batch["noise"], batch["timesteps"])
-        return denoising_losses(model, params, batch["latents"], noised, inputs=model.drop(inputs, keep), config=config)
+        inputs = model.drop(inputs, keep)
+        gamma, temporal = config.loss.min_snr_gamma, config.temporal
+        return denoising_losses(
+            model, params, batch["latents"], noised, inputs=inputs, min_snr_gamma=gamma, temporal=temporal
+        )
 
     return Problem(*_starting_point(config), losses)
 
@@ -126,9 +130,9 @@ def autoencoder_problem(config_file: str) -> Problem:
     """
     from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.objective import make_objective
     from smcd_jax.training.selection import join
     from smcd_jax.training.state import policy
+    from smcd_jax.training.step import make_objective
 
     config = load_config(str(ROOT / config_file), _very_small(config_file))
     objective = make_objective(config, make_model(config.model, policy(config)))
@@ -198,16 +202,15 @@ def plan_of(config_file: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     Returns mesh and batch (shape and dtype of every array), and for every parameter a row
     ``[component, trained, shape, dtype, axes]``, where axes names what each axis is split over; without paths.
     """
-    from smcd_jax.models.registry import make_model
     from smcd_jax.nn.networks import flatten
     from smcd_jax.runtime.sharding import make_mesh
     from smcd_jax.training.config import load_config
-    from smcd_jax.training.program import TrainProgram, placeholder_null
+    from smcd_jax.training.step import TrainProgram
 
     config = load_config(str(ROOT / config_file), overrides)
     mesh = make_mesh(config.mesh, jax.devices()[:8])
     with jax.set_mesh(mesh):
-        program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, mesh)
     rows = [
         [path.split("/")[0], trained, list(leaf.shape), str(leaf.dtype), _axes(leaf)]
         for trained, tree in ((True, program.state.params), (False, program.frozen))

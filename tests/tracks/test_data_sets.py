@@ -106,21 +106,23 @@ def test_rows_without_a_class_take_the_label(tmp_path):
     assert load_tracks(tmp_path, label="cat").labels == ("cat", "cat")
 
 
-def test_a_label_cannot_rename_one_of_several(tmp_path):
+def test_a_label_renames_objects_of_one_name_and_is_noted_where_they_have_several(tmp_path):
     mot_folder(tmp_path, ["1,1,1,1,9,9,1,1,1", "1,2,1,1,9,9,1,3,1"])
-    with refused("label", path=tmp_path / "gt" / "gt.txt", value="cat"):
-        load_tracks(tmp_path, label="cat")
+    tracks = load_tracks(tmp_path, label="cat")
+    assert tracks.labels == ("pedestrian", "car")
+    assert any("'cat'" in note for note in tracks.notes)
+    (tmp_path / "gt" / "gt.txt").write_text("1,1,1,1,9,9,1,1,1\n1,2,1,1,9,9,1,1,1\n")
+    assert load_tracks(tmp_path, label="cat").labels == ("cat", "cat")
 
 
 @pytest.mark.parametrize(
     ("rows", "argument", "value"),
     [
-        (["0,1,1,1,9,9,1,1,1"], "line 1", 0),
         (["1.5,1,1,1,9,9,1,1,1"], "line 1", 1.5),
         (["999999999,1,1,1,9,9,1,1,1"], "line 1", 999999999),
         (["1,-1,1,1,9,9,1,1,1"], "line 1", -1),
         (["1,1,1,1,9,9,1,1,1", "1,1,2,2,9,9,1,1,1"], "id", 1),
-        (["1,1,1,1,9,9,1,1,1", "2,1,2,2,9,9,1,3,1"], "class", 3),
+        (["1,1,1,1,9,9,1,1,1", "2,1,2,2,9,9,1,3,1"], "class", "car"),
         (["1,1,1,1,9,9,1,14,1"], "class", 14),
         (["1,1,1,1,9,9,0,1,1"], "conf", 0),
         (["1,1,1,1,9,9,1,1,1", "1,2,1,1,9,9,1"], "line 2", "1,2,1,1,9,9,1"),

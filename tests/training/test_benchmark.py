@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from smcd_jax.cli import main
-from smcd_jax.models.registry import make_model
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import benchmark
 from smcd_jax.training.benchmark import TrainingMeasures, measure_training, random_batch, random_state
 from smcd_jax.training.config import load_config
-from smcd_jax.training.program import TrainProgram, placeholder_null
+from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
 CONFIG = "tests/training/training_run.py:pictures"
@@ -48,7 +47,7 @@ class TestMeasures:
 
     def test_it_is_of_the_config(self, measures):
         config = small_config()
-        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, make_mesh(config.mesh))
         assert measures.tflop_per_step == program.flops() / 1e12
         assert (measures.batch, measures.inputs, measures.dtype, measures.mesh["fsdp"]) == (8, "features", "float32", 8)
 
@@ -70,7 +69,7 @@ class TestInputs:
     @pytest.mark.parametrize("inputs", ["features", "latents", "video"])
     def test_a_batch_is_as_the_step_takes_it(self, inputs):
         config = small_config(f"data.inputs={inputs}")
-        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, make_mesh(config.mesh))
         batch = random_batch(program)
         assert set(batch) == set(program.batch)
         for name, shape in program.batch.items():
@@ -80,7 +79,7 @@ class TestInputs:
 
     def test_weights_are_random_and_sharded(self):
         config = small_config()
-        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, make_mesh(config.mesh))
         state = random_state(program)
         assert jax.tree.structure(state) == jax.tree.structure(program.state)
         kernel = state.params["position_net"]["dense_1"]["kernel"]

@@ -28,6 +28,10 @@ SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are no c
 FORMS = {
     "preset": ("smcd", "tiny"),
     "tiny/base": ("pictures", "clips"),
+    "dynamicrafter/finetune": ("dynamicrafter_512", "dynamicrafter_256+still_time"),
+    "dynamicrafter/low_rank": ("dynamicrafter_512",),
+    "dynamicrafter/boxes": ("dynamicrafter_512", "dynamicrafter_512+unet"),
+    "dynamicrafter/tiny": ("image", "interp", "boxes"),
     "tiny/ablation": ("object", "image", "zc", "gca", "zc_gca", "joint"),
 }
 
@@ -97,6 +101,11 @@ def test_a_stage_trains_the_parameters_of_the_reference_by_name(shared, file, na
     [
         (STAGE_1, {"unet": 211_213_152, "position_net": 1_346_624}),
         (STAGE_2, {"unet": 459_256_672, "image_encoder": 202_936_064}),
+        ("dynamicrafter/finetune.py:dynamicrafter_512", {"unet": 1_438_854_980, "resampler": 48_787_456}),
+        (  # the published advice for motion that fades freezes 272,850,880 parameters
+            "dynamicrafter/finetune.py:dynamicrafter_256+still_time",
+            {"unet": 1_438_854_996 - 272_850_880, "resampler": 48_787_456},
+        ),
     ],
 )
 def test_a_stage_trains_as_many_parameters_as_the_reference(name, counts):

@@ -23,11 +23,11 @@ from smcd_jax.models.video_model import VideoModel
 from smcd_jax.nn.autoencoder_kl import autoencoder_losses, sampled_latents, to_model_range
 from smcd_jax.nn.networks import flatten, network
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.training import objective
+from smcd_jax.training import step as step_module
 from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.objective import Noised, denoising_losses, draw_timesteps, make_objective
 from smcd_jax.training.selection import join, split
 from smcd_jax.training.state import policy, trained_paths
+from smcd_jax.training.step import Noised, denoising_losses, draw_timesteps, make_objective
 from tests.errors import refused
 from tests.training.training_run import MODEL, QUICKLY, configured, starting_params, training_files
 
@@ -138,11 +138,11 @@ def asked(monkeypatch) -> list[dict[str, Any]]:
     """What `denoising_losses` was called with; nothing is computed."""
     calls: list[dict[str, Any]] = []
 
-    def note(model, params, latents, noised, *, inputs, config, dropout_key=None):
+    def note(model, params, latents, noised, *, inputs, dropout_key=None, **settings):
         calls.append({"latents": latents, "noised": noised, "inputs": inputs, "dropout_key": dropout_key})
         return jnp.zeros(len(latents))
 
-    monkeypatch.setattr(objective, "denoising_losses", note)
+    monkeypatch.setattr(step_module, "denoising_losses", note)
     return calls
 
 
@@ -216,19 +216,24 @@ class TestObjective:
         batch |= {"token_ids": jnp.asarray(tokens), "label_ids": jnp.asarray(tokens[:2])[None].repeat(4, axis=0)}
         params = starting_params(config)
         loss = objective_of(config, null_ids=tokenizer.encode([" "]))
-        for seed in range(4):
-            loss(params, batch, jax.random.key(seed))
+
+        @jax.jit
+        def inputs_of(params: Any, key: jax.Array) -> Inputs:
+            loss(params, batch, key)
+            return asked[-1]["inputs"]
+
+        seen = [inputs_of(params, jax.random.key(seed)) for seed in range(4)]
         tower = network(config.model.text_encoder, policy(config))
-        expected = tower.apply({"params": params["text_encoder"]}, batch["token_ids"])
+        expected = jax.jit(tower.apply)({"params": params["text_encoder"]}, batch["token_ids"])
         null = np.asarray(expected[2])
-        rows = np.concatenate([np.asarray(call["inputs"].text) for call in asked])
+        rows = np.concatenate([np.asarray(inputs.text) for inputs in seen])
         wanted = np.concatenate([np.asarray(expected)] * 4)
         kept = np.abs(rows - wanted).max(axis=(1, 2)) < 1e-5
         gone = np.abs(rows - null).max(axis=(1, 2)) < 1e-5
         assert (kept | gone).all()
         assert 0 < (gone & ~kept).sum() < 12
         labels = tower.apply({"params": params["text_encoder"]}, batch["token_ids"][:2], method="label_embedding")
-        np.testing.assert_allclose(asked[0]["inputs"].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
+        np.testing.assert_allclose(seen[0].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
 
 
 def test_online_latents_are_scaled_draws_without_gradient(files):
@@ -269,7 +274,10 @@ def drawn():
 def losses_of(config: TrainConfig, params: Any, drawn: tuple, **more: Any) -> jax.Array:
     latents, noised, given = drawn
     model = make_model(config.model, policy(config))
-    return denoising_losses(model, params, latents, noised, inputs=given, config=config, **more)
+    gamma, temporal = config.loss.min_snr_gamma, config.temporal
+    return denoising_losses(
+        model, params, latents, noised, inputs=given, min_snr_gamma=gamma, temporal=temporal, **more
+    )
 
 
 class TestLoss:

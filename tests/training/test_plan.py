@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime import hlo_text, topology
 from smcd_jax.runtime.hlo_collectives import Collective, collective_report
@@ -26,8 +25,8 @@ from smcd_jax.training.plan import plan as plan_module
 from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import MemoryUse, ProgramPlan, Setting, needed_by
 from smcd_jax.training.plan.plan import Planner, parameter_lines
-from smcd_jax.training.program import TrainProgram, placeholder_null
 from smcd_jax.training.state import abstract
+from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
 jax.devices()  # eight, before a topology asks for fewer
@@ -242,7 +241,7 @@ class TestCollectives:
 class TestProgramPlan:
     def test_memory_is_that_of_the_shards(self, store):
         config, plan = small_config(), store[1].plan
-        program = TrainProgram(config, make_mesh(config.mesh), null=placeholder_null(config, make_model(config.model)))
+        program = TrainProgram(config, make_mesh(config.mesh))
         trees = jax.tree.leaves((program.state, program.frozen, program.batch))
         held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in trees)
         assert plan.memory.arguments + plan.resident_bytes == held
@@ -435,7 +434,7 @@ class TestCommand:
         assert self.run() == 0
         out = capsys.readouterr().out
         assert "cpu:8: 8 cpu, mesh data 1 x fsdp 8 x tensor 1" in out
-        assert re.search(r"train step +batch 8, 1 for each of 8 parts of the mesh; from disk", out)
+        assert re.search(r"training step +batch 8, 1 on each of 8 parts of the mesh; cached on", out)
         assert re.search(r"all-gather [0-9.]+ MiB", out)
         assert re.search(r"sampler +batch 8", out)
         assert "share main memory" in out
@@ -470,4 +469,4 @@ class TestCommand:
 def test_what_is_written_can_be_read_by_people(store):
     files = [json.loads(file.read_text()) for file in (store[0] / "plans").iterdir()]
     assert {file["what"] for file in files} == {"step", "sampler"}
-    assert all(file["versions"]["jax"] == jax.__version__ and file["since"] for file in files)
+    assert all(file["versions"]["jax"] == jax.__version__ and file["cached_at"] for file in files)

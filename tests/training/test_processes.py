@@ -19,6 +19,8 @@ from tests.training.training_run import (
     change_batches,
     checkpoint_steps,
     free_port,
+    made_once,
+    of_all_workers,
     seen_batches,
     share_programs,
     start_training,
@@ -100,10 +102,13 @@ def pair(files):
 
 @pytest.fixture(scope="module")
 def together(pair, tmp_path_factory) -> Pair:
-    """A run of two processes that nobody interrupts."""
-    run = pair(tmp_path_factory.mktemp("together") / "run")
-    run.start(*LOOKS)
-    assert run.statuses() == [0, 0], run.said()
+    """A run of two processes that nobody interrupts, made once for all workers."""
+    folder = of_all_workers(tmp_path_factory.getbasetemp()) / "together"
+    run = pair(folder / "run")
+    with made_once(folder) as missing:
+        if missing:
+            run.start(*LOOKS)
+            assert run.statuses() == [0, 0], run.said()
     return run
 
 
@@ -144,7 +149,7 @@ def killed_alone(run: Pair) -> int:
     first, _ = run.statuses(BOUND)
     assert first in LOST, run.said()
     if first == EXIT_LOST:
-        assert "smcd: error: process 0: another process of this run has ended or is out of reach" in run.said()
+        assert "smcd: error: process 0: another process of this run has ended or is unreachable" in run.said()
     assert checkpoint_steps(run.workdir) == [2]
     return 2
 

@@ -26,7 +26,7 @@ from tests.training.training_run import (
     wait_for,
 )
 
-STEPS = 24
+STEPS = 12
 # Saved steps and lines of the log fall apart, so that a resumed run goes on in the middle of a line's sums.
 EVERY = ("run.save_every=3", "run.log_every=2", "run.max_to_keep=2")
 # A run that is to be killed comes no further than this many steps, so that it is there when the signal comes, however
@@ -84,13 +84,14 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
 
 def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(1)
-    finish(files, straight, STEPS)
+    uninterrupted = begin(files, straight, STEPS)
     kill(files, workdir, STEPS, chance=chance, early=False)
     tell_to_stop(files, workdir, STEPS)
     said = log_of(workdir).read_text()
     stopped = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])
     assert stopped == checkpoint_steps(workdir)[-1] < STEPS
     finish(files, workdir, STEPS)
+    assert uninterrupted.wait(timeout=500) == 0, log_of(straight).read_text()
     assert f"resuming after step {stopped}" in log_of(workdir).read_text()
     assert_same_run(straight, workdir, STEPS)
 

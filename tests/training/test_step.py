@@ -22,12 +22,25 @@ from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
-from smcd_jax.training.objective import NUM_BUCKETS, Noised, TrainObjective, denoising_losses
 from smcd_jax.training.optimizer import make_optimizer
-from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.selection import split
-from smcd_jax.training.state import NO_FAULT, TrainState, new_state, policy, trained_paths
-from smcd_jax.training.step import TrainStep, make_train_step, window_means
+from smcd_jax.training.state import (
+    NO_FAULT,
+    NUM_BUCKETS,
+    TrainState,
+    new_state,
+    policy,
+    trained_paths,
+    window_means,
+)
+from smcd_jax.training.step import (
+    Noised,
+    TrainObjective,
+    TrainProgram,
+    TrainStep,
+    denoising_losses,
+    make_train_step,
+)
 from tests.training.training_run import BATCH, QUICKLY, configured, starting_params, training_files
 
 ROWS, WIDTH = 8, 3
@@ -268,7 +281,7 @@ class TestTheRealLoss:
             first = batch["latents"][:, 0]
             given = Inputs(batch["text"], None, batch["boxes"], batch["mask"], batch["labels"], first, first)
             noised = Noised(batch["noise"], batch["timesteps"])
-            loss = denoising_losses(model, params, batch["latents"], noised, inputs=given, config=config)
+            loss = denoising_losses(model, params, batch["latents"], noised, inputs=given, temporal=config.temporal)
             return Losses(loss, batch["timesteps"] * NUM_BUCKETS // 1000)
 
         mesh = make_mesh(MeshShape(data=devices), jax.devices()[:devices])

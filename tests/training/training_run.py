@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import functools
 import json
 import os
@@ -42,8 +43,8 @@ from smcd_jax.training.checkpoint.orbax_io import read_arrays
 from smcd_jax.training.config import InitConfig, RunConfig, TrainConfig, load_config
 from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
-from smcd_jax.training.program import TrainProgram
 from smcd_jax.training.state import component_params, components
+from smcd_jax.training.step import TrainProgram
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = Path(__file__).resolve()
@@ -127,7 +128,7 @@ class Files(NamedTuple):
     Attributes:
         model: model folder that training starts from.
         records: sprites with cached features, splits train and val.
-        programs: compiled ones, so that a process starts in seconds.
+        programs: compiled ones, shared by all workers, so that a process starts in seconds.
     """
 
     model: Path
@@ -137,8 +138,8 @@ class Files(NamedTuple):
 
 @contextlib.contextmanager
 def training_files(base: Path) -> Iterator[Files]:
-    """Makes the files where they are missing; within the block this process keeps its compiled programs there too."""
-    folder = base / "training"
+    """Makes the files, once for all workers; within the block this process keeps its compiled programs there too."""
+    folder = of_all_workers(base) / "training"
     files = Files(folder / "model", folder / "records", folder / "programs")
     settings = {
         "jax_compilation_cache_dir": str(files.programs),
@@ -148,12 +149,28 @@ def training_files(base: Path) -> Iterator[Files]:
     before = {name: getattr(jax.config, name) for name in settings}
     _configure(settings)
     try:
-        if not files.records.exists():
-            write_stand_in(files.model)
-            _prepare(files)
+        with made_once(folder) as missing:
+            if missing:
+                write_stand_in(files.model)
+                _prepare(files)
         yield files
     finally:
         _configure(before)
+
+
+def of_all_workers(base: Path) -> Path:
+    """The folder above a worker's own, which all workers of the session share."""
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextlib.contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Locks a folder that workers share; yields True to the one that has to fill it, False once it is filled."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not (folder / "made").exists()
+        (folder / "made").touch()
 
 
 def write_stand_in(path: Path, seed: int = 0) -> None:

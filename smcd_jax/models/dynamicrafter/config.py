@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from smcd_jax.diffusion.prediction import PredictionType
-from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
+from smcd_jax.nn.config import (
+    AutoencoderConfig,
+    PositionNetConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    VisionEncoderConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,24 +60,69 @@ class ResamplerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeftoversConfig:
+    """Arrays of a published file that no network reads, kept so that the file can be written back bit for bit.
+
+    Attributes:
+        names: Names in the file.
+        shapes: Their shapes, in the same order.
+        framestride_names: Whether the file calls the embedding of the frame rate ``framestride_embed``.
+    """
+
+    names: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    framestride_names: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """One config per component, the noise schedule, and the defaults of sampling."""
+    """One config per component, the noise schedule, and the defaults of sampling and training.
+
+    Attributes:
+        unet: The UNet; with ``gate="object"`` and a position net it follows boxes.
+        resampler: The resampler.
+        image_tower: The CLIP tower that reads the picture.
+        text_encoder: The text tower.
+        autoencoder: The KL autoencoder.
+        position_net: Makes box tokens, for models with gates.
+        leftovers: Arrays kept for conversion only.
+        prediction_type: Meaning of the network's output.
+        zero_terminal_snr: Whether the last timestep is pure noise.
+        dynamic_rescale: `smcd_jax.diffusion.schedule.NoiseSchedule.dynamic_rescale`; 1 for none.
+        interpolation: Whether the pictures' latents join the first and last frame, with zeros between, for in-betweens
+            and loops; otherwise one picture's latent joins every frame.
+        reads_stride: Whether ``frame_rate`` is a frame stride (the 256 model), not frames per second.
+        frame_rate: Frames per second, or frame stride, where none is given.
+        condition_frame: Frame that conditions a clip in training: drawn for each clip, drawn once for the batch as
+            published, or the first.
+        frames: Number of frames.
+        height: Height in pixels.
+        width: Width in pixels.
+        max_objects: Boxes per frame; without gates, they are read and ignored.
+        fps: Frames per second of the videos written.
+        decode_chunk_size: Frames decoded at once.
+    """
 
     unet: DynamiCrafterUNetConfig = DynamiCrafterUNetConfig()
     resampler: ResamplerConfig = ResamplerConfig()
     image_tower: VisionEncoderConfig = VisionEncoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    position_net: PositionNetConfig | None = None
+    leftovers: LeftoversConfig | None = None
     prediction_type: PredictionType = "v_prediction"
     zero_terminal_snr: bool = True
-    dynamic_rescale: float = 0.7  # 1 for none
-    interpolation: bool = False  # the picture's latent at both ends and zeros between, for loops and in-betweens
-    frame_rate: int = 24  # frames per second, or frame stride, that the network is told by default
+    dynamic_rescale: float = 0.7
+    interpolation: bool = False
+    reads_stride: bool = False
+    frame_rate: int = 24
+    condition_frame: Literal["clip", "batch", "first"] = "clip"
     frames: int = 16
-    height: int = 320  # pixels
-    width: int = 512  # pixels
-    max_objects: int = 0
-    fps: int = 8  # of the videos written
+    height: int = 320
+    width: int = 512
+    max_objects: int = 1
+    fps: int = 8
+    decode_chunk_size: int = 4
 
     def components(self) -> dict[str, Any]:
         """Config of each component, by its name in the model folder."""
@@ -86,3 +138,55 @@ class ModelConfig:
     def size_multiple(self) -> int:
         """Height and width in pixels must be multiples of this."""
         return self.autoencoder.downscale * 2 ** (len(self.unet.channel_mult) - 1)
+
+
+DYNAMICRAFTER_512 = ModelConfig()
+DYNAMICRAFTER_256 = ModelConfig(
+    unet=DynamiCrafterUNetConfig(learned_image_scale=True),
+    prediction_type="epsilon",
+    zero_terminal_snr=False,
+    dynamic_rescale=1.0,
+    reads_stride=True,
+    frame_rate=3,
+    height=256,
+    width=256,
+    decode_chunk_size=8,
+)
+DYNAMICRAFTER_1024 = ModelConfig(dynamic_rescale=0.3, frame_rate=10, height=576, width=1024, decode_chunk_size=1)
+DYNAMICRAFTER_512_INTERP = ModelConfig(interpolation=True, frame_rate=5)
+
+TINY = ModelConfig(
+    unet=DynamiCrafterUNetConfig(
+        base_channels=32,
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_scales=(1.0, 0.5),
+        head_dim=16,
+        stem_heads=2,
+        context_dim=64,
+        object_width=64,
+        image_tokens_per_frame=4,
+        groups=8,
+    ),
+    resampler=ResamplerConfig(
+        width=64, layers=2, heads=4, head_dim=16, queries=4, frames=8, input_width=64, output_width=64
+    ),
+    image_tower=VisionEncoderConfig(picture_size=32, patch=8, width=64, heads=4, layers=2, embed_width=64),
+    text_encoder=TextEncoderConfig(width=64, heads=2, layers=3, embed_width=64),
+    autoencoder=AutoencoderConfig(
+        base_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, groups=8, scaling_factor=0.64
+    ),
+    frame_rate=8,
+    frames=8,
+    height=32,
+    width=32,
+    decode_chunk_size=8,
+)
+
+PRESETS: Mapping[str, ModelConfig] = {
+    "dynamicrafter_256": DYNAMICRAFTER_256,
+    "dynamicrafter_512": DYNAMICRAFTER_512,
+    "dynamicrafter_1024": DYNAMICRAFTER_1024,
+    "dynamicrafter_512_interp": DYNAMICRAFTER_512_INTERP,
+    "dynamicrafter_tiny": TINY,
+}

@@ -1,4 +1,4 @@
-"""DynamiCrafter as a video model: a picture and a prompt as conditions of the shared latent 3D UNet."""
+"""DynamiCrafter as a video model: picture, prompt and, with gates, boxes as conditions of the shared latent 3D UNet."""
 
 from __future__ import annotations
 
@@ -7,39 +7,36 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from smcd_jax.diffusion.guidance import Condition
 from smcd_jax.diffusion.schedule import NoiseSchedule
+from smcd_jax.errors import SMCDError
 from smcd_jax.models.dynamicrafter.config import ModelConfig
 from smcd_jax.models.dynamicrafter.preprocess import preprocess
 from smcd_jax.models.dynamicrafter.sharding import RULES
 from smcd_jax.models.latent_video import LatentVideoModel
-from smcd_jax.models.video_model import (
-    Component,
-    FeatureStep,
-    Keep,
-    Params,
-    Request,
-    SamplingPlan,
-)
+from smcd_jax.models.video_model import Component, FeatureStep, Keep, Params
 from smcd_jax.nn.autoencoder_kl import to_model_range
+from smcd_jax.nn.gated_attention import AdapterTokens
 from smcd_jax.nn.layers import ComputePolicy, dropout_seed
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.tokenizer import Tokenizer
 
 IMAGE = Condition("image", "image_guidance_scale", ("image_tokens",), "text")
+BOXES = Condition("boxes", "box_guidance_scale", ("boxes",), "text")
 TEXT = Condition("text", "guidance_scale", ("text",), 7.5)
 STAGES = {
     "unet": ("denoise",),
     "resampler": ("encode",),
+    "position_net": ("encode",),
     "image_tower": ("features",),
     "text_encoder": ("features",),
     "autoencoder": ("features", "decode"),
+    "leftovers": (),
 }
+NO_SOURCE = -1  # in `latent_source`: zeros join the frame
 
 
 class Inputs(NamedTuple):
@@ -52,6 +49,9 @@ class Inputs(NamedTuple):
         null_picture: Image tower's tokens of the zero picture, mid grey; None where none is dropped.
         image_latents: Scaled latent that joins each frame on channels. Never dropped.
         frame_rate: Frames per second, or frame stride in the 256 model.
+        boxes: Boxes, xyxy in 0..1; None in models without gates, as are the next two.
+        mask: 1 where an object is present, else 0.
+        labels: Embedding of each object's label; of each frame where labels change.
     """
 
     text: Float[Array, "b l d"]
@@ -60,15 +60,27 @@ class Inputs(NamedTuple):
     null_picture: Float[Array, "#b m e"] | None
     image_latents: Float[Array, "b f h w c"]
     frame_rate: Float[Array, " b"]
+    boxes: Float[Array, "b f n 4"] | None = None
+    mask: Float[Array, "b f n"] | None = None
+    labels: Float[Array, "b n e"] | Float[Array, "b f n e"] | None = None
 
 
 class Tokens(NamedTuple):
-    """What the UNet reads beside noisy latents; ``image`` is the resampler's output."""
+    """What the UNet reads beside noisy latents.
+
+    Attributes:
+        text: Text tokens.
+        image: Output of the resampler.
+        image_latents: See `Inputs`.
+        frame_rate: See `Inputs`.
+        objects: Box tokens; None in models without gates.
+    """
 
     text: Float[Array, "b l d"]
     image: Float[Array, "b m d"]
     image_latents: Float[Array, "b f h w c"]
     frame_rate: Float[Array, " b"]
+    objects: Float[Array, "b f n e"] | None = None
 
 
 class Context(NamedTuple):
@@ -79,13 +91,14 @@ class Context(NamedTuple):
     frame_rate: Float[Array, " b"]
 
 
-class DynamiCrafterModel(LatentVideoModel):
-    """Image to video; with ``interpolation`` in the config, loops and in-betweens."""
+class DynamiCrafterNetworks(LatentVideoModel):
+    """The model as training and the sampling loop call it; `DynamiCrafterModel` adds requests."""
 
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = ""
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
+        _check_gates(config)
         self.config = config
         self.schedule = NoiseSchedule(
             prediction_type=config.prediction_type,
@@ -94,9 +107,10 @@ class DynamiCrafterModel(LatentVideoModel):
         )
         self.components = {name: Component(part, STAGES[name]) for name, part in config.components().items()}
         self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
-        self.conditions = (IMAGE, TEXT)
-        head_dim = config.unet.head_dim
-        self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=head_dim)
+        self.has_boxes = config.unet.uses_objects
+        self.conditions = (IMAGE, BOXES, TEXT) if self.has_boxes else (IMAGE, TEXT)
+        used = frozenset(name for name, part in self.components.items() if part.stages)
+        self.sharding = ShardingTable(RULES, components=used, head_dim=config.unet.head_dim)
         self.feature_steps = self._feature_steps()
 
     def _feature_steps(self) -> tuple[FeatureStep, ...]:
@@ -104,64 +118,59 @@ class DynamiCrafterModel(LatentVideoModel):
         side, tokens = autoencoder.downscale, (text.length, text.width)
         latent = (self.config.height // side, self.config.width // side, autoencoder.latent_channels)
         seen = ((tower.picture_size // tower.patch) ** 2 + 1, tower.width)
+        labels = (FeatureStep("labels", "label_ids", "text_encoder", 1, self._embed_label, (text.width,)),)
         return (
             FeatureStep("text", "token_ids", "text_encoder", 1, self._embed_text, tokens),
             FeatureStep("null_text", "null_ids", "text_encoder", 1, self._embed_text, tokens),
+            *(labels if self.has_boxes else ()),
             FeatureStep("picture_tokens", "picture", "image_tower", 3, self._see, seen),
             FeatureStep("null_picture_tokens", "null_picture", "image_tower", 3, self._see, seen),
             FeatureStep("latents", "video", "autoencoder", 3, self._encode_frames, latent, random=True),
         )
 
-    def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """Token ids, the picture, and which frames its latent joins."""
-        config, count, frames = self.config, len(request.prompts), request.num_frames
-        side, size = config.autoencoder.downscale, config.image_tower.picture_size
-        height, width = request.pictures.shape[1:3]
-        negative = [self.null_prompt if text is None else text for text in request.negative_prompts]
-        source = np.zeros((count, frames), np.int32)
-        if config.interpolation:
-            source[:, 1:-1] = -1
-        return SamplingPlan(
-            raw={
-                "video": request.pictures[:, None],
-                "picture": request.pictures,
-                "null_picture": np.zeros((count, size, size, 3), np.float32),
-                "token_ids": tokenizer.encode(list(request.prompts), length=config.text_length),
-                "null_ids": tokenizer.encode(negative, length=config.text_length),
-                "latent_source": source,
-                "frame_rate": np.full(count, config.frame_rate, np.float32),
-            },
-            latent_shape=(frames, height // side, width // side, config.autoencoder.latent_channels),
-        )
+    def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+        """As the base; in training the picture is a frame of the video, ``condition_frame`` [b]."""
+        if "video" in raw and not {"picture", "picture_tokens"} & set(raw):
+            b, f = raw["video"].shape[:2]
+            frame = raw.get("condition_frame")
+            frame = self._draw_condition_frame(key, b, f) if frame is None else frame
+            raw = {**raw, "condition_frame": frame, "picture": raw["video"][jnp.arange(b), frame]}
+        return super().features(params, raw, key)
 
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """Text, tokens of the picture, and the latent that joins each frame.
+        """Text, tokens of the picture, the latent that joins each frame, and boxes.
 
         Args:
             features: Features by name. ``latent_source`` [b, f] is the index of the frame of ``latents`` that joins
-                each frame, -1 for zeros; without it, one frame per clip is drawn (training).
-            key: Random key of that draw; None selects the first frame.
+                each frame, -1 for zeros. Without it, ``condition_frame`` [b] joins every frame, or both ends join
+                themselves in a model that interpolates. Without ``frame_rate``, the model's own is taken.
+            key: Random key, with which ``condition_frame`` is drawn where it is missing; None for the first frame.
         """
         latents = features["latents"].astype(jnp.float32)
+        b, f = latents.shape[:2]
         source = features.get("latent_source")
         if source is None:
-            b, f = latents.shape[:2]
-            drawn = jnp.zeros(b, jnp.int32) if key is None else jax.random.randint(key, (b,), 0, f)
-            source = jnp.repeat(drawn[:, None], f, axis=1)
+            source = self._training_source(features.get("condition_frame"), key, b, f)
         chosen = jnp.take_along_axis(latents, jnp.maximum(source, 0)[:, :, None, None, None], axis=1)
+        rate = features.get("frame_rate")
+        boxes = {name: features[name] for name in ("boxes", "mask", "labels")} if self.has_boxes else {}
         return Inputs(
             text=features["text"],
             null_text=features.get("null_text"),
             picture=features["picture_tokens"],
             null_picture=features.get("null_picture_tokens"),
             image_latents=jnp.where((source >= 0)[:, :, None, None, None], chosen, 0),
-            frame_rate=features["frame_rate"],
+            frame_rate=jnp.full(b, self.config.frame_rate, jnp.float32) if rate is None else rate.astype(jnp.float32),
+            **boxes,
         )
 
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """The prompt becomes the null text, the picture's tokens those of the zero picture; its latents stay."""
+        """The prompt becomes the null text, the picture's tokens those of the zero picture, every object absent.
 
-        def kept(switch: str, given: Array, dropped: Array | None) -> Array:
+        The picture's latents stay.
+        """
+
+        def kept(switch: str, given: Array | None, dropped: Array | None) -> Array | None:
             if switch not in keep or dropped is None:
                 return given
             return jnp.where(keep[switch].reshape(-1, 1, 1), given, dropped.astype(given.dtype))
@@ -171,31 +180,47 @@ class DynamiCrafterModel(LatentVideoModel):
             null_text=None,
             picture=kept("image_tokens", inputs.picture, inputs.null_picture),
             null_picture=None,
+            mask=kept("boxes", inputs.mask, None if inputs.mask is None else jnp.zeros_like(inputs.mask)),
         )
 
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]
     ) -> dict[str, Bool[Array, " b"]]:
-        """Which conditions each example sees, from one uniform number r for both.
+        """Which conditions each example sees; text and image are drawn together (`keep_at`), boxes apart."""
+        r = jax.random.uniform(key, (count if unit == "example" else 1,))
+        boxes = {name: rate for name, rate in rates.items() if name == "boxes"}
+        return self.keep_at(jnp.broadcast_to(r, (count,)), rates) | super().draw_keep(key, count, boxes, unit=unit)
+
+    def keep_at(self, r: Float[Array, " b"], rates: Mapping[str, float]) -> dict[str, Bool[Array, " b"]]:
+        """Whether text and image are kept at one uniform number r in 0..1 per example.
 
         The text is dropped where r < rate_text and the image where rate_text / 2 <= r < rate_text / 2 + rate_image: at
         the published 0.1 for both, 5 % lose the text, 5 % both, and 5 % the image.
         """
-        r = jnp.broadcast_to(jax.random.uniform(key, (count if unit == "example" else 1,)), (count,))
         text, image = rates.get("text", 0.0), rates.get("image_tokens", 0.0)
         kept = {"text": r >= text, "image_tokens": (r < text / 2) | (r >= text / 2 + image)}
-        return {switch: kept[switch] for switch, rate in rates.items() if rate}
+        return {switch: where for switch, where in kept.items() if rates.get(switch)}
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
-        """Image tokens of the resampler."""
-        latents = inputs.image_latents if frames is None else inputs.image_latents[:, frames]
+        """Image tokens of the resampler, and box tokens."""
+        latents, boxes, mask = inputs.image_latents, inputs.boxes, inputs.mask
+        if frames is not None:
+            latents = latents[:, frames]
+            boxes, mask = (None, None) if boxes is None else (boxes[:, frames], mask[:, frames])
+        objects = None
+        if boxes is not None:
+            labels = inputs.labels
+            labels = labels if labels.ndim == 4 else jnp.repeat(labels[:, None], boxes.shape[1], axis=1)
+            objects = self._apply("position_net", params, boxes, mask, labels)
         image = self._apply("resampler", params, inputs.picture)
-        return Tokens(inputs.text, image, latents, inputs.frame_rate)
+        return Tokens(inputs.text, image, latents, inputs.frame_rate, objects)
 
     def precompute(self, params: Params, context: Tokens) -> Context:
-        """Keys and values of every attention to text and image."""
-        frames = context.image_latents.shape[1]
-        unet = self._apply("unet", params, context.text, context.image, frames=frames, method="keys_values")
+        """Keys and values of every attention to text, image and boxes."""
+        objects = context.objects
+        adapters = None if objects is None else AdapterTokens(objects.reshape(-1, *objects.shape[2:]))
+        options = {"frames": context.image_latents.shape[1], "adapter_tokens": adapters}
+        unet = self._apply("unet", params, context.text, context.image, **options, method="keys_values")
         return Context(unet, context.image_latents, context.frame_rate)
 
     def denoise(
@@ -213,8 +238,38 @@ class DynamiCrafterModel(LatentVideoModel):
         x = jnp.concatenate([x, context.image_latents.astype(x.dtype)], axis=-1)
         return self._apply("unet", params, x, t, context.unet, fps=context.frame_rate, **switches)
 
+    def _training_source(
+        self, frame: Int[Array, " b"] | None, key: PRNGKeyArray | None, b: int, f: int
+    ) -> Int[Array, "b f"]:
+        if self.config.interpolation:
+            ends = jnp.full(f, NO_SOURCE, jnp.int32).at[jnp.array([0, f - 1])].set(jnp.array([0, f - 1]))
+            return jnp.broadcast_to(ends, (b, f))
+        if frame is None:
+            frame = jnp.zeros(b, jnp.int32) if key is None else self._draw_condition_frame(key, b, f)
+        return jnp.repeat(frame[:, None], f, axis=1)
+
+    def _draw_condition_frame(self, key: PRNGKeyArray, b: int, f: int) -> Int[Array, " b"]:
+        if self.config.interpolation or self.config.condition_frame == "first":
+            return jnp.zeros(b, jnp.int32)
+        count = b if self.config.condition_frame == "clip" else 1
+        return jnp.broadcast_to(jax.random.randint(jax.random.fold_in(key, 0), (count,), 0, f), (b,))
+
     def _see(self, params: Any, pictures: Array, keys: None) -> Float[Array, "m k e"]:
         del keys
         pictures = to_model_range(pictures) if pictures.dtype == jnp.uint8 else pictures
         seen = preprocess(pictures, self.config.image_tower.picture_size)
         return self.networks["image_tower"].apply({"params": params}, seen, method="raw_tokens")
+
+    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
+        del keys
+        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
+
+
+def _check_gates(config: ModelConfig) -> None:
+    if config.unet.uses_objects != (config.position_net is not None) or config.unet.gate not in ("none", "object"):
+        raise SMCDError(
+            "config: unet.gate must be 'object' with a position_net, or 'none' without, got "
+            f"{config.unet.gate!r} {'with' if config.position_net else 'without'}",
+            argument="unet.gate",
+            value=config.unet.gate,
+        )

@@ -9,11 +9,20 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, UInt8
+
+from smcd_jax.media import to_model_range
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 CUBIC = -0.75  # PyTorch's coefficient of the bicubic kernel
+
+
+def whole_picture(picture: UInt8[np.ndarray, "h w 3"], size: int) -> Float32[np.ndarray, "s s 3"]:
+    """A picture of any size at the size of the image tower, -1..1, computed on the host; `preprocess` normalises it."""
+    rows, columns = (resize_matrix(side, size) for side in picture.shape[:2])
+    resized = np.einsum("sh,hwc,tw->stc", rows, to_model_range(picture).astype(np.float64), columns, optimize=True)
+    return resized.astype(np.float32)
 
 
 def preprocess(pictures: Float[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from smcd_jax.nn.sharding_rules import SMALL, autoencoder_rules, convolution_rules, tower_rules, unet_rules
+from smcd_jax.nn.sharding_rules import (
+    SMALL,
+    autoencoder_rules,
+    box_token_rules,
+    convolution_rules,
+    tower_rules,
+    unet_rules,
+)
 from smcd_jax.runtime.sharding import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -16,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     Rule("resampler feed-forward out", r"resampler/dense_out_[0-9]+/kernel", ("hidden", "out")),
     Rule("resampler projection", r"resampler/proj_(in|out)/kernel", ("in", "out")),
     Rule("resampler queries", r"resampler/latents", (None, None, "out")),
+    *box_token_rules("position_net"),
     *autoencoder_rules("autoencoder"),
     *tower_rules("text_encoder", "image_tower"),
     *SMALL,

@@ -14,7 +14,7 @@ from smcd_jax.nn.attention import KeysValues
 from smcd_jax.nn.gated_attention import GATE_FORMS, AdapterTokens
 from smcd_jax.nn.layers import dense
 from smcd_jax.nn.multi_head import MultiHeadAttention
-from smcd_jax.nn.transformers import SpatialParts
+from smcd_jax.nn.transformers import Part, SpatialParts
 from smcd_jax.nn.unet3d import UNet3D, UNetContext
 
 
@@ -59,6 +59,11 @@ class DualCrossAttention(MultiHeadAttention):
         return self._merged(text + image)
 
 
+def dual_cross_attention(learned_scale: bool) -> Part:
+    """The cross-attention of every spatial block, for `SpatialParts`."""
+    return functools.partial(DualCrossAttention, learned_scale=learned_scale)
+
+
 class DynamiCrafterUNet(UNet3D):
     """The UNet of every published variant; with ``gate`` in its config also SMCD's gated adapters for boxes."""
 
@@ -66,7 +71,7 @@ class DynamiCrafterUNet(UNet3D):
 
     def spatial_parts(self) -> SpatialParts:
         """Dual cross-attention, and the adapters that the config names."""
-        dual = functools.partial(DualCrossAttention, learned_scale=self.config.learned_image_scale)
+        dual = dual_cross_attention(self.config.learned_image_scale)
         return SpatialParts(cross_attention=dual, adapters=GATE_FORMS.get(self.config.gate))
 
     def keys_values(

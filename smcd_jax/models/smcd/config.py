@@ -17,11 +17,17 @@ from smcd_jax.nn.config import (
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoderConfig:
-    """Image tokens from the first frame's latent; spatial size falls by 2 at every stage but the first."""
+    """Sizes of the network that turns the first frame's latent into image tokens.
+
+    Attributes:
+        latent_channels: Channels of the latent.
+        stages: Channels of each stage; every stage but the first halves height and width.
+        num_res_blocks: Residual blocks per stage.
+    """
 
     latent_channels: int = 4
     stages: tuple[int, ...] = (256, 512, 1024, 1024)
-    num_res_blocks: int = 3  # a stage
+    num_res_blocks: int = 3
 
     @property
     def downscale(self) -> int:
@@ -31,14 +37,30 @@ class ImageEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ControlNetConfig:
-    """The ControlNet branch: a copy of the UNet's encoder; ``unet`` says of which."""
+    """Sizes of the ControlNet branch, a copy of the encoder of ``unet``."""
 
     unet: UNetConfig = UNetConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything a model folder needs besides arrays: one config per component, and its sampling defaults."""
+    """Config of each component, None where the model has none, and sizes of the videos.
+
+    Attributes:
+        unet: The denoising network.
+        position_net: Network of the box tokens.
+        image_encoder: Network of the image tokens.
+        controlnet: ControlNet branch.
+        autoencoder: Autoencoder of the frames.
+        text_encoder: Text tower of prompts and labels.
+        vision_encoder: Vision tower, which only evaluation uses.
+        prediction_type: Meaning of the network's output.
+        frames: Number of frames.
+        height: Height in pixels.
+        width: Width in pixels.
+        max_objects: Boxes per frame; fewer are filled up with the null token, as in training.
+        fps: Frames per second of the videos written.
+    """
 
     unet: UNetConfig = UNetConfig(gate="object_image", image_latent=True)
     position_net: PositionNetConfig | None = PositionNetConfig()
@@ -49,10 +71,10 @@ class ModelConfig:
     vision_encoder: VisionEncoderConfig | None = None
     prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     frames: int = 8
-    height: int = 256  # pixels
-    width: int = 256  # pixels
-    max_objects: int = 8  # boxes per frame; fewer are filled with the null token, as in training
-    fps: int = 8  # of the videos written
+    height: int = 256
+    width: int = 256
+    max_objects: int = 8
+    fps: int = 8
 
     def components(self) -> dict[str, Any]:
         """Config of each component that is present, by its name in the model folder."""

@@ -19,7 +19,7 @@ class ControlNet(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """The encoder is numbered as in the UNet; there is no middle block."""
+        """Creates the encoder, whose blocks have the numbers of the UNet's; there is no middle block."""
         config, plan = self.config.unet, encoder_plan(self.config.unet)
         self.time_embedding = TimeEmbedding(config.base_channels, self.policy)
         self.hint_conv = conv(config.base_channels, self.policy)
@@ -47,11 +47,11 @@ class ControlNet(nn.Module):
         """Features in the order of the encoder.
 
         Args:
-            latents: noisy latents (of the video alone, 4 channels).
-            hint: the first frame's latent; it joins, the same for all frames, behind the first block.
-            timesteps: diffusion time, one per example.
+            latents: Noisy latents of the video, without the latent of the first frame.
+            hint: Latent of the first frame, which is added to every frame after the first block.
+            timesteps: Timestep of each example.
             context: Result of `keys_values`.
-            temporal: False leaves out every temporal layer.
+            temporal: Whether temporal layers take part.
             dropout: Seed of dropout; None for no dropout.
         """
         time = self.time_embedding(timesteps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smcd_jax.diffusion.guidance import Condition, Guidance, refuse_non_finite
+from smcd_jax.diffusion.guidance import Condition, Guidance
 
 IMAGE = Condition("image", "image_guidance_scale", ("image_latent", "image_tokens"))
 BOXES = Condition("boxes", "box_guidance_scale", ("boxes",))
@@ -12,19 +12,13 @@ TEXT = Condition("text", "guidance_scale", ("text",), 7.5)
 def reference_guidance(
     *, guidance_scale: float, img_free_guidance: float = 0.0, ti_free_guidance: float = 0.0
 ) -> Guidance:
-    """Reproduces the reference's sampler, whose extra terms add whole noise predictions: weights sum to 1, 2, 3 or 4.
+    """Returns the guidance of the reference's sampler, whose terms are whole predictions: weights sum to 1, 2, 3 or 4.
 
     The sum is u + s (y - u), plus f + w_img (y - f) where ``img_free_guidance`` = w_img is not zero, plus
     2 i + w_ti (y - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all
     but the image latent; i is meant to see neither text nor image latent but is given the latent, which makes it u. For
     results, use `composed_guidance`.
-
-    Raises:
-        SMCDError: A scale is not finite.
     """
-    refuse_non_finite(
-        guidance_scale=guidance_scale, img_free_guidance=img_free_guidance, ti_free_guidance=ti_free_guidance
-    )
     every = frozenset((*IMAGE.switches, *BOXES.switches, *TEXT.switches))
     return Guidance.weighted(
         (every - {"text"}, 1 - guidance_scale + (2 - ti_free_guidance if ti_free_guidance else 0.0)),

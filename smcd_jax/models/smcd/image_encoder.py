@@ -11,7 +11,7 @@ from smcd_jax.nn.layers import ComputePolicy, Downsample, conv
 
 
 class EncoderBlock(nn.Module):
-    """(Stride-2 convolution,) 3x3 in; then 3x3, ReLU, 3x3, added."""
+    """Residual block: optional stride-2 convolution, 3x3 convolution, then 3x3, ReLU, 3x3 with a skip connection."""
 
     channels: int
     downsample: bool
@@ -19,7 +19,7 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
-        """The stride-2 convolution keeps the incoming width."""
+        """Returns features; the stride-2 convolution does not change the number of channels."""
         if self.downsample:
             x = Downsample(x.shape[-1], self.policy, name="downsample")(x)
         x = conv(self.channels, self.policy, name="conv_in")(x)
@@ -28,14 +28,14 @@ class EncoderBlock(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Tokens for the image gates; the same for every frame of a clip."""
+    """Image tokens for the gates, the same for every frame of a video."""
 
     config: ImageEncoderConfig
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, latent: Float[Array, "b h w c"]) -> Float[Array, "b m d"]:
-        """A 32 x 32 latent gives 16 tokens at the published size, row by row."""
+        """Returns tokens in row-major order; at the published size 16 of a 32 x 32 latent."""
         config = self.config
         x = conv(config.stages[0], self.policy, name="conv_in")(latent)
         for stage, channels in enumerate(config.stages):

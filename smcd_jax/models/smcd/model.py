@@ -31,8 +31,10 @@ from smcd_jax.nn.layers import ComputePolicy, dropout_seed
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
+from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
+ADDITIVE = ("img_free_guidance", "ti_free_guidance")  # weights of the published guidance
 STEM = "encoder_0/conv/kernel"  # reads the first frame's latent beside the noisy ones
 
 
@@ -41,7 +43,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         text: Embedding of the prompt.
-        null_text: Embedding of the negative or null prompt, of each example or of all; None where none is dropped.
+        null_text: Embedding of the negative or null prompt, per example or one for all; None if no text is dropped.
         boxes: Boxes, xyxy in 0..1.
         mask: 1 where an object is present, else 0.
         labels: Embedding of each object's label; of each frame where labels change.
@@ -98,7 +100,6 @@ class SMCDModel(LatentVideoModel):
     """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
 
     target: ClassVar[str] = "latents"
-    own_options: ClassVar[tuple[str, ...]] = ("reference_guidance", "img_free_guidance", "ti_free_guidance")
     null_prompt: ClassVar[str] = " "  # the published model was trained with one space for no text
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
@@ -108,7 +109,9 @@ class SMCDModel(LatentVideoModel):
         self.components = _components(config)
         self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         unet = config.unet
+        self.takes_tracks = unet.uses_objects
         self.required = ("image", "prompt", "tracks") if unet.uses_objects else ("image", "prompt")
+        self.own_options = dict.fromkeys(("reference_guidance", *ADDITIVE), ())
         self.conditions = (IMAGE, BOXES, TEXT)
         self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_dim)
         self.feature_steps = self._feature_steps()
@@ -125,12 +128,28 @@ class SMCDModel(LatentVideoModel):
             FeatureStep("latents", "video", "autoencoder", 3, self._encode_frames, latent, random=True),
         )
 
+    def resolve(self, options: SamplingOptions) -> SamplingOptions:
+        """As the base; the published guidance has weights of its own in place of scales for picture and boxes.
+
+        Raises:
+            SMCDError: As the base, or options of one guidance are set together with the other.
+        """
+        composed = (IMAGE.option, BOXES.option)
+        for name in composed if options.reference_guidance else ADDITIVE:
+            if getattr(options, name) is not None:
+                condition = "not be set with" if options.reference_guidance else "be set together with"
+                refuse(name, getattr(options, name), f"{condition} reference_guidance")
+        resolved = super().resolve(options)
+        if not options.reference_guidance:
+            return resolved
+        weights = {name: getattr(options, name) or 0.0 for name in ADDITIVE}
+        return resolved.updated({**dict.fromkeys(composed), **weights})
+
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
         """Composed guidance, or with ``reference_guidance`` that of the published sampler."""
         if not options.get("reference_guidance"):
             return super().guidance(options)
-        names = ("guidance_scale", "img_free_guidance", "ti_free_guidance")
-        scales = {name: options[name] for name in names if options.get(name) is not None}
+        scales = {name: options[name] for name in (TEXT.option, *ADDITIVE) if options.get(name) is not None}
         return reference_guidance(**{"guidance_scale": TEXT.default_scale, **scales})
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
@@ -178,11 +197,11 @@ class SMCDModel(LatentVideoModel):
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
         """The prompt becomes the null text, every object absent, and each latent zero."""
 
-        def kept(switch: str, given: Array, dropped: Array | float = 0.0) -> Array:
+        def kept(switch: str, value: Array, dropped: Array | float = 0.0) -> Array:
             if switch not in keep:
-                return given
-            where = keep[switch].reshape(-1, *(1,) * (given.ndim - 1))
-            return jnp.where(where, given, jnp.asarray(dropped, given.dtype))
+                return value
+            where = keep[switch].reshape(-1, *(1,) * (value.ndim - 1))
+            return jnp.where(where, value, jnp.asarray(dropped, value.dtype))
 
         text = inputs.text if inputs.null_text is None else kept("text", inputs.text, inputs.null_text)
         return inputs._replace(
@@ -244,35 +263,12 @@ class SMCDModel(LatentVideoModel):
             x = jnp.concatenate([x, still], axis=-1)
         return self._apply("unet", params, x, t, context.unet, control=control, **switches)
 
-    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
-        del keys
-        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
-
     def _autoencoder_losses(
         self, params: Params, stats: Any, batch: Mapping[str, Array], key: PRNGKeyArray, *, weights: Any
     ) -> tuple[Losses, Any]:
         network, kinds = self.networks["autoencoder"], {"kl": weights.kl_weight, "edge": weights.edge_weight}
         loss = autoencoder_losses(network, params["autoencoder"], batch["video"], key, weights=kinds)
         return Losses(loss, jnp.zeros(len(loss), jnp.int32)), stats
-
-    def _padded(self, tracks: Any, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        objects = self.config.max_objects
-        if tracks is None:
-            return np.zeros((frames, objects, 4)), np.zeros((frames, objects))
-        return tracks.pad(objects)
-
-    def _ids(self, tokenizer: Tokenizer, texts: Any) -> Int[np.ndarray, "m l"]:
-        ids = tokenizer.encode(list(texts), length=self.config.text_length)
-        return np.minimum(ids, self.config.text_encoder.vocabulary - 1)
-
-    def _cut_texts(self, tokenizer: Tokenizer, texts: tuple[str, ...]) -> tuple[str, ...]:
-        length = self.config.text_length
-        counts = {text: tokenizer.count(text) for text in texts}
-        return tuple(
-            f"the prompt has {count} tokens; the model reads the first {length}: {text[:60]}..."
-            for text, count in counts.items()
-            if count > length
-        )
 
 
 def _components(config: ModelConfig) -> dict[str, Component]:
@@ -290,7 +286,7 @@ def _components(config: ModelConfig) -> dict[str, Component]:
 
 
 def _check_complete(config: ModelConfig) -> None:
-    """A network must find the networks whose output it reads; without them it would sample nonsense."""
+    """Checks that the model has every network whose output another one reads."""
     unet = config.unet
     needed = {
         "unet": True,
@@ -302,6 +298,5 @@ def _check_complete(config: ModelConfig) -> None:
     }
     absent = [name for name, wanted in needed.items() if wanted and getattr(config, name) is None]
     if absent:
-        raise SMCDError(
-            f"the model has no {' and no '.join(absent)}; convert or copy it again", argument="model", value=absent
-        )
+        message = f"the model has no {' and no '.join(absent)}; convert or copy it again"
+        raise SMCDError(message, argument="model", value=absent)

@@ -12,10 +12,10 @@ from smcd_jax.nn.unet_blocks import encoder_plan, skip_downscales
 
 
 class SMCDUNet(UNet3D):
-    """Text, box tokens and image tokens in; ModelScope's UNet where the config has no gates."""
+    """3D UNet that attends to text, box tokens and image tokens; without gates, the UNet of ModelScope."""
 
     def spatial_parts(self) -> SpatialParts:
-        """Plain cross-attention to text; the adapters that the config names."""
+        """Returns plain cross-attention to text and the gated adapters of the config."""
         return SpatialParts(adapters=GATE_FORMS.get(self.config.gate))
 
     def keys_values(
@@ -29,10 +29,10 @@ class SMCDUNet(UNet3D):
         """Keys and values of every attention to text, boxes and image, by the block that uses them.
 
         Args:
-            text: Output of the text tower.
-            objects: Box tokens of the position net; None leaves the gates out, as in the reference.
-            object_mask: 1 where an object is present; used by the gate forms ``double`` and ``merge`` only.
-            image_tokens: Output of the image encoder, one set per clip or one per frame.
+            text: Text tokens.
+            objects: Box tokens; None skips the gates, as in the reference.
+            object_mask: 1 where an object is present, else 0; read by the gate forms ``double`` and ``merge``.
+            image_tokens: Image tokens, one set per video or one per frame.
         """
         if objects is None or self.config.gate not in GATE_FORMS:
             return self.block_contexts(text)

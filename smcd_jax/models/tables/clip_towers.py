@@ -137,11 +137,8 @@ def _openclip_name(short: str, path: str | os.PathLike[str] | None) -> str:
     }
     found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", short)
     if found is None or found[2] not in parts:
-        raise SMCDError(
-            f"{path or 'text_encoder'}: {short} belongs to no CLIP text model; check that it is the right file",
-            path=path,
-            value=short,
-        )
+        message = f"{path or 'text_encoder'}: {short} belongs to no CLIP text model; check that it is the right file"
+        raise SMCDError(message, path=path, value=short)
     return f"transformer.resblocks.{found[1]}.{parts[found[2]]}.{found[3]}"
 
 

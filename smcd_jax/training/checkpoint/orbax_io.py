@@ -170,6 +170,7 @@ def _recorded(failures: list[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # raised again below
+        _silence_abandoned_work()
         failures.append(error)
         raise
 
@@ -180,34 +181,44 @@ def _collect_abandoned_reads() -> None:
     Python would otherwise warn about each at some later time that it was never awaited. TensorStore may still finish
     some of them.
     """
-    _silence_abandoned_reads()
+    _silence_abandoned_work()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         gc.collect()
 
 
 @functools.cache
-def _silence_abandoned_reads() -> None:
-    before = sys.unraisablehook
+def _silence_abandoned_work() -> None:
+    """Hides what reads and writes that Orbax has abandoned after the first failure report later, from other threads."""
+    before, before_threads = sys.unraisablehook, sys.excepthook
 
     def hook(unraisable: Any) -> None:
         code = getattr(unraisable.object, "cr_code", None)
-        of_read = code is not None and "orbax" in code.co_filename
-        if not of_read and str(unraisable.exc_value) != "Event loop is closed":
+        of_orbax = code is not None and "orbax" in code.co_filename
+        if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
+
+    def thread_hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        # TensorStore finishes a write whose event loop is gone, and prints that as an error of its own thread.
+        if str(error) != "Event loop is closed":
+            before_threads(kind, error, trace)
 
     def is_wanted(record: logging.LogRecord) -> bool:
         text = str(record.exc_info and record.exc_info[1])
         return "never retrieved" not in record.getMessage() or not re.search("OCDBT|tensorstore|array index", text)
 
-    sys.unraisablehook = hook
+    sys.unraisablehook, sys.excepthook = hook, thread_hook
     logging.getLogger("asyncio").addFilter(is_wanted)
 
 
 def _keep_log_to_warnings() -> None:
-    """Drops Orbax's log of every phase of every save; errors are reported by this package in one line."""
+    """Drops Orbax's log of every phase of every save, and of errors, which this package reports in one line."""
     logging.getLogger("absl").addFilter(_is_wanted)  # adding it twice has no effect
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+    if "orbax" not in record.pathname:
+        return True
+    return (
+        record.levelno >= logging.WARNING and not record.exc_info and "raised an exception" not in record.getMessage()
+    )

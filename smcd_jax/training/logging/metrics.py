@@ -158,6 +158,7 @@ def summary_line(step: int, total_steps: int, values: Mapping[str, float]) -> st
         "learning_rate": "rate {:.3g}",
         "gates/mean/object": "object gates {:.3g}",
         "gates/mean/image": "image gates {:.3g}",
+        "examples": "{:.0f} examples",
         "clips_per_second": "{:.3g} clips/s",
         "tflop_per_second": "{:.3g} TFLOP/s",
         "share_of_peak": "{:.1%} of peak",

@@ -1,4 +1,4 @@
-"""A run's train step or sampler compiled for devices that need not be present, and the compiler's figures for it."""
+"""Compilation of a run's training step or sampler for any topology, and what the compiler reports about it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,35 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.registry import make_model
 from smcd_jax.runtime.compilation import compiler_options
 from smcd_jax.runtime.device_specs import link_bandwidth, memory_bandwidth, peak_flops
 from smcd_jax.runtime.hlo_collectives import collective_report
 from smcd_jax.runtime.hlo_launches import launch_report
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report, make_mesh
+from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report
 from smcd_jax.runtime.topology import Topology
-from smcd_jax.training.config import TrainConfig
-from smcd_jax.training.program import TrainProgram, placeholder_null, sample_rows
-from smcd_jax.training.sampling import make_sampler
+from smcd_jax.training.sampling import make_sampler, sample_rows
 from smcd_jax.training.selection import join
-from smcd_jax.training.state import policy
+from smcd_jax.training.state import placeholder_null, policy
+from smcd_jax.training.step import TrainProgram
 
 What = Literal["step", "sampler"]
-NAMES = {"step": "train step", "sampler": "sampler"}
+NAMES = {"step": "training step", "sampler": "sampler"}
 _GIB = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of one device's memory that a program takes; ``aliased`` bytes of the outputs reuse those of arguments."""
+    """Memory of a program on one device in bytes.
+
+    Attributes:
+        arguments: Size of the arguments.
+        outputs: Size of the outputs.
+        aliased: Size of the outputs that reuse the memory of donated arguments.
+        temporaries: Size of the temporary buffers.
+        code: Size of the code.
+    """
 
     arguments: int
     outputs: int
@@ -46,23 +52,23 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """Sum that the compiler compares with the memory of the device."""
+        """Total, computed as in the compiler's out-of-memory errors."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Devices, mesh and parameters of a program.
+    """What a program was compiled for.
 
     Attributes:
         devices: Number of devices.
-        device_kind: Kind of the devices, see `smcd_jax.runtime.device_specs`.
-        mesh: Size of each axis of the mesh.
-        dtype: Dtype of the computation.
-        usable_bytes: Memory of a device that a program can use; None for devices that share main memory.
+        device_kind: Kind of the devices.
+        mesh: Size of each mesh axis.
+        dtype: Compute dtype.
+        usable_bytes: Memory of one device in bytes; None if the devices share main memory.
         trained: Number of trained parameters.
         frozen: Number of frozen parameters.
-        replicated_share: Share of the parameters' bytes that every device holds whole, 0..1.
+        replicated_share: Share of the parameters' bytes that every device holds in whole, 0..1.
     """
 
     devices: int
@@ -76,29 +82,29 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """Number of parts that a batch is split into."""
+        """Number of parts that the mesh splits a batch into."""
         return self.mesh[BATCH_AXES[0]] * self.mesh[BATCH_AXES[1]]
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgramPlan:
-    """The compiler's figures for one program; bytes, operations, launches and collectives are those of one device.
+    """What the compiler reports about one program; bytes, operations and collectives are those of one device.
 
     Attributes:
-        what: Name of the program.
-        batch: Number of examples on all devices together.
+        what: Program: "step" or "sampler".
+        batch: Batch size over all devices.
         setting: Devices, mesh and parameters.
-        needed_bytes: Memory of the program, and ``resident_bytes``.
-        resident_bytes: Memory of the run besides the program's arguments: parameters that the program does not use, and
-            with the sampler the optimiser's moments.
-        memory: Parts of the program's memory; None if the compiler refused the program because it does not fit.
-        flops: Operations as counted by the compiler, with recomputation and with each loop once; None if not reported.
-        model_flops: Operations of matrix products and convolutions of the step, without recomputation.
-        bytes_accessed: Bytes read and written, as counted by the compiler.
-        estimated_seconds: The compiler's estimate of the time; None if it has none.
-        collectives: (count, payload, sent) by kind, see `smcd_jax.runtime.hlo_collectives`.
-        unknown_loops: Number of loops with collectives whose trip count is unknown; their bodies count once.
-        launches: (count, bytes written) by kind on GPUs, see `smcd_jax.runtime.hlo_launches`; empty elsewhere.
+        needed_bytes: Memory of the program and `resident_bytes` together.
+        resident_bytes: Memory that the run needs besides the program's arguments: unused parameters, and for the
+            sampler the optimizer's moments.
+        memory: Memory of the program itself; None if the compiler refused it for lack of memory.
+        flops: Operations as counted by the compiler, with recomputation, each loop counted once; None if unknown.
+        model_flops: Operations of the step's matrix products and convolutions, without recomputation.
+        bytes_accessed: Bytes accessed as counted by the compiler; None if unknown.
+        estimated_seconds: Run time estimated by the compiler; None if it gives no estimate.
+        collectives: (count, payload bytes, sent bytes) by kind (`smcd_jax.runtime.hlo_collectives`).
+        unknown_loops: Number of loops with collectives whose trip count is unknown; they are counted once.
+        launches: (count, bytes written) by kind on GPUs (`smcd_jax.runtime.hlo_launches`); empty elsewhere.
         seconds: Time of tracing, lowering and compiling.
     """
 
@@ -119,7 +125,7 @@ class ProgramPlan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProgramPlan:
-        """The inverse of `dataclasses.asdict`."""
+        """Returns the plan of a dict made by `dataclasses.asdict`."""
         memory, setting = values["memory"], Setting(**values["setting"])
         return cls(**{**values, "setting": setting, "memory": None if memory is None else MemoryUse(**memory)})
 
@@ -131,7 +137,7 @@ class ProgramPlan:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that a device sends in one execution, in all collectives together."""
+        """Bytes that a device sends in one execution, over all collectives."""
         return sum(sent for _, _, sent in self.collectives.values())
 
     @property
@@ -150,30 +156,27 @@ class ProgramPlan:
 
 
 def compile_program(
-    config: TrainConfig, topology: Topology, what: What, *, effort: float, progress: Progress
+    program: TrainProgram, topology: Topology, what: What, *, effort: float, progress: Progress
 ) -> ProgramPlan:
-    """Compiles a run's step or sampler for a topology and returns its plan.
+    """Compiles a run's step or sampler for a topology, at the config's batch size or number of samples.
 
     Args:
-        config: Config of the run, with the batch size or the number of samples.
+        program: Program of the run, on a mesh of the topology's devices.
         topology: Devices to compile for.
-        what: Program to compile.
-        effort: Effort of the compiler, -1 (fast to compile) to 1 (fast to run).
+        what: Program to compile: "step" or "sampler".
+        effort: Effort of the compiler, -1 to 1.
         progress: Progress reporting.
 
     Raises:
-        SMCDError: The mesh does not fit the devices or the batch, or the compiler refuses the program for another
-            reason than memory.
+        SMCDError: The program cannot be compiled for a reason other than memory.
     """
-    mesh = make_mesh(config.mesh, topology.devices)
-    program = TrainProgram(config, mesh, null=placeholder_null(config, make_model(config.model)))
-    setting, batch = _setting(program, topology), config.data.batch_size
+    setting, batch = _setting(program, topology), program.config.data.batch_size
     if what == "sampler":
-        batch = sample_rows(config, mesh)
+        batch = sample_rows(program.config.run.samples, program.mesh)
     function, args = _function(program, what)
     held = _bytes_on_device((program.state, program.frozen, program.batch))
     seconds: dict[str, float] = {}
-    with jax.set_mesh(mesh), _effort(effort):
+    with jax.set_mesh(program.mesh), _effort(effort):
         with _timed("tracing", what, seconds, progress), gc_paused():
             traced = function.trace(*args)
         with _timed("lowering", what, seconds, progress), gc_paused():
@@ -215,10 +218,10 @@ def compile_program(
 
 
 def needed_by(refusal: str) -> int:
-    """Bytes of memory that a refused program needs, from the compiler's message.
+    """Returns the bytes of memory that a refused program needs, from the compiler's error message.
 
     Raises:
-        SMCDError: The program was refused for another reason.
+        SMCDError: The compiler refused the program for another reason.
     """
     used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm|temporaries \(([\d.]+)([KMGT])\) exceeds", refusal)
     if "RESOURCE_EXHAUSTED" not in refusal or used is None:
@@ -228,18 +231,25 @@ def needed_by(refusal: str) -> int:
 
 
 def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
-    """The jitted function and the shapes of its arguments."""
+    """Returns the jitted function and the shapes of its arguments."""
     if what == "step":
         return program.step, (program.state, program.frozen, program.batch)
-    if program.config.objective != "denoise":
+    config = program.config
+    if config.objective != "denoise":
         raise SMCDError(
-            f"objective {program.config.objective!r} has no sampler to plan; pass --no_sampler",
+            f"objective {config.objective!r} has no sampler to plan; pass --no_sampler",
             argument="no_sampler",
-            value=program.config.objective,
+            value=config.objective,
         )
-    sampler = make_sampler(program.config, program.model, placeholder_null(program.config, program.model))
+    sampler = make_sampler(
+        program.model,
+        placeholder_null(config, program.model),
+        num_steps=config.run.sample_steps,
+        guidance_scale=config.run.guidance_scale,
+        temporal=config.temporal,
+    )
     params = join(program.state.ema or program.state.params, program.frozen)
-    rows = sample_rows(program.config, program.mesh)
+    rows = sample_rows(config.run.samples, program.mesh)
     batch = {
         name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
         for name, x in program.batch.items()

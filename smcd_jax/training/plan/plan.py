@@ -1,6 +1,6 @@
-"""Plans of a training run: memory, arithmetic and communication of its programs, and the largest batch that fits.
+"""Resources that a run needs, without running it: memory, arithmetic, communication, and the largest batch.
 
-The programs are those of the run. Plans are kept on disk, because a compilation can take an hour.
+The training step and the sampler are those of the run. Results are cached on disk, because compiling can take an hour.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from smcd_jax.training.plan import plan_cache
 from smcd_jax.training.plan.compiled import ProgramPlan, Setting, What, compile_program
 from smcd_jax.training.selection import select
 from smcd_jax.training.state import abstract
+from smcd_jax.training.step import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
-class CachedPlan:
-    """A program's plan, and the time when it was written to disk; None if it was compiled just now."""
+class Planned:
+    """A program's plan.
+
+    Attributes:
+        plan: Plan of the program.
+        cached_at: Date on which a plan from the cache was made, as YYYY-MM-DD; None if it was made just now.
+    """
 
     plan: ProgramPlan
     cached_at: str | None
 
 
 class Planner:
-    """Plans of one config on one topology; compiles only programs whose plan is not on disk."""
+    """Plans of one config on one topology; compiles only what is not in the cache."""
 
     def __init__(
         self,
@@ -41,14 +47,14 @@ class Planner:
         again: bool = False,
         progress: Progress | None = None,
     ):
-        """Compiles nothing yet.
+        """Stores the settings, without compiling.
 
         Args:
             config: Config of the run.
-            topology: Name of the topology, see `smcd_jax.runtime.topology.find_topology`.
-            effort: Effort of the compiler, -1 (fast to compile) to 1 (fast to run).
-            again: Whether to compile even if the plan is on disk.
-            progress: Progress reporting.
+            topology: Name of a topology (`smcd_jax.runtime.topology.find_topology`).
+            effort: Effort of the compiler to make the program fast and small, -1 to 1.
+            again: Whether to compile even what is in the cache.
+            progress: Progress reporting; None for none.
 
         Raises:
             SMCDError: The effort is out of range.
@@ -62,11 +68,11 @@ class Planner:
         self.config, self.topology, self.effort = config, topology, effort
         self._again, self._progress = again, progress or Progress()
 
-    def plan(self, what: What, batch: int | None = None) -> CachedPlan:
-        """The plan of a program at a batch size, by default the config's.
+    def plan(self, what: What, batch: int | None = None) -> Planned:
+        """Returns the plan of a program at a batch size, by default that of the config.
 
         Raises:
-            SMCDError: Topology, mesh or config do not fit each other.
+            SMCDError: The topology does not exist, or the mesh does not match its devices or divide the batch.
         """
         config = self._with_batch(batch or self.config.data.batch_size)
         request = {
@@ -77,24 +83,26 @@ class Planner:
         }
         found = None if self._again else plan_cache.read(request)
         if found is not None:
-            return CachedPlan(ProgramPlan.from_dict(found.plan), found.cached_at)
-        made = compile_program(config, find_topology(self.topology), what, effort=self.effort, progress=self._progress)
+            return Planned(ProgramPlan.from_dict(found.plan), found.cached_at)
+        topology = find_topology(self.topology)
+        program = TrainProgram(config, make_mesh(config.mesh, topology.devices))
+        made = compile_program(program, topology, what, effort=self.effort, progress=self._progress)
         plan_cache.write(request, dataclasses.asdict(made))
-        return CachedPlan(made, None)
+        return Planned(made, None)
 
     def second_batch(self, first: ProgramPlan) -> int:
-        """Another batch size for `largest_batch`: one example per part of the mesh, or two if ``first`` has one."""
+        """Returns another batch size for a linear fit of memory: the smallest one, or twice that if `first` has it."""
         unit = self.unit(first.setting)
         return unit if first.batch > unit else 2 * unit
 
     def unit(self, setting: Setting) -> int:
-        """The number that batch sizes are multiples of."""
+        """Returns the smallest batch size; all others are multiples of it."""
         return setting.rows * self.config.optimizer.grad_accum_steps
 
     def largest_batch(self, first: ProgramPlan, second: ProgramPlan) -> int | None:
-        """The largest batch that fits, on the line through the memory of two plans; 0 if no batch fits.
+        """Returns the largest batch size that fits by linear extrapolation from two plans; 0 if no batch fits.
 
-        None if the memory has no known limit or does not grow with the batch.
+        None if the memory limit is unknown or memory does not grow with the batch.
         """
         usable = first.setting.usable_bytes
         slope = (second.needed_bytes - first.needed_bytes) / (second.batch - first.batch)
@@ -110,10 +118,10 @@ class Planner:
 
 
 def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
-    """A line for each parameter of the run: path, shape, whether it is trained, and its sharding.
+    """Yields one line per parameter of the run: path, shape, whether it is trained, and how it is sharded.
 
     Raises:
-        SMCDError: After the last line, if ``config.trainable`` matches nothing.
+        SMCDError: A pattern of ``config.trainable`` matches no parameter; raised after the last line.
     """
     mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
     specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))

@@ -1,4 +1,4 @@
-"""Plans on disk, by a hash of everything that they depend on: config, topology, effort and versions."""
+"""Cache of plans on disk, by a hash of everything they depend on: config, topology, effort and versions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smcd_jax import __version__
 from smcd_jax.files.atomic import write_json
+from smcd_jax.runtime.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -20,56 +20,53 @@ PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
 
 class Found(NamedTuple):
-    """A plan and the date on which it was made."""
+    """A cached plan and the date on which it was made, as YYYY-MM-DD."""
 
     plan: dict[str, Any]
     cached_at: str
 
 
 def folder() -> Path | None:
-    """``$SMCD_CACHE_DIR/plans``, by default ``~/.cache/smcd_jax/plans``; None if ``SMCD_CACHE_DIR`` is empty."""
-    root = os.environ.get("SMCD_CACHE_DIR", str(Path.home() / ".cache" / "smcd_jax"))
-    return Path(root) / "plans" if root else None
+    """Returns ``$SMCD_CACHE_DIR/plans``, see `cache_folder`; None if there is no cache."""
+    return cache_folder("plans")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the compilers and of this package, by name."""
+    """Returns the versions of the compilers and of this package."""
     return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": __version__}
 
 
 def key(request: dict[str, Any]) -> str:
-    """The hash of a request and the versions of this installation."""
+    """Returns the hash of a request and of the installed versions."""
     text = json.dumps({**request, "versions": versions()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def read(request: dict[str, Any]) -> Found | None:
-    """The plan of a request, or None if there is none on disk."""
+    """Returns the cached plan of a request, or None."""
     where = folder()
     file = None if where is None else where / f"{key(request)}.json"
     if file is None or not file.is_file():
         return None
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return Found(kept["plan"], kept["cached_at"])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return Found(content["plan"], content["cached_at"])
     except (ValueError, KeyError) as error:
         logger.warning("%s is damaged (%s) and is recreated", file, error)
         return None
 
 
 def write(request: dict[str, Any], plan: dict[str, Any]) -> None:
-    """Writes the plan of a request to disk."""
+    """Writes a plan to the cache, or logs a warning if that fails."""
     where = folder()
     if where is None:
         return
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    content = {**request, "versions": versions(), "cached_at": datetime.datetime.now(datetime.UTC).date().isoformat()}
     try:
         where.mkdir(parents=True, exist_ok=True)
-        write_json(
-            where / f"{key(request)}.json", {**request, "versions": versions(), "cached_at": today, "plan": plan}
-        )
+        write_json(where / f"{key(request)}.json", {**content, "plan": plan})
     except OSError as error:
-        logger.warning("the plan is not cached: cannot write %s (%s)", where, error)
+        logger.warning("the plan is not cached: %s cannot be written (%s)", where, error)
 
 
 def _version(name: str) -> str:

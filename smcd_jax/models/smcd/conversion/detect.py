@@ -29,11 +29,8 @@ def unet_config(tensors: Tensors, *, path: str | os.PathLike[str], head_width: i
     shapes = TensorShapes(tensors, path=path, network="UNet of this family")
     latent, inputs = shapes["out.2.weight"][0], shapes["input_blocks.0.0.weight"][1]
     if inputs not in (latent, 2 * latent):
-        raise SMCDError(
-            f"{path}: the first convolution must have {latent} or {2 * latent} input channels, got {inputs}",
-            path=path,
-            value=inputs,
-        )
+        message = f"{path}: the first convolution must have {latent} or {2 * latent} input channels, got {inputs}"
+        raise SMCDError(message, path=path, value=inputs)
     gate, levels = _gate(shapes), _levels(shapes)
     widths = {"object_width": _gate_width(shapes, "linear")} if gate != "none" else {}
     if gate in ("object_image", "parallel", "merge", "double"):

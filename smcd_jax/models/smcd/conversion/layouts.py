@@ -10,7 +10,8 @@ from typing import Any
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
-from smcd_jax.models.conversion import FamilyConversion, PublishedModel, Source, TorchFile
+from smcd_jax.files.placeholders import snapshot_folder
+from smcd_jax.models.conversion import FamilyConversion, PublishedModel, ReferenceNetwork, Source, TorchFile
 from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.models.smcd.conversion import detect, diffusers_unet
 from smcd_jax.models.smcd.conversion.table import controlnet_rows, image_encoder_rows, unet_rows
@@ -45,7 +46,7 @@ class SMCDConversion(FamilyConversion):
         head_width, with_vision = options.get("head_width"), bool(options.get("with_vision"))
         sources: dict[str, Source] = {}
         if modelscope is not None:
-            _check_folder(modelscope, "modelscope")
+            modelscope = _checked_folder(modelscope, "modelscope")
             if (modelscope / "unet").is_dir():
                 sources |= _read_diffusers(modelscope, with_unet=smcd is None, with_vision=with_vision)
             else:
@@ -54,19 +55,23 @@ class SMCDConversion(FamilyConversion):
                     file = tensor_file(modelscope, "text2video_pytorch_model")
                     sources = {"unet": _read_unet(file, head_width)} | sources
         if smcd is not None:
-            _check_folder(smcd, "smcd")
+            smcd = _checked_folder(smcd, "smcd")
             sources |= _read_smcd(smcd, head_width=head_width)
         config = _model_config(sources, [folder for folder in (smcd, modelscope) if folder is not None])
         return PublishedModel(config, sources, license=LICENSE)
+
+    def reference_networks(self, config: ModelConfig) -> list[ReferenceNetwork]:
+        """Returns the official networks, see `reference`."""
+        from smcd_jax.models.smcd.conversion.reference import reference_networks
+
+        return reference_networks(config)
 
     def torch_files(self, config: ModelConfig) -> list[TorchFile]:
         """Returns the files of one folder that serves as ``--smcd`` and as ``--modelscope``."""
         components = config.components()
         if {"image_encoder", "controlnet"} <= set(components):
-            raise SMCDError(
-                "the model has an image encoder and a ControlNet; pytorch_model_2.bin holds only one of them",
-                argument="controlnet",
-            )
+            message = "the model has an image encoder and a ControlNet; pytorch_model_2.bin holds only one of them"
+            raise SMCDError(message, argument="controlnet")
         tables: dict[str, dict[str, list[Row]]] = {}
         for name, part in components.items():
             rows, file = _FILES[name]
@@ -128,9 +133,8 @@ def _model_config(sources: Mapping[str, Source], folders: list[Path]) -> ModelCo
         ("image_encoder", unet.uses_image_tokens, "image"),
     ):
         if needed and name not in sources:
-            raise SMCDError(
-                f"{sources['unet'].file} has {gates} gates, which need a {name}; add {_FILES[name][1]}", argument=name
-            )
+            message = f"{sources['unet'].file} has {gates} gates, which need a {name}; add {_FILES[name][1]}"
+            raise SMCDError(message, argument=name)
     parts = {name: sources[name].config if name in sources else None for name in stored.components()}
     return dataclasses.replace(stored, **parts | {name: source.config for name, source in sources.items()})
 
@@ -187,11 +191,8 @@ def _read_unet(file: Path, head_width: int | None) -> Source:
 
 def _read_diffusers(folder: Path, *, with_unet: bool, with_vision: bool) -> dict[str, Source]:
     if with_vision:
-        raise SMCDError(
-            f"{folder} is in diffusers' layout, which has no vision tower; omit --with_vision",
-            argument="with_vision",
-            path=folder,
-        )
+        message = f"{folder} is in diffusers' layout, which has no vision tower; omit --with_vision"
+        raise SMCDError(message, argument="with_vision", path=folder)
     sources = {}
     if with_unet:
         path = folder / "unet" / "config.json"
@@ -217,9 +218,11 @@ def _numbered(folder: Path, number: int, *, needed: bool) -> Path | None:
     return tensor_file(folder, *stems) if needed else find_tensor_file(folder, *stems)
 
 
-def _check_folder(folder: Path, flag: str) -> None:
+def _checked_folder(folder: Path, flag: str) -> Path:
+    """Returns the folder, or its snapshot within Hugging Face's cache."""
     if not folder.is_dir():
         raise SMCDError(f"--{flag}: {folder} is not a folder", argument=flag, path=folder)
+    return snapshot_folder(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
-from smcd_jax.models.tables.unet_blocks import (
-    attention_rows,
-    embedding_rows,
-    feed_forward_rows,
-    residual_rows,
-    transformer_rows,
-)
+from smcd_jax.models.tables.gates import gates_rows
+from smcd_jax.models.tables.unet_blocks import embedding_rows, residual_rows, transformer_rows
 from smcd_jax.nn.config import Gate, UNetConfig
 from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
 from smcd_jax.weights.conversion_table import (
@@ -18,7 +13,6 @@ from smcd_jax.weights.conversion_table import (
     POINTWISE_1D,
     POINTWISE_2D,
     Row,
-    array,
     norm,
     under,
     weighted,
@@ -64,7 +58,7 @@ def image_encoder_rows(config: ImageEncoderConfig) -> list[Row]:
 
 def spatial_rows(gate: Gate) -> list[Row]:
     """Returns the rows of a spatial transformer with its gates."""
-    return transformer_rows(LINEAR) + under("transformer_blocks.0.gate_attn", "block/gates", _gates_rows(gate))
+    return transformer_rows(LINEAR) + under("transformer_blocks.0.gate_attn", "block/gates", gates_rows(gate))
 
 
 def _encoder_rows(config: UNetConfig) -> list[Row]:
@@ -91,26 +85,3 @@ def _block_rows(plan: BlockPlan, torch: str, path: str, *, gate: Gate, skip: boo
     if plan.upsample:
         rows += weighted(f"{3 if plan.attention else 1}.conv", "upsample/conv", CONV)
     return under(torch, path, rows)
-
-
-def _gates_rows(gate: Gate) -> list[Row]:
-    if gate == "none":
-        return []
-    rows = weighted("linear", "project_objects", LINEAR) + _gate_rows("", "object_gate")
-    if gate in ("object_image", "parallel"):
-        rows += weighted("v_linear", "project_image", LINEAR) + _gate_rows("cross_", "image_gate")
-    if gate == "double":
-        rows += weighted("visual_linear", "project_image", LINEAR) + _gate_rows("visual_", "image_gate")
-    if gate == "merge":
-        rows += weighted("v_linear", "project_image", LINEAR)
-    if gate in ("parallel", "double"):
-        rows += array("beta_g", "beta_object") + array("beta_v", "beta_image")
-    return rows
-
-
-def _gate_rows(prefix: str, path: str) -> list[Row]:
-    """One gate; its PyTorch names start with a prefix."""
-    rows = array(f"{prefix}alpha_attn", f"{path}/alpha_attention") + array(f"{prefix}alpha_dense", f"{path}/alpha_ff")
-    rows += under(f"{prefix}attn", f"{path}/attention", attention_rows())
-    rows += under(f"{prefix}ff", f"{path}/ff", feed_forward_rows())
-    return rows + norm(f"{prefix}norm1", f"{path}/norm_attention") + norm(f"{prefix}norm2", f"{path}/norm_ff")

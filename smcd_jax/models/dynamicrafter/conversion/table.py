@@ -1,11 +1,52 @@
-"""Names of DynamiCrafter's own networks in the published files: the UNet and the resampler."""
+"""Names of DynamiCrafter's networks in ``model.ckpt``, by component; gates and position net are of our own layout."""
 
 from __future__ import annotations
 
-from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ResamplerConfig
+from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, LeftoversConfig, ModelConfig, ResamplerConfig
+from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
+from smcd_jax.models.tables.box_tokens import position_net_rows
+from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
+from smcd_jax.models.tables.gates import gates_rows
 from smcd_jax.models.tables.unet_blocks import embedding_rows, residual_rows, transformer_rows
+from smcd_jax.nn.config import Gate
 from smcd_jax.nn.unet_blocks import BlockPlan, decoder_plan, encoder_plan
 from smcd_jax.weights.conversion_table import CONV, LINEAR, POINTWISE_1D, Row, array, norm, under, weighted
+
+PREFIXES = {
+    "unet": "model.diffusion_model.",
+    "resampler": "image_proj_model.",
+    "image_tower": "embedder.model.",
+    "text_encoder": "cond_stage_model.model.",
+    "autoencoder": "first_stage_model.",
+    "position_net": "position_net.",
+    "leftovers": "",
+}
+FRAMESTRIDE, FPS = "model.diffusion_model.framestride_embed.", "model.diffusion_model.fps_embedding."
+
+
+def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
+    """Returns the table of each component, with the names of the file."""
+    tables = {
+        "unet": unet_rows,
+        "resampler": resampler_rows,
+        "image_tower": vision_encoder_rows,
+        "text_encoder": text_encoder_rows,
+        "autoencoder": autoencoder_rows,
+        "position_net": position_net_rows,
+        "leftovers": leftovers_rows,
+    }
+    rows = {
+        name: [row._replace(torch=PREFIXES[name] + row.torch) for row in tables[name](part)]
+        for name, part in config.components().items()
+    }
+    if config.leftovers is not None and config.leftovers.framestride_names:
+        rows["unet"] = [row._replace(torch=row.torch.replace(FPS, FRAMESTRIDE)) for row in rows["unet"]]
+    return rows
+
+
+def leftovers_rows(config: LeftoversConfig) -> list[Row]:
+    """Returns the rows of arrays that no network reads."""
+    return [row for name in config.names for row in array(name, name)]
 
 
 def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
@@ -40,10 +81,19 @@ def resampler_rows(config: ResamplerConfig) -> list[Row]:
     return rows
 
 
+def spatial_rows(*, images: bool = True, learned_scale: bool = False, gate: Gate = "none") -> list[Row]:
+    """Every array of a SpatialTransformer: the second half of the dual cross-attention, its scale, and gates."""
+    own: list[Row] = []
+    if images:
+        own += weighted("to_k_ip", "image_key", LINEAR, bias=False)
+        own += weighted("to_v_ip", "image_value", LINEAR, bias=False)
+        own += array("alpha", "alpha_image") if learned_scale else []
+    rows = transformer_rows(LINEAR) + under("transformer_blocks.0.attn2", "block/cross_attention", own)
+    return rows + under("transformer_blocks.0.gate_attn", "block/gates", gates_rows(gate))
+
+
 def _spatial_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
-    own = weighted("to_k_ip", "image_key", LINEAR, bias=False) + weighted("to_v_ip", "image_value", LINEAR, bias=False)
-    own += array("alpha", "alpha_image") if config.learned_image_scale else []
-    return transformer_rows(LINEAR) + under("transformer_blocks.0.attn2", "block/cross_attention", own)
+    return spatial_rows(learned_scale=config.learned_image_scale, gate=config.gate)
 
 
 def _block_rows(config: DynamiCrafterUNetConfig, plan: BlockPlan, torch: str, path: str, *, skip: bool) -> list[Row]:

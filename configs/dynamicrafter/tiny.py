@@ -1,0 +1,55 @@
+"""The small DynamiCrafter on sprites: image to video, loops and in-betweens, and boxes.
+
+PART is image, interp, or boxes. All start from the shipped model "tiny", whose autoencoder and text tower they keep and
+whose UNet they begin with; the image tower is random and stays so (its tokens still tell pictures apart), resampler and
+image attention start from scratch.
+
+Command   smcd prepare sprites --output runs/dynamicrafter_tiny/records
+          smcd train --config configs/dynamicrafter/tiny.py:image --workdir runs/dynamicrafter_tiny/image
+Hardware  any; 2 CPU cores are enough
+"""
+
+from ml_collections import ConfigDict
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.training.config import default_config
+
+PARTS = ("image", "interp", "boxes")
+SCRATCH = ("resampler/.*", "image_tower/.*", "unet/.*")
+
+
+def get_config(part: str = "image") -> ConfigDict:
+    if part not in PARTS:
+        raise SMCDError(f"preset must be one of {', '.join(PARTS)}, got {part!r}", argument="preset", value=part)
+    config = default_config("dynamicrafter_tiny")
+    config.name = f"tiny_{part}"
+    config.data.records = ("runs/dynamicrafter_tiny/records",)
+    config.data.inputs = "video"
+    config.data.batch_size = 8
+    config.init.model = "tiny"
+    config.init.from_scratch = SCRATCH
+    config.trainable = ("unet/.*", "resampler/.*")
+    rates = {"text": 0.1, "image_tokens": 0.1}
+    config.model.interpolation = part == "interp"
+    if part == "boxes":
+        with config.ignore_type():
+            config.model.position_net = ConfigDict({"label_width": 64, "token_width": 64, "hidden_width": 64})
+        config.model.unet.gate = "object"
+        config.model.max_objects = 4
+        config.init.gates = 0.2
+        config.init.from_scratch += ("position_net/.*",)
+        config.trainable += ("position_net/.*",)
+        rates["boxes"] = 0.1
+    config.condition_dropout = ConfigDict(rates)
+    config.dropout = False
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.end_lr_ratio = 0.05
+    config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 1e-3
+    config.optimizer.ema_decay = 0.995
+    config.run.steps = 800
+    config.run.validate_every = 400
+    config.run.sample_every = 0
+    config.run.save_every = 200
+    return config

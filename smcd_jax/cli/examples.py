@@ -1,0 +1,20 @@
+"""The pictures and tracks that come with this package, by name."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+EXAMPLES = ("rocket", "sprite")
+
+
+def example_file(path: Path, file: str) -> Path:
+    """Returns ``path``; or, if it does not exist and is the name of an example, that file of the example.
+
+    Args:
+        path: Path given by the user, whose last part may be the name of an example.
+        file: "img.png" or "tracks.json".
+    """
+    if path.name in EXAMPLES and not path.exists():
+        return Path(str(resources.files("smcd_jax") / "assets" / "examples" / path.name / file))
+    return path

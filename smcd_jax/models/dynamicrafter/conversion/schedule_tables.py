@@ -1,0 +1,42 @@
+"""The noise schedule as the published files store it, for comparison with the schedule of a config."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+from smcd_jax.diffusion.schedule import DYNAMIC_RESCALE_STEPS, NoiseSchedule
+
+
+def schedule_tables(schedule: NoiseSchedule) -> dict[str, Float32[np.ndarray, " t"]]:
+    """Tables by the names of the checkpoint; ``scale_arr`` only with dynamic rescale.
+
+    The two reciprocal tables are zero with v-prediction, as in the published files.
+    """
+    a = schedule.alphas_cumprod
+    before = np.append(1.0, a[:-1])
+    alphas = a / before
+    betas, recip = 1 - alphas, np.zeros_like(a)
+    recip_minus_one = recip
+    if schedule.prediction_type != "v_prediction":
+        recip, recip_minus_one = np.sqrt(1 / a), np.sqrt(1 / a - 1)
+    variance = betas * (1 - before) / (1 - a)
+    with np.errstate(divide="ignore"):
+        tables = {
+            "betas": betas,
+            "alphas_cumprod": a,
+            "alphas_cumprod_prev": before,
+            "sqrt_alphas_cumprod": np.sqrt(a),
+            "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - a),
+            "log_one_minus_alphas_cumprod": np.log(1 - a),
+            "sqrt_recip_alphas_cumprod": recip,
+            "sqrt_recipm1_alphas_cumprod": recip_minus_one,
+            "posterior_variance": variance,
+            "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
+            "posterior_mean_coef1": betas * np.sqrt(before) / (1 - a),
+            "posterior_mean_coef2": (1 - before) * np.sqrt(alphas) / (1 - a),
+        }
+    if schedule.dynamic_rescale != 1:
+        end = np.full(DYNAMIC_RESCALE_STEPS, schedule.dynamic_rescale)
+        tables["scale_arr"] = np.concatenate([schedule.scale, end])
+    return {name: table.astype(np.float32) for name, table in tables.items()}

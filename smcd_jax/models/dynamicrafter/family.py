@@ -1,0 +1,16 @@
+"""DynamiCrafter as a registered family: its networks by config class, presets and model."""
+
+from __future__ import annotations
+
+from smcd_jax.models.dynamicrafter.config import PRESETS, ModelConfig
+from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
+from smcd_jax.models.registry import Family, register_family
+
+FAMILY = Family(
+    "dynamicrafter",
+    ModelConfig,
+    PRESETS,
+    DynamiCrafterModel,
+    conversion="smcd_jax.models.dynamicrafter.conversion",
+)
+register_family(FAMILY)
