@@ -254,7 +254,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise SMCDError(f"{path} already exists; {hint}", argument="output", path=path)
     if not (path / "model.json").is_file() and any(path.iterdir()):
         hint = "choose another --output"
-        raise SMCDError(f"{path} is not a model folder, so it is kept; {hint}", argument="output", path=path)
+        raise SMCDError(f"{path} is not a model folder, so it is not replaced; {hint}", argument="output", path=path)
 
 
 def _check_shapes(component: str, leaves: Mapping[str, Any], expected: Mapping[str, Any], *, path: Path) -> None:

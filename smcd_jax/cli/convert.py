@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
 
-COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # besides the flags that name weights
+COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # modes besides the flags that name weights
 _EPILOG = """\
 examples:
   smcd convert --to_torch tiny --output tiny-torch

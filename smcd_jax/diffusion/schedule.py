@@ -71,12 +71,12 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """float64 ``[T]``, the product of 1-beta up to each timestep: what samplers compute from."""
+        """float64 ``[T]``, the product of 1-beta up to each timestep, from which samplers compute."""
         return self._finished(np.cumprod(1 - self._betas_float64()), np.float64)
 
     @cached_property
     def training_alphas_cumprod(self) -> np.ndarray:
-        """float32 ``[T]``, the same product from float32 betas: what the reference noises its training latents with.
+        """float32 ``[T]``, the same product from float32 betas, with which the reference adds noise in training.
 
         Differs from ``alphas_cumprod`` by less than 1e-6 relative, and equals the reference's table bit for bit.
         """

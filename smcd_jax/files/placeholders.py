@@ -13,7 +13,7 @@ _HTML = (b"<!doctype html", b"<html", b"<head")
 
 
 def check_is_content(path: Path, start: bytes | None = None) -> None:
-    """Refuses a file that stands in for the one it is named after.
+    """Raises an error if a file is a placeholder for its real content.
 
     Args:
         path: File.

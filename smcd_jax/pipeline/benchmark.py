@@ -132,7 +132,7 @@ class SamplingProgram:
 
     Attributes:
         function: Runs the steps from ``start`` up to ``stop``.
-        args: All arguments of ``function`` but the last two.
+        args: All arguments of ``function`` except the last two.
         branches: Number of guidance branches.
         num_steps: Number of steps of a video.
     """

@@ -142,7 +142,7 @@ class VideoPipeline:
         progress: bool | Progress = False,
         **overrides: Any,
     ) -> VideoOutput:
-        """Makes videos.
+        """Generates videos.
 
         Args:
             image: First frame: a path, PIL picture or array, or a list of them for a batch.

@@ -23,8 +23,6 @@ ENTRY = re.compile(r"^( *)(\*{0,2}[A-Za-z_][\w.]*(?:, \*{0,2}[A-Za-z_]\w*)*): (.
 # Files that still have to be rewritten. Remove a file from the list when it is done; the test fails if it is done.
 PENDING_WORDS: frozenset[str] = frozenset(
     {
-        "smcd_jax/models/dynamicrafter/config.py",
-        "smcd_jax/models/dynamicrafter/model.py",
         "tests/cli/test_animate.py",
         "tests/training/test_resume.py",
         "tests/training/training_run.py",

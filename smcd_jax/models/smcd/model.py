@@ -195,7 +195,7 @@ class SMCDModel(LatentVideoModel):
         )
 
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """Replaces dropped conditions: by the null text, by absent objects, and by zero latents."""
+        """Replaces dropped conditions by the null text, absent objects and zero latents."""
 
         def kept(switch: str, value: Array, dropped: Array | float = 0.0) -> Array:
             if switch not in keep:
