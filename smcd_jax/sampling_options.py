@@ -126,7 +126,7 @@ class SamplingOptions:
         "0 to 1; reduces overexposure at high guidance scales", number(0, 1), metavar="PHI"
     )
     seed: int | Sequence[int] = _option(
-        "seed of the first video; further videos use the next seeds", _each(whole()), default=0, metavar="N"
+        "seed of the first video; others use the next seeds", _each(whole()), default=0, metavar="N"
     )
     height: int | None = _option("height of the video in pixels", whole(1), metavar="N")
     width: int | None = _option("width of the video in pixels", whole(1), metavar="N")

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--requests",
         metavar="FILE",
-        help=".csv or .jsonl file with one clip per row; columns have the names of options, such as image and output",
+        help=".csv or .jsonl file with one clip per row; columns are option names",
     )
     several.add_argument("--resume", action="store_true", help="skip rows of --requests whose results exist")
     several.add_argument(

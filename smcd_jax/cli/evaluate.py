@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates; returns 2 if a clip could not be used or a metric requested by name did not run."""
+    """Runs the evaluation; returns 2 if a clip could not be used or a metric requested by name did not run."""
     check_flags(args)
     _check_metrics(args)
     setup = _open(args)

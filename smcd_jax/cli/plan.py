@@ -62,7 +62,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compiles, and prints the plan."""
+    """Compiles the programs and prints the plan."""
     import jax
 
     from smcd_jax.errors import SMCDError

@@ -255,7 +255,7 @@ def _check_zip(path: Path) -> None:
     pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
     if packed or pickles > _MAX_PICKLE or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise SMCDError(
-            f"{path}: the archive is compressed, which PyTorch files are not; download it again",
+            f"{path}: the archive is compressed or has too large a pickle, unlike files of PyTorch; download it again",
             path=path,
             value=packed[0] if packed else pickles,
         )

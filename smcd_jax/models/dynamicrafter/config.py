@@ -131,7 +131,7 @@ class ModelConfig:
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Number of tokens per text."""
         return self.text_encoder.length
 
     @property

@@ -47,7 +47,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         """Resolves options as the base does, and checks the number of frames and the fit of the picture.
 
         Raises:
-            SMCDError: The base raises it, or the model cannot make this number of frames or use this fit.
+            SMCDError: An option is invalid, or the model cannot make this number of frames or use this fit.
         """
         options = super().resolve(options)
         count, made = options.num_frames, self.config.frames

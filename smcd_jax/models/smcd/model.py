@@ -132,7 +132,7 @@ class SMCDModel(LatentVideoModel):
         """Resolves options as the base does; the published guidance has its own weights instead of scales.
 
         Raises:
-            SMCDError: The base raises it, or options of the two kinds of guidance are set together.
+            SMCDError: An option is invalid, or options of the two kinds of guidance are set together.
         """
         composed = (IMAGE.option, BOXES.option)
         for name in composed if options.reference_guidance else ADDITIVE:
