@@ -50,19 +50,19 @@ class ClipFiles:
         return self.folder / f"{self.name}{_KEPT}"
 
     def video(self, index: int, format: str) -> Path:
-        """NAME.mp4, NAME.gif or NAME.webp; NAME_frames for the folder of pictures."""
+        """Returns the path of NAME.mp4, NAME.gif or NAME.webp, or the folder of pictures NAME_frames."""
         return self._path(index, "_frames" if format == "frames" else f".{format}")
 
     def boxes(self, index: int) -> Path:
-        """File of the video with the boxes drawn."""
+        """Returns the path of the video with the boxes drawn."""
         return self._path(index, "_boxes.mp4")
 
     def description(self, index: int) -> Path:
-        """JSON file that describes how the video was made."""
+        """Returns the path of the JSON file that describes how the video was made."""
         return self._path(index, ".json")
 
     def paths(self) -> tuple[Path, ...]:
-        """All result files, without the file of the latents."""
+        """Returns the paths of all result files, without the file of the latents."""
         found: list[Path] = []
         for index in range(self.count):
             found += [self.video(index, name) for name in self.formats]
@@ -71,7 +71,7 @@ class ClipFiles:
         return tuple(found)
 
     def complete(self) -> bool:
-        """Whether all result files exist."""
+        """Returns whether all result files exist."""
         return all(path.exists() for path in self.paths())
 
     def check(self, *, overwrite: bool, finishing: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a network predicts: noise (epsilon), the clean sample x_0, or the velocity v.
+"""Quantities that a network can predict: noise (epsilon), the clean sample x_0, or the velocity v.
 
 The velocity is that of Salimans & Ho 2022 (arXiv 2202.00512). With x_t = sqrt(a) x_0 + sqrt(1-a) eps it is v = sqrt(a)
 eps - sqrt(1-a) x_0.

@@ -121,7 +121,7 @@ class SamplingMeasures:
         return rate / self.matmul_tflop_per_second
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures by name."""
+        """Returns all figures by name."""
         derived = ("clip_seconds", "tflop_per_second", "share_of_matmul", "clip_share_of_matmul")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 

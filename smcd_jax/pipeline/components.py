@@ -33,7 +33,7 @@ class Components:
         adapter: Adapter | None = None,
         adapter_scale: float = 1.0,
     ):
-        """With ``keep_loaded=False``, `release` frees the weights that it names; otherwise they stay in memory.
+        """Creates an empty store; `release` frees weights only with ``keep_loaded=False``.
 
         An adapter is added to the weights when they are read, at its scale.
         """

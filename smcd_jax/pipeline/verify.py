@@ -45,7 +45,7 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        subject: What was checked.
+        subject: Name of the check.
         state: "ok", "warning" or "BROKEN".
         detail: Details, as one line.
         values: Numbers of the check, as JSON values.

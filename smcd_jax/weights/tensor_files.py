@@ -46,7 +46,7 @@ class LazyTensor:
     """A tensor of a file, whose values are read on request."""
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
-        """``read`` returns the values."""
+        """Creates a tensor whose values ``read`` returns."""
         self.shape = tuple(shape)
         self._read = read
 
