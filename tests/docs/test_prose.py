@@ -34,7 +34,6 @@ PENDING_ENTRIES: frozenset[str] = frozenset(
     {
         "smcd_jax/cli/clip_options.py",
         "smcd_jax/diffusion/samplers.py",
-        "smcd_jax/evaluation/features/extractors.py",
         "smcd_jax/nn/attention.py",
         "smcd_jax/nn/box_tokens.py",
         "smcd_jax/nn/gated_attention.py",
