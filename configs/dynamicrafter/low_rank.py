@@ -4,7 +4,7 @@ Command   smcd train --config configs/dynamicrafter/low_rank.py:dynamicrafter_51
               --config.init.model=models/dynamicrafter_512 --config.data.records=records/mine
           smcd export --workdir runs/low_rank --adapter --output mine.safetensors
           smcd animate --model models/dynamicrafter_512 --adapter mine.safetensors --image picture.png
-Trains    23 million parameters on top of 2,609 million frozen ones; one chip is enough
+Trains    6.6 million parameters, a file of 27 MB, on top of 2,609 million frozen ones
 """
 
 from ml_collections import ConfigDict

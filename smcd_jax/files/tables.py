@@ -167,8 +167,8 @@ def _split(line: str) -> tuple[str, ...]:
 
 
 def _is_header(fields: tuple[str, ...]) -> bool:
-    words = [field for field in fields if field.lower() not in _MISSING]
-    return len(fields) > 1 and len(words) > 1 and all(re.match(r"[A-Za-z_<\[]", word) for word in words)
+    given = [field for field in fields if field.lower() not in _MISSING]
+    return len(fields) > 1 and len(given) > 1 and all(re.match(r"[A-Za-z_<\[]", field) for field in given)
 
 
 def _parsed(text: str) -> float:

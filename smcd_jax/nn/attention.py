@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 logger = logging.getLogger(__name__)
 
-Implementation = Literal["xla", "cudnn", "mapped"]
+Implementation = Literal["xla", "cudnn", "cudnn_train", "mapped"]
+CUDNN = ("cudnn", "cudnn_train")  # the gradient of cuDNN's kernel takes even numbers of queries and keys only
 MAPPED_SCORES = 2**18  # a head, from which mapping pays: 1 MB of float32, half a usual L2 cache
 
 SMALL_SCORES = 16 * 16  # frames times frames, up to which sums replace matrix products on GPUs
@@ -46,14 +47,17 @@ def attend(
     the query axis, so keys and values are never repeated.
 
     Args:
-        queries: one query per token and head.
-        context: keys and values; leading axis b, or a divisor of it.
+        queries: One query per token and head.
+        context: Keys and values; leading axis b, or a divisor of it.
         mask: True where a query may attend to a key; every query needs at least one. Axes of length 1 stand for all.
-        implementation: "cudnn" asks for the fused kernel; what that cannot take, XLA computes, and the log says so.
-        precision: of the two matrix products, as in `jax.lax.Precision`.
+        implementation: "cudnn" selects the fused kernel, "cudnn_train" where it has the gradient too; XLA computes the
+            others.
+        precision: Precision of the two matrix products, as in `jax.lax.Precision`.
     """
     folded = queries.reshape(context.keys.shape[0], -1, *queries.shape[2:])
-    if implementation == "cudnn" and _cudnn_takes(folded, context.keys):
+    even = folded.shape[1] % 2 == 0 and context.keys.shape[1] % 2 == 0
+    fits = implementation == "cudnn" or (implementation == "cudnn_train" and even)
+    if fits and _cudnn_takes(folded, context.keys):
         heads_mask = None if mask is None else mask[:, None]
         out = jax.nn.dot_product_attention(folded, *context, mask=heads_mask, implementation="cudnn")
     elif implementation == "mapped" and mask is None and folded.shape[1] * context.keys.shape[1] >= MAPPED_SCORES:
@@ -80,7 +84,7 @@ def attend_frames(
         precision: Precision of the two matrix products, as in `jax.lax.Precision`.
     """
     scale = queries.shape[-1] ** -0.5
-    if implementation == "cudnn" and queries.shape[1] * context.keys.shape[1] <= SMALL_SCORES:
+    if implementation in CUDNN and queries.shape[1] * context.keys.shape[1] <= SMALL_SCORES:
         wide = lambda x: x.astype(jnp.float32)  # noqa: E731
         # the frames that are attended to stand before the width, so that XLA makes one kernel of all of this
         keys, values = (wide(part).transpose(0, 2, 3, 1, 4)[:, None] for part in context)

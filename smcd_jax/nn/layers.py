@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.attention import Implementation
@@ -268,6 +269,44 @@ def group_norm(policy: ComputePolicy, *, epsilon: float, silu: bool = False, nam
 def layer_norm(policy: ComputePolicy, *, name: str | None = None) -> Norm:
     """LayerNorm over channels."""
     return Norm(policy, 1e-5, name=name)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a hash of the index, so that it is computed where it is used and is never stored.
+
+    The mask depends on the seed, the path of the module and the index in the whole array, and not on devices or mesh.
+
+    Attributes:
+        rate: Share of the elements that become zero, 0..1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, seed: UInt32[Array, " 2"] | None) -> Array:
+        """The array with elements dropped and the rest divided by 1 - rate; as it is if ``seed`` is None."""
+        if seed is None or self.rate == 0:
+            return x
+        layer = np.uint32(zlib.crc32("/".join(self.path).encode()))
+        strides = np.cumprod([1, *x.shape[:0:-1]])[::-1]
+        index = jnp.zeros((), jnp.uint32)
+        for axis, stride in enumerate(strides):
+            index = index + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * np.uint32(stride % 2**32)
+        hashed = _mixed(_mixed(index ^ _mixed(seed[0] ^ layer)) + seed[1])
+        keep = hashed >= np.uint32(self.rate * 2**32)
+        return jnp.where(keep, x * jnp.asarray(1 / (1 - self.rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _mixed(bits: UInt32[Array, ...]) -> UInt32[Array, ...]:
+    """The finalizer of MurmurHash3: every bit of the input changes half of the bits of the output."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
+    return bits ^ (bits >> np.uint32(16))
+
+
+def dropout_seed(key: PRNGKeyArray | None) -> UInt32[Array, " 2"] | None:
+    """The seed of `Dropout` for all layers of a network, from the random key of the step; None stays None."""
+    return None if key is None else jax.random.bits(key, (2,), jnp.uint32)
 
 
 def gelu(x: Array) -> Array:

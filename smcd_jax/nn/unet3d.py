@@ -17,6 +17,7 @@ from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts
 from smcd_jax.nn.unet_blocks import (
     BlockPlan,
     DownBlock,
+    Seed,
     StemBlock,
     Time,
     TimeShift,
@@ -99,7 +100,7 @@ class UNet3D(nn.Module):
         fps: Float[Array, " b"] | None = None,
         control: tuple[Float[Array, "b f _ _ _"], ...] | None = None,
         temporal: bool = True,
-        deterministic: bool = True,
+        dropout: Seed = None,
     ) -> Float[Array, "b f h w d"]:
         """The network's output in float32.
 
@@ -110,12 +111,12 @@ class UNet3D(nn.Module):
             fps: Frames per second or frame stride, for configs with ``fps_embedding``; None leaves it out.
             control: Features of a ControlNet, one per encoder block, for configs with ``control``.
             temporal: False leaves out every temporal layer (stage 1 trains on still images).
-            deterministic: False turns dropout on (needs the rng ``dropout``).
+            dropout: Seed of dropout; None for no dropout.
         """
         time = self.time_embedding(timesteps)
         if fps is not None and self.config.fps_embedding:
             time = time + self.fps_embedding(fps)
-        switches = {"temporal": temporal, "deterministic": deterministic}
+        switches = {"temporal": temporal, "dropout": dropout}
         times = self._times(time)
 
         x = constrain_batch(latents.astype(self.policy.compute))

@@ -7,10 +7,20 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from smcd_jax.nn.config import UNetConfig
-from smcd_jax.nn.layers import ComputePolicy, Downsample, TemporalConv, Upsample, conv, dense, group_norm, on_frames
+from smcd_jax.nn.layers import (
+    ComputePolicy,
+    Downsample,
+    Dropout,
+    TemporalConv,
+    Upsample,
+    conv,
+    dense,
+    group_norm,
+    on_frames,
+)
 from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts, SpatialTransformer, TemporalTransformer
 
 
@@ -63,6 +73,7 @@ class TimeShift(NamedTuple):
     shift: Float[Array, "b c"]
 
 
+Seed = UInt32[Array, " 2"] | None  # of dropout, see `smcd_jax.nn.layers.Dropout`; None for no dropout
 Time = Float[Array, "b e"] | TimeShift  # an embedding, of which each block computes its own shift, or the shift
 
 
@@ -74,7 +85,7 @@ class TemporalConvBlock(nn.Module):
     dropout: float = 0.1  # fixed in the reference, whatever the rest of the network has
 
     @nn.compact
-    def __call__(self, video: Float[Array, "b f h w c"], *, deterministic: bool = True) -> Float[Array, "b f h w c"]:
+    def __call__(self, video: Float[Array, "b f h w c"], *, dropout: Seed = None) -> Float[Array, "b f h w c"]:
         """Norm statistics run over the whole clip."""
         b, f, h, w, c = video.shape
         # one axis of pixels throughout, so that XLA can add the input in the last convolution
@@ -84,7 +95,7 @@ class TemporalConvBlock(nn.Module):
             norm = group_norm(self.policy, epsilon=1e-5, silu=True, name=f"norm_{index}")
             x = norm(x.reshape(b, f, 1, h * w, c)).reshape(b, f, h * w, c)
             if index > 0:
-                x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+                x = Dropout(self.dropout)(x, dropout)
             x = TemporalConv(self.channels, self.policy, zero=index == 3, name=f"conv_{index}")(x)
         return (video + x).reshape(b, f, h, w, c)
 
@@ -103,7 +114,7 @@ class ResidualBlock(nn.Module):
         time: Time,
         *,
         temporal: bool = True,
-        deterministic: bool = True,
+        dropout: Seed = None,
     ) -> Float[Array, "b f h w d"]:
         """Norm statistics run over one frame here, over the clip in the temporal part (left out for still images)."""
         batch, frames = video.shape[:2]
@@ -114,13 +125,13 @@ class ResidualBlock(nn.Module):
         # in float32, so that XLA adds it in the norm's kernels and not as a whole array beside the convolution
         h = h.astype(jnp.float32) + shift.astype(jnp.float32).repeat(frames, axis=0)[:, None, None, :]
         h = group_norm(self.policy, epsilon=1e-5, silu=True, name="norm_out")(h)
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = Dropout(self.dropout)(h, dropout)
         h = conv(self.channels, self.policy, zero=True, name="conv_out")(h)
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.policy, name="skip")(x)
         x = (x + h).reshape(batch, frames, *h.shape[1:])
         if temporal:
-            x = TemporalConvBlock(self.channels, self.policy, name="temporal_conv")(x, deterministic=deterministic)
+            x = TemporalConvBlock(self.channels, self.policy, name="temporal_conv")(x, dropout=dropout)
         return x
 
     def _time_layer(self, time: Float[Array, "b e"]) -> Float[Array, "b c"]:
@@ -172,10 +183,10 @@ class UNetBlock(nn.Module):
         context: BlockContext | None,
         *,
         temporal: bool = True,
-        deterministic: bool = True,
+        dropout: Seed = None,
     ) -> Float[Array, "b f hh ww d"]:
         """``context`` is None where the plan has no attention."""
-        video = self.residual(video, time, temporal=temporal, deterministic=deterministic)
+        video = self.residual(video, time, temporal=temporal, dropout=dropout)
         if self.plan.attention:
             video = on_frames(lambda frames: self.spatial(frames, context), video)
             video = self.temporal(video) if temporal else video

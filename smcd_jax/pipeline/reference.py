@@ -55,7 +55,7 @@ def _compared(reference: ReferenceNetwork, leaves: Mapping[str, np.ndarray], che
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
     try:
         theirs = _their_output(reference, leaves, checkout)
-    except Exception as error:  # whatever foreign code raises; the report goes on with the next network
+    except Exception as error:  # whatever foreign code raises; the next network is still compared
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return Finding(subject, WARNING, f"{reference.class_name} could not be run ({detail})", {"error": detail})
     ours = reference.ours(unflatten(leaves))

@@ -20,7 +20,7 @@ def read_kitti(path: Path) -> PixelTracks:
     type DontCare are left out.
 
     Raises:
-        SMCDError: A row has another form, or none is left.
+        SMCDError: A row has another form, or no row is left.
     """
     rows = read_table(path).rows
     observations = []
@@ -41,7 +41,7 @@ def read_vatic(path: Path) -> PixelTracks:
     A row is `id x1 y1 x2 y2 frame lost occluded generated "label"`. Objects are absent where lost is 1.
 
     Raises:
-        SMCDError: A row has another form, or none is left.
+        SMCDError: A row has another form, or no row is left.
     """
     observations, frames = [], 0
     for row in read_table(path).rows:

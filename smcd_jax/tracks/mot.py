@@ -131,7 +131,7 @@ def read_visdrone(path: Path) -> PixelTracks:
     Frames count from 1. Rows with score 0 or category 0 (regions without annotations) are left out.
 
     Raises:
-        SMCDError: A row has another form, or none is left.
+        SMCDError: A row has another form, or no row is left.
     """
     rows = _rows(path, columns=(10,))
     observations = []

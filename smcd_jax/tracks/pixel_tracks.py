@@ -38,7 +38,7 @@ class PixelTracks:
         hint: Advice added to the error about a box without area, such as the flag for another order of the numbers.
         unit_stated: Whether the file states its unit, so that boxes within 0..1 contradict a size in pixels.
         length_stated: Whether the file states the number of frames; otherwise it ends at the last box.
-        label_fault: Why an object has no label, raised if none is given; None if the file just names none.
+        label_fault: Why an object has no label, raised without a label from the user; None if the file just names none.
     """
 
     boxes: np.ndarray
@@ -84,7 +84,8 @@ class PixelTracks:
             note = f"the label {label!r} is not used: {self.source} names its objects ({named})"
             return replace(self, notes=(*self.notes, note))
         names = tuple(label if name is None or not unnamed else name for name in self.labels)
-        return replace(self, labels=names)
+        settled = () if self.label_fault is None else (f"{self.source}: the label {label!r} settles the class",)
+        return replace(self, labels=names, notes=(*self.notes, *settled))
 
     def extended(self, frames: int) -> PixelTracks:
         """Returns the tracks with absent frames added at the end, up to a number of frames; a note reports them."""

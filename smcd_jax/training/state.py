@@ -129,7 +129,8 @@ def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
         platform: Platform that the run is for: "cpu", "gpu" or "tpu"; None for that of this machine.
     """
     of_device = ComputePolicy.for_device(config.dtype or None, platform)
-    return dataclasses.replace(of_device, params=jnp.float32, remat=config.remat == "blocks")
+    attention = "cudnn_train" if of_device.attention == "cudnn" else of_device.attention
+    return dataclasses.replace(of_device, params=jnp.float32, remat=config.remat == "blocks", attention=attention)
 
 
 def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtype: Any = jnp.float32) -> Params:

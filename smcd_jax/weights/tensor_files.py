@@ -283,7 +283,7 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
             error = failure
     else:
         size = path.stat().st_size
-        message = f"{path}: truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again"
+        message = f"{path} is truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again"
         raise SMCDError(message, path=path, value=size) from error
     if not isinstance(content, Mapping):
         message = f"{path} must contain tensors by name, got {type(content).__name__}"

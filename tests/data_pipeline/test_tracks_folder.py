@@ -285,6 +285,19 @@ def test_objects_that_leave_before_the_end_are_absent_and_noted(raw):
     assert ENDS_EARLY in clip.notes
 
 
+def test_a_file_of_several_videos_is_named_without_a_flag(raw):
+    folder = raw / "train" / "clip00"
+    shutil.rmtree(folder / "gt")
+    video = {"width": 64, "height": 48, "length": 8}
+    content = {"videos": [{"id": 1, **video}, {"id": 2, **video}], "categories": [{"id": 1, "name": "a"}]}
+    content["annotations"] = [{"video_id": 1, "category_id": 1, "bboxes": [[1, 2, 3, 4]] * 8}]
+    (folder / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(BadClip) as bad:
+        make_source("tracks_folder", raw).clip("train", 0)
+    assert "several videos" in bad.value.reason
+    assert "--" not in bad.value.reason
+
+
 @pytest.mark.parametrize(
     ("edit", "word"),
     [

@@ -19,7 +19,7 @@ from smcd_jax.models.latent_video import LatentVideoModel
 from smcd_jax.models.video_model import Component, FeatureStep, Keep, Params
 from smcd_jax.nn.autoencoder_kl import to_model_range
 from smcd_jax.nn.gated_attention import AdapterTokens
-from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.layers import ComputePolicy, dropout_seed
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
@@ -234,8 +234,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
         """The UNet's output: noise, or v of the rescaled latents."""
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        switches = {"temporal": temporal, "deterministic": rngs is None, "rngs": rngs}
+        switches = {"temporal": temporal, "dropout": dropout_seed(dropout_key)}
         x = jnp.concatenate([x, context.image_latents.astype(x.dtype)], axis=-1)
         return self._apply("unet", params, x, t, context.unet, fps=context.frame_rate, **switches)
 

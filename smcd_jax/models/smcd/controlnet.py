@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from smcd_jax.models.smcd.config import ControlNetConfig
 from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, dense
 from smcd_jax.nn.unet3d import UNetContext, make_block
-from smcd_jax.nn.unet_blocks import DownBlock, StemBlock, UNetBlock, encoder_plan
+from smcd_jax.nn.unet_blocks import DownBlock, Seed, StemBlock, UNetBlock, encoder_plan
 
 
 class ControlNet(nn.Module):
@@ -42,7 +42,7 @@ class ControlNet(nn.Module):
         context: UNetContext,
         *,
         temporal: bool = True,
-        deterministic: bool = True,
+        dropout: Seed = None,
     ) -> tuple[Float[Array, "b f _ _ _"], ...]:
         """Features in the order of the encoder.
 
@@ -52,7 +52,7 @@ class ControlNet(nn.Module):
             timesteps: Timestep of each example.
             context: Result of `keys_values`.
             temporal: Whether temporal layers take part.
-            deterministic: Whether dropout is off.
+            dropout: Seed of dropout; None for no dropout.
         """
         time = self.time_embedding(timesteps)
         x, features = latents.astype(self.policy.compute), []
@@ -63,7 +63,7 @@ class ControlNet(nn.Module):
                 x = block(x)
             else:
                 block_context = context.get(f"encoder_{index}")
-                x = block(x, time, block_context, temporal=temporal, deterministic=deterministic)
+                x = block(x, time, block_context, temporal=temporal, dropout=dropout)
             features.append(zero_conv(x))
         return tuple(features)
 

@@ -27,7 +27,7 @@ from smcd_jax.models.video_model import (
     SamplingPlan,
 )
 from smcd_jax.nn.autoencoder_kl import autoencoder_losses
-from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.layers import ComputePolicy, dropout_seed
 from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
 from smcd_jax.runtime.sharding import ShardingTable
@@ -254,8 +254,7 @@ class SMCDModel(LatentVideoModel):
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
         """The UNet's output, with the ControlNet's features where the model has one."""
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        switches = {"temporal": temporal, "deterministic": rngs is None, "rngs": rngs}
+        switches = {"temporal": temporal, "dropout": dropout_seed(dropout_key)}
         control = None
         if context.controlnet is not None:
             control = self._apply("controlnet", params, x, context.hint, t, context.controlnet, **switches)

@@ -294,7 +294,17 @@ def _timed(doing: str, what: What, seconds: dict[str, float], progress: Progress
 
 @contextlib.contextmanager
 def _effort(effort: float) -> Iterator[None]:
+    """Sets the effort of the compiler, which JAX 0.11 has no option for."""
     names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    if not all(hasattr(jax.config, name) for name in names):
+        if effort:
+            raise SMCDError(
+                f"effort must be 0 with jax {jax.__version__}, got {effort:g}; jax 0.10 has this option",
+                argument="effort",
+                value=effort,
+            )
+        yield
+        return
     before = {name: getattr(jax.config, name) for name in names}
     try:
         for name in names:

@@ -74,7 +74,9 @@ class DynamiCrafterConversion(FamilyConversion):
     ) -> tuple[ModelConfig, tuple[str, ...]]:
         unet = detect.unet_config(parts["unet"], path=file, head_width=options.get("head_width"))
         variant, notes = detect.variant(unet, tables, path=file, stated=options.get("variant"))
-        networks: dict[str, Any] = {"unet": unet, "resampler": detect.resampler_config(parts["resampler"], path=file)}
+        resampler = detect.resampler_config(parts["resampler"], path=file)
+        unet = dataclasses.replace(unet, image_tokens_per_frame=resampler.queries)
+        networks: dict[str, Any] = {"unet": unet, "resampler": resampler}
         if parts["image_tower"]:
             networks["image_tower"] = vision_encoder_config(parts["image_tower"], path=file)
         if parts["text_encoder"]:
