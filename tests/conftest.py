@@ -1,4 +1,4 @@
-"""Settings of every test: eight fake CPU devices, strict dtype promotion, one compile cache; the shared folder."""
+"""Settings of all tests: eight fake CPU devices, strict dtype promotion, one compile cache; the shared folder."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A program that one test compiled serves all others, of every worker and of the processes that they start."""
+    """Configures a compile cache that all tests share, across workers and the processes that they start."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="smcd_programs_")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers and example pictures beside the project; its tests skip where it is absent."""
+    """The folder of golden numbers and example pictures next to the project; its tests are skipped without it."""
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared folder beside the project: {SHARED}")
     return SHARED

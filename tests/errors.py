@@ -1,4 +1,4 @@
-"""Assertions on refusals: the fields of an `SMCDError`, never its wording."""
+"""Assertions on errors: the fields of an `SMCDError`, not its wording."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANY = object()
 
 @contextlib.contextmanager
 def refused(argument: str | None = None, *, path: Any = _ANY, value: Any = _ANY) -> Iterator[Any]:
-    """The block must raise an `SMCDError` of one line with these fields; yields pytest's record of it."""
+    """Asserts that the block raises an `SMCDError` of one line with these fields; yields pytest's record of it."""
     with pytest.raises(SMCDError) as record:
         yield record
     error = record.value

@@ -1,4 +1,4 @@
-"""The floors that docs/architecture.md draws hold in the code."""
+"""The code follows the layers that docs/architecture.md shows."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from importlinter.configuration import configure
 ROOT = Path(__file__).parents[1]
 
 
-def test_every_room_imports_only_what_its_floor_allows(monkeypatch):
+def test_every_package_imports_only_from_layers_below_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     configure()
     kept = lint_imports(config_filename=str(ROOT / ".importlinter"), cache_dir=None)
     assert kept, "a contract of .importlinter is broken; the output above names the import"
 
 
-def test_every_room_is_named_in_the_picture():
+def test_the_page_names_every_package():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rooms = {
+    packages = {
         path.parent for package in ("smcd_jax", "data_pipeline") for path in (ROOT / package).glob("*/__init__.py")
     }
-    missing = {str(room.relative_to(ROOT)) for room in rooms if room.relative_to(ROOT).as_posix() not in text}
+    missing = {str(folder.relative_to(ROOT)) for folder in packages if folder.relative_to(ROOT).as_posix() not in text}
     assert not missing

@@ -2,7 +2,7 @@ r"""DynamiCrafter that follows boxes: SMCD's object gates and position net, trai
 
 Command   smcd train --config configs/dynamicrafter/boxes.py:dynamicrafter_512 --workdir runs/boxes \
               --config.init.model=models/dynamicrafter_512 --config.data.records=records/got10k,records/youtube_vis
-Starts    from a converted model folder; gates are shut at first, so that training begins at the published model
+Starts    from a converted model folder; gates are closed at first, so that training starts at the published model
 Trains    gates and position net, 213 million parameters, as stage 1 of SMCD does; ":PRESET+unet" trains the temporal
           transformers too, 485 million
 Layout    `smcd convert --to_torch` writes gates as gate_attn in each spatial block and position_net beside them

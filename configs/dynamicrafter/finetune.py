@@ -1,7 +1,7 @@
-r"""Fine-tuning of DynamiCrafter as published: the whole UNet and the resampler, with joint drops of text and image.
+r"""Fine-tuning of DynamiCrafter as published: the whole UNet and the resampler, with joint dropout of text and image.
 
 PRESET is dynamicrafter_512, _1024, _512_interp or _256, followed by "+still_time" to freeze the temporal transformers,
-which the authors advise where fine-tuning makes motion fade.
+which the authors advise if fine-tuning reduces motion.
 
 Command   smcd train --config configs/dynamicrafter/finetune.py:dynamicrafter_512 --workdir runs/finetune \
               --config.init.model=models/dynamicrafter_512 --config.data.records=records/mine
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from smcd_jax.training.config import default_config
 
 STILL_TIME = "+still_time"
-TEMPORAL = r"(encoder_[1-9][0-9]*|decoder_[0-9]+|middle/attended)/temporal/"  # without the first, `init_attn`
+TEMPORAL = r"(encoder_[1-9][0-9]*|decoder_[0-9]+|middle/attended)/temporal/"  # all but the first one, `init_attn`
 
 
 def get_config(preset: str = "dynamicrafter_512") -> ConfigDict:

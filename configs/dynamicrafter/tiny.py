@@ -1,8 +1,8 @@
 """The small DynamiCrafter on sprites: image to video, loops and in-betweens, and boxes.
 
-PART is image, interp, or boxes. All start from the shipped model "tiny", whose autoencoder and text tower they keep and
-whose UNet they begin with; the image tower is random and stays so (its tokens still tell pictures apart), resampler and
-image attention start from scratch.
+PART is image, interp, or boxes. All start from the UNet of the shipped model "tiny" and keep its autoencoder and text
+tower. The image tower is random and is not trained (its tokens still distinguish pictures); the resampler and the image
+attention start from scratch.
 
 Command   smcd prepare sprites --output runs/dynamicrafter_tiny/records
           smcd train --config configs/dynamicrafter/tiny.py:image --workdir runs/dynamicrafter_tiny/image

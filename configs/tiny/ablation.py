@@ -1,4 +1,4 @@
-"""The paper's comparison at small scale: ways to condition on boxes and image, after equally many frames.
+"""The paper's comparison at small scale: ways to condition on boxes and image, after the same number of frames.
 
 VARIANT is object (object gates only: boxes, no image), image (image gates only: image, boxes always dropped), zc, gca
 or zc_gca (object gates, with the image through the input convolution, the image gates, or both), or joint (as zc_gca,
@@ -38,7 +38,7 @@ def get_config(variant: str = "zc_gca") -> ConfigDict:
     if variant == "image":
         config.condition_dropout.boxes = 1.0
     if variant == "joint":
-        config.run.steps += stage_1().run.steps  # both stages see 64 frames a step
+        config.run.steps += stage_1().run.steps  # both stages see 64 frames per step
         config.init.model = "runs/tiny/base_clips/model"
         config.init.from_scratch = ("position_net/.*", "image_encoder/.*", "unet/.*/gates/.*")
         config.trainable = ("position_net/.*", "image_encoder/.*", "unet/.*")

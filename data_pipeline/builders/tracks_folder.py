@@ -103,7 +103,7 @@ class TracksFolder:
         )
 
     def fingerprint(self, split: str, index: int) -> str:
-        """See `Source`: names, sizes and contents, of large files their two ends."""
+        """Returns a hash of names, sizes and contents (of large files, only the two ends); see `Source`."""
         path = self._entries[split][self.clip_ids(split)[index]]
         digest = hashlib.sha256()
         files = sorted(path.rglob("*")) if path.is_dir() else sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
@@ -183,7 +183,7 @@ def _tracks(path: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
         try:
             return load_tracks(file, image_size=size, label=label, video_frames=frames)
         except SMCDError as error:
-            # What `smcd tracks` settles with a flag is settled by a file here.
+            # `smcd tracks` resolves these ambiguities with a flag; here, a file resolves them.
             if error.argument not in _ADVICE:
                 raise
             held = f"holds {' and '.join(error.value)}; " if isinstance(error.value, list) else ""
@@ -192,10 +192,11 @@ def _tracks(path: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
 
 
 def _numbered_like_pictures(path: Path, tracks: BoxTracks, frames: int) -> BoxTracks:
-    """Returns the tracks from the frame on that the first picture is numbered after.
+    """Returns the tracks from the frame that the number of the first picture refers to.
 
     Raises:
-        BadClip: The tracks have another number of frames than the video, and its pictures are not numbered so.
+        BadClip: The tracks have another number of frames than the video, and the numbers of the pictures do not
+            explain the difference.
     """
     empty = int(np.argmax(tracks.mask.any(axis=1)))
     first = next((int(digits) for file in _all_pictures(path)[:1] for digits in re.findall(r"\d+", file.stem)[-1:]), 0)

@@ -23,7 +23,7 @@ class StridedWindow(NamedTuple):
 
 
 def strided_window(num_frames: int, video_fps: float, *, length: int, stride: int) -> StridedWindow:
-    """The window of a drawn stride; a video too short for it gets the largest stride that fits (DynamiCrafter).
+    """Returns the window for a drawn stride, or for the largest stride that fits a shorter video (DynamiCrafter).
 
     Args:
         num_frames: Number of frames of the video, at least ``length``.
@@ -37,5 +37,5 @@ def strided_window(num_frames: int, video_fps: float, *, length: int, stride: in
 
 
 def strided_frames(start: int, length: int, stride: int) -> Int64[np.ndarray, " length"]:
-    """The video's frame index for each frame of the clip."""
+    """Returns the video's frame index for each frame of the clip."""
     return start + stride * np.arange(length)

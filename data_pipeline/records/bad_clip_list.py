@@ -12,7 +12,7 @@ MOST_LISTED = 50
 class BadClips:
     """Skipped clips of all shards; raises an error that lists them when they exceed the allowed share.
 
-    The error comes at the end, so that all of them can be fixed at once, or early where they are many.
+    The error is raised at the end, so that all clips can be fixed at once, or earlier if there are many.
     """
 
     def __init__(self, name: str, total: int, max_bad_share: float):
@@ -27,7 +27,7 @@ class BadClips:
         self._reasons: list[str] = []
 
     def add(self, part: dict[str, Any]) -> None:
-        """Adds the bad clips of a finished shard; raises as `check` if there are `MOST_LISTED` or more."""
+        """Adds the bad clips of a finished shard; raises like `check` if there are `MOST_LISTED` or more."""
         self._reasons += [f"{skipped['kind']}: {skipped['reason']}" for skipped in part["skipped"]]
         if len(self._reasons) >= MOST_LISTED:
             self.check(done=False)

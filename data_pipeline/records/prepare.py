@@ -164,7 +164,7 @@ def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path, stored: S
     path = output / WORK / _PLAN
     done = output / RECORDS
     if not done.is_file() and path.is_file() and _other_clips(read_json(path), wanted):
-        logger.warning("%s: the clips of the raw data have changed since the records were begun; begun again", output)
+        logger.warning("%s: the clips of the raw data have changed since preparation started; starting again", output)
         _start_again(output)
     if not done.is_file() and not path.is_file():
         size = wanted["clips_per_shard"] or _default_clips_per_shard(source, wanted, stored)
@@ -236,14 +236,14 @@ def _note_changed_inputs(output: Path, inputs: Mapping[str, Sequence[str]]) -> N
     stored = read_json(output / RECORDS).get("inputs_sha256")
     if stored is not None and stored != _digest(inputs):
         logger.warning(
-            "%s: the raw data have changed since these records were made, which are kept as they are; delete the "
-            "folder, or prepare into another one",
+            "%s: the raw data have changed since these records were made; the records are kept. To prepare the data "
+            "again, delete the folder or choose another one",
             output,
         )
 
 
 def _other_clips(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether an unfinished folder was begun with the same call on other raw data."""
+    """Returns whether an unfinished folder was started by the same call on other raw data."""
     same_call = all(existing.get(key) == value for key, value in wanted.items() if key not in ("splits", _SIZE))
     return same_call and existing["splits"] != wanted["splits"] and existing["splits"].keys() == wanted["splits"].keys()
 

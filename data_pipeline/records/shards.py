@@ -68,7 +68,7 @@ def finished_shard(task: ShardTask) -> dict[str, Any] | None:
 
 
 def forget_outdated(task: ShardTask, inputs: Sequence[str]) -> None:
-    """Removes a shard that is to be written again: it has bad clips, or its raw files differ from those it was made of.
+    """Removes a shard that is to be written again: it has bad clips, or its raw files have changed since.
 
     Args:
         task: Shard.

@@ -15,7 +15,7 @@ from data_pipeline.sprites.backgrounds import BACKGROUNDS
 from data_pipeline.sprites.colors import COLORS
 from data_pipeline.sprites.motion import MOTIONS, SMALLEST_SHARE
 
-# To be increased when the same parameters give different clips; part of every fingerprint.
+# Increase this when the same parameters give different clips; it is part of every fingerprint.
 WORLD_VERSION = 1
 # The numbers are part of the random counter of each clip and must not change.
 SPLITS = {"train": 0, "val": 1, "test": 2}

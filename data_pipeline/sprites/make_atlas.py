@@ -1,6 +1,6 @@
 """Makes the sprite atlas, one picture and one index, from the glyphs of Noto Color Emoji.
 
-To be run after changing the table of classes. The output is part of the package and read by ``atlas.py``::
+Run this module after changing the table of classes. The output is part of the package and read by ``atlas.py``::
 
     python -m data_pipeline.sprites.make_atlas NotoColorEmoji.ttf smcd_jax/assets/sprites
 

@@ -37,7 +37,7 @@ class TrackedBoxes(NamedTuple):
 
     Attributes:
         boxes: Boxes by version of the clip; NaN where an object was not found.
-        lost: Reasons by index of the objects that cannot be tracked in one of the versions and count in none.
+        lost: Reason by index of each object that cannot be tracked in one of the versions; it counts in no version.
     """
 
     boxes: Mapping[str, Boxes]

@@ -12,7 +12,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.video_store import EvalClip
 from smcd_jax.tracks import BoxTracks
 
-_MARGIN = 0.15  # of the picture: mirrored boxes keep their centre at least this far from the border
+_MARGIN = 0.15  # share of the picture: minimum distance of the centre of a mirrored box from the border
 
 
 def apply_intervention(clips: Sequence[EvalClip], name: str) -> list[EvalClip]:
@@ -51,7 +51,7 @@ def _no_boxes(clips: Sequence[EvalClip]) -> list[EvalClip]:
 
 
 def _swapped_labels(clips: Sequence[EvalClip]) -> list[EvalClip]:
-    """Each label becomes another one of the list that the clip does not have; the seed of the clip decides which."""
+    """Replaces each label by one from the list that the clip does not have, chosen by the clip's seed."""
     known = sorted({label for clip in clips for label in clip.labels})
     swapped = []
     for clip in clips:

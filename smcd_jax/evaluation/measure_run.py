@@ -58,7 +58,7 @@ class MetricRun:
         difference_from: Path | None = None,
         progress: Progress | None = None,
     ):
-        """Computes nothing yet.
+        """Stores the inputs; `rows` computes the metrics.
 
         Args:
             store: Clips and videos.

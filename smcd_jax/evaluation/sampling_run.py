@@ -47,7 +47,8 @@ class SamplingRun:
         arguments: Arguments of the pipeline's call except picture, prompt, tracks and seed.
         fps: Frame rate of the video files, frames per second.
         provenance: Entries of every ``provenance.json``.
-        batch_size: Number of clips per call. Another number is another program: metrics then agree to rounding only.
+        batch_size: Number of clips per call. Each batch size is a separate program, whose metrics agree with those of
+            others only up to rounding.
     """
 
     folder: Path
@@ -138,7 +139,9 @@ class SamplingRun:
             )
         except SMCDError as error:
             return [*faults, *(Fault(clip.clip_id, "no sample", f"clip {clip.clip_id}: {error}") for clip in sound)]
-        for clip, video, given in zip(sound, output.frames, tracks, strict=False):  # the rest only filled the call
+        for clip, video, given in zip(
+            sound, output.frames, tracks, strict=False
+        ):  # the other entries only fill the batch
             details = {"tracks": json.loads(track_file_text(given)), **device_summary(), "seconds": output.seconds}
             self._write(clip, video, details)
         return faults

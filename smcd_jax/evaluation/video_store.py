@@ -39,7 +39,7 @@ Video = UInt8[np.ndarray, "f h w 3"]
 
 
 class Fault(NamedTuple):
-    """Why a clip, or some of its metrics, is missing from the results.
+    """Reason why a clip, or some of its metrics, is missing from the results.
 
     Attributes:
         clip_id: Id of the clip.

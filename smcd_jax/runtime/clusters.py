@@ -33,7 +33,7 @@ _METADATA_SECONDS = 5.0
 
 
 class ClusterSpec(NamedTuple):
-    """How a run is distributed, as far as it is known.
+    """Processes and devices of a run, as far as they are known.
 
     Attributes:
         method: Source of the values, for messages.

@@ -51,7 +51,7 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
 
 
 def compiler_options(platform: str) -> dict[str, Any] | None:
-    """Options of XLA for programs of a platform: "cpu", "gpu" or "tpu".
+    """Returns the XLA options for a platform: "cpu", "gpu" or "tpu".
 
     On GPUs matrix products go to cuBLASLt, which adds bias and residual in the same kernel; Triton's products leave
     the residual to a kernel of its own.

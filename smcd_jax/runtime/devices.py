@@ -1,4 +1,4 @@
-"""The devices of JAX: whether there are any, and a summary of devices and software that produced a result."""
+"""JAX's devices: a check that there are any, and a summary of devices and software for provenance records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_devices() -> None:
         selected = f"JAX_PLATFORMS={platforms} is set, and" if platforms else ""
         raise SMCDError(
             f"{selected} JAX finds no such device here{f' ({reason[:160]})' if reason else ''}; unset JAX_PLATFORMS to "
-            f"use what there is{install}; smcd doctor shows more",
+            f"use the devices that it finds{install}; smcd doctor shows more",
             argument="JAX_PLATFORMS",
             value=platforms,
         ) from error

@@ -93,7 +93,7 @@ def start_distributed(
             index,
             local_device_ids=spec.local_devices,
             cluster_detection_method="deactivate",
-            initialization_timeout=max(round(timeout), 30),  # all processes are present: room for a slow one
+            initialization_timeout=max(round(timeout), 30),  # all processes are present; some may be slow
         )
     except RuntimeError as error:
         raise SMCDError(

@@ -56,7 +56,7 @@ class LaunchReport:
 
     @property
     def per_step(self) -> Launches:
-        """Launches in loops alone: of a step, in a sampler whose loop has an unknown length."""
+        """Launches inside loops; those of one step if the program is a sampler whose loop length is unknown."""
         return Launches(*(a - b for a, b in zip(self.total, self.outside, strict=True)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,12 +96,12 @@ def launch_report(hlo: str) -> LaunchReport:
 
 
 def table(report: LaunchReport) -> str:
-    """A line for each kind of launch, then the totals."""
+    """Returns one line per kind of launch, then the totals."""
     lines = [f"{'launches':>9}{'MB written':>12}  kind"]
     lines += [_line(launches, kind) for kind, launches in report.by_kind.items()]
     lines.append(_line(report.total, "all"))
     lines.append(_line(report.outside, "of these outside of loops"))
-    lines.append(_line(_sum(report.repeated.values()), "of these only move what does not change in their loop"))
+    lines.append(_line(_sum(report.repeated.values()), "of these only move values that are constant in their loop"))
     return "\n".join(lines)
 
 

@@ -89,7 +89,7 @@ class ProfileSummary:
         return self.window_ms - self.busy_ms
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns all figures by name."""
+        """Returns all values by name."""
         return dataclasses.asdict(self) | {"gap_ms": self.gap_ms}
 
     @classmethod
@@ -121,7 +121,7 @@ def fusion_kinds(hlo: str) -> dict[str, str]:
 
 
 def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
-    """The kernels in the newest profile below a folder that `jax.profiler.trace` wrote, sorted by start.
+    """Returns the kernels in the newest profile below a folder that `jax.profiler.trace` wrote, sorted by start.
 
     Streams of a GPU, operations of a TPU, or operations of a CPU where no accelerator ran.
 
@@ -168,7 +168,7 @@ def _events(line: Any, *, only_operations: bool) -> Iterator[Kernel]:
 def summarize(
     kernels: Sequence[Kernel], steps: int, *, fusions: Mapping[str, str] | None = None, top: int = 12
 ) -> ProfileSummary:
-    """Launches, time by kind and gaps.
+    """Returns launches, time by kind, and gaps.
 
     Args:
         kernels: Kernels of the profile; at least one.
@@ -216,7 +216,7 @@ def _totals(named: Iterable[tuple[str, Kernel]]) -> dict[str, KindTotal]:
 
 
 def table(summary: ProfileSummary) -> str:
-    """The figures of one step, a line for each kind of kernel, then the gaps and the names with the most time."""
+    """Returns a table of one step: one line per kind of kernel, then the gaps and the names with the most time."""
     per_step = lambda number: number / summary.steps  # noqa: E731
     busy = sum(total.milliseconds for total in summary.kinds.values())
     lines = [f"{'kernels of a step':<26}{'launches':>10}{'ms':>10}{'share':>8}"]
@@ -225,7 +225,7 @@ def table(summary: ProfileSummary) -> str:
     lines.append(_line("all kernels", per_step(summary.launches), per_step(busy), 1.0))
     share = summary.gap_ms / summary.window_ms
     lines.append(_line("gaps between kernels", per_step(summary.gaps), per_step(summary.gap_ms), share))
-    lines.append(f"longest gap {summary.longest_gap_ms:.3g} ms; the share of the gaps is of the time of the step")
+    lines.append(f"longest gap {summary.longest_gap_ms:.3g} ms; gaps are given as a share of the step time")
     for name, total in summary.top.items():
         lines.append(
             f"  {per_step(total.milliseconds):9.3f} ms in {per_step(total.launches):7.1f} launches  {name[:80]}"

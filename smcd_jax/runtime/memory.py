@@ -43,7 +43,7 @@ def oom_as_user_error(advice: str) -> Iterator[None]:
     """Turns an out-of-memory error of the block into an `SMCDError` of one line.
 
     Args:
-        advice: What to do to need less memory; the end of the message.
+        advice: Advice on how to need less memory, the end of the message.
     """
     try:
         yield
@@ -72,6 +72,6 @@ def gc_paused() -> Iterator[None]:
 
 
 def trim_malloc() -> None:
-    """Returns freed memory to the operating system; glibc keeps what reading weights and compiling have freed."""
+    """Returns freed memory to the operating system; glibc otherwise keeps it after reading weights and compiling."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -31,7 +31,7 @@ Role = Literal["in", "out", "heads", "hidden"] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Number of devices along each mesh axis; -1 for ``data`` means all devices that the other axes leave."""
+    """Number of devices along each mesh axis; -1 for ``data`` means all remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -89,11 +89,11 @@ def _processes_stand_together(mesh: Mesh) -> bool:
 
 
 class Rule(NamedTuple):
-    """How the parameters whose path matches ``pattern`` are split: one role for each axis of the array.
+    """Rule that splits the parameters whose path matches ``pattern``: one role for each axis of the array.
 
-    "heads" and "hidden" may go to ``tensor`` (heads only whole). One axis that has a role goes to ``fsdp``: the largest
-    of those that divide and are not split yet, or the one that is split already where it divides by both. An axis
-    without a role, and every axis that does not divide, is whole on every device.
+    Axes with the roles "heads" and "hidden" may be split over ``tensor`` ("heads" only between heads). One axis with a
+    role is split over ``fsdp``: the largest divisible axis that is not split yet, or the axis that is split already if
+    it is divisible by both sizes. Axes without a role, and axes that are not divisible, are not split.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ShardingTable:
-    """How the parameters of a model are split over a mesh.
+    """Rules that split the parameters of a model over a mesh.
 
     Attributes:
         rules: Rules; every parameter must match exactly one.

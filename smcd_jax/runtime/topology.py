@@ -130,7 +130,7 @@ def find_topology(name: str) -> Topology:
 
 
 def topology_id(name: str) -> str:
-    """The name, followed by the contents of the file if it names one."""
+    """Returns the name, followed by the contents of the file if it names one."""
     kind = name.rpartition(":")[0]
     return f"{name} {Path(kind).read_text()}" if kind.endswith(".txtpb") and Path(kind).is_file() else name
 

@@ -68,7 +68,7 @@ class TrainingMeasures:
 
     @property
     def tflop_per_second(self) -> float:
-        """TFLOP/s at the fastest step; what rematerialization computes twice counts once."""
+        """TFLOP/s at the fastest step, without recomputation by rematerialization."""
         return self.tflop_per_step / self.step_seconds
 
     @property
@@ -77,7 +77,7 @@ class TrainingMeasures:
         return self.tflop_per_second / self.peak_tflop_per_second
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns all figures by name."""
+        """Returns all values by name."""
         derived = ("clips_per_second", "tflop_per_second", "share_of_peak")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 

@@ -28,7 +28,7 @@ class DataConfig:
 
     Attributes:
         records: Folders made by ``smcd prepare``.
-        weights: Weight of each folder; empty for its number of clips.
+        weights: Sampling weight of each folder; empty to weight each folder by its number of clips.
         split: Name of the training split.
         validation_split: Names of splits for the validation loss and samples, separated by commas. Each folder
             contributes the first of them that it has; folders without any are skipped.
@@ -82,8 +82,8 @@ class LowRankConfig:
     """Low-rank adaptation (`smcd_jax.nn.low_rank`), which is trained with ``trainable=("low_rank/.*",)``.
 
     Attributes:
-        rank: Rank of the updates; 0 for none.
-        kernels: Path patterns of the kernels that are updated; each must match.
+        rank: Rank of the updates; 0 disables low-rank adaptation.
+        kernels: Path patterns of the kernels that are updated; each must match at least one kernel.
     """
 
     rank: int = 0
@@ -123,7 +123,7 @@ class OptimizerConfig:
         clip_norm: Largest global norm of the gradient; 0 for no clipping.
         grad_accum_steps: Number of parts that a batch is split into to save memory, at least 1.
         ema_decay: Decay of the moving average of the trained parameters, which is validated, sampled and exported;
-            0 for no average. The decay of step n is at most (1 + n) / (10 + n), so that the start is forgotten.
+            0 for no average. The decay of step n is at most (1 + n) / (10 + n), so that initial values fade quickly.
         gate_lr_scale: Factor of the updates of gates.
     """
 
@@ -196,11 +196,11 @@ class TrainConfig:
         condition_dropout: Rate at which each condition is dropped, 0..1, by switch of the model.
         condition_dropout_unit: "example" drops for each example; "batch" for all at once, as in the reference.
         data: Training data.
-        init: Starting point.
+        init: Starting point of training.
         loss: Weights of the loss.
         optimizer: Optimizer.
         mesh: Size of the device mesh.
-        run: Length and intervals.
+        run: Length of the run, and intervals in steps.
     """
 
     name: str = "run"

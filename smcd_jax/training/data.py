@@ -63,7 +63,7 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> list[str]:
-        """Clips of each data set in their order; a run resumes exactly only with the same ones."""
+        """Number and digest of each data set's ordered clips; an exact resume requires the same clips."""
         digest = lambda ids: hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]  # noqa: E731
         return [f"{source.name}: {len(source.clip_ids)} clips {digest(source.clip_ids)}" for source in self.sources]
 
@@ -163,7 +163,7 @@ def tokenizer(base: ModelFolder | None) -> Tokenizer:
 
 
 def null_arrays(config: DataConfig, model: VideoModel, base: ModelFolder | None) -> dict[str, np.ndarray]:
-    """Returns what dropped conditions become, leading axis 1: raw arrays of the model, or features of the cache."""
+    """Returns the arrays that replace dropped conditions, leading axis 1: raw arrays, or features of the cache."""
     from data_pipeline.features.cache import FeatureCache
 
     null = model.null_raw(tokenizer(base))

@@ -102,12 +102,12 @@ def export_adapter(path: Path, config: TrainConfig, trained: Mapping[str, np.nda
         note: Description of the run: experiment and step, one line.
 
     Raises:
-        SMCDError: The run trains more than an adapter, or none.
+        SMCDError: The run trains parameters outside the adapter, or has no adapter.
     """
     others = [name for name in trained if not name.startswith(f"{COMPONENT}/")]
     if others or not trained:
         raise SMCDError(
-            "--adapter needs a run that trains nothing but low_rank/.*; leave it out to write a model folder",
+            "--adapter requires a run that trains only low_rank/.*; omit it to write a model folder",
             argument="adapter",
             value=others[:1],
         )

@@ -145,7 +145,7 @@ def train(
 def _begin(
     program: TrainProgram, checkpoints: Checkpoints, data: TrainingData, saved: dict[str, Any], say: Say
 ) -> tuple[TrainState, OrderState, int]:
-    """Returns the state, the position in the data and the step to start from: of the newest checkpoint, or 0."""
+    """Returns the state, the data position and the number of completed steps, from the newest checkpoint if any."""
     params, rest = _parts(program.state)
     restored: Restored | None = checkpoints.restore(params=params, train=rest, config=saved, ignore=FREE)
     if restored is None:
@@ -261,7 +261,7 @@ def _due(step: int, interval: int) -> bool:
 
 @contextlib.contextmanager
 def _profiler(steps: range | None, logs: Path) -> Iterator[Callable[[int, TrainState], None]]:
-    """Yields a function to call after every step, which profiles these steps; a profile that is cut short is kept."""
+    """Yields a function to call after every step, which profiles these steps; a profile that ends early is kept."""
     folder, begun, running, newest = logs / "profile", False, False, 0
 
     def end() -> None:

@@ -30,7 +30,7 @@ def make_sampler(
     Args:
         model: Model of the run.
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
-        num_steps: Number of denoising steps of DDIM.
+        num_steps: Number of DDIM steps.
         guidance_scale: Guidance scale of the text.
         temporal: Whether temporal layers take part.
     """
@@ -60,7 +60,7 @@ def make_sampler(
 
 
 def sample_rows(samples: int, mesh: Mesh) -> int:
-    """Returns the number of rows of the batch that is sampled: ``samples``, rounded up to what the mesh divides."""
+    """Returns the batch size for ``samples`` videos: rounded up so that the mesh divides it."""
     return batch_parts(mesh) * -(-samples // batch_parts(mesh))
 
 
@@ -78,7 +78,7 @@ def decode(model: VideoModel, params: Params, latents: Float[Array, "b f h w c"]
 
 
 def on_host(array: Any) -> np.ndarray:
-    """Returns a global array as NumPy, in whole on every process."""
+    """Returns the full value of a global array as a NumPy array, on every process."""
     if jax.process_count() == 1:
         return np.asarray(array)
     from jax.experimental.multihost_utils import process_allgather

@@ -19,7 +19,7 @@ def select(paths: Iterable[str], patterns: Sequence[str], *, what: str) -> froze
     Args:
         paths: Parameter paths, such as "unet/encoder_1/residual/...".
         patterns: Regular expressions.
-        what: Where the patterns come from, such as "config: trainable", for messages.
+        what: Source of the patterns for error messages, such as "config: trainable".
 
     Raises:
         SMCDError: A pattern is not a regular expression, or matches nothing.
@@ -52,5 +52,5 @@ def split(params: Params, trained: frozenset[str]) -> tuple[Params, Params]:
 
 
 def join(trained: Params, frozen: Params) -> Params:
-    """Returns the whole tree, the inverse of `split`; an adapter of low rank is added to its kernels."""
+    """Returns the whole tree, the inverse of `split`; a low-rank adapter is added to its kernels."""
     return adapted(unflatten({**flatten(frozen), **flatten(trained)}))

@@ -43,7 +43,8 @@ class TrainState(NamedTuple):
         stats: Running statistics that the objective returns, such as those of batch normalization; not averaged.
         ema: Moving average of the trained parameters; an empty dict if the run keeps none.
         key: Data of the random key from which the keys of all steps are derived, uint32.
-        fault: Step whose loss or gradient was not finite, after which nothing changes any more; else `NO_FAULT`.
+        fault: First step whose loss or gradient was not finite, which ends all updates; `NO_FAULT` if there is no such
+            step.
         window: Sums since the last log line.
     """
 
@@ -94,7 +95,7 @@ def abstract(config: TrainConfig) -> Params:
 
 
 def low_rank_shapes_of(config: TrainConfig, leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the run's adapter by path; none without low-rank adaptation.
+    """Returns the shapes of the run's low-rank adapter by path, empty if the run has no adapter.
 
     Args:
         config: Config of the run.
@@ -133,7 +134,7 @@ def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
 
 
 def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtype: Any = jnp.float32) -> Params:
-    """Returns the starting parameters of some paths, sharded; host memory holds one component at a time.
+    """Returns the initial parameters at the given paths, sharded; host memory holds one component at a time.
 
     Args:
         config: Config of the run.
@@ -162,14 +163,14 @@ def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtyp
 
 
 def _place(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Shards an array that every process has in whole."""
+    """Shards an array that every process holds in full."""
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
 def component_params(
     config: TrainConfig, name: str, part: Component, *, folder: ModelFolder | None, from_scratch: frozenset[str]
 ) -> dict[str, np.ndarray]:
-    """Returns one component's starting parameters by full path, float32, on the host."""
+    """Returns one component's initial parameters by full path, float32, on the host."""
     shapes = {f"{name}/{path}": leaf for path, leaf in flatten(_shapes(part.config)).items()}
     found = _read_component(folder, name, part)
     widened = {f"{name}/{path}" for path in part.widened}
@@ -211,7 +212,7 @@ def _from_scratch(config: TrainConfig, name: str, part: Any, paths: list[str]) -
 
 
 def from_scratch_paths(config: TrainConfig, folder: ModelFolder | None) -> frozenset[str]:
-    """Returns the parameters that may start from scratch: those `init.from_scratch` names; all without a folder."""
+    """Returns the paths that may start from scratch: matches of `init.from_scratch`, or all if there is no folder."""
     paths = flatten(abstract(config))
     if folder is None:
         return frozenset(paths)

@@ -231,7 +231,7 @@ def make_train_step(
 
 
 def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_every: int) -> dict[str, Array]:
-    """Returns the sums since the last log line; as part of the state, a resumed run logs the same numbers."""
+    """Returns the sums since the last log line; they are saved, so that a resumed run logs the same numbers."""
     begins = state.step % log_every == 0
     before = jax.tree.map(lambda old, zero: jnp.where(begins, zero, old), state.window, empty_window())
     new = {
@@ -245,7 +245,7 @@ def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_ever
 
 
 class TrainProgram:
-    """The step of a run with every array's place on the mesh, for the loop, `smcd bench train` and `smcd plan`.
+    """The step of a run with the sharding of every array, for the loop, `smcd bench train` and `smcd plan`.
 
     It holds no arrays: states and batches are shapes until `initial_state` or a checkpoint fills them.
 
@@ -323,7 +323,7 @@ class TrainProgram:
             return lowered.compile()
 
     def flops(self) -> int:
-        """Returns the operations of a step over all devices; what rematerialization computes twice counts once."""
+        """Returns the operations of a step over all devices, without recomputation by rematerialization."""
         plain = dataclasses.replace(self.config, remat="none")
         model = make_model(plain.model, policy(plain, self.platform))
         objective = make_objective(plain, model, null=placeholder_null(plain, model))

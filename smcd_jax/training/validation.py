@@ -30,7 +30,8 @@ class Validation:
         program: Program of the run.
         data: Data of the run; validation batches are read once.
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
-        base: Model folder that training starts from, for decoders that the step does not hold; None for none.
+        base: Model folder that training starts from, for decoders that the step does not hold; None to train from
+            scratch.
         folder: Folder of the sample videos.
     """
 
@@ -94,7 +95,7 @@ class Validation:
             writer.video(step, f"sample/{index}", video, fps=fps)
 
     def _read(self, what: Literal["loss", "samples"], count: int) -> list[dict[str, jax.Array]]:
-        """Returns batches of at least ``count`` examples: of the run's batch size for the loss, one for samples."""
+        """Returns at least ``count`` examples: in batches of the run's size for the loss, in one batch for samples."""
         if what not in self._batches:
             config = self._config
             size = config.data.batch_size if what == "loss" else sample_rows(config.run.samples, self._program.mesh)

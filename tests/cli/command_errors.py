@@ -1,4 +1,4 @@
-"""The error behind the exit status of a command."""
+"""Access to the error that ended a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smcd_jax.errors import SMCDError
 
 
 def failure(arguments: list[str]) -> SMCDError:
-    """The error that ends this command with status 2."""
+    """Returns the error that ends this command with status 2."""
     found = []
 
     def report(message: str, debug: bool, prefix: str = "error: ") -> None:

@@ -1,4 +1,4 @@
-"""`smcd animate` with the model that ships: what it writes, that it can be repeated, finished, and run in batches."""
+"""`smcd animate` with the shipped model: its files, repeated runs, finishing an interrupted run, and batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INPUT = ["animate", "--image", PICTURE, "--tracks", TRACKS, "--num_inference_ste
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Programs compiled by one test serve the others, also in another process."""
+    """A compile cache that the tests share, also with other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -44,7 +44,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> Path:
-    """The folder with `clip.*`, the results of one run with every format."""
+    """The folder of `clip.*`, the results of one run with every format."""
     folder = tmp_path_factory.mktemp("first")
     assert (
         main([*INPUT, "--output", str(folder / "clip"), "--formats", "gif,webp,frames", "--seed", "5", "--quiet"]) == 0
@@ -58,7 +58,7 @@ def pipeline() -> VideoPipeline:
 
 
 def strictly(text: str):
-    """JSON without NaN and infinities, which other readers refuse."""
+    """Parses JSON and fails on NaN and infinities, which other readers refuse."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -94,7 +94,7 @@ def test_the_description_says_how_the_clip_was_made(first_run):
     np.testing.assert_array_equal(tracks.boxes, load_tracks(TRACKS).boxes)
 
 
-def test_the_same_command_makes_the_same_frames_and_another_seed_others(first_run, tmp_path):
+def test_the_same_command_makes_the_same_frames_and_another_seed_makes_others(first_run, tmp_path):
     assert main([*INPUT, "--output", str(tmp_path / "b"), "--formats", "frames", "--seed", "5", "--quiet"]) == 0
     assert frames_of(tmp_path / "b_frames") == frames_of(first_run / "clip_frames")
     # a file name as output, and fewer frames at once in the decoder
@@ -113,7 +113,7 @@ def test_existing_results_are_refused_before_anything_is_computed(first_run, cap
     assert {entry: entry.stat().st_mtime_ns for entry in first_run.iterdir()} == before
 
 
-def test_a_run_says_what_it_does_and_overwrites_when_told(tmp_path, capsys):
+def test_a_run_reports_its_stages_and_overwrites_on_request(tmp_path, capsys):
     (tmp_path / "x.mp4").write_bytes(b"old")
     track = "rocket: 300,-20,345,405 -> 300,10,345,290"
     arguments = ["animate", "--image", PICTURE, "--track", track, "--prompt", "lift off", "--num_inference_steps", "2"]
@@ -124,12 +124,12 @@ def test_a_run_says_what_it_does_and_overwrites_when_told(tmp_path, capsys):
     assert "smcd: model tiny on cpu in float32\n" in shown.err
     assert "untrained" not in shown.err
     assert "object 0 'rocket': clipped to the picture in frames 0" in shown.err
-    assert "smcd: denoise: 2 steps in " in shown.err  # stderr is no terminal here: a line for each stage, no bars
+    assert "smcd: denoise: 2 steps in " in shown.err  # stderr is not a terminal here: one line per stage, no bars
     assert "\r" not in shown.err
     assert probe_video(tmp_path / "x.mp4")["frames"] == 8
 
 
-def test_a_run_imports_no_other_framework_though_they_are_installed(tmp_path):
+def test_a_run_imports_no_other_framework_even_if_installed(tmp_path):
     code = (
         "import sys; from smcd_jax.cli import main; status = main(sys.argv[1:]);"
         "print([name for name in ('torch', 'tensorflow', 'transformers', 'diffusers', 'cv2') if name in sys.modules]);"
@@ -154,7 +154,7 @@ def test_a_run_that_fails_in_decoding_is_finished_later_with_the_same_frames(fir
     assert error.endswith(f"; the sample is kept; finish it with: smcd animate --decode_latents {kept}")
     assert {entry.name for entry in tmp_path.iterdir()} == {"x.latents.npz"}
 
-    assert main(arguments) == 2  # not made anew without being told, for what is kept would be lost
+    assert main(arguments) == 2  # refused without --overwrite, because the kept sample would be lost
     assert "unfinished sample" in capsys.readouterr().err
     assert main(["animate", "--decode_latents", str(kept), "--seed", "7"]) == 2
     assert "--seed" in capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     table.write_text(
         "image,tracks,prompt,guidance_scale,seed,output\n"
         f'{PICTURE},{TRACKS},"up, up",,1,out/a\n'
-        f"{PICTURE},{TRACKS},,,2,out/a.mp4/b\n"  # can be written, until the row before has made a file of the folder
+        f"{PICTURE},{TRACKS},,,2,out/a.mp4/b\n"  # fails: the first row has written the file out/a.mp4
         "\n"
         f"{PICTURE},{TRACKS},,2.5,3,\n"
     )
@@ -197,7 +197,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     assert [row["seed"] for row in said] == [1, 3]
     assert [row["prompt"] for row in said] == ["up, up", load_tracks(TRACKS).prompt]
     assert [row["options"]["guidance_scale"] for row in said] == [7.5, 2.5]
-    assert said[1]["seconds"]["compile"] == 0  # another prompt, scale and seed need no other program
+    assert said[1]["seconds"]["compile"] == 0  # another prompt, scale and seed use the same program
 
     stamp = (tmp_path / "out" / "a.mp4").stat().st_mtime_ns
     assert main(common) == 2
@@ -209,7 +209,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     assert (tmp_path / "out" / "a.mp4").stat().st_mtime_ns == stamp
     assert (tmp_path / "requests_0003.mp4").exists()
     assert main([*common, "--resume", "--quiet"]) == 0
-    table.write_text(table.read_text().replace(",,2.5,", ",,2.25,"))  # then what is there is not what is asked for
+    table.write_text(table.read_text().replace(",,2.5,", ",,2.25,"))  # the result no longer matches the row
     capsys.readouterr()
     assert main([*common, "--resume", "--quiet"]) == 2
     assert f"row 3 (line 5): {tmp_path}/requests_0003.json: " in capsys.readouterr().err
@@ -260,7 +260,7 @@ def reference_folder(tmp_path) -> Path:
     return folder
 
 
-def test_the_reference_folder_brings_picture_boxes_and_prompt(pipeline, reference_folder):
+def test_the_reference_folder_provides_picture_boxes_and_prompt(pipeline, reference_folder):
     clip = check_clip({"input_data_path": str(reference_folder), "label": "rocket"}, pipeline, formats=())
     assert clip.description["prompt"] == "a rocket rises"
     assert clip.description["image_size"] == [640, 427]
@@ -279,7 +279,7 @@ def test_tracks_of_the_command_line_are_joined_with_those_of_the_file(pipeline):
 
 
 def test_each_label_keeps_its_own_embedding(pipeline):
-    # Three labels are filled up to four, so that few programs serve any number.
+    # Three labels are padded to four, so that few programs serve any number of labels.
     boxes, mask = np.tile([0.1, 0.1, 0.5, 0.5], (8, 3, 1)), np.ones((8, 3))
     embedded = {}
     for labels in (("dog", "red car", "tree"), ("tree", "dog", "red car")):
@@ -304,9 +304,9 @@ def test_guidance_is_composed_or_that_of_the_reference(pipeline):
     assert reference.description["options"]["reference_guidance"] is True
 
 
-def test_objects_in_no_frame_take_no_place_and_are_told(pipeline, tmp_path):
+def test_objects_absent_from_all_frames_are_ignored_and_noted(pipeline, tmp_path):
     content = json.loads(Path(TRACKS).read_text())
-    content["frames"] = 80  # of which the model keeps every eleventh
+    content["frames"] = 80  # the model keeps every eleventh
     content["objects"].append({**content["objects"][0], "label": "bird", "visible": [[5, 6]]})
     (tmp_path / "t.json").write_text(json.dumps(content))
     clip = check_clip({"image": PICTURE, "tracks": str(tmp_path / "t.json")}, pipeline, formats=())
@@ -314,7 +314,7 @@ def test_objects_in_no_frame_take_no_place_and_are_told(pipeline, tmp_path):
     assert clip.notes[-1] == "ignored objects that are in none of the 8 frames: 'bird'"
 
 
-def test_a_prompt_that_is_too_long_is_cut_only_when_told(pipeline):
+def test_a_prompt_that_is_too_long_is_truncated_only_on_request(pipeline):
     given = {"image": PICTURE, "tracks": TRACKS, "prompt": "word " * 500}
     with refused("prompt", value=given["prompt"]):
         check_clip(given, pipeline, formats=())
@@ -331,7 +331,7 @@ def test_several_videos_have_a_number_in_their_names(tmp_path):
     assert strictly((tmp_path / "a.b_1.json").read_text()) == {"seed": 2}
 
 
-def test_the_boxes_are_drawn_where_they_are_on_frames_large_enough_to_read(tmp_path):
+def test_boxes_are_drawn_in_place_on_frames_large_enough_to_read(tmp_path):
     boxes = np.array([[[0.25, 0.5, 0.5, 0.75]], [[0.5, 0.5, 0.75, 1.0]]])
     files = clip_files(tmp_path / "x")
     files.write(np.zeros((1, 2, 64, 96, 3), np.uint8), BoxTracks(boxes, np.ones((2, 1)), ("dog",)), [{}], fps=4)
@@ -340,12 +340,12 @@ def test_the_boxes_are_drawn_where_they_are_on_frames_large_enough_to_read(tmp_p
     for frame, (x1, y1, x2, y2) in zip(drawn, boxes[:, 0] * [384, 256, 384, 256], strict=True):
         rows, columns = (frame[..., 0] > 100).nonzero()  # orange on black; H.264 blurs by a pixel or two
         assert (columns.min(), columns.max(), rows.max()) == pytest.approx((x1, x2 - 1, y2 - 1), abs=2)
-        assert y1 - 30 < rows.min() < y1 - 8  # the label stands above
+        assert y1 - 30 < rows.min() < y1 - 8  # the label is above
 
 
 def test_if_one_file_cannot_be_written_none_appears(tmp_path):
     files = clip_files(tmp_path / "x.gif", count=2)
     tracks = BoxTracks(np.tile([0.1, 0.1, 0.5, 0.5], (3, 1, 1)), np.ones((3, 1)), ("dog",))
-    with pytest.raises(ValueError, match="nan"):  # the last of the files, the second description, is no JSON
+    with pytest.raises(ValueError, match="nan"):  # the last file, the second description, is not valid JSON
         files.write(np.zeros((2, 3, 16, 16, 3), np.uint8), tracks, [{}, {"scale": float("nan")}], fps=4)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a user can get wrong about `smcd animate`: one line that says what to do, status 2, and nothing left behind."""
+"""Wrong input to `smcd animate`: one line with advice, exit status 2, and no files left behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE = str(ASSETS / "examples" / "rocket" / "img.png")
 TRACKS = ASSETS / "examples" / "rocket" / "tracks.json"
 TRACK = "rocket: 300,125,345,405 -> 300,10,345,290"
 
-# (what differs from a good command, fields of the error); None removes the flag
+# (changes to a valid command, fields of the error); None removes the flag
 OPTIONS = [
     ({"--image": "nope.png"}, {"path": "nope.png"}),
     ({"--image": str(TRACKS)}, {"path": str(TRACKS)}),
@@ -134,7 +134,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Some faults show only when the encoders have run."""
+    """A compile cache for faults that appear only after the encoders have run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -142,14 +142,14 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch) -> Path:
-    """The current folder: empty but for half a picture."""
+    """The current folder, empty except for a truncated picture."""
     monkeypatch.chdir(tmp_path)
     Path("cut.png").write_bytes(Path(PICTURE).read_bytes()[:3000])
     return tmp_path
 
 
 def refused(arguments: list[str], capfd) -> SMCDError:
-    """The error with which `smcd` refuses these arguments, after checking that it did nothing else."""
+    """Returns the error with which `smcd` refuses these arguments, after checking that it did nothing else."""
     before = sorted(Path().rglob("*"))
     error = failure(arguments)
     shown = capfd.readouterr()
@@ -203,7 +203,7 @@ def test_the_reference_folder_needs_a_label(capfd):
 
 
 @pytest.mark.parametrize("text", ["", "PK\3\4 not really", None])
-def test_a_file_that_is_no_kept_sample_is_refused(text, capfd):
+def test_a_file_other_than_a_kept_sample_is_refused(text, capfd):
     if text is not None:
         Path("x.latents.npz").write_text(text)
     check(
@@ -247,7 +247,7 @@ def exchange_unet(folder: Path) -> None:
     shutil.copytree(folder / "params" / "autoencoder", folder / "params" / "unet")
 
 
-# Damage to a model folder, the file or folder that the refusal names, and its argument.
+# Damage to a model folder, the file or folder that the error names, and its argument.
 MODELS = {
     "description cut": (cut("model.json"), "model.json", None),
     "checksums cut": (cut("checksums.json"), "checksums.json", None),
@@ -282,7 +282,7 @@ def test_a_damaged_model_folder_or_one_of_another_variant_is_refused(name, workp
     error = failure([*command({"--model": "model"}), "--quiet", "--num_inference_steps", "1"])
     shown = capfd.readouterr().err
     assert shown.startswith("smcd: error: ")
-    assert shown.count("\n") == 1  # of whatever thread or library
+    assert shown.count("\n") == 1  # from any thread or library
     if place is not None:
         assert Path(error.path) == workplace / "model" / place
     if argument is not None:
@@ -299,8 +299,8 @@ def test_noise_without_signal_is_refused_where_noise_is_predicted(workplace, cap
     assert shown.count("\n") == 1
 
 
-def test_what_else_fails_to_load_from_a_cut_folder_is_not_told(workplace):
-    """Without silencing it, one such load in two fills the terminal with tracebacks of other threads."""
+def test_further_failures_to_load_a_truncated_folder_are_silent(workplace):
+    """Without silencing, every second load would fill the terminal with tracebacks of other threads."""
     shutil.copytree(ASSETS / "models" / "tiny", workplace / "model")
     cut("params/unet/ocdbt.process_0/d/*")(workplace / "model")
     code = (

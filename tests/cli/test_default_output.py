@@ -1,4 +1,4 @@
-"""The default name of a video: that of the input, unless a folder has it."""
+"""The default name of a video is that of the input, unless a folder has this name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smcd_jax.cli.clip import _output
         ({}, "video", "video_video"),
     ],
 )
-def test_a_folder_of_that_name_is_no_obstacle(tmp_path, monkeypatch, values, folder, name):
+def test_a_folder_with_the_default_name_is_avoided(tmp_path, monkeypatch, values, folder, name):
     (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert str(_output(values, Path())) == name

@@ -1,4 +1,4 @@
-"""`smcd doctor`: a table of what is here, and a status that says whether something needed is broken."""
+"""`smcd doctor`: a table of the installation, and an exit status that says whether a required part is broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smcd_jax.media import encoder
 
 @pytest.fixture(autouse=True)
 def compile_cache(tmp_path, monkeypatch) -> Path:
-    """A cache of this test alone: JAX keeps the first that it is told of."""
+    """A cache for one test alone, because JAX keeps the first one that it is configured with."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path / "cache"))
@@ -30,7 +30,7 @@ def table(shown: str) -> dict[str, tuple[str, str]]:
     return {subject: tuple(rest.strip().split(maxsplit=1)) for subject, rest in rows}
 
 
-def test_all_is_well_here(compile_cache, capsys):
+def test_this_installation_passes(compile_cache, capsys):
     assert main(["doctor"]) == 0
     found = table(capsys.readouterr().out)
     subjects = {
@@ -53,7 +53,7 @@ def test_all_is_well_here(compile_cache, capsys):
     assert found["extra test"][0] == "ok"  # pytest is running
 
 
-def test_an_extra_that_is_missing_is_no_fault_and_told_how_to_install(monkeypatch, capsys):
+def test_a_missing_extra_is_not_a_fault_and_has_its_install_command(monkeypatch, capsys):
     monkeypatch.setitem(doctor.EXTRAS, "eval", ("no_such_module", "evaluation"))
     assert main(["doctor"]) == 0
     assert table(capsys.readouterr().out)["extra eval"] == ("-", "for evaluation: pip install 'smcd_jax[eval]'")

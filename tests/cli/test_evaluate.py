@@ -44,7 +44,7 @@ from tests.evaluation.evaluation_clips import (
 from tests.evaluation.onnx_tracker import write_red_tracker
 
 STEPS = ["--num_inference_steps", "2"]
-# Clips are made by the same program with the same numbers whatever the device; this is far above what could round.
+# All devices run the same program on the same numbers; this is far above any rounding difference.
 OTHER_DEVICES = 1e-4
 
 
@@ -60,7 +60,7 @@ def records(tmp_path_factory) -> RecordFolder:
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_pipelines(tmp_path_factory):
-    """One pipeline a device for all tests here: compiling it is what takes the time."""
+    """One pipeline per device for all tests here, because compiling takes most of the time."""
     opened: dict = {}
 
     def open_once(args, *, verify):
@@ -111,7 +111,7 @@ def times_of(output: Path) -> dict[Path, int]:
 
 
 class TestSampling:
-    def test_a_run_writes_whole_clips_and_says_how_they_were_made(self, first, model, records):
+    def test_a_run_writes_complete_clips_with_their_provenance(self, first, model, records):
         evaluation = read_evaluation_list(first / "list.json")
         assert {folder.name for folder in (first / "clips").iterdir()} == set(records.clip_ids)
         for entry in evaluation.entries:
@@ -204,7 +204,7 @@ class TestSampling:
         used, make, together = [], SamplingRun.make, threading.Barrier(4)
 
         def at_once(run, *rest):
-            together.wait(timeout=300)  # or the first device would have made all before the others are compiled
+            together.wait(timeout=300)  # otherwise the first device would make all clips before the others are compiled
             used.append(jnp.zeros(()).device)
             return make(run, *rest)
 
@@ -217,7 +217,7 @@ class TestSampling:
         for one, other in zip(read_results(first).rows, read_results(tmp_path / "four").rows, strict=True):
             assert other.metric.value == pytest.approx(one.metric.value, abs=OTHER_DEVICES)
 
-    def test_parts_make_the_whole(self, first, model, records, tmp_path, capsys):
+    def test_all_parts_together_make_every_clip(self, first, model, records, tmp_path, capsys):
         for part, clips in (("1/3", 2), ("2/3", 1), ("3/3", 1)):
             assert main(command(model, records, tmp_path / "parts", *METRICS, "--part", part)) == 0
             assert f"sample: {clips} clip" in capsys.readouterr().err
@@ -226,7 +226,7 @@ class TestSampling:
         assert "sample" not in capsys.readouterr().err
         assert (tmp_path / "parts" / "metrics.json").read_bytes() == (first / "metrics.json").read_bytes()
 
-    def test_other_options_do_not_mix_with_clips_made_before(self, first, model, records, capsys):
+    def test_other_options_are_refused_in_an_existing_folder(self, first, model, records, capsys):
         before = times_of(first)
         assert main([*command(model, records, first, *METRICS), "--eta", "1"]) == 2
         assert "eta was 0.0 when this evaluation started and is now 1.0" in capsys.readouterr().err
@@ -234,7 +234,7 @@ class TestSampling:
             _run([*command(model, records, first, *METRICS), "--intervention", "no_boxes"])
         assert times_of(first) == before
 
-    def test_what_the_model_refuses_is_refused_before_sampling(self, model, records, tmp_path, capsys):
+    def test_arguments_that_the_model_refuses_are_refused_before_sampling(self, model, records, tmp_path, capsys):
         with refused() as record:
             _run(command(model, records, tmp_path / "x", "--height", "15"))
         assert "height" in str(record.value)
@@ -242,7 +242,7 @@ class TestSampling:
             _run(command(model, records, tmp_path / "x", "--max_objects", "3"))
         assert not (tmp_path / "x" / "clips").exists()
 
-    def test_an_intervention_changes_what_the_model_is_given(self, model, records, tmp_path):
+    def test_an_intervention_changes_the_input_of_the_model(self, model, records, tmp_path):
         flags = ["--metrics", "psnr,psnr-autoencoder", "--intervention", "swapped_labels", "--quiet"]
         assert main(command(model, records, tmp_path / "x", *flags)) == 0
         results = read_results(tmp_path / "x")
@@ -263,7 +263,7 @@ class TestVideosOfOthers:
         flags = ["--videos", str(videos), "--data", str(records.folder), "--output", str(output)]
         return main(["evaluate", *flags, "--num_frames", str(FRAMES), *more])
 
-    def test_they_are_measured_the_same_way(self, records, videos, tmp_path, capsys):
+    def test_videos_of_another_system_are_measured_the_same_way(self, records, videos, tmp_path, capsys):
         assert self.evaluated(records, videos, tmp_path / "x", "--metrics", "psnr,ssim") == 0
         shown = capsys.readouterr().out
         assert shown.splitlines()[0].split()[:3] == ["metric", "better", "value"]
@@ -332,7 +332,7 @@ class TestVideosOfOthers:
         assert [clip.clip_id for clip in results.clips] == [entry.clip_id for entry in entries[:2]]
         assert results.evaluation["list"]["clips"] == 2
 
-    def test_two_evaluations_are_compared_if_they_are_of_one_list(self, records, videos, tmp_path, capsys):
+    def test_two_evaluations_of_one_list_are_compared(self, records, videos, tmp_path, capsys):
         better = write_videos(tmp_path / "better", eval_clips(records), lambda video, clip: noisy(video, clip, 4))
         for name, of, more in (("a", videos, []), ("b", better, []), ("c", videos, ["--count", "2"])):
             assert self.evaluated(records, of, tmp_path / name, "--metrics", "psnr", *more) == 0
@@ -347,7 +347,7 @@ class TestVideosOfOthers:
         with refused(path=tmp_path):
             _run(["compare", str(tmp_path / "a"), str(tmp_path), "--output", str(page)])
 
-    def test_names_for_vbench(self, records, videos, tmp_path, capsys):
+    def test_files_for_vbench_have_the_expected_names(self, records, videos, tmp_path, capsys):
         more = ["--metrics", "psnr", "--vbench", str(tmp_path / "vbench")]
         assert self.evaluated(records, videos, tmp_path / "x", *more) == 0
         assert f"4 clips for VBench-I2V in {tmp_path / 'vbench'}" in capsys.readouterr().out
@@ -360,7 +360,7 @@ def records_picture(records: RecordFolder, clip_id: str, frame: int) -> np.ndarr
 
 
 def read_evaluation_list_of(content: dict):
-    """The list of that content, without its entries."""
+    """Returns the evaluation list with this content, without its entries."""
     from data_pipeline.evaluation_lists import EvaluationList
 
     return EvaluationList(content["records"]["name"], content["records"]["split"], content["frames"], ())
@@ -382,7 +382,7 @@ def read_evaluation_list_of(content: dict):
         (["--model", "tiny", "--output", "x", "--trackers", "vit:x.onnx"], "trackers"),
     ],
 )
-def test_flags_that_do_not_go_together(records, tmp_path, monkeypatch, flags, argument):
+def test_flags_that_exclude_each_other_are_refused(records, tmp_path, monkeypatch, flags, argument):
     monkeypatch.chdir(tmp_path)
     with refused(argument):
         _run(["evaluate", "--data", str(records.folder), *flags])
@@ -397,7 +397,7 @@ def test_without_jinja2_the_command_stops_before_sampling(records, tmp_path, mon
 
 
 @pytest.mark.parametrize("flag", [["--part", "3/2"], ["--metrics", ","], ["--intervention", "no_text"]])
-def test_a_flag_of_another_form_is_refused_by_name(records, tmp_path, capsys, flag):
+def test_a_malformed_flag_is_refused_by_name(records, tmp_path, capsys, flag):
     assert (
         main(["evaluate", "--data", str(records.folder), "--videos", "v", "--output", str(tmp_path / "x"), *flag]) == 2
     )

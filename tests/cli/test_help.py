@@ -21,7 +21,7 @@ SCREEN = 30  # lines of 100 columns
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Every parser by command, such as "tracks draw"; "" for `smcd` itself."""
+    """Returns every parser by command, such as "tracks draw"; "" for `smcd` itself."""
     found = {"": cli._top_parser()}
     for name, parser in command_parsers().items():
         found[name] = parser
@@ -35,7 +35,7 @@ PARSERS = parsers()
 
 
 def examples(text: str) -> list[list[str]]:
-    """The commands under "examples:", as arguments of `main`."""
+    """Returns the commands under "examples:", as arguments of `main`."""
     lines = text.partition("examples:\n")[2].split("\n\n")[0].replace("\\\n", " ").splitlines()
     return [shlex.split(line)[1:] for line in lines]
 
@@ -48,7 +48,7 @@ def test_help_fits_on_one_screen_and_has_examples(name):
     assert examples(text)
 
 
-def test_all_options_are_one_word_away(capsys):
+def test_one_word_shows_all_options(capsys):
     assert main(["animate", "--help"]) == 0
     assert "--timestep_spacing" not in capsys.readouterr().out
     assert main(["animate", "--help", "all"]) == 0
@@ -65,7 +65,7 @@ def test_examples_are_valid_command_lines(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 def test_examples_run_as_they_stand(name, tmp_path, monkeypatch):
-    """In an empty folder, which shows the configs of the project as a clone does."""
+    """The examples run in an empty folder that contains the configs of the project, like a clone."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     for arguments in examples(PARSERS[name].epilog):

@@ -1,4 +1,4 @@
-"""Files of requests as spreadsheets and Windows write them."""
+"""Request files as spreadsheets and Windows write them."""
 
 from __future__ import annotations
 

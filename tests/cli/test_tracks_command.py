@@ -1,4 +1,4 @@
-"""`smcd tracks`: its report on a file, the files it writes, and what it refuses."""
+"""`smcd tracks`: its report on a file, the files that it writes, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bbox() -> str:
 
 @pytest.fixture
 def files(bbox, workplace) -> list[Path]:
-    """The files of a working folder with some wrong ones."""
+    """The files of a working folder, some of them invalid."""
     Path("boxes.txt").write_text("1,2,3,4\n")
     box = {"label": "a", "keyframes": [{"frame": 0, "box": [0, 0, 1, 1]}]}
     content = {"format": "smcd-tracks", "version": 1, "frames": 2, "size": [1, 1], "objects": [box]}
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
 
 
 def fails(arguments: list[str], capsys) -> str:
-    """The one line on stderr of a command that exits with status 2 and prints nothing on stdout."""
+    """Returns the only line on stderr of a command that exits with status 2 and prints nothing on stdout."""
     assert main(["tracks", *arguments]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("smcd: error: ")
@@ -95,7 +95,7 @@ def test_validate_continues_after_a_wrong_file_and_fails(capsys):
 
 
 @pytest.mark.parametrize("name", ["smcd-tracks", "reference", "got10k", "mot", "youtube-vis"])
-def test_a_conversion_there_and_back_keeps_the_boxes(name):
+def test_a_round_trip_conversion_keeps_the_boxes(name):
     there = "there.json" if name in ("smcd-tracks", "youtube-vis") else "there"
     assert main(["tracks", "convert", TRACKS, there, "--format", name]) == 0
     label = ["--label", "rocket"] if name == "reference" else []
@@ -121,7 +121,7 @@ def test_a_conversion_spreads_the_motion_over_other_frames():
 def test_draw_makes_a_sheet_or_a_video(bbox, capsys):
     assert (
         main(["tracks", "draw", bbox, "--output", "new/sheet.png", "--label", "dog"]) == 0
-    )  # the picture is beside it
+    )  # the picture is next to the file
     sheet = read_picture("new/sheet.png")
     assert sheet.shape[1] > 2 * 640
     assert main(["tracks", "draw", TRACKS, "--image", PICTURE, "--output", "boxes.mp4", "--fps", "4"]) == 0

@@ -60,7 +60,7 @@ def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, tmp_path):
 
 
 def test_float32_values_survive_bit_for_bit(tmp_path):
-    """Random bits of every kind, also NaN payloads and denormals, go through a table unchanged."""
+    """Random bits of every kind, including NaN payloads and denormals, pass through a table unchanged."""
     config = ModelFolder("tiny").config.unet
     rng, leaves = np.random.default_rng(0), flatten(abstract_params(config))
     rows = unet_rows(config)
@@ -72,7 +72,7 @@ def test_float32_values_survive_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(back[name].view(np.uint32), tensor.view(np.uint32))
 
 
-def test_converted_folder_has_the_arrays_of_the_one_it_came_from(published, tmp_path):
+def test_a_converted_folder_has_the_arrays_of_its_source(published, tmp_path):
     conversion = convert(published, tmp_path / "model")
     folder = conversion.folder
     assert folder.digest == ModelFolder("tiny").digest
@@ -96,7 +96,7 @@ def test_cast_once_gates_stay_float32(published, tmp_path):
 
 
 def test_second_file_may_hold_a_controlnet(tmp_path):
-    """Its names tell it from an image encoder."""
+    """The names of its tensors distinguish it from an image encoder."""
     tiny = PRESETS["tiny"]
     unet = dataclasses.replace(
         tiny.unet,
@@ -104,7 +104,7 @@ def test_second_file_may_hold_a_controlnet(tmp_path):
         image_latent=False,
         control=True,
         image_width=1024,
-        groups=32,  # as every published one
+        groups=32,  # as in every published ControlNet
     )
     branch = ControlNetConfig(dataclasses.replace(unet, gate="none", control=False, object_width=1024))
     config = dataclasses.replace(tiny, unet=unet, image_encoder=None, controlnet=branch)
@@ -165,7 +165,7 @@ def other_variant(path):
     ],
     ids=["truncated", "empty", "text", "list", "no tensors"],
 )
-def test_a_file_that_is_no_file_of_weights_is_refused_and_leaves_nothing(damaged, tmp_path, damage):
+def test_a_file_without_weights_is_refused_and_nothing_is_written(damaged, tmp_path, damage):
     damage(damaged / "pytorch_model.bin")
     with refused(path=damaged / "pytorch_model.bin"):
         convert(damaged, tmp_path / "model")
@@ -179,7 +179,7 @@ def test_a_missing_file_is_refused_by_its_stem(damaged, tmp_path):
 
 
 @pytest.mark.parametrize(("damage", "missing"), [(drop_tensor, "out.2.bias"), (other_variant, "cross_norm1")])
-def test_weights_of_another_variant_are_refused_with_a_list_and_leave_nothing(damaged, tmp_path, damage, missing):
+def test_weights_of_another_variant_are_refused_with_a_list(damaged, tmp_path, damage, missing):
     damage(damaged / "pytorch_model.bin")
     with refused(path=damaged / "pytorch_model.bin") as record:
         convert(damaged, tmp_path / "model")
@@ -256,7 +256,7 @@ def test_unet_computes_what_diffusers_computes():
     conditions = module.apply(params, jnp.asarray(text), method="keys_values")
     got = jax.jit(module.apply)(params, video, t.astype(np.float32), conditions)
     error = np.abs(np.moveaxis(np.asarray(got), -1, 1) - want.numpy()).max() / np.abs(want.numpy()).max()
-    assert error < 2e-5  # float32 rounding through some sixty layers
+    assert error < 2e-5  # float32 rounding through about sixty layers
 
 
 def test_autoencoder_computes_what_diffusers_computes():
@@ -297,7 +297,7 @@ def test_names_of_old_diffusers_are_translated():
 
 @pytest.fixture(scope="module")
 def diffusers_folder(tmp_path_factory):
-    """A tiny ModelScope text-to-video as diffusers saves it."""
+    """A tiny ModelScope text-to-video model as diffusers saves it."""
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("diffusers")
     unet = diffusers.UNet3DConditionModel(

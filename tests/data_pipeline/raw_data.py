@@ -1,4 +1,4 @@
-"""Small raw data sets in their original layouts for tests of the builders, and a source with faults."""
+"""Small raw data sets in their original layouts for tests of the builders, and a source with damaged clips."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = 
 
 
 class Misbehaving:
-    """A source of `clips` clips; those in `bad` are damaged, the one of index `deadly` ends its process."""
+    """A source of `clips` clips; those in `bad` are damaged, and the clip with index `deadly` ends its process."""
 
     name = "misbehaving"
     splits = ("train", "val")

@@ -73,7 +73,7 @@ def joined(parts: list[HostBatch]) -> HostBatch:
     )
 
 
-def test_rows_hold_the_frames_boxes_and_texts_of_the_clip_and_window_they_name(records):
+def test_rows_hold_the_frames_boxes_and_texts_of_their_clip_and_window(records):
     batches = Batches([video_source(records)], 6, threads=2)
     for batch in take(batches, OrderState(1), 4):
         assert batch.arrays["video"].dtype == np.uint8
@@ -106,7 +106,7 @@ def check_row(row: dict[str, np.ndarray], index: int, start: int) -> None:
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_load_what_one_loads(records, hosts):
+def test_all_hosts_together_load_the_batch_of_one_host(records, hosts):
     state = OrderState(3, 0, 5)
     alone = take(Batches([video_source(records, crop_keep=0.9)], 8), state, 4)
     parts = [
@@ -117,7 +117,7 @@ def test_hosts_together_load_what_one_loads(records, hosts):
         assert_equal(joined([part[step] for part in parts]), whole)
 
 
-def test_a_batch_holds_the_state_from_which_its_successor_comes(records):
+def test_a_batch_holds_the_state_of_the_next_batch(records):
     batches = Batches([video_source(records, crop_keep=0.9)], 5)
     whole = take(batches, OrderState(4), 6)
     for step in (1, 4):
@@ -203,7 +203,7 @@ def test_objects_present_most_then_largest_are_kept_in_their_order():
     assert choose_objects(boxes[:, :0], mask[:, :0], 2)[0].size == 0
 
 
-def test_objects_alike_are_kept_in_the_order_of_the_record():
+def test_objects_of_equal_rank_are_kept_in_the_order_of_the_record():
     boxes, mask = np.tile(np.array([0, 0, 0.5, 0.5], np.float32), (3, 6, 1)), np.ones((3, 6), bool)
     assert choose_objects(boxes, mask, 4)[0].tolist() == [0, 1, 2, 3]
 
@@ -276,7 +276,7 @@ class LateDamage(VideoSource):
         return dropped
 
 
-def test_nothing_of_a_damaged_clip_stays_in_its_row(records):
+def test_a_substituted_row_keeps_nothing_of_the_damaged_clip(records):
     source = LateDamage(records, SIZE, tokenizer=TOKENIZER)
     for batch in take(Batches([source], 12, max_bad_share=0.1), OrderState(0), 8):
         for row, clip_id in enumerate(batch.clip_ids):
@@ -284,7 +284,7 @@ def test_nothing_of_a_damaged_clip_stays_in_its_row(records):
             check_row(arrays, int(clip_id[-3:]), batch.starts[row])
 
 
-def test_nothing_but_damage_ends_the_run_in_one_error_without_tensorflows_traceback(records, tmp_path, capfd):
+def test_only_damaged_clips_end_the_run_in_one_error_without_a_traceback(records, tmp_path, capfd):
     every_frame = [(clip, frame) for clip in range(12) for frame in range(squares.length(clip))]
     copy = damaged_copy(records, tmp_path / "copy", every_frame)
     with refused("sources", value=16):
@@ -304,7 +304,7 @@ def test_frames_are_resized_as_pictures_are():
     np.testing.assert_array_equal(decode_frame(frame, height=32, width=32), wanted)
 
 
-def test_a_large_jpeg_decoded_at_part_of_its_size_stays_near_what_resizing_gives():
+def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_a_resized_one():
     """Half-size decoding averages in the frequency domain first; 40 dB is a mean error of 2.5 of 255 levels."""
     frame = squares.jpeg(natural_picture(360, 640))
     exact = resize_picture(np.array(Image.open(io.BytesIO(frame))), height=128, width=128)
@@ -335,7 +335,7 @@ def test_crops_vary_and_are_pure():
 
 @pytest.mark.parametrize("key", range(5))
 def test_boxes_follow_the_crop(key):
-    """The box matches the position of a white rectangle to the pixel that resizing blurs."""
+    """The box matches the position of a white rectangle to one pixel, which resizing blurs."""
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[50:150, 120:280] = 255
     box = np.array([[[120 / 400, 50 / 200, 280 / 400, 150 / 200]]], np.float32)
@@ -395,7 +395,7 @@ def test_batches_reach_the_devices_in_order_whole_and_split_over_the_mesh(record
         assert_equal(one, other)
 
 
-def test_prefetching_is_ahead_by_as_many_batches_as_said(records):
+def test_prefetching_is_ahead_by_the_requested_number_of_batches(records):
     pulled = []
 
     def counted():
@@ -436,7 +436,7 @@ for step, batch in enumerate(islice(prefetch_to_device(batches, devices, 8), 2))
 """
 
 
-def test_two_processes_hold_the_batch_of_one(records, tmp_path):
+def test_two_processes_hold_the_batch_of_one_process(records, tmp_path):
     folder = tmp_path / "records"
     shutil.copytree(records.folder, folder)
     with socket.socket() as free:
@@ -457,7 +457,7 @@ def test_two_processes_hold_the_batch_of_one(records, tmp_path):
             np.testing.assert_array_equal(np.concatenate(parts), array)
 
 
-def test_an_evaluation_list_is_fixed_by_its_seed_and_carries_its_hash(records, tmp_path):
+def test_an_evaluation_list_depends_on_its_seed_and_contains_its_hash(records, tmp_path):
     made = make_evaluation_list(records, frames=4, count=6, seed=1)
     assert made == make_evaluation_list(records, frames=4, count=6, seed=1)
     assert made.sha256 != make_evaluation_list(records, frames=4, count=6, seed=2).sha256

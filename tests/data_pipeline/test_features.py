@@ -111,7 +111,7 @@ def half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def test_every_window_of_the_cache_is_what_the_encoders_make_of_the_records(records, cache_folder):
+def test_every_window_of_the_cache_equals_the_encoded_records(records, cache_folder):
     cache = open_cache(cache_folder)
     assert len(list(cache_folder.glob("part-*.data"))) == 3
     assert cache.clip_ids == records.clip_ids
@@ -133,7 +133,7 @@ def test_every_window_of_the_cache_is_what_the_encoders_make_of_the_records(reco
                 np.testing.assert_array_equal(window.labels, numbers_of(list(clip.labels), 6).astype(np.float16))
 
 
-def test_the_cached_path_shows_the_clips_windows_and_boxes_of_the_decoded_path(records, cache_folder):
+def test_the_cached_path_gives_the_clips_windows_and_boxes_of_the_decoded_path(records, cache_folder):
     tokenizer, state = Tokenizer.published(), OrderState(8, 0, 3)
     decoded = take(Batches([VideoSource(records, SIZE, tokenizer=tokenizer)], 5), state, 6)
     cached = take(Batches([FeatureSource(open_cache(cache_folder), SIZE)], 5), state, 6)
@@ -155,7 +155,7 @@ def test_the_cached_path_shows_the_clips_windows_and_boxes_of_the_decoded_path(r
             np.testing.assert_array_equal(other.arrays["text"][row], half(numbers_of([caption], 30)).reshape(5, 6))
 
 
-def test_latents_are_scaled_draws_from_the_posterior(cache_folder):
+def test_latents_are_scaled_samples_from_the_posterior(cache_folder):
     """Means 0..128, deviation exp(-1): over n draws the mean of the noise is 0 within 5 / sqrt(n), its square 1."""
     source = FeatureSource(open_cache(cache_folder), SIZE)
     noise = []
@@ -170,7 +170,7 @@ def test_latents_are_scaled_draws_from_the_posterior(cache_folder):
     assert len(np.unique(noise)) > 0.9 * noise.size
 
 
-def test_the_draw_is_a_function_of_the_place_alone(cache_folder):
+def test_the_sample_depends_on_the_position_alone(cache_folder):
     source = FeatureSource(open_cache(cache_folder), SIZE)
     [first, second] = take(Batches([source], 12), OrderState(0), 2)
     [again] = take(Batches([source], 12, threads=1), first.state, 1)
@@ -272,7 +272,7 @@ def test_a_cache_is_not_continued_with_other_settings(records, cache_folder, tmp
         write_features(records, tmp_path / "full", made_encoders(), progress=False)
 
 
-def test_a_cache_of_another_size_or_none_is_refused(cache_folder, tmp_path):
+def test_a_cache_of_another_size_or_a_missing_cache_is_refused(cache_folder, tmp_path):
     with refused("size", path=cache_folder, value=(32, 16)):
         FeatureSource(open_cache(cache_folder), dataclasses.replace(SIZE, width=32))
     with refused(path=tmp_path / "feature_cache.json"):
@@ -304,7 +304,7 @@ def test_changed_features_are_noticed_and_replaced(cache_folder, tmp_path):
     assert list(batches.bad_clips.reasons[0]) == ["clip-004"]
 
 
-def test_frames_that_cannot_be_read_cost_only_their_windows(records, tmp_path):
+def test_an_unreadable_frame_affects_only_its_windows(records, tmp_path):
     shutil.copytree(records.folder, tmp_path / "records")
     copy = RecordFolder(tmp_path / "records", "train")
     squares.damage_frame(copy, 4, 15)
@@ -338,7 +338,7 @@ def test_two_writers_do_not_share_a_folder(records, tmp_path):
         write_features(records, tmp_path / "cache", made_encoders(moments=second), progress=False)
 
 
-def test_parts_hold_what_fits(monkeypatch):
+def test_a_part_holds_as_many_clips_as_fit(monkeypatch):
     monkeypatch.setattr(writer, "PART_FRAMES", 10)
     monkeypatch.setattr(writer, "PART_CLIPS", 3)
     lengths = np.array([4, 6, 1, 25, 2, 2, 2, 2], np.int32)
@@ -346,7 +346,7 @@ def test_parts_hold_what_fits(monkeypatch):
     assert split_parts(np.array([], np.int32)) == []
 
 
-def test_features_of_a_model_are_what_its_networks_give(records, tmp_path):
+def test_features_of_a_model_are_the_outputs_of_its_networks(records, tmp_path):
     """Tolerance: float16 has a relative step of 2^-11; float32 sums differ in order on 8 devices."""
     folder = ModelFolder("tiny")
     [report] = prepare_features(records.folder, "tiny", output=tmp_path, height=32, width=32, progress=False)
@@ -386,7 +386,7 @@ def test_encoders_take_any_number_up_to_a_batch_and_use_all_devices():
     np.testing.assert_allclose(encoders.moments(frames[3:4]), whole[3:4], rtol=1e-5, atol=1e-5)
 
 
-def test_an_encoder_keeps_its_identity_while_the_unet_is_trained_and_no_longer(tmp_path):
+def test_training_the_unet_keeps_the_identity_of_an_encoder_and_training_it_does_not(tmp_path):
     model = tmp_path / "model"
     shutil.copytree(ModelFolder("tiny").path, model)
     before = encoder_identity(model, ENCODERS)
@@ -401,7 +401,7 @@ def test_an_encoder_keeps_its_identity_while_the_unet_is_trained_and_no_longer(t
         encoder_identity(tmp_path, ENCODERS)
 
 
-def test_every_path_of_the_benchmark_delivers(tmp_path):
+def test_every_path_of_the_benchmark_delivers_clips(tmp_path):
     settings = InputBenchmark(
         ExampleSize(frames=2, height=32, width=32, objects=2),
         batch=2,
@@ -428,7 +428,7 @@ def test_every_path_of_the_benchmark_delivers(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_pipeline_is_as_many_times_faster_than_the_plain_loop_as_stated(tmp_path):
+def test_the_pipeline_is_faster_than_the_plain_loop_by_the_documented_factor(tmp_path):
     speeds = {speed.name: speed for speed in measure_input(InputBenchmark(), tmp_path)}
     plain = speeds["plain loop"].clips_per_core_second
     assert speeds["decoded"].clips_per_core_second >= 5 * plain

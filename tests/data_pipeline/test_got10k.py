@@ -50,7 +50,7 @@ def test_a_box_without_area_or_outside_the_picture_is_absent_and_reported(tmp_pa
     assert report.splits["train"].notes == {EMPTY: 1}
 
 
-def test_one_frame_is_a_video_too_and_labels_need_not_be_ascii(tmp_path):
+def test_a_clip_may_have_one_frame_and_labels_need_not_be_ascii(tmp_path):
     meta = "[METAINFO]\nobject_class: Schildkröte 亀\nmotion_class: плавает\nresolution: (64, 48)\n"
     got10k_sequence(tmp_path / "raw" / "train" / NAME, BOXES[:1], meta_info_ini=meta)
     clip = clips_of("got10k", tmp_path / "raw", tmp_path / "out")[NAME]
@@ -167,7 +167,7 @@ def test_damaged_frames_are_named(tmp_path, damage):
         assert any(place in bad.value.reason for place in ("00000002.jpg", "frame 1 "))
 
 
-def test_a_listed_sequence_that_is_not_there_is_counted(tmp_path):
+def test_a_missing_sequence_of_the_list_is_counted(tmp_path):
     got10k_sequence(tmp_path / "raw" / "train" / NAME, BOXES[:2])
     got10k_sequence(tmp_path / "raw" / "train" / "GOT-10k_Train_000009", BOXES[:2])
     (tmp_path / "raw" / "train" / "list.txt").write_text(f"{NAME}\nGOT-10k_Train_000002\n")

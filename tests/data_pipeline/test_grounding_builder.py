@@ -136,7 +136,7 @@ def annotation(number: int = 0, **changes) -> dict:
         (annotation(text_embedding_before=base64.b64encode(b"\x00" * 8).decode()), "bad label embeddings"),
     ],
 )
-def test_damaged_lines_cost_their_clip_alone(tmp_path, line, kind):
+def test_a_damaged_line_affects_only_its_clip(tmp_path, line, kind):
     grounding_shard(tmp_path / "train-00.tsv", [line, grounding_item(1, CAPTION, OBJECTS)])
     source = make_source("grounding", tmp_path)
     with pytest.raises(BadClip) as bad:
@@ -145,7 +145,7 @@ def test_damaged_lines_cost_their_clip_alone(tmp_path, line, kind):
     assert source.clip("train", 1).labels == ("Eine Frau", "犬")
 
 
-def test_a_file_cut_short_costs_its_last_line(tmp_path):
+def test_a_truncated_file_loses_only_its_last_line(tmp_path):
     shard = tmp_path / "raw" / "train-00.tsv"
     grounding_shard(shard, items(4))
     shard.write_bytes(shard.read_bytes()[:-300])

@@ -111,7 +111,7 @@ def test_an_epoch_without_weights_shows_every_eligible_clip_once(sequence, seed,
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 30), st.floats(0.2, 5)), min_size=1, max_size=4), st.integers(60, 120), SEEDS)
-def test_weights_hold_in_every_epoch_and_no_clip_comes_again_before_all_have_come(sets, epoch_length, seed):
+def test_weights_hold_in_every_epoch_and_no_clip_repeats_before_all_were_used(sets, epoch_length, seed):
     sizes, weights = zip(*sets, strict=True)
     mixture = make_mixture(sizes, weights, epoch_length=epoch_length)
     shares = np.array(weights) / sum(weights) * epoch_length
@@ -127,7 +127,7 @@ def test_weights_hold_in_every_epoch_and_no_clip_comes_again_before_all_have_com
             assert count.max() - count.min() <= 1
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_every_epoch_and_seed_has_its_own_order():
     sequence = GlobalSequence([Table("a", np.full(50, 20))], 8)
     orders = [sequence.at(OrderState(seed, epoch), range(50)) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -136,7 +136,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
         assert not set(orders[one].keys.tolist()) & set(orders[other].keys.tolist())
 
 
-def test_the_order_stays_what_it_was():
+def test_the_order_does_not_change_between_releases():
     """A checkpoint resumes with the same data in any release and on any machine."""
     sequence = GlobalSequence([Table("a", np.full(10, 20)), Table("b", np.full(3, 9))], 8)
     examples = sequence.at(OrderState(2026, 1, 11), range(4))
@@ -161,7 +161,7 @@ def test_a_window_lies_within_its_clip(frames, length, bits):
         assert chosen.tolist() == [*range(frames), *[frames - 1] * (length - frames)]
 
 
-def test_every_start_is_as_likely():
+def test_every_start_is_equally_likely():
     """13 starts, 13,000 draws: each occurs about 1000 times with a standard deviation of 30."""
     starts = window_start(fold(3, np.arange(13_000)), np.full(13_000, 20), 8)
     assert np.abs(np.bincount(starts, minlength=13) - 1000).max() < 5 * 30
@@ -202,7 +202,7 @@ def test_random_bits_become_numbers_in_range(bits, bound):
     assert 0 <= int(below(np.uint64(2**64 - 1 - bits), bound)) < bound
 
 
-def test_fold_tells_apart_order_and_length_of_its_arguments():
+def test_fold_distinguishes_order_and_length_of_its_arguments():
     seen = [int(fold(*parts)) for parts in ((1, 2), (2, 1), (1,), (1, 0), (0, 1), (0,), (0, 0), (1, 2, 0))]
     assert len(set(seen)) == len(seen)
 

@@ -171,7 +171,7 @@ def test_a_shard_without_its_side_file_or_of_another_length_is_written_again(tmp
     assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_done_before_it_only_reports(tmp_path):
+def test_a_complete_folder_is_only_reported(tmp_path):
     first = prepare("misbehaving", None, tmp_path / "out", options={"bad": [1]}, max_bad_share=0.5)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     again = prepare("misbehaving", None, tmp_path / "out", options={"bad": [1]}, max_bad_share=0)
@@ -182,7 +182,7 @@ def test_done_before_it_only_reports(tmp_path):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
+def test_a_folder_started_with_other_settings_is_refused(tmp_path):
     prepare("misbehaving", None, tmp_path / "out")
     for changes, key in (
         ({"options": {"clips": 9}}, "options"),
@@ -228,7 +228,7 @@ def test_bad_clips_within_the_stated_share_are_counted_and_skipped(tmp_path):
     assert "train-000002" not in RecordFolder(tmp_path / "out", "train").clip_ids
 
 
-def test_nothing_but_bad_clips_is_an_error_whatever_the_share(tmp_path):
+def test_a_data_set_of_bad_clips_only_is_refused_at_any_share(tmp_path):
     with refused("source", value=2):
         prepare(
             "misbehaving",
@@ -240,7 +240,7 @@ def test_nothing_but_bad_clips_is_an_error_whatever_the_share(tmp_path):
         )
 
 
-def test_shards_of_which_nothing_is_left_do_no_harm(tmp_path):
+def test_empty_shards_are_allowed(tmp_path):
     import tensorflow_datasets as tfds
 
     output = tmp_path / "out"
@@ -370,7 +370,7 @@ TURNED[0x0112] = 6  # rotated by 90 degrees
     ],
     ids=["jpeg", "png", "grey jpeg", "palette png"],
 )
-def test_frames_that_every_decoder_reads_alike_keep_their_bytes(data):
+def test_frames_that_all_decoders_read_equally_keep_their_bytes(data):
     import tensorflow as tf
 
     frame = check_frame(data, "x")
@@ -391,7 +391,7 @@ def test_frames_that_every_decoder_reads_alike_keep_their_bytes(data):
     ],
     ids=["turned", "cmyk", "transparent", "bmp", "webp"],
 )
-def test_other_frames_are_stored_as_png_of_what_is_seen(data, size):
+def test_other_frames_are_stored_as_png_as_displayed(data, size):
     frame = check_frame(data, "x")
     assert (frame.size, frame.recoded) == (size, True)
     np.testing.assert_array_equal(decode_frame(frame.data), decode_frame(data))
@@ -434,7 +434,7 @@ def test_the_commands_prepare_and_draw_a_sheet(tmp_path, capsys):
     assert "1 records read, 0 damaged" in capsys.readouterr().out
 
 
-def test_features_are_made_of_records_just_prepared_or_there_already(tmp_path, capsys):
+def test_features_are_made_of_new_and_of_existing_records(tmp_path, capsys):
     records = tmp_path / "records"
     size = ("--height", 32, "--width", 32)
     options = ("--output", records, "--splits", "val", "--features", "tiny", *size, "--workers", 1)
@@ -448,7 +448,7 @@ def test_features_are_made_of_records_just_prepared_or_there_already(tmp_path, c
         run_command(prepare_command, "--output", records)
 
 
-def test_a_sheet_shows_frames_with_boxes_and_leaves_out_what_cannot_be_read(tmp_path):
+def test_a_sheet_shows_frames_with_boxes_and_omits_unreadable_clips(tmp_path):
     prepare("misbehaving", None, tmp_path / "out", clips_per_shard=1)
     records = RecordFolder(tmp_path / "out", "train")
     os.truncate(records.shards[3].path, 20)

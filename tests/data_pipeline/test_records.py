@@ -95,7 +95,7 @@ def a_clip(**changes) -> Clip:
 
 @settings(deadline=None, max_examples=60)
 @given(clips())
-def test_a_clip_comes_back_from_its_bytes(clip):
+def test_a_clip_survives_serialization(clip):
     assert_same(deserialize(b"".join(serialize(clip))), clip)
 
 
@@ -180,13 +180,13 @@ def test_a_record_of_another_schema_version_is_named():
 
 
 @pytest.mark.parametrize("record", [b"", b"\xff\xff\xff", b"".join(serialize(a_clip()))[:-40], serialize(a_clip())[1]])
-def test_bytes_that_are_no_record_are_refused(record):
+def test_bytes_other_than_a_record_are_refused(record):
     with pytest.raises(BadClip) as bad:
         deserialize(record)
     assert bad.value.kind == "not a record"
 
 
-def test_a_bad_clip_keeps_its_kind_on_the_way_between_processes():
+def test_a_bad_clip_keeps_its_kind_between_processes():
     error = pickle.loads(pickle.dumps(BadClip("what and where", kind="sort")))
     assert (error.reason, error.kind) == ("what and where", "sort")
 
@@ -297,7 +297,7 @@ def test_tfrecord_checksums_hold_and_the_index_points_at_the_data(folder):
     assert content[offset : offset + length] == data[4]
 
 
-def test_a_truncated_shard_costs_its_lost_records_up_to_the_stated_share(copy):
+def test_a_truncated_shard_loses_records_up_to_the_allowed_share(copy):
     shard = RecordFolder(copy, "train").shards[2]
     end_of_first = RecordFolder(copy, "train").index["offset"][7] - 12
     os.truncate(shard.path, end_of_first + 5)
@@ -318,7 +318,7 @@ def test_a_missing_shard_is_counted_like_a_truncated_one(copy):
     assert RecordFolder(copy, "train", max_bad_share=0.25).clip_ids[0] == "train-000003"
 
 
-def test_a_file_cut_while_it_is_read_is_a_bad_clip(copy):
+def test_a_file_truncated_while_it_is_read_is_a_bad_clip(copy):
     records = RecordFolder(copy, "train")
     os.truncate(records.shards[0].path, 40)
     with pytest.raises(BadClip) as bad:
@@ -349,7 +349,7 @@ def test_a_flipped_bit_is_noticed_where_it_is_read(copy, where):
     assert check_records(records, max_bad_share=0.1) == {"wrong checksum": 1}
 
 
-def test_a_longer_file_than_was_written_is_refused(copy):
+def test_a_file_longer_than_written_is_refused(copy):
     shard = RecordFolder(copy, "train").shards[0]
     with shard.path.open("ab") as file:
         file.write(b"more")

@@ -115,7 +115,7 @@ def _still(*placed: tuple[str, tuple[float, float, float, float]]) -> Scene:
     return Scene("a scene", np.full((64, 64, 3), 200, np.uint8), tuple(objects), min_visible=0.15, crossing=False)
 
 
-class TestSameClipsForEver:
+class TestStableClips:
     def test_a_clip_is_a_function_of_its_index_alone(self):
         forth = [WORLD.render(index) for index in range(5)]
         back = [SpriteWorld(WorldConfig()).render(index) for index in reversed(range(5))][::-1]
@@ -151,7 +151,7 @@ class TestSameClipsForEver:
         raw = np.random.Philox(key=5, counter=[0, 7, 9, 2]).random_raw(2)
         assert first == [(int(value) >> 11) * 2.0**-53 for value in raw]
 
-    def test_no_two_clips_are_drawn_from_the_same_numbers(self):
+    def test_no_two_clips_share_random_numbers(self):
         seen = set()
         for split in SPLITS.values():
             for index in (*range(200), 2**63 - 1):
@@ -168,7 +168,7 @@ class TestSameClipsForEver:
         other = SpriteWorld(WorldConfig(seed=1))
         assert all((WORLD.scene(i).background != other.scene(i).background).any() for i in range(20))
 
-    def test_the_fingerprint_tells_worlds_apart_and_equal_ones_not(self):
+    def test_equal_worlds_have_equal_fingerprints_and_different_ones_do_not(self):
         listed = WorldConfig(colors=list(COLORS), classes=list(sprite_classes()))
         assert listed == WorldConfig()
         assert listed.fingerprint() == WorldConfig().fingerprint()
@@ -230,13 +230,13 @@ class TestScenes:
                     assert item.boxes.min() >= -1e-9
                     assert item.boxes.max() <= 64 + 1e-9
 
-    def test_every_number_of_objects_every_class_colour_and_background_comes(self):
+    def test_every_number_of_objects_class_colour_and_background_occurs(self):
         scenes = [WORLD.scene(index) for index in range(400)]
         assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4}
         assert {item.name for scene in scenes for item in scene.objects} == set(sprite_classes())
         assert {item.color for scene in scenes for item in scene.objects} == {None, *COLORS}
 
-    def test_the_parameters_hold(self):
+    def test_clips_follow_the_parameters(self):
         config = WorldConfig(
             width=96,
             height=64,
@@ -264,7 +264,7 @@ class TestScenes:
 
 
 class TestBoxesAndMask:
-    def test_boxes_are_the_extents_of_what_the_picture_shows_of_a_sprite(self, scenes, drawings):
+    def test_boxes_are_the_extents_of_the_visible_sprites(self, scenes, drawings):
         checked = cut = 0
         for scene, drawn in zip(scenes, drawings, strict=True):
             for frame, item in np.argwhere(drawn.mask):
@@ -319,7 +319,7 @@ class TestBoxesAndMask:
         assert drawn.mask.tolist() == [[True, True]]
         np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # sprites in front do not change boxes
 
-    def test_the_box_of_a_sprite_in_the_corner_is_that_of_the_part_that_remains(self):
+    def test_the_box_of_a_sprite_in_the_corner_is_that_of_its_visible_part(self):
         # A ball of radius 20 around (-8, 8) is visible for x >= 0, down to where its rim meets the border.
         drawn = render_scene(_still(("soccer ball", (-28, -12, 12, 28))))
         rim = 8 + (20**2 - 8**2) ** 0.5
@@ -348,7 +348,7 @@ class TestCaptions:
                 assert item.phrase in scene.caption
             assert scene.crossing == ("crosses" in scene.caption)
 
-    def test_sentences(self):
+    def test_captions_have_the_expected_wording(self):
         rng = ClipRng(0, split=0, index=0, stream=3)
         captions = {caption(["red car", "cat"], ["moves up", "grows"], rng, crossing=False) for _ in range(20)}
         assert captions == {"a red car moves up while a cat grows", "a red car moves up and a cat grows"}
@@ -358,7 +358,7 @@ class TestCaptions:
         four = caption(["owl", "cat", "dog", "bee"], ["grows"] * 4, rng, crossing=False)
         assert four == "an owl grows, a cat grows, a dog grows and a bee grows"
 
-    def test_phrases_tell_what_the_tracks_do(self, scenes, drawings):
+    def test_phrases_describe_the_tracks(self, scenes, drawings):
         counted = 0
         ways = {"to the right": (1, 0), "to the left": (-1, 0), "up": (0, -1), "down": (0, 1)}
         for scene, drawn in zip(scenes, drawings, strict=True):
@@ -387,7 +387,7 @@ class TestCaptions:
                 counted += 1
         assert counted > 300
 
-    def test_sprites_look_where_they_go(self, scenes):
+    def test_sprites_face_their_direction_of_motion(self, scenes):
         counted = 0
         for scene in scenes:
             for item in scene.objects:
@@ -401,7 +401,7 @@ class TestCaptions:
 
 
 class TestMotion:
-    """Statistics that README and configs rely on, over 300 clips of one to four objects."""
+    """Statistics that README and configs rely on, for clips of one to four objects."""
 
     def test_sprites_travel_about_half_of_the_picture(self, many):
         lengths = [

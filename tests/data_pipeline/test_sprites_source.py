@@ -94,7 +94,7 @@ class TestLooks:
         table = [(name, facing, hue) for name, _, facing, hue in TABLE]
         assert table == [(entry.name, entry.facing, entry.hue) for entry in sprite_classes().values()]
 
-    def test_every_cell_of_the_atlas_is_filled_to_its_sides_and_alone(self):
+    def test_every_cell_of_the_atlas_holds_one_tightly_cropped_sprite(self):
         with Image.open(ATLAS_FOLDER / "atlas.png") as image:
             opacity = np.array(image)[..., 3]
         boxes = [entry.box for entry in sprite_classes().values()]
@@ -136,7 +136,7 @@ class TestParameters:
             ({"width": 16, "height": 16, "min_size": 0.2}, "min_size", 0.2),
         ],
     )
-    def test_wrong_ones_are_refused_by_name(self, wrong, argument, value):
+    def test_a_wrong_parameter_is_refused_by_name(self, wrong, argument, value):
         with refused(argument) as record:
             WorldConfig(**wrong)
         assert record.value.value is value or record.value.value == value
@@ -165,7 +165,7 @@ class TestParameters:
 
 
 class TestSource:
-    def test_a_clip_holds_what_the_world_draws(self):
+    def test_a_clip_equals_the_rendering_of_the_world(self):
         source = make_source("sprites", None, width=96, height=64, frames=5)
         clip, drawn = source.clip("val", 11), source.world.render(11, split="val")
         frames = [np.asarray(Image.open(io.BytesIO(frame))) for frame in clip.frames]
@@ -181,13 +181,13 @@ class TestSource:
         for field in dataclasses.fields(clip):
             np.testing.assert_array_equal(getattr(again, field.name), getattr(clip, field.name))
 
-    def test_every_clip_is_a_valid_one(self):
+    def test_every_clip_is_valid(self):
         source = make_source("sprites", None, frames=4)
         for split in source.splits:
             for index in range(60):
                 assert source.clip(split, index).num_frames == 4
 
-    def test_ids_are_sorted_and_more_clips_begin_with_the_same(self):
+    def test_ids_are_sorted_and_a_larger_split_starts_with_the_same_clips(self):
         few, more = (make_source("sprites", None, train_clips=count) for count in (11, 1200))
         ids = more.clip_ids("train")
         assert ids == sorted(set(ids))
@@ -198,12 +198,12 @@ class TestSource:
     def test_the_held_out_list_is_200_clips(self):
         assert len(make_source("sprites", None).clip_ids("test")) == 200
 
-    def test_it_goes_to_other_processes(self):
+    def test_a_source_can_be_pickled(self):
         source = make_source("sprites", None, seed=3)
         again = pickle.loads(pickle.dumps(source))
         assert again.clip("train", 2).frames == source.clip("train", 2).frames
 
-    def test_it_says_what_it_will_make(self):
+    def test_validation_reports_the_clips_and_the_world(self):
         report = make_source("sprites", None, train_clips=7, seed=3).validate()
         assert report.clips == {"train": 7, "val": 200, "test": 200}
         assert "64 x 64, 8 frames, seed 3" in report.notes[0]

@@ -56,7 +56,7 @@ def clip_folder(
         (ONE, "reference", {"label.txt": "dog\n"}),
     ],
 )
-def test_tracks_of_every_format_come_out_as_they_are(tmp_path, tracks, format, texts):
+def test_tracks_of_every_format_are_read_unchanged(tmp_path, tracks, format, texts):
     frames = clip_folder(tmp_path / "raw" / "clip", tracks, format, texts=texts)
     clip = clips_of("tracks_folder", tmp_path / "raw", tmp_path / "out")["clip"]
     assert clip.frames == tuple(frames)
@@ -155,7 +155,7 @@ def write(name, content):
         (write("caption.txt", b"\xff\xfe\xff"), "bad caption.txt", "caption.txt"),
     ],
 )
-def test_what_is_missing_or_damaged_is_named(tmp_path, edit, kind, where):
+def test_a_missing_or_damaged_file_is_named(tmp_path, edit, kind, where):
     without_prompt = BoxTracks(TWO.boxes, TWO.mask, TWO.labels)
     clip_folder(tmp_path / "clip", without_prompt, "smcd-tracks", texts={"caption.txt": "two"})
     edit(tmp_path / "clip")
@@ -168,7 +168,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path, edit, kind, where):
 @pytest.mark.parametrize(
     ("texts", "kind"), [({"caption.txt": "a dog"}, "bad tracks"), ({"label.txt": "dog"}, "no caption")]
 )
-def test_a_label_and_a_caption_are_never_made_up(tmp_path, texts, kind):
+def test_a_missing_label_or_caption_is_never_invented(tmp_path, texts, kind):
     clip_folder(tmp_path / "clip", BoxTracks(ONE.boxes, ONE.mask, ONE.labels), "reference", texts=texts)
     with pytest.raises(BadClip) as bad:
         make_source("tracks_folder", tmp_path).clip("train", 0)

@@ -97,7 +97,7 @@ def video(**changes):
         (video(file_names=[1, 2, 3], name="a"), "bad entry in instances.json", "file_names"),
     ],
 )
-def test_damaged_entries_cost_their_video_alone(tmp_path, edit, kind, where):
+def test_a_damaged_entry_affects_only_its_video(tmp_path, edit, kind, where):
     youtube_vis(tmp_path, {"a": VIDEO, "b": VIDEO})
     change(tmp_path, edit)
     source = make_source("youtube_vis", tmp_path)
@@ -111,7 +111,7 @@ def test_damaged_entries_cost_their_video_alone(tmp_path, edit, kind, where):
 @pytest.mark.parametrize(
     ("captions", "kind"), [({"b": "x"}, "no caption"), ({"a": 7}, "wrong JSON type"), ({"a": ["x"]}, "wrong JSON type")]
 )
-def test_a_caption_that_is_missing_or_no_text_is_named(tmp_path, captions, kind):
+def test_a_caption_that_is_missing_or_not_a_string_is_named(tmp_path, captions, kind):
     youtube_vis(tmp_path, {"a": VIDEO}, captions=captions)
     with pytest.raises(BadClip) as bad:
         make_source("youtube_vis", tmp_path).clip("train", 0)

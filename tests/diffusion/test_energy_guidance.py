@@ -1,4 +1,4 @@
-"""Energy guidance closes a loop: Gaussian motion with a known score takes the place of the network."""
+"""Energy guidance closes a loop; Gaussian motion with a known score replaces the network."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Guidance weights against the formulas they stand for."""
+"""Guidance weights against the formulas that they implement."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def composed(text=None, image=None, boxes=None) -> Guidance:
 
 
 def outputs(seed=0):
-    """A random network output for every branch there is, float64."""
+    """Returns a random network output for every branch, float64."""
     rng = np.random.default_rng(seed)
     return {branch: rng.standard_normal((2, 3, 4, 4, 4)) for branch in (NOTHING, IMAGE, IMAGE_BOXES, NO_LATENT, ALL)}
 
@@ -47,7 +47,7 @@ def assert_equal_in_float32(ours, expected, guidance):
 @without_deadline
 @given(text=scales, image=scales, boxes=scales)
 @example(text=7.5, image=1.0, boxes=1.0)
-def test_composed_guidance_is_its_formula_and_sums_to_one(text, image, boxes):
+def test_composed_guidance_follows_its_formula_and_sums_to_one(text, image, boxes):
     guidance = composed(text, image, boxes)
     assert sum(guidance.weights) == pytest.approx(1, abs=1e-13)  # float64 rounding of scales up to 20
     assert all(guidance.weights)
@@ -61,7 +61,7 @@ def test_composed_guidance_is_its_formula_and_sums_to_one(text, image, boxes):
     assert_equal_in_float32(combined(guidance, e), expected, guidance)
 
 
-def test_default_scales_leave_the_two_branches_of_the_reference():
+def test_default_scales_need_the_two_branches_of_the_reference():
     guidance = composed(7.5)
     assert guidance == reference_guidance(guidance_scale=7.5)
     assert guidance.branches == (IMAGE_BOXES, ALL)
@@ -82,7 +82,7 @@ def test_a_scale_of_one_needs_one_branch():
     assert composed(1.0).weights == (1.0,)
 
 
-def test_a_box_scale_of_its_own_needs_a_third_branch_and_an_image_scale_a_fourth():
+def test_a_separate_box_scale_needs_a_third_branch_and_an_image_scale_a_fourth():
     assert composed(7.5, boxes=2.0).branches == (IMAGE, IMAGE_BOXES, ALL)
     guidance = composed(7.5, image=1.5, boxes=2.0)
     assert guidance.branches == (NOTHING, IMAGE, IMAGE_BOXES, ALL)
@@ -96,7 +96,7 @@ def test_reference_guidance_is_the_reference_formula(s, w_img, w_ti):
     guidance = reference_guidance(guidance_scale=s, img_free_guidance=w_img, ti_free_guidance=w_ti)
     e = outputs()
     y, u, f = e[ALL], e[IMAGE_BOXES], e[NO_LATENT]
-    i = u  # the reference means to zero the image latent here, and does not
+    i = u  # the reference intends to zero the image latent here, but does not
     expected = u + s * (y - u)
     if w_img != 0:
         expected = expected + f + w_img * (y - f)

@@ -22,7 +22,7 @@ X0, NOISE = latents(0), latents(1)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_the_target_has_no_loss_and_one_off_by_two_a_loss_of_four(prediction_type):
+def test_the_target_has_zero_loss_and_an_error_of_two_has_a_loss_of_four(prediction_type):
     schedule = NoiseSchedule(prediction_type=prediction_type)
     target = prediction_target(schedule, X0, NOISE, t=T)
     known = {"schedule": schedule, "x0": X0, "noise": NOISE, "t": T}
@@ -56,8 +56,8 @@ def test_bfloat16_outputs_are_compared_in_float32():
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_min_snr_weighs_the_error_in_x0_by_the_clipped_snr(prediction_type):
-    """One and the same wrong x_0, said as noise, x_0 or velocity, has one weighted loss."""
+def test_min_snr_weights_the_error_in_x0_by_the_clipped_snr(prediction_type):
+    """The same wrong x_0, expressed as noise, x_0 or velocity, has the same weighted loss."""
     schedule, gamma = NoiseSchedule(prediction_type=prediction_type), 5.0
     a_t = schedule.alphas_cumprod[np.asarray(T)]
     snr = a_t / (1 - a_t)
@@ -74,7 +74,7 @@ def test_min_snr_weighs_the_error_in_x0_by_the_clipped_snr(prediction_type):
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_min_snr_gives_pure_noise_no_weight_but_a_finite_one():
+def test_min_snr_weights_are_finite_and_zero_for_pure_noise():
     schedule = NoiseSchedule(prediction_type="v_prediction", rescale_zero_terminal_snr=True)
     assert float(min_snr_weights(schedule, jnp.asarray([999]), gamma=5.0)[0]) == 0
 
@@ -85,7 +85,7 @@ def test_a_gamma_that_is_not_positive_is_refused(gamma):
         min_snr_weights(NoiseSchedule(), T, gamma=gamma)
 
 
-def test_noise_offset_adds_one_number_for_each_example_and_channel():
+def test_noise_offset_adds_one_number_per_example_and_channel():
     key = jax.random.key(0)
     plain, offset = training_noise(key, SHAPE), training_noise(key, SHAPE, noise_offset=0.1)
     shift = np.asarray(offset - plain)

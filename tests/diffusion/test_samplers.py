@@ -69,7 +69,7 @@ def diffusers_scheduler(sampler, schedule, spacing, **options):
 
 
 def sample_with_diffusers(scheduler, *, step_noise=None, eta=0.0):
-    """As ``sample``, by a diffusers scheduler whose timesteps are set."""
+    """Samples like ``sample`` with a diffusers scheduler whose timesteps are set."""
     torch = pytest.importorskip("torch")
     in_sigma_space = hasattr(scheduler, "is_scale_input_called")
 
@@ -92,7 +92,7 @@ def relative_error(ours, theirs):
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
-# Twice what was measured in float32: both sides round every step, and diffusers takes its logarithms in float32.
+# Twice the error measured in float32: both sides round every step, and diffusers computes its logarithms in float32.
 FLOAT32_TRAJECTORY = 5e-6
 # diffusers' Euler holds latents times sigma = 4096 at zero terminal SNR, where one float32 rounding is 2.4e-4.
 EULER_FROM_SIGMA_4096 = 1e-3
@@ -116,10 +116,10 @@ def test_latents_equal_diffusers_after_every_step(schedule, sampler, spacing, nu
 
 
 @pytest.mark.parametrize(("spacing", "num_steps"), [("linspace", 5), ("linspace", 50), ("trailing", 30)])
-def test_ddim_lands_on_the_next_timestep_of_the_list(spacing, num_steps):
+def test_ddim_steps_to_the_next_timestep_of_the_list(spacing, num_steps):
     """DDIM is Euler's step, so diffusers' Euler on the same timesteps, ending at timestep 0, must agree.
 
-    diffusers' own DDIM lands T // num_steps lower, between the list's timesteps where their gap is no whole number.
+    diffusers' own DDIM lands T // num_steps lower, between the list's timesteps where their gap is not an integer.
     """
     scheduler = diffusers_scheduler("euler", SCHEDULE, spacing, final_sigmas_type="sigma_min")
     scheduler.set_timesteps(timesteps=list(inference_timesteps(SCHEDULE, num_steps, spacing)))
@@ -129,7 +129,7 @@ def test_ddim_lands_on_the_next_timestep_of_the_list(spacing, num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 50])
 def test_euler_from_zero_terminal_snr_equals_first_order_dpm_solver(num_steps):
-    """As close as float32 allows, where diffusers' Euler itself is not."""
+    """Our Euler is as close as float32 allows; diffusers' Euler is not."""
     scheduler = diffusers_scheduler("dpmsolver++", ZERO_SNR, "trailing", solver_order=1)
     scheduler.set_timesteps(num_steps)
     table = make_solver_table(ZERO_SNR, sampler="euler", num_steps=num_steps, spacing="trailing")
@@ -208,7 +208,7 @@ def test_tables_have_one_shape_and_hold_float32():
 
 
 def followed(sampler, spacing, num_steps):
-    """Whether a sampler goes where its timesteps say; the reference's DDIM does not where it clips the first one."""
+    """Returns whether a sampler visits its timesteps; the reference's DDIM does not where it clips the first one."""
     if sampler in ("dpmsolver++", "unipc"):
         return (spacing, num_steps) != ("leading", 1000)  # refused
     clipped = spacing in ("leading", "reference") and inference_timesteps(SCHEDULE, num_steps, spacing)[0] == 999
@@ -219,8 +219,8 @@ FOLLOWED = [case for case in itertools.product(SAMPLERS, SPACINGS, [1, 2, 3, 30,
 
 
 @pytest.mark.parametrize(("sampler", "spacing", "num_steps"), FOLLOWED)
-def test_a_network_that_knows_x0_is_followed_to_it(sampler, spacing, num_steps):
-    """Also where rounding or clipping visits a timestep twice, which leaves multistep formulas a gap of zero."""
+def test_sampling_with_a_network_that_knows_x0_ends_at_it(sampler, spacing, num_steps):
+    """Includes steps where rounding or clipping repeats a timestep, which gives multistep formulas a gap of zero."""
     schedule = NoiseSchedule(prediction_type="sample")
     table = make_solver_table(schedule, sampler=sampler, num_steps=num_steps, spacing=spacing)
     x0 = 2.0 * unit_noise(seed=3)
@@ -244,8 +244,8 @@ def test_a_network_that_knows_x0_is_followed_to_it(sampler, spacing, num_steps):
 def gaussian_data_errors(sampler, num_steps, spacing):
     """Relative errors in the scale of latents that follow the exact noise prediction of data from N(0, 0.5^2).
 
-    The probability flow scales latents with their standard deviation, sqrt(0.25 a + 1 - a). One error for each timestep
-    visited, and one for where the sampler ends.
+    The probability flow scales latents with their standard deviation, sqrt(0.25 a + 1 - a). Returns one error for each
+    timestep visited, and one for the end of the sampler.
     """
     a = SCHEDULE.alphas_cumprod
     table = make_solver_table(SCHEDULE, sampler=sampler, num_steps=num_steps, spacing=spacing)
@@ -298,12 +298,12 @@ def test_the_state_is_float32_whatever_the_network_computes_in():
         ({"sampler": "euler", "eta": 0.5}, "eta"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, argument):
+def test_inconsistent_options_are_refused(options, argument):
     with refused(argument):
         make_solver_table(SCHEDULE, **{"sampler": "ddim", "num_steps": 10, **options})
 
 
-def test_a_stochastic_table_asks_for_noise():
+def test_a_stochastic_table_requires_noise():
     table = make_solver_table(SCHEDULE, sampler="ddim", num_steps=10, eta=0.5)
     with refused("noise", value=None):
         solver_step(table, 0, initial_state(unit_noise()), unit_noise())

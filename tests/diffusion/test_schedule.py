@@ -82,7 +82,7 @@ def test_reference_spacing_equals_the_reference_and_leading_where_steps_divide(g
             np.testing.assert_array_equal(inference_timesteps(SCHEDULE, num_steps, "leading"), steps)
 
 
-def test_every_spacing_descends_within_range_with_the_number_of_steps_asked_for():
+def test_every_spacing_descends_within_range_with_the_requested_number_of_steps():
     for num_steps in range(1, 1001):
         for spacing in SPACINGS:
             steps = inference_timesteps(SCHEDULE, num_steps, spacing)
@@ -115,7 +115,7 @@ def test_a_number_of_steps_out_of_range_is_refused(num_steps):
         inference_timesteps(SCHEDULE, num_steps, "leading")
 
 
-def test_an_unknown_spacing_is_refused_and_lists_the_known():
+def test_an_unknown_spacing_is_refused_with_a_list_of_the_known_ones():
     with refused("spacing", value="karras"):
         inference_timesteps(SCHEDULE, 10, "karras")
 
@@ -160,7 +160,7 @@ def test_zero_terminal_snr_refuses_noise_prediction():
         ("dynamic_rescale", 0.0),
     ],
 )
-def test_a_schedule_that_makes_no_sense_is_refused(field, value):
+def test_an_invalid_schedule_is_refused(field, value):
     with refused("beta_start" if field == "beta_end" else field):
         NoiseSchedule(**{field: value})
 

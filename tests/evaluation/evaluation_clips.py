@@ -1,4 +1,4 @@
-"""Shared by the tests of evaluation: records of a few sprites, a tiny model of random weights, and videos."""
+"""Helpers of the evaluation tests: records of a few sprites, a tiny model with random weights, and videos."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def eval_clips(records: RecordFolder) -> list[EvalClip]:
 
 
 def write_videos(folder: Path, clips: list[EvalClip], change: Callable[[np.ndarray, EvalClip], np.ndarray]) -> Path:
-    """Folder with a folder of frames for each clip, made from its real frames."""
+    """Writes a folder of frames for each clip, made from its real frames; returns the parent folder."""
     folder.mkdir(exist_ok=True)
     for clip in clips:
         write_frames(change(clip.real(SIDE, SIDE), clip), folder / clip.clip_id)
@@ -81,7 +81,7 @@ def noisy(video: np.ndarray, clip: EvalClip, strength: float = 12) -> np.ndarray
 
 
 def minute_model(folder: Path) -> Path:
-    """Model folder of random weights; the networks' own initialisers would take a minute."""
+    """Writes a model folder with random weights; the networks' own initialisers would take a minute."""
     random = np.random.default_rng(0)
 
     def components():

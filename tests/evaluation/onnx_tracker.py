@@ -1,6 +1,6 @@
-"""Writes the ONNX file of a tracker that follows what is red, in the form that `learned_tracker` reads.
+"""Writes the ONNX file of a tracker that follows red objects, in the form that `learned_tracker` reads.
 
-ONNX is a protocol buffer; the few messages of it that are needed are written here by field number (onnx.proto3).
+ONNX is a protocol buffer; the few messages that are needed are written here by field number (onnx.proto3).
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-_FLOAT, _INTS = 1, 7  # of TensorProto.DataType and AttributeProto.AttributeType
-CELLS, CELL = 16, 16  # the search picture of 256 x 256 is read in so many cells of so many pixels
-SMALL_CELL = 8  # of the template, 128 x 128
-WIDE = 64  # pixels around a cell's centre that its score is of
+_FLOAT, _INTS = 1, 7  # values of TensorProto.DataType and AttributeProto.AttributeType
+CELLS, CELL = 16, 16  # number of cells per side of the search picture of 256 x 256, and pixels per cell
+SMALL_CELL = 8  # pixels per cell of the template, 128 x 128
+WIDE = 64  # side in pixels of the area around a cell's centre that determines its score
 
 
 def write_red_tracker(path: Path, *, side: float = 0.25, search: str = "search") -> Path:
-    """Finds where most is red, and says that the object's side is ``side`` of the search picture's.
+    """Writes a network that finds the reddest place and returns ``side`` of the search picture as the object's side.
 
-    The template is read, and has no weight.
+    The template is read, but has no effect.
     """
     red = np.zeros((1, 3, WIDE, WIDE), np.float32)
     red[:, 0], red[:, 1:] = 1 / WIDE**2, -0.5 / WIDE**2
@@ -79,7 +79,7 @@ def _value(name: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _field(number: int, content: bytes | int) -> bytes:
-    """A field of a protocol buffer: a whole number, or bytes with their length."""
+    """Returns a field of a protocol buffer: an integer, or bytes with their length."""
     if isinstance(content, int):
         return _varint(number << 3) + _varint(content)
     return _varint(number << 3 | 2) + _varint(len(content)) + content

@@ -19,7 +19,7 @@ def _picture() -> np.ndarray:
 
 
 def _boxes(*pixels) -> np.ndarray:
-    """Of one object, [f, 1, 4] in 0..1."""
+    """Returns the boxes of one object, [f, 1, 4] in 0..1."""
     return np.array(pixels, np.float32)[:, None] / 32
 
 
@@ -76,14 +76,14 @@ class TestSlidCrop:
         assert (video[1, 20:28, 0:4] == RED).all()
         assert (video[1, 20:28, 4:12] == BLUE).all()
 
-    def test_boxes_beyond_the_border_are_cut_and_thin_ones_still_seen(self):
+    def test_boxes_beyond_the_border_are_cut_and_thin_boxes_stay_visible(self):
         boxes = _boxes([4, 8, 12, 16], [28, 20, 40, 28], [31.8, 0, 32, 8], [10.1, 20, 10.2, 28])
         video = slid_crop(_picture(), boxes, np.ones((4, 1)))
         assert _extent(video[1], RED) == (28, 20, 32, 28)
         assert _extent(video[2], RED) == (31, 0, 32, 8)
         assert _extent(video[3], RED) == (10, 20, 11, 28)
 
-    def test_shapes_that_do_not_fit_are_refused(self):
+    def test_inconsistent_shapes_are_refused(self):
         with refused("boxes", value=(2, 1, 4)):
             slid_crop(_picture(), np.zeros((2, 1, 4)), np.ones((3, 1)))
         with refused("first_frame"):

@@ -32,7 +32,7 @@ def shifted(by: float, scatter: float = 0.02) -> dict[str, float]:
     return {clip: BASE[clip] + by + float(step) for clip, step in zip(CLIPS, noise, strict=True)}
 
 
-def test_a_shift_much_smaller_than_the_scatter_between_clips_is_seen():
+def test_a_shift_much_smaller_than_the_scatter_between_clips_is_detected():
     (one,) = compare(results(mean_of(BASE)), results(mean_of(shifted(0.03))))
     differences = np.array([one.per_clip[clip] for clip in CLIPS])
     assert one.mean == pytest.approx(differences.mean())
@@ -43,20 +43,20 @@ def test_a_shift_much_smaller_than_the_scatter_between_clips_is_seen():
     assert compare(results(mean_of(shifted(0.03))), results(mean_of(BASE)))[0].verdict == "A is better"
 
 
-def test_where_lower_is_better_less_is_a_gain():
+def test_a_lower_value_is_a_gain_if_lower_is_better():
     pair = [results(mean_of(values, "lpips", better="lower")) for values in (BASE, shifted(-0.03))]
     (one,) = compare(*pair)
     assert one.verdict == "B is better"
     assert one.wins > 0.8
 
 
-def test_no_difference_is_shown_where_there_is_none():
+def test_equal_evaluations_have_no_difference():
     (one,) = compare(results(mean_of(BASE)), results(mean_of(BASE)))
     assert (one.mean, one.interval, one.wins, one.verdict) == (0, (0, 0), 0.5, "no significant difference")
     assert compare(results(mean_of(BASE)), results(mean_of(shifted(0, 0.3))))[0].verdict == "no significant difference"
 
 
-def test_the_same_two_give_the_same_interval():
+def test_comparing_again_gives_the_same_interval():
     pair = results(mean_of(BASE)), results(mean_of(shifted(0.01)))
     assert compare(*pair) == compare(*pair)
 
@@ -69,7 +69,7 @@ def test_the_same_two_give_the_same_interval():
         ({"max_objects": 8}, "max_objects", 8),
     ],
 )
-def test_evaluations_of_different_things_are_refused(evaluation, argument, value):
+def test_evaluations_of_different_clips_are_refused(evaluation, argument, value):
     with refused(argument, value=value):
         compare(results(mean_of(BASE)), results(mean_of(BASE), **evaluation))
 
@@ -81,7 +81,7 @@ def test_metrics_computed_differently_are_not_subtracted():
     assert "weights" in one.note
 
 
-def test_measures_of_one_only_of_the_set_only_or_of_other_clips():
+def test_metrics_of_one_evaluation_of_the_whole_set_or_of_other_clips_have_notes():
     some = {clip: BASE[clip] for clip in CLIPS[:20]}
     first = results(mean_of(BASE), mean_of(BASE, "psnr"), Metric("fvd", 5.0), Metric.not_run("lpips", "no weights"))
     second = results(mean_of(some), Metric.not_run("psnr", "no library"), Metric("fvd", 4.0), Metric("lpips", None))
@@ -97,7 +97,7 @@ def test_measures_of_one_only_of_the_set_only_or_of_other_clips():
     assert any(line.startswith("psnr:") for line in lines)
 
 
-def test_the_page_has_both_sides_of_every_clip_sorted_by_what_b_gains(tmp_path):
+def test_the_page_shows_both_videos_of_every_clip_sorted_by_the_gain_of_b(tmp_path):
     pair = results(mean_of(BASE)), results(mean_of(shifted(0.03)))
     folders = tmp_path / "before", tmp_path / "after"
     for folder in folders:

@@ -62,12 +62,12 @@ def host_params(config):
     return unflatten(leaves)
 
 
-# The towers against transformers' classes
+# Comparison of the towers with the classes of transformers
 
 
 @pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
 def reference(request, tmp_path_factory):
-    """transformers' CLIPModel of random weights, and the folder it saves itself in."""
+    """The CLIPModel of transformers with random weights, and the folder in which it is saved."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     shared = {"hidden_act": request.param, "num_hidden_layers": 2, "projection_dim": 32}
@@ -90,11 +90,11 @@ def reference(request, tmp_path_factory):
 
 
 def pooled(output):
-    """The projected features: since version 5 transformers returns more beside them."""
+    """Returns the projected features; since version 5, transformers returns further values with them."""
     return getattr(output, "pooler_output", output).numpy()
 
 
-def test_towers_of_a_folder_are_those_of_transformers_class(reference):
+def test_towers_of_a_folder_equal_the_class_of_transformers(reference):
     torch = pytest.importorskip("torch")
     activation, model, folder = reference
     text, vision = read_openai_clip(folder)
@@ -114,7 +114,7 @@ def test_towers_of_a_folder_are_those_of_transformers_class(reference):
     assert extractor.weights_sha256 == vision.sha256
 
 
-def test_the_two_activations_are_told_apart():
+def test_the_two_activations_are_distinguished():
     frame = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3)), jnp.float32)
     params = {"params": host_params(VISION)}
     exact, quick = (
@@ -145,7 +145,7 @@ def test_a_folder_of_another_kind_is_refused(reference, tmp_path):
 
 def test_an_openclip_file_is_read_by_the_tables_of_conversion(tmp_path):
     torch = pytest.importorskip("torch")
-    # head widths of ViT-H/14, by which its file is read
+    # head widths of ViT-H/14, which the reader of its file expects
     text = TextEncoderConfig(width=64, heads=1, layers=2, embed_width=32)
     vision = VisionEncoderConfig(picture_size=28, width=80, heads=1, layers=2, embed_width=32)
     params = {config: host_params(config) for config in (text, vision)}
@@ -179,8 +179,8 @@ def test_a_model_converted_with_its_vision_tower_needs_no_other_weights(tmp_path
         open_extractor("openclip", tmp_path, model=ModelFolder("tiny"))
 
 
-def test_the_activation_is_written_only_where_it_is_not_the_usual_one():
-    # feature caches know an encoder by its config as written: a new field must not make old ones strangers
+def test_the_activation_is_written_only_if_it_is_not_the_default():
+    # feature caches identify an encoder by its config as written, so a new field must not invalidate old caches
     assert "activation" not in to_dict(TEXT)
     quick = dataclasses.replace(TEXT, activation="quick_gelu")
     assert to_dict(quick)["activation"] == "quick_gelu"
@@ -237,7 +237,7 @@ def test_pictures_are_resized_by_the_shorter_side_and_cropped_to_the_centre(heig
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_pictures_come_as_transformers_own_processor_makes_them():
+def test_pictures_equal_those_of_the_processor_of_transformers():
     transformers = pytest.importorskip("transformers")
     processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     for height, width in ((40, 56), (64, 36)):
@@ -250,7 +250,7 @@ def test_pictures_come_as_transformers_own_processor_makes_them():
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_missing_weights_name_file_source_and_place(name, tmp_path, monkeypatch):
+def test_the_error_for_missing_weights_names_file_source_and_folder(name, tmp_path, monkeypatch):
     monkeypatch.delenv("SMCD_WEIGHTS_DIR", raising=False)
     for folder in (None, tmp_path):
         with refused("weights", value=KNOWN[name].file) as record:
@@ -260,13 +260,13 @@ def test_missing_weights_name_file_source_and_place(name, tmp_path, monkeypatch)
             assert part in str(record.value)
 
 
-def test_the_page_for_users_names_every_metric_tracker_and_file():
+def test_the_documentation_names_every_metric_tracker_and_file():
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for name in (*METRICS, *KNOWN, *TRACKERS, SPRITES, f"{VIT}:FILE.onnx", *(of.file for of in KNOWN.values())):
         assert f"`{name}`" in page.replace("/`", "`"), name
 
 
-def test_weights_are_found_in_the_folder_given_or_in_that_of_the_variable(tmp_path, monkeypatch):
+def test_weights_are_found_in_the_given_folder_or_in_that_of_the_variable(tmp_path, monkeypatch):
     file = tmp_path / "dino_vitbase16_pretrain.pth"
     file.write_bytes(b"x")
     assert find_weights("dino-b16", tmp_path) == file
@@ -313,7 +313,7 @@ def test_frame_consistency_is_the_mean_cosine_of_neighbours():
     assert result.note.endswith(": one")
 
 
-def test_first_frame_fidelity_is_of_the_first_frame_and_of_all():
+def test_first_frame_fidelity_has_values_for_the_first_frame_and_for_all():
     first, every = first_frame_fidelity({"a": directions(60, 0, 0, 90)}, {"a": directions(0)[0]}, Named)
     assert (first.name, every.name) == ("fff-first-net", "fff-all-net")
     assert (first.value, every.value) == (pytest.approx(0.5), pytest.approx(0.625))
@@ -377,12 +377,12 @@ def test_ssim_is_the_formula_under_a_gaussian_window():
     c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     each = (2 * means[0] * means[1] + c_1) * (2 * covariance + c_2)
     each /= (means[0] ** 2 + means[1] ** 2 + c_1) * (sum(variances) + c_2)
-    want = each[5:-5, 5:-5].mean()  # where the window of 11 lies within the frame
+    want = each[5:-5, 5:-5].mean()  # only where the window of 11 lies within the frame
     assert 0.2 < want < 0.95
     assert ssim(other, real) == pytest.approx(want, abs=1e-9)
 
 
-def test_clips_that_do_not_fit_the_real_ones_are_refused():
+def test_clips_of_another_shape_than_the_real_ones_are_refused():
     pytest.importorskip("skimage")
     with refused("generated", value=(2, 16, 16, 3)):
         psnr(pictures(2, 16, 16), pictures(3, 16, 16))
@@ -398,7 +398,7 @@ def test_pixel_metrics_name_the_library_and_its_settings():
     assert result.implementation.endswith("dB, capped at 100")
 
 
-def test_lpips_reads_the_weights_given_and_fetches_nothing(tmp_path):
+def test_lpips_reads_the_given_weights_and_downloads_nothing(tmp_path):
     pytest.importorskip("lpips")
     torch, models = pytest.importorskip("torch"), pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
@@ -416,7 +416,7 @@ def test_lpips_reads_the_weights_given_and_fetches_nothing(tmp_path):
         open_extractor("lpips", tmp_path)
 
 
-# The record
+# Serialization of metrics
 
 
 def test_a_metric_survives_json_bit_for_bit():
@@ -432,7 +432,7 @@ def test_a_metric_survives_json_bit_for_bit():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_metric_that_is_no_number_is_refused(bad):
+def test_a_metric_that_is_not_finite_is_refused(bad):
     with refused("m"):
         Metric("m", bad)
     with refused("m"):
@@ -442,7 +442,7 @@ def test_a_metric_that_is_no_number_is_refused(bad):
 
 
 @pytest.mark.parametrize("text", ["{", '[{"name": "m"}]', '[{"name": "m", "value": 1, "colour": 2}]', "[3]"])
-def test_text_that_is_no_list_of_metrics_is_refused(text):
+def test_text_other_than_a_list_of_metrics_is_refused(text):
     with refused(path="metrics.json"):
         from_json(text, where="metrics.json")
 

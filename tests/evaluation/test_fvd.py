@@ -57,12 +57,12 @@ def test_the_metric_describes_its_source():
 
 
 @pytest.mark.parametrize(("frames", "name"), [(1, "hold10"), (9, "hold10"), (10, "10frames"), (16, "16frames")])
-def test_the_rule_for_the_length_is_in_the_name(frames, name):
+def test_the_name_contains_the_rule_for_the_length(frames, name):
     assert measured(*sets(), frames=frames, resamples=0).name == f"fvd-i3d-{name}"
 
 
 @pytest.mark.parametrize(("clips", "warns"), [(255, True), (256, False)])
-def test_few_clips_are_warned_of(clips, warns):
+def test_a_small_number_of_clips_gives_a_warning(clips, warns):
     assert bool(measured(*sets(clips), resamples=0).note) == warns
 
 
@@ -94,13 +94,13 @@ def test_the_order_of_clips_changes_no_bit(seed):
     assert measured(shuffled(generated, seed), shuffled(real, seed + 10)) == measured(generated, real)
 
 
-def test_clips_that_are_pairs_are_drawn_as_pairs():
+def test_paired_clips_are_drawn_together():
     generated, real = sets(200)
     paired = measured(generated, real).interval
     other = {f"other-{clip}": features for clip, features in real.items()}
     apart = measured(generated, other)
     assert apart.value == measured(generated, real).value
-    # half of every generated feature is the real one's: drawn together, much of the scatter of the means cancels
+    # half of every generated feature equals the real one, so much of the scatter cancels if both are drawn together
     assert paired[1] - paired[0] < 0.9 * (apart.interval[1] - apart.interval[0])
 
 
@@ -112,7 +112,7 @@ def test_the_interval_covers_the_distance_of_the_distributions():
         first, second = random.standard_normal((300, 2)) + np.eye(2)[0], random.standard_normal((300, 2))
         low, high = spread(first, second, frechet_distance(first, second), paired=False, resamples=100, seed=seed)
         covered += low <= 1 <= high
-    assert covered >= 34  # of 40 at 95 %: fewer comes by chance once in 300
+    assert covered >= 34  # of 40 at 95 %: fewer than this has a probability of 1 in 300
 
 
 def test_the_seed_fixes_the_interval():
@@ -121,7 +121,7 @@ def test_the_seed_fixes_the_interval():
     assert measured(*sets(), resamples=0).interval is None
 
 
-def test_a_set_too_small_is_refused():
+def test_a_set_of_too_few_clips_is_refused():
     generated, real = sets(1)
     with refused("generated", value=1):
         measured(generated, real)
@@ -141,7 +141,7 @@ def test_short_videos_hold_their_last_frame():
 
 @pytest.fixture(scope="module")
 def params():
-    """Weights by formula: random ones of so few channels end in nothing but zeros behind the ReLUs."""
+    """Formula weights, because random weights of so few channels give only zeros after the ReLUs."""
     return jax.tree.map(np.asarray, i3d_params(SMALL))
 
 
@@ -177,7 +177,7 @@ def test_a_published_file_gives_the_features_of_its_weights(params, tmp_path, mo
     assert "i3d_pretrained_400.pt" in opened.implementation
 
 
-def test_a_torchscript_file_is_called_as_the_published_one(tmp_path):
+def test_a_torchscript_file_is_called_like_the_published_file(tmp_path):
     torch = pytest.importorskip("torch")
 
     class Pooled(torch.nn.Module):

@@ -17,7 +17,7 @@ NOWHERE = [np.nan] * 4
 
 
 def _strip(share: float) -> list[float]:
-    """A box that covers this share of `WHOLE`."""
+    """Returns a box that covers this share of `WHOLE`."""
     return [0.0, 0.0, share, 1.0]
 
 
@@ -47,7 +47,7 @@ class TestOverlap:
         assert box_iou(np.array(first), np.array(second)) == pytest.approx(iou, abs=1e-12)
         assert box_iou(np.array(second), np.array(first)) == pytest.approx(iou, abs=1e-12)
 
-    def test_what_lies_outside_the_picture_is_cut_off_of_both(self):
+    def test_parts_outside_the_picture_are_cut_off_both_boxes(self):
         inside, beyond = np.array([0.5, 0.5, 1, 1]), np.array([0.5, 0.5, 2, 3])
         assert box_iou(inside, beyond) == 1
         assert box_iou(beyond, inside) == 1
@@ -55,13 +55,13 @@ class TestOverlap:
         assert box_iou(np.array([1.5, 0, 2, 1]), np.array([1.5, 0, 2, 1])) == 0
 
     def test_the_published_toolkit_keeps_the_width_of_a_box_beyond_the_left(self):
-        # x, width = -0.5, 1 becomes 0, 1 there: twice as wide as what is in the picture
+        # the toolkit turns x, width = -0.5, 1 into 0, 1: twice as wide as the part in the picture
         beyond = np.array([-0.5, 0, 0.5, 1])
         assert box_iou(beyond, np.array(HALF)) == 1
         assert box_iou(beyond, np.array(HALF), clipping="toolkit") == 0.5
         assert box_iou(np.array([0.5, 0.5, 2, 3]), np.array([0.5, 0.5, 1, 1]), clipping="toolkit") == 1
 
-    def test_float32_boxes_lose_nothing(self):
+    def test_float32_boxes_lose_no_precision(self):
         box = np.array([0.1, 0.2, 0.7, 0.9], np.float32)
         assert box_iou(box, box) == 1
 
@@ -70,30 +70,30 @@ class TestOverlap:
             box_iou(np.array(WHOLE), np.array(WHOLE), clipping="got10k")
 
 
-class TestFramesThatCount:
-    def test_the_first_frame_does_not(self):
+class TestCountedFrames:
+    def test_the_first_frame_does_not_count(self):
         scores = grounding_scores([_clip([0.2, 0.4])])
         assert scores.ao == pytest.approx(0.3)
         assert scores.frames == 2
 
-    def test_nor_do_frames_without_the_object(self):
+    def test_frames_without_the_object_do_not_count(self):
         clip = _clip([0.2, 0.9, 0.4], present=[1, 1, 0, 1])
         np.testing.assert_array_equal(np.isnan(clip.ious[:, 0]), [True, False, True, False])
         assert grounding_scores([clip]).ao == pytest.approx(0.3)
 
-    def test_nor_does_the_first_frame_of_an_object_that_enters(self):
+    def test_the_first_frame_of_an_object_that_enters_does_not_count(self):
         clip = _clip([0.9, 0.2, 0.4], present=[0, 1, 1, 1])
         assert grounding_scores([clip]).ao == pytest.approx(0.3)
 
-    def test_but_one_that_comes_back_counts_again_at_once(self):
+    def test_an_object_that_returns_counts_immediately(self):
         clip = _clip([0.9, 0.9, 0.2], present=[1, 0, 0, 1])
         assert grounding_scores([clip]).ao == pytest.approx(0.2)
 
-    def test_nor_do_frames_with_cover_0(self):
+    def test_frames_with_cover_0_do_not_count(self):
         clip = _clip([0.2, 0.9, 0.4], cover=np.array([[8], [1], [0], [5]]))
         assert grounding_scores([clip]).ao == pytest.approx(0.3)
 
-    def test_a_frame_where_nothing_was_found_counts_as_0(self):
+    def test_a_frame_in_which_the_object_was_not_found_counts_as_0(self):
         found = np.array([[WHOLE], [WHOLE], [NOWHERE]])
         clip = clip_overlap(found, np.broadcast_to(WHOLE, found.shape), np.ones((3, 1)))
         assert grounding_scores([clip]).ao == 0.5
@@ -103,14 +103,14 @@ class TestFramesThatCount:
         clip = clip_overlap(boxes, boxes, np.array([[1], [1], [0]]))
         assert grounding_scores([clip]).ao == 1
 
-    def test_a_true_box_without_area_is_an_error_that_says_where(self):
+    def test_a_true_box_without_area_is_refused_with_its_place(self):
         boxes = np.broadcast_to(WHOLE, (3, 2, 4)).copy()
         boxes[2, 1] = [1.5, 0, 2, 1]
         with refused("boxes", value=(2, 1)):
             clip_overlap(boxes, boxes, np.ones((3, 2)))
 
     @pytest.mark.parametrize("wrong", ["found", "mask", "cover", "labels"])
-    def test_shapes_that_do_not_fit_are_named(self, wrong):
+    def test_inconsistent_shapes_are_refused(self, wrong):
         boxes = np.broadcast_to(WHOLE, (3, 2, 4))
         given = {"found": boxes, "mask": np.ones((3, 2)), "cover": np.ones((3, 2)), "labels": ("a", "b")}
         given[wrong] = ("a",) if wrong == "labels" else given[wrong][:2]
@@ -119,7 +119,7 @@ class TestFramesThatCount:
 
 
 class TestScores:
-    def test_success_is_strictly_more(self):
+    def test_success_requires_an_iou_above_the_threshold(self):
         scores = grounding_scores([_clip([0.5, 0.75, 0.5 + 1e-9, 0.75 + 1e-9])])
         assert scores.sr50 == 0.75
         assert scores.sr75 == 0.25
@@ -159,7 +159,7 @@ class TestScores:
         assert scores.ao_by_objects == {1: pytest.approx(0.2), 2: pytest.approx(0.75)}
         assert (scores.frames, scores.sequences) == (3, 3)
 
-    def test_nothing_to_measure_is_an_error(self):
+    def test_clips_without_a_counted_frame_are_refused(self):
         with refused("clips", value=0):
             grounding_scores([])
         with refused("clips", value=1):
@@ -167,7 +167,7 @@ class TestScores:
 
 
 def _moves(centers, size=0.1):
-    """Boxes of one object in as many frames as centres, [f, 1, 4]."""
+    """Returns boxes of one object around these centres, [f, 1, 4]."""
     centers = np.array(centers, np.float64)
     return np.concatenate([centers - size / 2, centers + size / 2], axis=1)[:, None]
 
@@ -177,10 +177,10 @@ class TestDisplacement:
     requested = tuple(_moves(ends) for ends in rng.uniform(0.2, 0.8, (20, 2, 2)))
     there = (np.ones((2, 1)),) * 20
 
-    def test_objects_that_go_where_they_are_requested_to(self):
+    def test_objects_that_follow_their_boxes_have_correlation_1(self):
         assert displacement_correlation(self.requested, self.requested, self.there) == (pytest.approx(1), 20, 0)
 
-    def test_objects_that_go_the_other_way(self):
+    def test_objects_that_move_the_opposite_way_have_correlation_minus_1(self):
         back = [boxes[::-1] for boxes in self.requested]
         assert displacement_correlation(self.requested, back, self.there).rank_correlation == pytest.approx(-1)
 
@@ -196,7 +196,7 @@ class TestDisplacement:
             expected, abs=1e-12
         )
 
-    def test_a_still_video_has_none(self):
+    def test_a_still_video_has_no_correlation(self):
         still = [np.repeat(boxes[:1], 2, axis=0) for boxes in self.requested]
         result = displacement_correlation(self.requested, still, self.there)
         assert math.isnan(result.rank_correlation)

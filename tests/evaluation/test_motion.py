@@ -22,7 +22,7 @@ def _texture(seed: int, side: int) -> np.ndarray:
 
 
 def _clip(step: int, *, scale: int = 1, pan: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A textured square of 24 of 64 pixels that moves right by `step` a frame, its background left by `pan`."""
+    """A textured square of 24 of 64 pixels that moves right by `step` per frame, its background left by `pan`."""
     behind, square = _texture(0, 128 * scale), _texture(1, 24 * scale)
     video = np.stack([behind[: 64 * scale, pan * scale * f : (64 + pan * f) * scale] for f in range(FRAMES)])
     boxes = np.zeros((FRAMES, 1, 4), np.float32)
@@ -33,7 +33,7 @@ def _clip(step: int, *, scale: int = 1, pan: int = 0) -> tuple[np.ndarray, np.nd
     return video, boxes
 
 
-def test_a_still_video_has_none():
+def test_a_still_video_has_no_motion():
     video, boxes = _clip(0)
     assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))) == pytest.approx(
         (0, 0), abs=1e-3
@@ -48,9 +48,9 @@ def test_a_moving_object_moves_inside_its_boxes_only(step):
     assert motion.outside < 0.25 * motion.inside
 
 
-def test_what_an_object_uncovers_is_not_outside():
+def test_uncovered_background_does_not_count_as_outside():
     video, boxes = _clip(6)
-    # 0.25 if the place where the object arrives counted
+    # it would be 0.25 if the place where the object arrives counted
     assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))).outside * 64 < 0.2
 
 
@@ -74,7 +74,7 @@ def test_the_unit_is_the_shorter_side():
     assert wide.inside == pytest.approx(square.inside, rel=0.1)
 
 
-def test_without_any_box_all_is_outside_and_under_one_all_is_inside():
+def test_without_a_box_all_pixels_are_outside_and_under_a_full_box_all_are_inside():
     video, boxes = _clip(3)
     bare = motion_magnitude(video, boxes, np.zeros((FRAMES, 1)))
     assert math.isnan(bare.inside)
@@ -84,12 +84,12 @@ def test_without_any_box_all_is_outside_and_under_one_all_is_inside():
     assert covered.inside == pytest.approx(bare.outside)
 
 
-def test_the_same_twice():
+def test_measuring_again_gives_the_same_result():
     video, boxes = _clip(3, pan=1)
     assert len({motion_magnitude(video, boxes, np.ones((FRAMES, 1))) for _ in range(2)}) == 1
 
 
-def test_one_frame_has_no_motion_to_measure():
+def test_a_single_frame_is_refused():
     video, boxes = _clip(3)
     with refused("frames", value=1):
         motion_magnitude(video[:1], boxes[:1], np.ones((1, 1)))

@@ -42,7 +42,7 @@ from tests.evaluation.evaluation_clips import (
 
 
 class MeanColours:
-    """Stands in for networks: features of pictures are mean colours, the feature of a text is its length."""
+    """Stand-in for networks: features of pictures are mean colours, the feature of a text is its length."""
 
     name, implementation, weights_sha256, frame_rule = "colours", "mean colours", None, "every frame, as it is"
 
@@ -69,7 +69,7 @@ def clips(records):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory, clips):
-    """The real clips with noise, as if a good model had made them."""
+    """The real clips with noise, like the videos of a good model."""
     return write_videos(tmp_path_factory.mktemp("videos") / "noisy", clips, noisy)
 
 
@@ -126,7 +126,7 @@ class TestMetrics:
         assert "4 clips" in fvd.metric.note
 
 
-def test_identical_sets_have_an_fvd_of_0_and_the_highest_of_all_else(records, clips, tmp_path):
+def test_identical_sets_have_an_fvd_of_0_and_the_best_value_of_other_metrics(records, clips, tmp_path):
     same = write_videos(tmp_path / "same", clips, lambda video, clip: video)
     rows = by_name(run_of(store_of(same, clips), records, lambda name: MeanColours()).rows(("fvd", "psnr", "ssim")))
     assert rows["fvd-colours-hold10"].metric.value == pytest.approx(0, abs=1e-6)
@@ -141,7 +141,7 @@ def test_the_order_of_the_list_changes_no_metric(records, clips, videos):
     assert there == back
 
 
-def test_what_lacks_its_weights_does_not_run_and_the_others_do(records, clips, videos):
+def test_a_metric_without_weights_does_not_run_and_the_others_do(records, clips, videos):
     rows = run_of(store_of(videos, clips), records).rows([name for name in DEFAULT_METRICS if name != "grounding"])
     ran = {row.metric.name: row.metric.value is not None for row in rows}
     assert ran["psnr"]
@@ -166,7 +166,7 @@ class TestInterventions:
             np.testing.assert_allclose(one.tracks.boxes, np.where(one.mask[..., None], one.boxes, 0))
             assert one.recorded is clip
 
-    def test_swapped_labels_go_to_the_model_only(self, clips):
+    def test_swapped_labels_change_only_the_input_of_the_model(self, clips):
         for clip, changed in zip(clips, apply_intervention(clips, "swapped_labels"), strict=True):
             assert not set(changed.tracks.labels) & set(clip.labels)
             assert changed.labels == clip.labels
@@ -189,14 +189,14 @@ class TestInterventions:
 
 
 class TestPixelDifference:
-    def test_it_is_the_mean_absolute_difference_from_other_videos(self, records, clips, videos, tmp_path):
+    def test_the_metric_is_the_mean_absolute_difference_from_other_videos(self, records, clips, videos, tmp_path):
         brighter = write_videos(tmp_path / "b", clips, lambda video, clip: np.clip(video, 0, 250) + np.uint8(5))
         darker = write_videos(tmp_path / "d", clips, lambda video, clip: np.clip(video, 0, 250))
         run = run_of(store_of(brighter, clips), records, difference_from=darker)
         (row,) = run.rows(["pixel-difference"])
         assert (row.metric.value, row.metric.count) == (5, CLIPS)
 
-    def test_without_the_other_videos_it_does_not_run(self, records, clips, videos, tmp_path):
+    def test_the_metric_does_not_run_without_the_other_videos(self, records, clips, videos, tmp_path):
         for folder in (None, tmp_path):
             (row,) = run_of(store_of(videos, clips), records, difference_from=folder).rows(["pixel-difference"])
             assert row.metric.value is None
@@ -217,7 +217,7 @@ class TestScenes:
         with refused("data", value=clips[0].clip_id):
             SpriteScenes(other.folder).scene(clips[0])
 
-    def test_records_of_other_things_have_no_scenes(self, records, tmp_path):
+    def test_records_other_than_sprites_have_no_scenes(self, records, tmp_path):
         content = json.loads((records.folder / "records.json").read_text())
         (tmp_path / "records.json").write_text(json.dumps(content | {"name": "got10k"}))
         with refused("trackers", path=tmp_path, value="got10k"):
@@ -245,11 +245,11 @@ class TestDamage:
         }
         assert not any(str(damaged) in fault.reason for fault in store.faults)
 
-    def test_if_no_clip_is_left_that_is_an_error(self, clips, tmp_path):
+    def test_a_store_without_a_measurable_clip_is_refused(self, clips, tmp_path):
         with refused(path=tmp_path):
             store_of(tmp_path, clips)
 
-    def test_video_files_are_found_and_of_longer_ones_the_first_frames_are_measured(self, clips, damaged):
+    def test_video_files_are_found_and_only_the_first_frames_of_longer_ones_are_measured(self, clips, damaged):
         clip = clips[0]
         video, _ = read_video(damaged / clip.clip_id)
         shutil.rmtree(damaged / clip.clip_id)
@@ -260,7 +260,7 @@ class TestDamage:
         read = next(videos[GENERATED] for of, videos in store.pairs() if of is clip)
         assert read.shape == (FRAMES, SIDE, SIDE, 3)
 
-    def test_a_clip_without_caption_or_box_lacks_what_needs_them(self, records, clips, videos):
+    def test_a_clip_without_caption_or_box_lacks_the_metrics_that_need_them(self, records, clips, videos):
         plain = dataclasses.replace(clips[0], caption=" ")
         empty = dataclasses.replace(
             clips[1], labels=(), objects=(), boxes=clips[1].boxes[:, :0], mask=clips[1].mask[:, :0]
@@ -277,7 +277,7 @@ class TestDamage:
         assert rows["motion-inside-farneback@128"].metric.count == CLIPS - 1
         assert rows["psnr"].metric.count == CLIPS
 
-    def test_an_object_too_small_for_a_tracker_is_left_out_of_every_version(self, records, clips, videos):
+    def test_an_object_too_small_for_a_tracker_is_omitted_from_every_version(self, records, clips, videos):
         clip = clips[0]
         boxes = clip.boxes.copy()
         boxes[:, 0] = [0.5, 0.5, 0.51, 0.51]
@@ -285,7 +285,7 @@ class TestDamage:
         rows = by_name(run_of(store, records).rows(["grounding"]))
         assert f"({clip.clip_id} ({clip.labels[0]}))" in rows["ao-csrt@256"].metric.note
 
-    def test_records_that_do_not_hold_what_the_list_wants(self, records, monkeypatch):
+    def test_entries_that_the_records_do_not_hold_are_faults(self, records, monkeypatch):
         evaluation = sprite_list(records)
         entries = list(evaluation.entries)
         entries[0] = EvaluationEntry("sprites-test-000000099", 0, 1)
@@ -322,7 +322,7 @@ class TestDamage:
             ({"entries": (EvaluationEntry("x", 0, 1), EvaluationEntry("x", 1, 2))}, "clip_id", "x"),
         ],
     )
-    def test_lists_that_cannot_be_evaluated(self, records, change, argument, value):
+    def test_an_invalid_list_is_refused(self, records, change, argument, value):
         with refused(argument, path="list.json", value=value):
             check_list(dataclasses.replace(sprite_list(records), **change), records, "list.json")
 
@@ -351,7 +351,7 @@ class TestFiles:
         assert str(videos) not in text
         assert not re.search(r"seconds|[\"' ]/[a-z]+/", text)
 
-    def test_results_are_read_back_as_they_were(self, folder, records):
+    def test_results_survive_writing_and_reading(self, folder, records):
         results = read_results(folder)
         assert [clip.clip_id for clip in results.clips] == [entry.clip_id for entry in sprite_list(records).entries]
         assert results.evaluation["list"]["sha256"] == sprite_list(records).sha256
@@ -367,14 +367,14 @@ class TestFiles:
         per_clip = by_name(read_results(folder).rows)["psnr"].metric.per_clip
         assert {row["clip_id"]: float(row["psnr"]) for row in rows} == per_clip
 
-    def test_the_page_holds_everything_and_stands_sorted_best_first(self, folder):
+    def test_the_page_is_complete_and_sorted_best_first(self, folder):
         page = (folder / "report.html").read_text()
         assert page.count("<img ") == 3 * CLIPS
         assert not re.search(r'(src|href)="(?!data:)', page)
         values = [json.loads(html.unescape(text))["ao-csrt@256"] for text in re.findall(r'data-values="(.*?)"', page)]
         assert values == sorted(values, reverse=True)
 
-    def test_a_text_in_a_page_stays_text(self, tmp_path):
+    def test_text_in_a_page_is_escaped(self, tmp_path):
         card = Card("<b>id</b>", "</article><script>alert(1)</script>", {}, {"x": 1.0})
         table = Table(["<i>"], [["<u>"]])
         path = write_page(tmp_path / "p.html", title="<t>", table=table, sort_by={"x": "higher"}, cards=[card])
@@ -391,7 +391,7 @@ class TestFiles:
         with refused("model", path=tmp_path / "new", value="b"):
             start_or_resume(tmp_path / "new", {"model": "b", "options": {"eta": 0.0}})
 
-    def test_the_first_of_a_list(self, records):
+    def test_the_first_entries_of_a_list_are_selected(self, records):
         evaluation = sprite_list(records)
         assert first_entries(evaluation, 2).entries == evaluation.entries[:2]
         with refused("count", value=5):
@@ -399,14 +399,14 @@ class TestFiles:
 
 
 class TestVBench:
-    def test_names_are_the_prompts(self):
+    def test_file_names_are_the_prompts(self):
         long = "é" * 300
         names = vbench_names([("a", "A cat."), ("b", "A cat."), ("c", "up/down"), ("d", " "), ("e", long)])
         assert {key: names[key] for key in "abc"} == {"a": "A cat.", "b": "A cat. (2)", "c": "up down"}
         assert "d" not in names
         assert len(f"{names['e']}-0.mp4".encode()) < 255
 
-    def test_videos_and_pictures_stand_side_by_side(self, clips, videos, tmp_path):
+    def test_videos_and_pictures_have_the_same_names(self, clips, videos, tmp_path):
         store = store_of(videos, clips)
         assert export_vbench(store, tmp_path, fps=8, index=2) == CLIPS
         for clip in clips:

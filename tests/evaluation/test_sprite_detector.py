@@ -1,4 +1,4 @@
-"""The exact detector finds sprites where the scene has them, also in blurred frames, and nothing elsewhere."""
+"""The exact detector finds sprites where the scene has them, even in blurred frames, and nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _scenes(world: SpriteWorld) -> list[Scene]:
 
 
 def _overlap(scenes, change) -> float:
-    """AO over clips, with the detector run on `change(rendering)`."""
+    """Returns the AO over clips, with the detector run on `change(rendering)`."""
     clips = []
     for scene in scenes:
         drawn = render_scene(scene)
@@ -35,7 +35,7 @@ def _overlap(scenes, change) -> float:
 
 
 def _decoded(video: np.ndarray, factor: int, *, fade: float = 0.8, shift: float = 8, noise: float = 6) -> np.ndarray:
-    """Like through a small autoencoder: shrunk and enlarged again, paler, in shifted colours, with noise."""
+    """Simulates a small autoencoder: shrinks and enlarges the video, fades and shifts colours, and adds noise."""
     rng = np.random.default_rng(0)
     frames = []
     for frame in video:
@@ -52,22 +52,22 @@ def _empty(scene: Scene, frames: int = 2) -> np.ndarray:
 
 
 class TestWhereSpritesAre:
-    # Measured on 50 clips: 0.985 alone, 0.980 among up to two, 0.96 and 0.94 shrunk by 4 and faded, 0.25 still.
+    # AO on 50 clips: 0.985 with one sprite, 0.980 with up to two, 0.96 and 0.94 shrunk by 4 and faded, 0.25 if still.
 
-    def test_real_clips_are_the_ceiling(self):
+    def test_real_clips_reach_the_highest_score(self):
         assert _overlap(_scenes(ALONE), lambda drawn: drawn.video) > 0.95
 
     def test_two_sprites_are_not_mistaken_for_each_other(self):
         assert _overlap(_scenes(PAIRS), lambda drawn: drawn.video) > 0.93
 
-    def test_blur_faded_and_shifted_colours_and_noise_do_little(self):
+    def test_blur_faded_and_shifted_colours_and_noise_have_little_effect(self):
         assert _overlap(_scenes(ALONE), lambda drawn: _decoded(drawn.video, 4)) > 0.9
         assert _overlap(_scenes(PAIRS), lambda drawn: _decoded(drawn.video, 4)) > 0.85
 
-    def test_even_shrunk_by_eight(self):
+    def test_sprites_are_found_even_if_shrunk_by_eight(self):
         assert _overlap(_scenes(ALONE), lambda drawn: _decoded(drawn.video, 8, fade=1, shift=0)) > 0.7
 
-    def test_a_still_video_scores_as_its_boxes_say(self):
+    def test_a_still_video_has_the_score_of_its_boxes(self):
         scenes = _scenes(ALONE)
         drawings = [render_scene(scene) for scene in scenes]
         still = [clip_overlap(np.repeat(one.boxes[:1], 8, axis=0), one.boxes, one.mask) for one in drawings]
@@ -80,11 +80,11 @@ class TestWhereSpritesAre:
 
         assert _overlap(_scenes(ALONE), slide) > 0.85
 
-    def test_larger_and_oblong_pictures(self):
+    def test_sprites_are_found_in_larger_and_oblong_pictures(self):
         world = SpriteWorld(WorldConfig(width=160, height=128, frames=2, max_objects=1))
         assert _overlap(_scenes(world)[:3], lambda drawn: drawn.video) > 0.95
 
-    def test_where_the_scene_has_the_sprite_plays_no_part(self):
+    def test_the_detector_does_not_use_the_positions_of_the_scene(self):
         scene = ALONE.scene(3, split="test")
         (item,) = scene.objects
         video = render_scene(scene).video[:2]
@@ -92,7 +92,7 @@ class TestWhereSpritesAre:
         moved = dataclasses.replace(scene, objects=(dataclasses.replace(item, boxes=elsewhere),))
         np.testing.assert_array_equal(detect_sprites(video, moved).boxes, detect_sprites(video, scene).boxes)
 
-    def test_each_frame_is_by_itself(self):
+    def test_each_frame_is_independent(self):
         scene = PAIRS.scene(1, split="test")
         video = render_scene(scene).video[:3]
         forth, back = detect_sprites(video, scene), detect_sprites(video[::-1], scene)
@@ -108,19 +108,19 @@ class TestWhereSpritesAre:
             scene, objects=(dataclasses.replace(item, boxes=np.concatenate([places, places + side], axis=1)),)
         )
         drawn = render_scene(scene)
-        # on both axes, of the sides that move together
+        # on both axes, for the sides that move together
         assert np.abs(detect_sprites(drawn.video, scene).boxes - drawn.boxes).max() < 0.4 / 64
 
-    def test_a_video_much_brighter_than_the_background(self):
+    def test_sprites_are_found_in_a_much_brighter_video(self):
         scene = ALONE.scene(1, split="test")
         drawn = render_scene(scene)
         brighter = np.clip(drawn.video.astype(int) + 60, 0, 255).astype(np.uint8)
         assert drawn.video.max() > 195  # some of it is cut off, as a decoder does
         assert np.nanmin(clip_overlap(detect_sprites(brighter, scene).boxes, drawn.boxes, drawn.mask).ious) > 0.8
 
-    def test_half_out_of_the_picture_the_box_is_that_of_the_visible_part(self):
+    def test_the_box_of_a_sprite_half_outside_is_that_of_its_visible_part(self):
         scene = ALONE.scene(0, split="test")
-        boxes = np.array([[20.0, 20, 40, 40], [-12, 20, 8, 40], [52, 20, 72, 40]])  # of a star the tip only
+        boxes = np.array([[20.0, 20, 40, 40], [-12, 20, 8, 40], [52, 20, 72, 40]])  # only the tip of a star
         item = dataclasses.replace(scene.objects[0], name="star", color="red", boxes=boxes)
         scene = dataclasses.replace(scene, objects=(item,))
         drawn = render_scene(scene)
@@ -129,8 +129,8 @@ class TestWhereSpritesAre:
         assert box_iou(detect_sprites(drawn.video, scene).boxes, drawn.boxes).min() > 0.9
 
 
-class TestWhatIsNotThere:
-    def test_a_bare_background(self):
+class TestAbsentSprites:
+    def test_nothing_is_found_on_a_bare_background(self):
         for scene in _scenes(ALONE):
             found = detect_sprites(_empty(scene), scene)
             assert np.isnan(found.boxes).all()
@@ -143,8 +143,8 @@ class TestWhatIsNotThere:
         clip = clip_overlap(detect_sprites(video, scene).boxes, drawn.boxes, drawn.mask)
         assert np.nanmax(clip.ious) == 0
 
-    def test_one_of_two_sprites_missing(self):
-        for index in (4, 6, 7):  # what is left beside the sprite could pass for the other's edge
+    def test_a_missing_sprite_of_two_is_not_found(self):
+        for index in (4, 6, 7):  # the remainder next to the sprite could be mistaken for the other's edge
             scene = PAIRS.scene(index, split="test")
             drawn = render_scene(dataclasses.replace(scene, objects=scene.objects[1:]), frames=[0])
             found = detect_sprites(drawn.video, scene)
@@ -177,7 +177,7 @@ class TestContract:
         with refused("frames", value=(2, 32, 64, 3)):
             detect_sprites(np.zeros((2, 32, 64, 3), np.uint8), scene)
 
-    def test_importing_it_imports_no_data_pipeline(self):
+    def test_importing_the_detector_does_not_import_data_pipeline(self):
         script = (
             "import sys, smcd_jax.evaluation.trackers.sprite_detector, smcd_jax.evaluation.metrics.grounding, "
             "smcd_jax.evaluation.trackers.object_trackers, smcd_jax.evaluation.metrics.motion, "

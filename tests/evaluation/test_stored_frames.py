@@ -1,4 +1,4 @@
-"""One reader of frames everywhere: preparation, evaluation and the picture to animate see each stored frame once."""
+"""Preparation, evaluation and animation read frames alike: each stored frame appears once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMES = [0, 100, 104, 108, 112, 162, 166, 170, 171, 172, 173, 174]
 
 
 def pictures() -> np.ndarray:
-    """A square that moves over a gradient, each frame brighter than the one before."""
+    """A square that moves over a gradient, each frame brighter than the previous one."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     frames = np.stack([np.stack([x, y, x // 2 + y // 2], -1) + 8 * index for index in range(COUNT)]).astype(np.uint8)
     for index in range(COUNT):

@@ -1,4 +1,4 @@
-"""The trackers follow moving objects, repeatably, and refuse what they cannot track."""
+"""The trackers follow moving objects deterministically, and refuse objects that they cannot track."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES, SIDE = 4, 64
 
 
 def _moving_square(*, seed: int = 0, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """A patterned square of 16 pixels that moves right by 4 and down by 2 a frame: video and boxes."""
+    """A patterned square of 16 pixels that moves right by 4 and down by 2 per frame: video and boxes."""
     rng = np.random.default_rng(seed)
     pattern = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     video = np.repeat(rng.integers(170, 190, (1, side, side, 3)).astype(np.uint8), FRAMES, axis=0)
@@ -39,32 +39,32 @@ def tracker(request) -> OpenCVTracker:
 
 
 class TestTracking:
-    def test_follows_a_square(self, tracker):
+    def test_a_tracker_follows_a_square(self, tracker):
         video, boxes = _moving_square()
         found = tracker.track(video, boxes[0])
         np.testing.assert_array_equal(found[0], boxes[0])
         assert found.dtype == np.float32
-        # the first box, kept, would have an IoU of 0.08 with the last
+        # a box that stays in place would have an IoU of 0.08 with the last box
         assert box_iou(found, boxes).min() > 0.7
 
-    def test_stays_where_nothing_moves(self, tracker):
+    def test_the_box_stays_in_a_still_video(self, tracker):
         video, boxes = _moving_square()
         found = tracker.track(np.repeat(video[:1], FRAMES, axis=0), boxes[0])
         assert box_iou(found, np.repeat(boxes[:1], FRAMES, axis=0)).min() > 0.75
 
-    def test_the_same_twice_whatever_was_tracked_before(self, tracker):
+    def test_tracking_again_gives_the_same_boxes(self, tracker):
         video, boxes = _moving_square()
         once = tracker.track(video, boxes[0])
         tracker.track(_moving_square(seed=1)[0], boxes[2])
         cv2.setRNGSeed(7)
         np.testing.assert_array_equal(tracker.track(video, boxes[0]), once)
 
-    def test_opencv_is_given_blue_first(self):
+    def test_opencv_receives_frames_in_bgr_order(self):
         frames = np.zeros((1, 4, 4, 3), np.uint8)
         frames[..., 0] = 255
         np.testing.assert_array_equal(enlarged(cv2, frames, 4)[0, 0, 0], [0, 0, 255])
 
-    def test_leaves_opencv_as_it_was(self, tracker):
+    def test_tracking_restores_the_settings_of_opencv(self, tracker):
         video, boxes = _moving_square()
         before = cv2.getNumThreads()
         try:
@@ -79,13 +79,13 @@ class TestTracking:
         assert enlarged(cv2, np.zeros((1, 100, 96, 3), np.uint8), SHORTER_SIDE).shape == (1, 300, 288, 3)
         assert enlarged(cv2, np.zeros((1, 320, 512, 3), np.uint8), SHORTER_SIDE).shape == (1, 320, 512, 3)
 
-    def test_a_box_as_high_as_the_picture(self, tracker):
+    def test_a_box_as_high_as_the_picture_is_tracked(self, tracker):
         video, _ = _moving_square()
         assert np.isfinite(tracker.track(video, np.array([0.1, -0.1, 0.5, 1.1]))).all()
 
 
 class TestObjects:
-    def test_each_is_followed_from_its_first_frame_on(self, tracker):
+    def test_each_object_is_followed_from_its_first_frame(self, tracker):
         video, boxes = _moving_square()
         two = np.stack([boxes, boxes], axis=1)
         mask = np.ones((FRAMES, 2), bool)
@@ -103,7 +103,7 @@ class TestObjects:
         found = track_objects(tracker, video, wrong, np.ones((FRAMES, 1), bool))
         np.testing.assert_array_equal(found[:, 0], tracker.track(video, boxes[0]))
 
-    def test_an_object_that_is_never_there_is_never_found(self, tracker):
+    def test_an_object_that_is_never_present_is_never_found(self, tracker):
         video, boxes = _moving_square()
         assert np.isnan(track_objects(tracker, video, boxes[:, None], np.zeros((FRAMES, 1), bool))).all()
 
@@ -112,7 +112,7 @@ class TestObjects:
         with refused("boxes", value=(4, 1, 4)):
             track_objects(tracker, video[:3], boxes[:, None], np.ones((FRAMES, 1), bool))
 
-    def test_anything_that_tracks_can_stand_in(self):
+    def test_any_object_with_the_protocol_is_accepted(self):
         class Still:
             name, version, weights_sha256 = "still", "1", None
 
@@ -131,7 +131,7 @@ def red_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def red_square():
-    """As `_moving_square`, red on grey, and leaving the picture at the right."""
+    """Like `_moving_square`, but red on grey and leaving the picture at the right."""
     video = np.full((12, SIDE, SIDE, 3), 100, np.uint8)
     boxes = np.zeros((12, 4), np.float32)
     for frame in range(12):
@@ -142,9 +142,9 @@ def red_square():
 
 
 class TestLearned:
-    """The file follows what is red; its search picture shows four times the object's side."""
+    """A tracker file that follows red objects; its search picture shows four times the object's side."""
 
-    def test_follows_as_far_as_its_cells_are_fine(self, red_file, red_square):
+    def test_the_tracker_follows_with_the_resolution_of_its_cells(self, red_file, red_square):
         video, boxes = red_square
         found = VitTracker(str(red_file)).track(video, boxes[0])
         assert found.dtype == np.float32
@@ -153,7 +153,7 @@ class TestLearned:
         assert box_iou(found, boxes)[:10].min() >= 0.62
         assert found.max() <= 1
 
-    def test_neither_the_last_clip_nor_opencvs_seed_matters(self, red_file, red_square):
+    def test_the_result_depends_neither_on_the_last_clip_nor_on_the_seed(self, red_file, red_square):
         video, boxes = red_square
         tracker = VitTracker(str(red_file))
         once = tracker.track(video, boxes[0])
@@ -161,7 +161,7 @@ class TestLearned:
         cv2.setRNGSeed(7)
         np.testing.assert_array_equal(tracker.track(video, boxes[0]), once)
 
-    def test_red_is_the_first_channel_of_what_the_network_gets(self, red_file, red_square):
+    def test_red_is_the_first_channel_of_the_network_input(self, red_file, red_square):
         video, boxes = red_square
         found = VitTracker(str(red_file)).track(video[..., ::-1], boxes[0])
         assert box_iou(found, boxes)[3] == 0
@@ -178,7 +178,7 @@ class TestLearned:
         assert tracker.name == f"vit-{tracker.weights_sha256[:8]}@256"
         assert other.name != tracker.name
 
-    def test_missing_and_wrong_files_are_one_line(self, tmp_path):
+    def test_a_missing_or_wrong_file_is_refused_in_one_line(self, tmp_path):
         for missing in ("x.onnx", ""):
             with refused("trackers", path=missing):
                 VitTracker(missing)
@@ -188,7 +188,7 @@ class TestLearned:
             with refused("trackers", path=path):
                 VitTracker(str(path))
 
-    def test_frames_and_boxes_are_checked_as_by_the_others(self, red_file):
+    def test_frames_and_boxes_are_checked(self, red_file):
         tracker = VitTracker(str(red_file))
         with refused("frames"):
             tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
@@ -197,14 +197,14 @@ class TestLearned:
 
 
 class TestRefusals:
-    def test_name_and_version(self, tracker):
+    def test_a_tracker_has_a_name_and_a_version(self, tracker):
         assert tracker.name in ("csrt@256", "medianflow@256")
         assert tracker.version == f"OpenCV {cv2.__version__}"
 
     @pytest.mark.parametrize(
         "box", [[0.5, 0.5, 0.5, 0.8], [0.5, 0.5, 0.51, 0.8], [1.2, 0, 1.5, 1], [np.nan, 0, 1, 1], [0.8, 0.1, 0.2, 0.9]]
     )
-    def test_a_box_to_start_from_must_have_an_area(self, tracker, box):
+    def test_a_first_box_without_area_is_refused(self, tracker, box):
         with refused("first_box"):
             tracker.track(_moving_square()[0], np.array(box))
 
@@ -212,7 +212,7 @@ class TestRefusals:
         with refused("frames"):
             tracker.track(np.zeros((2, 64, 64, 3), np.float32), np.array([0.1, 0.1, 0.5, 0.5]))
 
-    def test_an_unknown_tracker(self):
+    def test_an_unknown_tracker_is_refused(self):
         with refused("trackers", value="goturn"):
             OpenCVTracker("goturn")
 
@@ -221,12 +221,12 @@ class TestRefusals:
         with pytest.raises(SMCDError, match=r"pip install 'smcd_jax\[eval\]'"):
             OpenCVTracker("csrt")
 
-    def test_with_another_build_of_opencv_too(self, monkeypatch):
+    def test_another_build_of_opencv_is_refused_with_the_missing_class(self, monkeypatch):
         monkeypatch.delattr(cv2, "TrackerCSRT_create")
         with refused("cv2", value="TrackerCSRT_create"):
             OpenCVTracker("csrt")
 
-    def test_what_opencv_cannot_do_is_one_line(self, tracker, monkeypatch):
+    def test_an_error_of_opencv_is_one_line(self, tracker, monkeypatch):
         def fail(*_):
             raise cv2.error("(-215:Assertion failed)\n in function 'init'")
 

@@ -1,4 +1,4 @@
-"""The table of launches in docs/benchmarks.md is that of the JSON files beside it."""
+"""The table of launches in docs/benchmarks.md is that of the JSON files next to it."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ def test_the_documentation_shows_the_figures_of_the_json_files():
     assert launch_tables.published() in (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-def test_nothing_that_does_not_change_is_moved_in_the_loop():
+def test_the_loop_does_not_move_constant_values():
     report = json.loads((launch_tables.FIGURES / "launches_h100.json").read_text(encoding="utf-8"))
     assert report["repeated"] == {}
     assert report["unknown_loops"] == 1

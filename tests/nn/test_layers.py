@@ -1,4 +1,4 @@
-"""Layers with behaviour of their own."""
+"""Layers that are not those of Flax: dropout by a hash of the index."""
 
 import flax.linen as nn
 import jax

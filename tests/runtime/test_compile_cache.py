@@ -1,4 +1,4 @@
-"""A compile cache that a disk has damaged: programs are compiled again and give the same numbers."""
+"""A damaged compile cache: programs are compiled again and give the same numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=["cut", "flipped", "empty", "other"])
-def test_a_damaged_or_cut_cache_gives_the_same_numbers(whole_cache, damage, tmp_path):
+def test_a_damaged_or_truncated_cache_gives_the_same_numbers(whole_cache, damage, tmp_path):
     cache, expected = whole_cache
     folder = tmp_path / "cache"
     folder.mkdir()

@@ -45,7 +45,7 @@ class TestMeasures:
         assert measures.share_of_peak == pytest.approx(measures.tflop_per_second / 2e-3)
         assert measures.peak_memory_bytes > 1e8
 
-    def test_it_is_of_the_config(self, measures):
+    def test_measures_describe_the_config(self, measures):
         config = small_config()
         program = TrainProgram(config, make_mesh(config.mesh))
         assert measures.tflop_per_step == program.flops() / 1e12
@@ -60,14 +60,14 @@ class TestMeasures:
             measure_training(small_config(*overrides))
         assert f"multiple of {multiple} " in str(record.value)
 
-    def test_no_step_is_nothing_to_measure(self):
+    def test_zero_timed_steps_are_refused(self):
         with refused("steps_timed", value=0):
             measure_training(small_config(), steps_timed=0)
 
 
 class TestInputs:
     @pytest.mark.parametrize("inputs", ["features", "latents", "video"])
-    def test_a_batch_is_as_the_step_takes_it(self, inputs):
+    def test_a_random_batch_has_the_shapes_of_the_step(self, inputs):
         config = small_config(f"data.inputs={inputs}")
         program = TrainProgram(config, make_mesh(config.mesh))
         batch = random_batch(program)
@@ -89,7 +89,7 @@ class TestInputs:
 
 
 class TestCommand:
-    def test_it_prints_a_table_and_writes_the_figures(self, measures, monkeypatch, tmp_path, capsys):
+    def test_the_command_prints_a_table_and_writes_json(self, measures, monkeypatch, tmp_path, capsys):
         asked = []
         monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
         flags = ["--config", CONFIG, "--no_cache", "--batch", "16", "--config.optimizer.learning_rate=0.5"]
@@ -101,7 +101,7 @@ class TestCommand:
         assert written["clips_per_second"] == measures.clips_per_second
 
     @pytest.mark.parametrize("preset", ["tiny", "smcd"])
-    def test_a_preset_is_stage_2(self, preset, measures, monkeypatch):
+    def test_a_preset_measures_stage_2(self, preset, measures, monkeypatch):
         asked = []
         monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
         assert main(["bench", "train", "--preset", preset]) == 0

@@ -1,4 +1,4 @@
-"""Checkpoints: a restore returns exactly what was saved, falls back to an older step, or raises; nothing else."""
+"""Checkpoints: a restore returns exactly the saved values, falls back to an older step, or raises."""
 
 import errno
 import gc
@@ -31,7 +31,7 @@ from tests.errors import refused
 
 @pytest.fixture(autouse=True, scope="module")
 def short_collections():
-    """Takes what earlier tests left behind out of garbage collection: each damaged read collects everything."""
+    """Excludes objects of earlier tests from garbage collection, because each damaged read runs a full collection."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -120,7 +120,7 @@ def folder(whole, tmp_path) -> Path:
 
 class TestChecksums:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
-    def test_they_are_equal_on_every_mesh_and_layout(self, dtype):
+    def test_checksums_are_equal_on_every_mesh_and_layout(self, dtype):
         value = np.random.default_rng(0).integers(0, 2, (8, 16)).astype(jnp.dtype(dtype))
         places = {
             f"{on} {spec}": jax.device_put(value, NamedSharding(mesh(*on), P(*spec)))
@@ -153,13 +153,13 @@ class TestChecksums:
         collectives = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
         assert not [name for name in collectives if name in text]
 
-    def test_no_arrays_have_no_checksums(self):
+    def test_an_empty_dict_has_no_checksums(self):
         assert array_checksums({}) == {}
 
 
 class TestSaveAndRestore:
     @pytest.mark.parametrize("to", [(8, 1), (4, 2), (1, 1)])
-    def test_it_is_bit_for_bit_on_any_mesh(self, tmp_path, to):
+    def test_restored_arrays_are_equal_bit_for_bit_on_any_mesh(self, tmp_path, to):
         save(tmp_path, 10, on=(2, 4))
         restored = restore(tmp_path, on=to)
         assert_is(restored, 10, on=to)
@@ -189,11 +189,11 @@ class TestSaveAndRestore:
         monkeypatch.chdir(tmp_path)
         assert_is(restore("run/checkpoints"), 10)
 
-    def test_the_last_steps_and_every_so_many_are_kept(self, tmp_path):
+    def test_the_newest_steps_and_those_of_an_interval_are_kept(self, tmp_path):
         save(tmp_path, *range(10, 90, 10), max_to_keep=2, keep_every=30)
         assert Checkpoints(tmp_path).steps() == [30, 60, 70, 80]
 
-    def test_a_step_that_is_there_already_is_not_saved_again(self, folder):
+    def test_an_existing_step_is_not_saved_again(self, folder):
         checkpoints = Checkpoints(folder)
         params, train = state(20)
         checkpoints.restore(params=abstract(params), train=abstract(train))
@@ -221,7 +221,7 @@ class TestSaveAndRestore:
 
 
 class TestDamage:
-    """Damage to the newest step: the previous one is restored, or the values are correct anyway."""
+    """Damage to the newest step: the previous step is restored, or the values are still correct."""
 
     def fall_back(self, folder, caplog) -> tuple[int, str]:
         caplog.clear()
@@ -235,7 +235,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("item", ["params", "train"])
     def test_a_flipped_bit_of_any_array_is_found_and_the_array_named(self, folder, caplog, item):
-        """The change is written by Orbax, so that its storage checksums match."""
+        """Orbax writes the change, so that its storage checksums match."""
         saved = named_leaves(dict(zip(("params", "train"), state(20), strict=True))[item])
         for name, leaf in saved.items():
             content = bytearray(np.asarray(leaf).tobytes())
@@ -278,7 +278,7 @@ class TestDamage:
         assert outcomes[10] > 0 or item == "."  # files that Orbax keeps for itself are not read
 
     @pytest.mark.parametrize("cut", ["deleted", "emptied", "halved"])
-    def test_a_file_of_any_kind_that_is_cut_or_gone_never_changes_a_value(self, folder, cut):
+    def test_a_truncated_or_missing_file_never_changes_a_value(self, folder, cut):
         fell_back = set()
         for file in sorted(path for path in (folder / "20").rglob("*") if path.is_file()):
             content, name = file.read_bytes(), str(file.relative_to(folder / "20"))
@@ -460,7 +460,7 @@ class TestRefusals:
 
 
 class TestReadForExport:
-    def test_it_gives_the_average_or_the_parameters_by_path(self, folder):
+    def test_reading_gives_the_average_or_the_parameters_by_path(self, folder):
         for ema, tree in ((True, state(20)[1]["ema"]), (False, state(20)[0])):
             step, leaves, data, config = read_checkpoint(folder, ema=ema)
             assert (step, data, config) == (20, {**DATA, "step": 20}, CONFIG)
@@ -469,7 +469,7 @@ class TestReadForExport:
                 assert leaves[name].dtype == leaf.dtype
                 assert leaves[name].tobytes() == np.asarray(leaf).tobytes()
 
-    def test_without_an_average_it_gives_the_parameters(self, tmp_path):
+    def test_reading_without_an_average_gives_the_parameters(self, tmp_path):
         params, train = state(10)
         checkpoints = Checkpoints(tmp_path)
         checkpoints.save(10, params=params, train={**train, "ema": {}}, data={}, config={}, wait=True)
@@ -530,11 +530,11 @@ class TestFailedSave:
         room[0] = True
         assert f"step 30 could not be saved ({os.strerror(errno.ENOSPC)}); the newest" in str(record.value)
         checkpoints.check()
-        assert checkpoints.steps() == [10, 20]  # although only the last one is to be kept
+        assert checkpoints.steps() == [10, 20]  # although max_to_keep is 1
         assert_is(restore(folder), 20)
         params, train = state(30)
         checkpoints.save(30, params=params, train=train, data={**DATA, "step": 30}, config=CONFIG)
-        checkpoints.close()  # with room again, the same step can be saved
+        checkpoints.close()  # once there is space again, the same step can be saved
         assert_is(restore(folder), 30)
 
     def test_a_failed_save_is_reported_by_the_next_save_and_by_close(self, folder, monkeypatch):
@@ -573,7 +573,7 @@ folder = Path(sys.argv[1])
 
 @pytest.fixture
 def child():
-    """Returns a function that runs code on a folder in a subprocess, which ends with the test at the latest."""
+    """Returns a function that runs code on a folder in a subprocess, which is killed at the end of the test."""
     started = []
 
     def start(folder, body: str, **variables: str) -> subprocess.Popen:
@@ -680,7 +680,7 @@ print("resumed from", begun, *([restored.skipped] if restored else []))
         assert_is(restore(tmp_path, on=(4, 2)), 30, on=(4, 2))
 
     @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, pytest.param(None, marks=pytest.mark.slow)])
-    def test_killed_while_saving_it_resumes_from_a_whole_step(self, tmp_path, child, delay):
+    def test_a_process_killed_while_saving_resumes_from_a_complete_step(self, tmp_path, child, delay):
         body = """
 checkpoints, step = Checkpoints(folder, max_to_keep=2), 0
 restored = restore(folder)

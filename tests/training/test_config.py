@@ -1,4 +1,4 @@
-"""Configs of training: the shipped ones train what they say, and what cannot be is refused in one line."""
+"""Training configs: the shipped ones train the documented parameters, and invalid ones are refused in one line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from smcd_jax.training.state import abstract, from_scratch_paths, policy, traine
 from tests.errors import refused
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are no configs themselves
-# by the name of get_config's parameter, or by file where that has parts of its own
+SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are not configs
+# presets by the name of get_config's parameter, or by file if it has its own presets
 FORMS = {
     "preset": ("smcd", "tiny"),
     "tiny/base": ("pictures", "clips"),
@@ -37,7 +37,7 @@ FORMS = {
 
 
 def forms(name: str) -> tuple[str, ...]:
-    """What may stand behind the colon after a config file; a new file with parts of its own needs a line above."""
+    """Returns the presets of a config file; a new file with its own presets needs a line above."""
     parameters = inspect.signature(importlib.import_module(f"configs.{name.replace('/', '.')}").get_config).parameters
     return FORMS[name if name in FORMS else next(iter(parameters))] if parameters else ("",)
 
@@ -58,7 +58,7 @@ ROWS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def shapes_once():
-    """Tracing the shapes of a full-size network takes seconds, and the configs share them."""
+    """Caches the shapes of full-size networks, which take seconds to trace and which configs share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "abstract_params", functools.cache(abstract_params))
         yield
@@ -69,7 +69,7 @@ def load(name: str, *overrides: str) -> TrainConfig:
 
 
 def trained_counts(config: TrainConfig) -> dict[str, int]:
-    """Trained parameters by component."""
+    """Returns the number of trained parameters by component."""
     leaves, counts = flatten(abstract(config)), {}
     for path in trained_paths(config):
         name = path.split("/", 1)[0]
@@ -78,7 +78,7 @@ def trained_counts(config: TrainConfig) -> dict[str, int]:
 
 
 def torch_names(config: TrainConfig) -> dict[str, list[str]]:
-    """Trained parameters as the published weights name them, by the reference's module names."""
+    """Returns the trained parameters under their published names, by the reference's module names."""
     named = {module: [] for module, _ in ROWS.values()}
     paths = trained_paths(config)
     for component, (module, rows) in ROWS.items():
@@ -102,7 +102,7 @@ def test_a_stage_trains_the_parameters_of_the_reference_by_name(shared, file, na
         (STAGE_1, {"unet": 211_213_152, "position_net": 1_346_624}),
         (STAGE_2, {"unet": 459_256_672, "image_encoder": 202_936_064}),
         ("dynamicrafter/finetune.py:dynamicrafter_512", {"unet": 1_438_854_980, "resampler": 48_787_456}),
-        (  # the published advice for motion that fades freezes 272,850,880 parameters
+        (  # the published advice against fading motion freezes 272,850,880 parameters
             "dynamicrafter/finetune.py:dynamicrafter_256+still_time",
             {"unet": 1_438_854_996 - 272_850_880, "resampler": 48_787_456},
         ),
@@ -127,8 +127,8 @@ def test_a_shipped_config_loads_and_each_of_its_patterns_matches(name):
 @pytest.mark.parametrize(
     "name", [name for name in SHIPPED if name.startswith(("smcd/joint", "smcd/stage1", "smcd/stage2"))]
 )
-def test_what_a_stage_starts_from_scratch_is_trained(name):
-    """A layer that nobody has trained and that stays frozen would be noise."""
+def test_parameters_that_start_from_scratch_are_trained(name):
+    """A frozen layer with random weights would only add noise."""
     config = load(name)
     paths = flatten(abstract(config))
     assert select(paths, config.init.from_scratch, what="fresh") <= trained_paths(config)
@@ -153,7 +153,7 @@ class TestOverrides:
         )
         assert config.optimizer.learning_rate == 1e-4
         assert (config.run.steps, config.temporal, config.loss.min_snr_gamma) == (7, False, 5.0)
-        assert (config.name, config.init.model) == ("1e-4", "models/mine")  # texts stay texts
+        assert (config.name, config.init.model) == ("1e-4", "models/mine")  # strings stay strings
         assert (
             load("smcd/stage2_scene.py:tiny", "loss.min_snr_gamma=5", "loss.min_snr_gamma=none").loss.min_snr_gamma
             is None
@@ -170,14 +170,14 @@ class TestOverrides:
             (r"unet/(?!x).*,y", (r"unet/(?!x).*", "y")),
         ],
     )
-    def test_a_tuple_of_texts(self, text, value):
+    def test_a_tuple_of_strings_is_read(self, text, value):
         assert load("smcd/stage2_scene.py:tiny", f"data.records={text}").data.records == value
 
     @pytest.mark.parametrize(("text", "value"), [("0.5,2", (0.5, 2.0)), ("(1,2)", (1.0, 2.0)), ("", ())])
-    def test_a_tuple_of_numbers(self, text, value):
+    def test_a_tuple_of_numbers_is_read(self, text, value):
         assert load("smcd/stage2_scene.py:tiny", f"data.weights={text}").data.weights == value
 
-    def test_the_last_of_two_counts(self):
+    def test_the_last_of_two_overrides_wins(self):
         assert load("smcd/stage2_scene.py:tiny", "seed=1", "seed=2").seed == 2
 
     @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestOverrides:
         with refused(argument, value=value):
             load("smcd/stage2_scene.py:tiny", override)
 
-    def test_a_misspelt_key_is_corrected(self):
+    def test_a_misspelt_key_gets_a_suggestion(self):
         with refused("optimizer.learningrate") as record:
             load("smcd/stage2_scene.py:tiny", "optimizer.learningrate=1")
         assert "'learning_rate'" in str(record.value)
@@ -215,7 +215,7 @@ DEFAULT = "from smcd_jax.training.config import default_config\ndef get_config()
 
 
 class TestFiles:
-    def test_another_sort_of_file_is_refused(self, tmp_path):
+    def test_a_file_other_than_python_is_refused(self, tmp_path):
         (tmp_path / "config.yaml").write_text("steps: 3")
         with refused(path=tmp_path / "config.yaml"):
             load_config(str(tmp_path / "config.yaml"))
@@ -301,7 +301,7 @@ def test_an_impossible_schedule_is_refused(overrides, argument, value):
         learning_rate(config.optimizer, config.run.steps)
 
 
-def test_the_rate_rises_and_falls():
+def test_the_learning_rate_rises_and_falls():
     overrides = ("learning_rate=1.0", "warmup_steps=10", "schedule=cosine", "end_lr_ratio=0.1")
     config = load("smcd/stage2_scene.py:tiny", "run.steps=110", *(f"optimizer.{text}" for text in overrides))
     rate = learning_rate(config.optimizer, config.run.steps)
@@ -318,11 +318,11 @@ class TestSelection:
         with refused("trainable", value="unet/a"):
             select(self.PATHS, ("position_net/.*", "unet/a"), what="config: trainable")
 
-    def test_a_pattern_that_is_none(self):
+    def test_a_pattern_that_is_not_a_regular_expression_is_refused(self):
         with refused("trainable", value="unet/("):
             select(self.PATHS, ("unet/(",), what="config: trainable")
 
-    def test_nothing_trained(self):
+    def test_a_config_that_trains_nothing_is_refused(self):
         with refused("trainable"):
             trained_paths(load("smcd/stage2_scene.py:tiny", "trainable="))
 
@@ -337,7 +337,7 @@ class TestSelection:
         assert [is_gate(path) for path in self.PATHS] == [False, False, True, False]
 
 
-def test_from_scratch_everything_may_be_fresh_and_from_a_folder_only_what_is_named():
+def test_without_a_folder_all_parameters_start_from_scratch_and_with_one_only_named_ones():
     config = load("smcd/stage2_scene.py:tiny")
     assert from_scratch_paths(config, None) == set(flatten(abstract(config)))
     named = from_scratch_paths(config, object())
@@ -347,7 +347,7 @@ def test_from_scratch_everything_may_be_fresh_and_from_a_folder_only_what_is_nam
     }
 
 
-def test_trained_parameters_are_float32_and_frozen_ones_of_the_computation():
+def test_trained_parameters_are_float32_and_frozen_ones_have_the_compute_dtype():
     config = load("smcd/stage2_scene.py:tiny", "dtype=bfloat16", "remat=blocks")
     of_run = policy(config)
     assert (np.dtype(of_run.params), np.dtype(of_run.compute).name, of_run.remat) == (np.float32, "bfloat16", True)

@@ -1,6 +1,6 @@
-"""Faults of a run, each with its promised outcome, through the whole commands `smcd train` and `smcd export`.
+"""Faults of a run and their documented outcomes, through the commands `smcd train` and `smcd export`.
 
-How checkpoints, workdir, signals and metrics meet damage by themselves is tested beside each of them.
+The tests of checkpoints, workdir, signals and metrics cover faults of each of these alone.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def first_part(files, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def half(first_part, tmp_path) -> Path:
-    """A run of which steps 2 and 4 are saved."""
+    """A run with saved steps 2 and 4."""
     return Path(shutil.copytree(first_part, tmp_path / "half"))
 
 
@@ -91,7 +91,7 @@ def train(files: Files, workdir: Path, *more: str, steps: int = STEPS) -> int:
 
 
 def refusal(capfd: pytest.CaptureFixture) -> str:
-    """What a command has said last: one line that begins with "error", and what table stands below it."""
+    """Returns the last error of a command: one line that begins with "error", and the table below it."""
     said = capfd.readouterr().err
     assert said.count("smcd: error: ") == 1, said
     assert "Traceback" not in said
@@ -101,13 +101,13 @@ def refusal(capfd: pytest.CaptureFixture) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder but the lock, which says who was there last."""
+    """Returns every file below a folder except the lock, which names its last holder."""
     files = (file for file in folder.rglob("*") if file.is_file() and file != folder / "lock")
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def flip_a_bit(step: Path) -> None:
-    """In the largest trained parameter, in every file that holds it; other bytes of these files may be unused."""
+    """Flips a bit of the largest trained parameter in every file that holds it; other bytes may be unused."""
     arrays = read_arrays(step / "params", dict.fromkeys(Manifest.read(step).arrays["params"]))
     content = max(arrays.values(), key=lambda leaf: leaf.nbytes).tobytes()
     files = [file for file in (step / "params").rglob("d/*") if content in file.read_bytes()]
@@ -119,7 +119,7 @@ def flip_a_bit(step: Path) -> None:
 
 
 class TestDamagedCheckpoints:
-    def test_a_flipped_bit_in_the_newest_step_costs_the_steps_since_the_one_before(self, files, straight, half, capfd):
+    def test_after_a_flipped_bit_the_run_resumes_from_the_previous_step(self, files, straight, half, capfd):
         flip_a_bit(half / "checkpoints" / "4")
         damaged = content(half / "checkpoints" / "4")
         assert train(files, half) == 0
@@ -130,7 +130,7 @@ class TestDamagedCheckpoints:
         assert_same_run(straight, half, STEPS)
         assert content(half / "checkpoints" / "4.damaged-1") == damaged
 
-    def test_where_every_step_is_damaged_it_is_refused_and_never_begun_anew(self, files, half, capfd):
+    def test_a_run_whose_steps_are_all_damaged_is_refused_and_not_restarted(self, files, half, capfd):
         for step in (2, 4):
             flip_a_bit(half / "checkpoints" / str(step))
         before = content(half)
@@ -144,7 +144,7 @@ class TestDamagedCheckpoints:
 
 
 class TestFailedSave:
-    def test_it_shows_at_the_next_step_and_the_same_command_goes_on_from_the_one_before(
+    def test_a_failed_save_is_reported_at_the_next_step_and_the_same_command_resumes_from_the_previous_step(
         self, files, straight, tmp_path, monkeypatch, capfd
     ):
         workdir, seen = tmp_path / "run", []
@@ -165,7 +165,7 @@ class TestFailedSave:
 
 
 def wait_for_failure(patch: pytest.MonkeyPatch, *, before_step: int) -> Callable[[int, Any], Any]:
-    """Gives back the batch of this step when the save in the background has come to its end."""
+    """Returns a function that yields the batch of this step after the background save has ended."""
     saving: list[Checkpoints] = []
     unchanged = Checkpoints.save
     patch.setattr(
@@ -182,7 +182,7 @@ def wait_for_failure(patch: pytest.MonkeyPatch, *, before_step: int) -> Callable
 
 class TestNotANumber:
     @pytest.mark.parametrize("save_every", [2, 100])  # the fault shows when step 6 is saved, or when step 8 is logged
-    def test_it_stops_with_the_last_good_checkpoint_kept(self, files, straight, half, monkeypatch, capfd, save_every):
+    def test_nan_stops_a_run_and_keeps_the_last_good_step(self, files, straight, half, monkeypatch, capfd, save_every):
         def spoil(number: int, batch: Any) -> Any:
             arrays = {"latents": batch.arrays["latents"] * jnp.nan} if number == 2 else {}
             return batch._replace(arrays=batch.arrays | arrays)
@@ -202,12 +202,12 @@ class TestNotANumber:
         averages = [leaf for name, leaf in kept.items() if name.startswith("train/ema/")]
         assert averages
         assert all(np.isfinite(leaf).all() for leaf in averages)
-        assert train(files, half) == 0  # with data that are numbers
+        assert train(files, half) == 0  # with finite data
         assert_same_run(straight, half, STEPS)
 
 
 class TestWorkdir:
-    def test_a_second_run_in_it_is_refused_and_the_first_goes_on(self, files, straight, tmp_path, monkeypatch, capfd):
+    def test_a_second_run_is_refused_and_the_first_continues(self, files, straight, tmp_path, monkeypatch, capfd):
         workdir, second = tmp_path / "run", []
 
         def start_another(number: int, batch: Any) -> Any:
@@ -221,7 +221,7 @@ class TestWorkdir:
         assert f"smcd: error: {workdir} is in use by the run of process {os.getpid()} on " in capfd.readouterr().err
         assert_same_run(straight, workdir, STEPS)
 
-    def test_a_relative_path_is_found_again_from_elsewhere(self, files, straight, tmp_path, monkeypatch):
+    def test_a_run_in_a_relative_workdir_resumes_from_another_folder(self, files, straight, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert train(files, Path("runs/one"), steps=4) == 0
         monkeypatch.chdir(tmp_path / "runs")
@@ -232,7 +232,7 @@ class TestWorkdir:
         assert_same_run(straight, tmp_path / "runs" / "one", STEPS)
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
-    def test_where_nobody_may_write_it_is_refused(self, files, capfd):
+    def test_a_workdir_without_write_permission_is_refused(self, files, capfd):
         assert train(files, Path("/proc/self/run")) == 2
         said = refusal(capfd)
         assert said.startswith("cannot write to /proc/self/run (")
@@ -249,7 +249,7 @@ class TestOtherConfig:
             ("data.frames=2", r"data\.frames +1 +2"),
         ],
     )
-    def test_is_refused_with_a_table_before_anything_is_compiled(self, files, half, monkeypatch, capfd, change, row):
+    def test_another_config_is_refused_before_compiling(self, files, half, monkeypatch, capfd, change, row):
         before = content(half)
         monkeypatch.setattr(TrainProgram, "compile", lambda self: pytest.fail("compiled"))
         assert train(files, half, change) == 2
@@ -258,7 +258,7 @@ class TestOtherConfig:
         assert re.search(rf"\n  {row}$", said)
         assert content(half) == before
 
-    def test_a_key_there_is_none_of_is_refused_before_anything_is_made(self, files, tmp_path, capfd):
+    def test_an_unknown_key_is_refused_before_the_workdir_is_created(self, files, tmp_path, capfd):
         assert train(files, tmp_path / "run", "optimizer.learning_rat=1") == 2
         said = refusal(capfd)
         assert "--config.optimizer.learning_rat: unknown key; did you mean 'learning_rate'?" in said
@@ -271,7 +271,7 @@ class TestOtherConfig:
         assert "step 4 was trained on other clips" in refusal(capfd)
         assert content(half) == before
 
-    def test_what_changes_no_number_may_differ(self, files, straight, half, tmp_path):
+    def test_keys_that_do_not_affect_the_results_may_differ(self, files, straight, half, tmp_path):
         model = shutil.copytree(files.model, tmp_path / "model")
         records = shutil.copytree(files.records, tmp_path / "records")
         free = ("run.save_every=3", "run.max_to_keep=1", "data.threads=2")
@@ -305,7 +305,7 @@ class TestFlags:
         ],
         ids=["within", "cut short", "after the end"],
     )
-    def test_profile_leaves_a_trace_of_what_was_run_of_its_steps(self, files, straight, half, capfd, steps, words):
+    def test_a_profile_records_those_of_its_steps_that_ran(self, files, straight, half, capfd, steps, words):
         assert train(files, half, "--profile", steps) == 0
         assert words in capfd.readouterr().err
         traces = list((half / "logs" / "profile").rglob("*.xplane.pb"))
@@ -329,7 +329,7 @@ class TestValidation:
     LOOKS = ("run.validate_every=2", "run.sample_every=4")
 
     @pytest.mark.parametrize("split", ["", "held_out"])
-    def test_a_split_that_is_not_there_is_said_before_anything_is_compiled(self, files, tmp_path, capfd, split):
+    def test_a_missing_split_is_reported_before_compiling(self, files, tmp_path, capfd, split):
         assert train_here(files, tmp_path / "run", *self.LOOKS, f"data.validation_split={split}") == 2
         said = capfd.readouterr().err
         assert f"data.validation_split {split!r} " in said
@@ -337,13 +337,13 @@ class TestValidation:
         assert "run.validate_every=0" in said
         assert "compiled" not in said
 
-    def test_the_newest_step_is_saved_before_a_look_that_fails(self, files, tmp_path, monkeypatch):
+    def test_the_newest_step_is_saved_before_a_failing_validation(self, files, tmp_path, monkeypatch):
         monkeypatch.setattr(Validation, "loss", lambda *_: 1 / 0)
         assert train_here(files, tmp_path / "run", *EVERY, "run.validate_every=2", f"run.steps={STEPS}") == 1
         assert checkpoint_steps(tmp_path / "run") == [2]
 
 
-def test_memory_that_does_not_suffice_is_one_line_with_what_needs_less(files, tmp_path, monkeypatch, capfd):
+def test_too_little_memory_is_one_line_with_advice(files, tmp_path, monkeypatch, capfd):
     def compile_step(self):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm\nUsed 20G of 15G")
 
@@ -355,7 +355,7 @@ def test_memory_that_does_not_suffice_is_one_line_with_what_needs_less(files, tm
 
 
 class TestExport:
-    def test_another_base_is_refused_and_one_that_has_moved_is_named(self, files, straight, tmp_path, capfd):
+    def test_another_base_is_refused_and_a_moved_base_is_named(self, files, straight, tmp_path, capfd):
         command = ["export", "--workdir", str(straight), "--output", str(tmp_path / "model"), "--base"]
         assert main([*command, str(tmp_path / "gone")]) == 2
         assert "pass its folder with --base" in capfd.readouterr().err
@@ -368,7 +368,7 @@ class TestExport:
     @pytest.mark.parametrize(
         ("flags", "item"), [((), "train/ema"), (("--no_ema",), "params"), (("--dtype", "bfloat16"), "train/ema")]
     )
-    def test_gives_what_was_trained_over_what_it_started_from(self, files, straight, tmp_path, flags, item):
+    def test_an_export_joins_trained_and_frozen_parameters(self, files, straight, tmp_path, flags, item):
         assert main(["export", "--workdir", str(straight), "--output", str(tmp_path / "model"), *flags]) == 0
         folder, start = ModelFolder(tmp_path / "model"), ModelFolder(files.model)
         saved, _ = checkpoint_content(straight, STEPS)
@@ -384,12 +384,12 @@ class TestExport:
         raw = {name.removeprefix("params/"): leaf for name, leaf in saved.items() if name.startswith("params/")}
         assert trained == len(raw)
         different = [name for name, leaf in raw.items() if (leaf != saved[f"train/ema/{name}"]).any()]
-        assert len(different) > trained // 2  # or the test could not tell them apart
+        assert len(different) > trained // 2  # otherwise the test could not tell them apart
 
 
 @pytest.fixture(scope="module")
 def clips_run(files, tmp_path_factory) -> Path:
-    """A run on records that were prepared before, in a process that cannot import TensorFlow."""
+    """A run on existing records, in a process that cannot import TensorFlow."""
     workdir = tmp_path_factory.mktemp("clips") / "run"
     more = ("run.steps=80", "run.log_every=20", "run.save_every=80", "optimizer.learning_rate=5e-3")
     with pytest.MonkeyPatch.context() as patch:
@@ -407,14 +407,14 @@ class TestStage2:
         assert losses[20] > 0.38
         assert losses[80] < 0.35
 
-    def test_what_it_comes_to_is_a_model(self, clips_run, tmp_path):
+    def test_the_exported_model_opens_as_a_pipeline(self, clips_run, tmp_path):
         assert main(["export", "--workdir", str(clips_run), "--output", str(tmp_path / "model")]) == 0
         pipeline = VideoPipeline.from_pretrained(tmp_path / "model")
         assert pipeline.config == MODEL
 
 
 def shuffled_start(path: Path) -> Path:
-    """The model that ships, without what stage 2 trains: of those parameters the values stand in another order."""
+    """Writes the shipped model with the values of the parameters that stage 2 trains shuffled."""
     given, rng = ModelFolder("tiny"), np.random.default_rng(0)
     trained = trained_paths(load_config(STAGE_2))
 
@@ -458,7 +458,7 @@ def test_stage_2_of_the_small_model_falls_below_a_loss_in_minutes(tmp_path):
 
 
 def test_gradients_exist_for_trained_parameters_alone(files):
-    """Measured in leaves and bytes of what the optimiser is handed."""
+    """Measured in leaves and bytes of the gradients that the optimizer receives."""
     handed = []
 
     def spy(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

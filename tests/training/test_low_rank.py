@@ -1,4 +1,4 @@
-"""Low-rank adaptation from training to frames: trained alone, saved small, applied when loading, and merged."""
+"""Low-rank adaptation: trained alone, saved as a small file, applied when loading, and merged."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_only_the_adapter_is_trained_and_its_file_is_small(files, run):
     assert (run / "mine.safetensors").stat().st_size < arrays / 4
 
 
-def test_applied_or_merged_it_makes_the_same_frames(files, run):
+def test_an_applied_and_a_merged_adapter_make_the_same_frames(files, run):
     base, merged = latents(files.model), latents(run / "merged")
     applied = latents(files.model, adapter=run / "mine.safetensors")
     np.testing.assert_allclose(applied, merged, atol=1e-5 * np.abs(merged).max())
@@ -78,7 +78,7 @@ def test_an_adapter_of_another_model_is_refused(run, tmp_path):
         ("unet/dense/kernel", (4, 8), 5, "low_rank.rank"),
     ],
 )
-def test_only_linear_layers_of_enough_width_are_adapted(path, shape, rank, argument):
+def test_only_linear_layers_of_sufficient_width_are_adapted(path, shape, rank, argument):
     with refused(argument):
         low_rank_shapes({path: np.zeros(shape)}, rank)
 

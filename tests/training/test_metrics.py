@@ -197,7 +197,7 @@ def test_a_resumed_run_hides_the_events_that_it_repeats(tmp_path):
     assert len(list((tmp_path / EVENT_FOLDER).iterdir())) == 2
     events = events_of(tmp_path)
     starts = [event.step for event in events if event.HasField("session_log")]
-    assert starts == [11]  # TensorBoard hides events of older files from this step on
+    assert starts == [11]  # from this step, TensorBoard hides the events of older files
     assert events[-1].summary.value[0].simple_value == np.float32(0.3)
 
 
@@ -342,7 +342,7 @@ def gates_of(params) -> int:
     return sum(is_gate(path) for path in flatten(params))
 
 
-def test_full_size_gates_have_names_of_their_own():
+def test_full_size_gates_have_distinct_names():
     params = {"unet": abstract_params(SMCD.unet)}
     report = jax.eval_shape(gate_report, params)
     names = set(report) - {"gates/mean/object", "gates/mean/image"}
@@ -420,8 +420,8 @@ def test_memory_of_tpu_chips():
     assert device_specs.memory_bytes("NVIDIA H200") is None
 
 
-def test_tpu_figures_agree_with_those_jax_knows():
-    """JAX rounds the figures that it tunes its kernels with, for example 920 for v6e."""
+def test_tpu_figures_agree_with_those_of_jax():
+    """JAX rounds the figures with which it tunes its kernels, for example 920 for v6e."""
     tpu_info = pytest.importorskip("jax._src.pallas.mosaic.tpu_info")
     for kind in ("TPU v4", "TPU v5 lite", "TPU v5", "TPU v5p", "TPU v5e", "TPU v6 lite", "TPU v6e"):
         chip = tpu_info.chip_version_from_device_kind(kind)
@@ -444,7 +444,7 @@ def tracks(frames: int, prompt: str | None = None) -> BoxTracks:
     return BoxTracks(boxes=boxes, mask=np.ones((frames, 1), bool), labels=("cat",), prompt=prompt)
 
 
-def test_samples_are_videos_with_boxes_and_one_sheet(tmp_path):
+def test_samples_are_written_as_videos_with_boxes_and_one_sheet(tmp_path):
     videos = np.full((2, 3, 32, 32, 3), 100, np.uint8)
     folder = tmp_path / "samples"
     shown = write_samples(folder, 2000, videos, [tracks(3, "a cat"), None], fps=8, real=videos // 2)

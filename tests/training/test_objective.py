@@ -1,6 +1,6 @@
-"""The objective: what each drop does, what noise and timesteps are drawn, what is encoded online, how errors weigh.
+"""The objective: dropped conditions, noise and timesteps, encoding in the step, and the weights of errors.
 
-That the loss and its gradients are those of the reference is in ``tests/golden/case_train.py``.
+``tests/golden/case_train.py`` compares the loss and its gradients with those of the reference.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def model() -> VideoModel:
 def dropped(
     rates: dict[str, float], *, unit: str = "example", rows: int = 6, seed: int = 0
 ) -> tuple[Inputs, dict[str, np.ndarray]]:
-    """What is left, and by condition whether each row lost it; partly lost would be neither."""
+    """Returns the remaining inputs, and by condition whether each row lost it; a partial loss fails the test."""
     given = inputs_of(rows)
     left = jax.device_get(model().drop(given, model().draw_keep(jax.random.key(seed), rows, rates, unit=unit)))
     lost = {}
@@ -71,7 +71,7 @@ def dropped(
         same, gone = (now == before).all(axis=1), (now == nothing).all(axis=1)
         assert (same ^ gone).all()
         lost[name] = gone
-    np.testing.assert_array_equal(left.boxes, given.boxes)  # the position net does not read those without mask
+    np.testing.assert_array_equal(left.boxes, given.boxes)  # the position net does not read boxes without mask
     np.testing.assert_array_equal(left.labels, given.labels)
     return left, lost
 
@@ -85,13 +85,13 @@ class TestDrop:
 
     @pytest.mark.parametrize("unit", ["example", "batch"])
     @pytest.mark.parametrize("name", CONDITIONS)
-    def test_rate_1_drops_that_condition_always_and_no_other(self, name, unit):
+    def test_rate_1_always_drops_that_condition_and_no_other(self, name, unit):
         for seed in range(3):
             _, lost = dropped({name: 1.0}, unit=unit, seed=seed)
             assert {other: rows.all() for other, rows in lost.items()} == {other: other == name for other in CONDITIONS}
             assert not any(rows.any() for other, rows in lost.items() if other != name)
 
-    def test_by_example_rows_are_dropped_apart_at_the_rate_and_conditions_independently(self):
+    def test_unit_example_drops_rows_and_conditions_independently(self):
         rates = {"text": 0.1, "boxes": 0.5, "image_latent": 0.25, "image_tokens": 0.9}
         _, lost = dropped(rates, rows=MANY)
         for name, rate in rates.items():
@@ -100,15 +100,15 @@ class TestDrop:
             both = (lost["boxes"] & lost[name]).mean()
             assert both == pytest.approx(rates["boxes"] * rates[name], abs=0.03)
 
-    def test_by_batch_all_rows_are_alike_and_batches_differ(self):
+    def test_unit_batch_drops_all_rows_together_and_batches_differ(self):
         seen = set()
         for seed in range(40):
             _, lost = dropped(dict.fromkeys(CONDITIONS, 0.5), unit="batch", seed=seed)
             assert all(rows.all() or not rows.any() for rows in lost.values())
             seen.add(tuple(bool(lost[name][0]) for name in CONDITIONS))
-        assert len(seen) > 8  # of 16 combinations: the conditions do not go together
+        assert len(seen) > 8  # of 16 combinations: conditions are dropped independently
 
-    def test_is_the_same_for_the_same_key(self):
+    def test_dropping_is_the_same_for_the_same_key(self):
         one, other = (dropped(dict.fromkeys(CONDITIONS, 0.5), rows=64, seed=7)[0] for _ in range(2))
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -116,18 +116,18 @@ class TestDrop:
         ("rates", "argument"),
         [({"depth": 0.5}, "condition_dropout"), ({"boxes": 1.5}, "condition_dropout.boxes")],
     )
-    def test_of_an_unknown_condition_or_rate_is_refused(self, rates, argument):
+    def test_an_unknown_condition_or_rate_is_refused(self, rates, argument):
         with refused(argument):
             TrainConfig(model=MODEL, condition_dropout=rates)
 
 
 class TestTimesteps:
-    def test_cover_the_schedule_evenly(self):
+    def test_timesteps_cover_the_schedule_evenly(self):
         drawn = np.asarray(draw_timesteps(jax.random.key(0), MANY, 1000, stratified=False))
         assert (drawn.min(), drawn.max()) == (0, 999)
         assert np.histogram(drawn, 4, (0, 1000))[0] / MANY == pytest.approx(np.full(4, 0.25), abs=0.03)
 
-    def test_of_validation_are_fixed_and_spread(self):
+    def test_timesteps_of_validation_are_fixed_and_spread(self):
         fixed = draw_timesteps(jax.random.key(0), 4, 1000, stratified=True)
         assert fixed.tolist() == [125, 375, 625, 875]
         assert draw_timesteps(jax.random.key(1), 4, 1000, stratified=True).tolist() == fixed.tolist()
@@ -135,7 +135,7 @@ class TestTimesteps:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict[str, Any]]:
-    """What `denoising_losses` was called with; nothing is computed."""
+    """The arguments of each call of `denoising_losses`, which computes nothing."""
     calls: list[dict[str, Any]] = []
 
     def note(model, params, latents, noised, *, inputs, dropout_key=None, **settings):
@@ -156,7 +156,7 @@ def batch_of(config: TrainConfig, rows: int = 8) -> dict[str, jax.Array]:
 
 
 def objective_of(config: TrainConfig, **null: np.ndarray) -> Callable[..., Any]:
-    """The run's objective without the statistics, of which SMCD has none."""
+    """Returns the run's objective without the running statistics, which SMCD does not have."""
     made = make_objective(config, make_model(config.model), null=null)
     return lambda params, batch, key, **kwargs: made(params, {}, batch, key, **kwargs)[0]
 
@@ -183,12 +183,12 @@ class TestObjective:
         assert stratified.tolist() == sorted(stratified.tolist())
         np.testing.assert_array_equal(losses.timestep_bucket, asked[0]["noised"].timesteps // 250)
 
-    def test_dropout_may_be_off(self, files, asked):
+    def test_dropout_can_be_turned_off(self, files, asked):
         config = configured(files, "condition_dropout.text=0")
         objective_of(config)({}, batch_of(config), jax.random.key(0))
         assert asked[0]["dropout_key"] is None
 
-    def test_noise_timesteps_and_drops_are_of_the_key(self, files, asked):
+    def test_noise_timesteps_and_drops_depend_on_the_key(self, files, asked):
         config = configured(files)
         loss = objective_of(config, null_text=np.zeros((1, 77, 16), np.float32))
         for seed in (0, 0, 1):
@@ -200,7 +200,7 @@ class TestObjective:
         assert one["noised"].timesteps.tolist() != other["noised"].timesteps.tolist()
         assert float(one["noised"].noise.std()) == pytest.approx(1, abs=0.1)
 
-    def test_noise_offset_moves_all_pixels_of_a_channel_alike(self, files, asked):
+    def test_noise_offset_shifts_all_pixels_of_a_channel_equally(self, files, asked):
         for offset in ("0", "0.5"):
             config = configured(files, f"loss.noise_offset={offset}", "condition_dropout.text=0", preset="clips")
             objective_of(config)({}, batch_of(config), jax.random.key(0))
@@ -208,7 +208,7 @@ class TestObjective:
         assert np.ptp(moved, axis=(1, 2, 3)) == pytest.approx(0, abs=1e-5)
         assert 0.2 < moved[:, 0, 0, 0].std() < 0.8
 
-    def test_texts_online_are_encoded_and_a_dropped_one_is_the_null_caption(self, files, asked):
+    def test_texts_are_encoded_in_the_step_and_a_dropped_text_is_the_null_caption(self, files, asked):
         config = configured(files, "data.inputs=latents", "condition_dropout.text=0.5")
         tokenizer = Tokenizer.published()
         tokens = tokenizer.encode(["a cat", "a red car", " ", "a dog"])
@@ -236,7 +236,7 @@ class TestObjective:
         np.testing.assert_allclose(seen[0].labels, np.broadcast_to(labels, (4, 2, 16)), atol=1e-5)
 
 
-def test_online_latents_are_scaled_draws_without_gradient(files):
+def test_latents_encoded_in_the_step_are_scaled_samples_without_gradient(files):
     config = configured(files, "data.inputs=video")
     module = network(config.model.autoencoder, policy(config))
     params = starting_params(config)["autoencoder"]
@@ -256,7 +256,7 @@ def test_online_latents_are_scaled_draws_without_gradient(files):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
 
-def test_pixels_are_taken_to_the_range_of_the_autoencoder():
+def test_pixels_are_scaled_to_the_range_of_the_autoencoder():
     pixels = jnp.asarray([[[[0, 128, 255]]]], jnp.uint8)
     np.testing.assert_allclose(to_model_range(pixels).reshape(-1), [-1, 128 / 127.5 - 1, 1], atol=1e-6)
 
@@ -281,8 +281,8 @@ def losses_of(config: TrainConfig, params: Any, drawn: tuple, **more: Any) -> ja
 
 
 class TestLoss:
-    def test_of_each_example_is_its_own_is_weighed_by_min_snr_and_feels_dropout(self, files, drawn):
-        """One program, for each would compile for seconds."""
+    def test_losses_are_per_example_weighted_by_min_snr_and_affected_by_dropout(self, files, drawn):
+        """A single program covers all three, because each would take seconds to compile."""
         config = configured(files)
         weighed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, min_snr_gamma=5.0))
         latents, noised, given = drawn
@@ -306,7 +306,7 @@ class TestLoss:
         assert (np.abs(changed - plain)[2:] > 1e-5).all()
         assert np.abs(noisy - plain).max() > 1e-4
 
-    def test_remat_computes_the_same_gradients_again(self, files, drawn):
+    def test_remat_gives_the_same_gradients(self, files, drawn):
         config = configured(files)
         trained, still = split(starting_params(config), trained_paths(config))
         gradients, traces = {}, {}
@@ -325,7 +325,7 @@ class TestLoss:
             np.testing.assert_allclose(gradients["blocks"][path], leaf, rtol=1e-5, atol=1e-5 * largest, err_msg=path)
 
 
-def test_the_autoencoder_is_charged_for_pixels_edges_and_divergence(files):
+def test_the_autoencoder_loss_has_terms_for_pixels_edges_and_divergence(files):
     config = configured(files, "objective=autoencoder", "data.inputs=video", "trainable=autoencoder/.*")
     module = network(config.model.autoencoder, policy(config))
     params = {"autoencoder": starting_params(config)["autoencoder"]}

@@ -1,4 +1,4 @@
-"""What a run would need: topologies by name, communication read from the compiler's text, and plans kept on disk."""
+"""Plans of a run: topologies by name, communication read from the compiler's text, and the cache on disk."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ from smcd_jax.training.state import abstract
 from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
-jax.devices()  # eight, before a topology asks for fewer
+jax.devices()  # eight devices, before a topology requests fewer
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
 CONFIG = "tests/training/training_run.py:pictures"
 OVERRIDES = ("mesh.fsdp=8", "run.sample_every=6", "run.sample_steps=2")
@@ -59,7 +59,7 @@ def store(tmp_path_factory, promotion):
 
 @pytest.fixture
 def kept(store, monkeypatch):
-    """The plans of `store`, with whatever would compile forbidden."""
+    """The plans of `store`, with compilation forbidden."""
     monkeypatch.setenv("SMCD_CACHE_DIR", str(store[0]))
     monkeypatch.setattr(plan_module, "compile_program", lambda *_, **__: pytest.fail("compiled again"))
     return store
@@ -95,7 +95,7 @@ class TestTopology:
         with refused("topology", value="cpu:512"):
             find_topology("cpu:512")
 
-    def test_what_is_here_is_local(self):
+    def test_local_devices_are_the_topology_local(self):
         assert find_topology("local").devices == tuple(jax.devices())
 
     def test_without_libtpu_it_says_what_to_install(self, monkeypatch):
@@ -194,10 +194,10 @@ class TestCollectives:
         report = collective_report(HLO)
         assert report.by_kind == {
             "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, 7/8 of it
-            "all-reduce": Collective(1, 80, 80),  # 20 float32 among pairs: twice a half; among one it is nothing
+            "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs: twice a half; a group of one sends nothing
             "reduce-scatter": Collective(1, 48, 36),  # 3 float32 each of 4, 3/4 of them
             "all-to-all": Collective(1, 16, 14),
-            # 5 times by its word, once for want of it, and 4 steps of 2 up to 7
+            # 5 stated trips, 1 for an unknown number, and 4 steps of 2 up to 7
             "collective-permute": Collective(10, 6 * 16 + 4 * 24, 6 * 16 + 4 * 24),
         }
         assert report.unknown_loops == 1
@@ -226,7 +226,7 @@ class TestCollectives:
         x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
         report = collective_report(jax.jit(repeat, out_shardings=whole).lower(x).compile().as_text())
         gathered = report.by_kind["all-gather"]
-        # once before the loop, or at each of its steps: as the compiler likes
+        # once before the loop, or at each of its steps; the compiler decides
         assert gathered.payload_bytes == gathered.count * 64 * 64 * 4
         assert gathered.count in (1, 6)
 
@@ -280,12 +280,12 @@ class TestProgramPlan:
         assert sampler.resident_bytes > 2 * 4 * step.setting.trained / 8
         assert sampler.needed_bytes == sampler.memory.total + sampler.resident_bytes
 
-    def test_a_batch_that_does_not_divide(self, monkeypatch):
+    def test_a_batch_that_the_mesh_does_not_divide_is_refused(self, monkeypatch):
         monkeypatch.setenv("SMCD_CACHE_DIR", "")
         with refused("data.batch_size", value=12):
             Planner(small_config(), "cpu:8").plan("step", 12)
 
-    def test_an_effort_out_of_range(self):
+    def test_an_effort_out_of_range_is_refused(self):
         with refused("effort", value=2):
             Planner(small_config(), "cpu:8", effort=2)
 
@@ -305,7 +305,7 @@ class TestProgramPlan:
             jax.jit(lambda x: jnp.sin(x) + 1).lower(x).compile()
         assert needed_by(str(caught.value)) == pytest.approx(2 * 4 * 100_000**2, rel=0.02)
 
-    def test_a_program_refused_when_its_places_are_given(self):
+    def test_the_needed_memory_is_read_from_a_refusal(self):
         refusal = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm. Exceeded"
         assert needed_by(refusal) == 17.5 * GIB
 
@@ -315,7 +315,7 @@ class TestProgramPlan:
 
 
 class TestStore:
-    def test_the_same_question_is_answered_from_disk(self, kept):
+    def test_the_same_request_is_answered_from_the_cache(self, kept):
         folder, step, _ = kept
         assert step.cached_at is None
         again = Planner(small_config(), "cpu:8").plan("step")
@@ -332,7 +332,7 @@ class TestStore:
             {"what": "sampler"},
         ],
     )
-    def test_another_question_has_another_key(self, change):
+    def test_another_request_has_another_key(self, change):
         asked = {"what": "step", "config": {"a": 1}, "topology": "cpu:8", "effort": 0.0}
         assert plan_cache.key(asked) == plan_cache.key(dict(asked))
         assert plan_cache.key(asked | change) != plan_cache.key(asked)
@@ -349,7 +349,7 @@ class TestStore:
         with pytest.raises(pytest.fail.Exception, match="compiled again"):
             Planner(small_config(override), "cpu:8").plan("step")
 
-    def test_a_damaged_file_is_made_anew(self, kept, tmp_path, monkeypatch, caplog):
+    def test_a_damaged_file_is_ignored(self, kept, tmp_path, monkeypatch, caplog):
         monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path))
         plan_cache.write({"a": 1}, {"b": 2})
         (file,) = (tmp_path / "plans").iterdir()
@@ -358,7 +358,7 @@ class TestStore:
         assert plan_cache.read({"a": 1}) is None
         assert "damaged" in caplog.text
 
-    def test_without_a_folder_nothing_is_kept(self, monkeypatch):
+    def test_without_a_cache_folder_no_plan_is_stored(self, monkeypatch):
         monkeypatch.setenv("SMCD_CACHE_DIR", "")
         plan_cache.write({"a": 1}, {"b": 2})
         assert plan_cache.read({"a": 1}) is None
@@ -380,28 +380,28 @@ class TestFloors:
         )
         assert plan.floors == {"arithmetic": 1.0, "memory": 0.5, "links": 0.1}
 
-    def test_a_device_without_figures_has_none(self):
+    def test_a_device_without_published_rates_has_no_floors(self):
         assert planned(8, 1).floors == {}
 
 
 class TestLargestBatch:
     planner = Planner(small_config(), "cpu:8")
 
-    def test_it_lies_on_the_line_through_two(self):
+    def test_the_largest_batch_lies_on_the_line_through_two_plans(self):
         assert self.planner.largest_batch(planned(8, 10), planned(2, 7)) == 20  # 6 + batch / 2 up to 16
         assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # pairs
 
-    def test_a_refused_one_is_a_point_too(self):
+    def test_a_refused_plan_is_a_point_of_the_line_too(self):
         assert self.planner.largest_batch(planned(32, 22, refused=True), planned(2, 7)) == 20
 
-    def test_none_fits(self):
+    def test_zero_means_that_no_batch_fits(self):
         assert self.planner.largest_batch(planned(8, 30, refused=True), planned(2, 24, refused=True)) == 0
 
     def test_without_a_limit_or_growth_there_is_no_largest(self):
         assert self.planner.largest_batch(planned(8, 10, usable=None), planned(2, 7, usable=None)) is None
         assert self.planner.largest_batch(planned(8, 7), planned(2, 7)) is None
 
-    def test_the_second_point_is_one_example_a_group(self):
+    def test_the_second_batch_has_one_example_per_group(self):
         assert self.planner.second_batch(planned(8, 1)) == 2
         assert self.planner.second_batch(planned(2, 1)) == 4
 
@@ -416,7 +416,7 @@ class TestList:
         (line,) = [line for line in lines if line.startswith("unet/conv_out/bias ")]
         assert line.split() == ["unet/conv_out/bias", "4", "frozen", "whole"]
 
-    def test_a_pattern_that_matches_nothing_is_said_after_the_list(self):
+    def test_a_pattern_that_matches_nothing_is_reported_after_the_list(self):
         config = dataclasses.replace(small_config(), trainable=("unet/nothing/.*",))
         lines, shown = parameter_lines(config, find_topology("cpu:8")), []
         with refused("trainable", value="unet/nothing/.*"):
@@ -430,7 +430,7 @@ class TestCommand:
         overrides = [f"--config.{override}" for override in OVERRIDES]
         return main(["plan", "--config", CONFIG, "--topology", "cpu:8", *overrides, *flags])
 
-    def test_it_prints_what_it_found_and_that_it_lay_on_disk(self, kept, capsys):
+    def test_the_command_prints_a_plan_and_that_it_was_cached(self, kept, capsys):
         assert self.run() == 0
         out = capsys.readouterr().out
         assert "cpu:8: 8 cpu, mesh data 1 x fsdp 8 x tensor 1" in out
@@ -466,7 +466,7 @@ class TestCommand:
         assert len(err.splitlines()) == 1
 
 
-def test_what_is_written_can_be_read_by_people(store):
+def test_cached_plans_are_readable_json(store):
     files = [json.loads(file.read_text()) for file in (store[0] / "plans").iterdir()]
     assert {file["what"] for file in files} == {"step", "sampler"}
     assert all(file["versions"]["jax"] == jax.__version__ and file["cached_at"] for file in files)

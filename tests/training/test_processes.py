@@ -1,4 +1,4 @@
-"""One run of two real processes with four devices each: killed and resumed, a save that fails in one, other counts."""
+"""Runs of two real processes with four devices each: kill and resume, a failed save, other process counts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.training.training_run import (
 
 STEPS = 6
 EVERY = ("run.save_every=2", "run.log_every=1", "run.max_to_keep=9", "mesh.fsdp=2", f"run.steps={STEPS}")
-# Not every process writes what is seen, and all must take part in making it; neither number divides over the devices.
+# All processes take part in validation and samples, but only one writes them; the devices divide neither number.
 LOOKS = (
     *("run.validate_every=3", "run.validation_examples=9"),
     *("run.sample_every=6", "run.samples=3", "run.sample_steps=1"),
 )
-LOST = (EXIT_LOST, -signal.SIGABRT)  # by the command, or by JAX, whichever notices first
-BOUND = 150  # seconds; JAX takes 100 to give up a process that is silent
+LOST = (EXIT_LOST, -signal.SIGABRT)  # set by the command or by JAX, whichever notices first
+BOUND = 150  # seconds; JAX gives up on a silent process after 100
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def files(tmp_path_factory):
 
 
 class Pair:
-    """Two processes of a run; what they say and the batches they see are kept beside the workdir."""
+    """Two processes of a run; their output and their batches are stored next to the workdir."""
 
     def __init__(self, files: Files, workdir: Path):
         self.workdir, self._files = workdir, files
@@ -57,7 +57,7 @@ class Pair:
         self._processes: list[Popen] = []
 
     def start(self, *more: str, first: dict | None = None, second: dict | None = None) -> list[Popen]:
-        """Both, with more of the config, and what each is told besides."""
+        """Starts both processes with further overrides, and arguments of `do_as_told` for each."""
         flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
         self._processes = []
         for index, besides in enumerate((first, second)):
@@ -102,7 +102,7 @@ def pair(files):
 
 @pytest.fixture(scope="module")
 def together(pair, tmp_path_factory) -> Pair:
-    """A run of two processes that nobody interrupts, made once for all workers."""
+    """An uninterrupted run of two processes, made once for all workers."""
     folder = of_all_workers(tmp_path_factory.getbasetemp()) / "together"
     run = pair(folder / "run")
     with made_once(folder) as missing:
@@ -112,13 +112,13 @@ def together(pair, tmp_path_factory) -> Pair:
     return run
 
 
-def test_validation_and_samples_are_of_all_processes(together):
+def test_all_processes_take_part_in_validation_and_samples(together):
     assert len(re.findall(r"\| validation ", together.said())) == 2
     names = ["00000006.png", *(f"00000006_{index}.mp4" for index in range(3))]
     assert sorted(path.name for path in (together.workdir / "samples").iterdir()) == names
 
 
-def test_a_workdir_that_they_do_not_share_is_refused(files, tmp_path):
+def test_a_workdir_that_processes_do_not_share_is_refused(files, tmp_path):
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     logs = [tmp_path / f"{index}.log" for index in (0, 1)]
     both = [
@@ -131,7 +131,7 @@ def test_a_workdir_that_they_do_not_share_is_refused(files, tmp_path):
 
 
 def killed_together(run: Pair) -> int:
-    """Both at once, in a run that has come to its fifth step; the newest step that is whole."""
+    """Kills both processes at the fifth step; returns the newest complete step."""
     both = run.start(second={"hold_after": 5})
     run.wait_for_step(5)
     for process in both:
@@ -141,7 +141,7 @@ def killed_together(run: Pair) -> int:
 
 
 def killed_alone(run: Pair) -> int:
-    """The second one, which stands still before its fourth step; the first waits for it in that."""
+    """Kills the second process, which waits before its fourth step, while the first waits for it."""
     _, second = run.start(second={"hold_after": 3})
     run.wait_for_step(3)
     run.wait_for(lambda: checkpoint_steps(run.workdir) == [2])
@@ -155,7 +155,7 @@ def killed_alone(run: Pair) -> int:
 
 
 @pytest.mark.parametrize("killed", [killed_together, pytest.param(killed_alone, marks=pytest.mark.slow)])
-def test_killed_they_go_on_as_if_nothing_had_happened(together, pair, tmp_path, killed):
+def test_killed_processes_resume_with_the_same_results(together, pair, tmp_path, killed):
     run = pair(tmp_path / "run")
     saved = killed(run)
     assert saved in (2, 4)
@@ -167,9 +167,9 @@ def test_killed_they_go_on_as_if_nothing_had_happened(together, pair, tmp_path, 
         assert seen_batches(ours) == seen_batches(theirs)
 
 
-@pytest.mark.slow  # JAX waits long for those that have gone
+@pytest.mark.slow  # JAX waits a long time for processes that have ended
 @pytest.mark.parametrize("fails", [1, 0])
-def test_where_one_cannot_save_both_end_and_say_why(pair, tmp_path, fails):
+def test_both_processes_end_with_a_reason_if_one_cannot_save(pair, tmp_path, fails):
     run = pair(tmp_path / "run")
     told = {("first", "second")[fails]: {"full_disk_at": 4}}
     processes = run.start("run.save_every=4", "run.steps=12", **told)
@@ -181,7 +181,7 @@ def test_where_one_cannot_save_both_end_and_say_why(pair, tmp_path, fails):
 
 
 class TestOneProcess:
-    """With as many devices, so that the mesh is the same; its sums come in another order."""
+    """One process with as many devices has the same mesh; its sums have another order."""
 
     def train(self, files: Files, workdir: Path) -> list[list]:
         examples = []
@@ -196,14 +196,14 @@ class TestOneProcess:
             assert train_here(files, workdir, *EVERY, devices=8) == 0
         return examples
 
-    def test_sees_the_same_examples_and_comes_to_the_same(self, files, together, tmp_path):
+    def test_one_process_sees_the_same_examples_and_gives_the_same_result(self, files, together, tmp_path):
         examples = self.train(files, tmp_path / "run")
         halves = [list(seen_batches(file).values()) for file in together.batches]
         assert [first + second for first, second in zip(*halves, strict=True)] == examples
         assert len(examples) == STEPS
         assert_like(tmp_path / "run", together.workdir, STEPS)
 
-    def test_goes_on_with_what_two_have_saved(self, files, together, tmp_path):
+    def test_one_process_resumes_a_run_of_two(self, files, together, tmp_path):
         workdir = Path(shutil.copytree(together.workdir, tmp_path / "run"))
         shutil.rmtree(workdir / "checkpoints" / "6")
         examples = self.train(files, workdir)

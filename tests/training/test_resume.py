@@ -1,4 +1,4 @@
-"""Exact resume through the real loop: killed at any moment, told to stop, moved to another mesh."""
+"""Exact resume through the real loop: after a kill at any moment, after a stop request, and on another mesh."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.training.training_run import (
 )
 
 STEPS = 12
-# Saved steps and lines of the log fall apart, so that a resumed run goes on in the middle of a line's sums.
+# Saved steps and logged steps differ, so that a resumed run continues with partial sums of a log line.
 EVERY = ("run.save_every=3", "run.log_every=2", "run.max_to_keep=2")
-# A run that is to be killed comes no further than this many steps, so that it is there when the signal comes, however
-# busy the machine is; three lines of the log are written by then.
+# A run that is to be killed stops at this step, so that it still runs when the signal arrives, however busy the machine
+# is; three lines of the log have been written by then.
 AT_MOST = 5
-START = 6.0  # seconds a process takes, about, until its first step
+START = 6.0  # approximate time in seconds until a process takes its first step
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def kill(files: Files, workdir: Path, steps: int, *, chance: random.Random, earl
         time.sleep(chance.uniform(0, START))
     else:
         assert wait_for(process, lambda: log.read_text()[seen:].count("| loss") >= lines), log.read_text()
-        time.sleep(chance.uniform(0, 2))  # a save takes about a second; the run goes no further than AT_MOST
+        time.sleep(chance.uniform(0, 2))  # a save takes about a second; the run waits at step AT_MOST
     process.kill()
     assert process.wait(timeout=200) == -signal.SIGKILL, log.read_text()
     assert max(checkpoint_steps(workdir), default=0) >= max(before, default=0)
@@ -82,7 +82,7 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
     assert process.wait(timeout=200) == EXIT_RESTART, log.read_text()
 
 
-def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_path):
+def test_a_run_that_was_killed_and_stopped_equals_an_uninterrupted_run(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(1)
     uninterrupted = begin(files, straight, STEPS)
     kill(files, workdir, STEPS, chance=chance, early=False)
@@ -98,7 +98,7 @@ def test_killed_and_told_to_stop_it_ends_as_if_nothing_had_happened(files, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_killed_at_twenty_random_moments(files, tmp_path):
+def test_a_run_killed_at_twenty_random_moments_equals_an_uninterrupted_run(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(0)
     steps = 20 * AT_MOST + 4
     finish(files, straight, steps)
@@ -117,7 +117,7 @@ MORE_MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (4, 1, 2), (1, 2, 4)]
 
 
 class OnMeshes:
-    """Runs of the same config on several meshes of this process, each with the examples it was given."""
+    """Runs of the same config on several meshes of this process, each with the examples that it saw."""
 
     def __init__(self, files: Files, folder: Path):
         self._files, self._folder, self._done = files, folder, {}
@@ -129,7 +129,7 @@ class OnMeshes:
         return self._done[shape]
 
     def train(self, workdir: Path, shape: tuple[int, int, int], steps: int) -> list:
-        """Clips and first frames of every batch."""
+        """Trains and returns the clips and first frames of every batch."""
         mesh = [f"mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), shape, strict=True)]
         examples = []
         with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +146,7 @@ def on_meshes(files, tmp_path_factory) -> OnMeshes:
 
 
 @pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
-def test_a_mesh_sees_the_same_examples_and_comes_to_the_same(on_meshes, devices):
+def test_every_mesh_sees_the_same_examples_and_gives_the_same_result(on_meshes, devices):
     workdir, examples = on_meshes.run(MESHES[devices])
     alone, same_examples = on_meshes.run(MESHES[1])
     assert examples == same_examples
@@ -156,14 +156,14 @@ def test_a_mesh_sees_the_same_examples_and_comes_to_the_same(on_meshes, devices)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", MORE_MESHES, ids=str)
-def test_other_meshes_too(on_meshes, shape):
+def test_further_meshes_give_the_same_result(on_meshes, shape):
     workdir, examples = on_meshes.run(shape)
     alone, same_examples = on_meshes.run(MESHES[1])
     assert examples == same_examples
     assert_like(workdir, alone, 6)
 
 
-def test_saved_on_one_mesh_and_resumed_on_others(on_meshes, tmp_path):
+def test_a_run_saved_on_one_mesh_resumes_on_others(on_meshes, tmp_path):
     alone, examples = on_meshes.run(MESHES[1])
     workdir = tmp_path / "run"
     seen = on_meshes.train(workdir, MESHES[2], 3)

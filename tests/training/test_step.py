@@ -1,4 +1,4 @@
-"""One update: what it does to parameters, moments, moving average and the sums of the log, and what a NaN does not."""
+"""One update: its effect on parameters, moments, moving average and log sums, and that a NaN changes nothing."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
 
 
 def squares(params: dict, batch: dict, key: jax.Array) -> Losses:
-    """Least squares: its gradient is known, and it reads the frozen bias."""
+    """Least-squares loss, whose gradient is known and which reads the frozen bias."""
     leaves = params["unet"]
     found = batch["x"] @ leaves["a"]["kernel"] * jnp.tanh(leaves["gates"]["alpha_ff"]) + leaves["a"]["bias"]
     return Losses(jnp.square(found - batch["y"]), batch["bucket"])
 
 
 def roots(params: dict, batch: dict, key: jax.Array) -> Losses:
-    """Where x is 0 the loss is finite and its gradient is not."""
+    """Loss that is finite where x is 0, while its gradient is not."""
     return Losses(jnp.sqrt(batch["x"] @ params["unet"]["a"]["kernel"]), batch["bucket"])
 
 
@@ -123,7 +123,7 @@ def assert_close(one: Any, other: Any, **tolerance: float) -> None:
 
 
 class TestUpdate:
-    def test_is_adamw_of_the_clipped_gradient_of_the_mean_loss(self):
+    def test_an_update_is_adamw_of_the_clipped_gradient_of_the_mean_loss(self):
         config, trained = config_with(clip_norm=0.25), params()
         whole = lambda trained: squares(  # noqa: E731
             {"unet": {**trained["unet"], "a": trained["unet"]["a"] | frozen()["unet"]["a"]}}, batch(), None
@@ -132,7 +132,7 @@ class TestUpdate:
         norm = float(optax.tree.norm(gradient))
         assert norm > 0.3  # so that there is something to clip
         clipped = jax.tree.map(lambda leaf: leaf * 0.25 / norm, gradient)
-        # the first step of Adam: both moments, freed of their bias, are the gradient and its square
+        # in the first step of Adam, the bias-corrected moments are the gradient and its square
         updated = jax.tree.map(
             lambda leaf, g: leaf - 0.1 * (g / (jnp.sqrt(jnp.square(g)) + 1e-8) + 0.01 * leaf), trained, clipped
         )
@@ -151,13 +151,13 @@ class TestUpdate:
         assert_close(loose.params, wide.params)
 
     @pytest.mark.parametrize("parts", [2, 4, 8])
-    def test_in_parts_it_is_the_same(self, parts):
+    def test_an_update_in_parts_equals_the_whole_update(self, parts):
         whole = run(config_with(), start(config_with()), batch(0), batch(1))
         config = config_with(grad_accum_steps=parts)
         sums = run(config, start(config), batch(0), batch(1))
         assert_close(sums, whole)
 
-    def test_each_part_and_each_step_draws_anew_and_the_same_step_the_same(self):
+    def test_each_part_and_each_step_has_its_own_random_numbers(self):
         # The parts are the even and the odd rows, as are the timestep buckets.
         config = config_with(grad_accum_steps=2, learning_rate=1e-9)
         first = run(config, start(config), batch(), objective=chance)
@@ -180,26 +180,26 @@ class TestUpdate:
 
 
 class TestMovingAverage:
-    def test_is_the_decayed_mean_of_the_parameters(self):
+    def test_the_average_is_the_decayed_mean_of_the_parameters(self):
         config = config_with(ema_decay=0.75)
         state, average = start(config), params()
         assert_close(state.ema, average)
         for step in range(30):
             state = run(config, state, batch(step))
-            keep = min(0.75, (1 + step) / (10 + step))  # early on the first parameters should not weigh
+            keep = min(0.75, (1 + step) / (10 + step))  # the initial parameters should have little weight
             average = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, average, state.params)
             assert_close(state.ema, average, rtol=1e-5)
         assert keep == 0.75
         assert bytes_of(state.ema) != bytes_of(state.params)
 
-    def test_may_be_off(self):
+    def test_the_average_may_be_off(self):
         assert run(config_with(), start(config_with()), batch()).ema == {}
 
 
 class TestFault:
     @pytest.mark.parametrize("parts", [1, 2])
     @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_changes_nothing_and_neither_does_anything_after_it(self, parts, value):
+    def test_after_a_fault_no_step_changes_anything(self, parts, value):
         config = config_with(ema_decay=0.9, grad_accum_steps=parts)
         good = run(config, start(config), batch(0), batch(1))
         bad = batch(2) | {"y": batch(2)["y"].at[5].set(value)}
@@ -211,7 +211,7 @@ class TestFault:
             state = run(config, state, later)
             assert int(state.fault) == 2
 
-    def test_a_gradient_that_is_not_finite_is_one_though_the_loss_is(self):
+    def test_a_gradient_that_is_not_finite_is_a_fault_even_if_the_loss_is_finite(self):
         config = config_with(ema_decay=0.9)
         zero = batch() | {"x": jnp.zeros((ROWS, WIDTH))}
         state = run(config, start(config), zero, objective=roots)
@@ -219,12 +219,12 @@ class TestFault:
         assert int(state.fault) == 0
         assert bytes_of(state.params) == bytes_of(params())
 
-    def test_none_without_one(self):
+    def test_a_step_without_a_fault_reports_no_fault(self):
         assert int(run(config_with(), start(config_with()), batch()).fault) == NO_FAULT
 
 
 class TestLogSums:
-    def test_begin_anew_after_each_line_and_hold_means(self):
+    def test_sums_restart_after_each_log_line_and_give_means(self):
         config = config_with(log_every=3, ema_decay=0.5)
         state, losses = start(config), []
         for number in range(5):
@@ -236,7 +236,7 @@ class TestLogSums:
             assert means["loss"] == pytest.approx(np.mean(since), rel=1e-5)
             assert float(state.window["steps"]) == len(since)
 
-    def test_a_band_is_the_mean_of_its_examples_and_an_empty_one_is_left_out(self):
+    def test_a_timestep_bucket_is_the_mean_of_its_examples_and_an_empty_one_is_omitted(self):
         bands = jnp.asarray([0, 0, 0, 1, 1, 3, 3, 3], jnp.int32)
         state = run(config_with(), start(config_with()), batch() | {"bucket": bands})
         means = window_means(jax.device_get(state.window))
@@ -252,12 +252,12 @@ class TestLogSums:
 
 
 def before(state: TrainState, losses: list) -> dict:
-    """Parameters that the step which made ``state`` began with."""
+    """Returns the parameters before the step that returned ``state``."""
     return losses[-1][1] if losses else params()
 
 
 class TestTheRealLoss:
-    """The step of the very small model, where noise and timesteps are given and no condition is dropped."""
+    """The step of the very small model with fixed noise and timesteps, and without dropped conditions."""
 
     @pytest.fixture
     def given(self):
@@ -293,14 +293,14 @@ class TestTheRealLoss:
             step = jax.jit(make_train_step(config, without_stats(losses), optimizer)).lower(*arguments)
             return jax.device_get(step.compile(QUICKLY)(*arguments))
 
-    def test_in_parts_over_two_devices_it_is_that_of_the_whole_batch(self, files, given):
+    def test_a_step_in_parts_over_two_devices_equals_that_of_the_whole_batch(self, files, given):
         whole = self.one_step(files, given, devices=1)
         parts = self.one_step(files, given, "optimizer.grad_accum_steps=2", devices=2)
         assert float(whole.window["loss"]) > 0.1
         np.testing.assert_allclose(parts.window["bucket_loss"], whole.window["bucket_loss"], rtol=1e-5)
         for name in ("loss", "gradient_norm"):
             np.testing.assert_allclose(parts.window[name], whole.window[name], rtol=1e-5)
-        # Adam's first step is the sign of a gradient times the rate, so moments tell more than parameters
+        # Adam's first step is the sign of a gradient times the rate, so moments reveal more than parameters
         ours, theirs = (flatten(state.optimizer[1][0].mu) for state in (parts, whole))
         scale = max(float(np.abs(leaf).max()) for leaf in theirs.values())
         for path, leaf in theirs.items():

@@ -1,4 +1,4 @@
-"""The folder of a run: created or refused, locked against a second run, unlocked when the first one ends."""
+"""The folder of a run: created or refused, locked against a second run, unlocked when the first run ends."""
 
 import errno
 import fcntl
@@ -32,7 +32,7 @@ def test_subfolders_are_created_and_reused(tmp_path):
             assert [part.is_dir() for part in (folder.checkpoints, folder.samples, folder.logs)] == [True] * 3
 
 
-def test_a_relative_path_still_holds_after_the_working_folder_has_changed(tmp_path, monkeypatch):
+def test_a_relative_path_stays_valid_after_a_change_of_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Workdir("run") as folder:
         monkeypatch.chdir("/")

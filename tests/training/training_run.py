@@ -1,7 +1,7 @@
-"""What the tests of training share: a very small model, records of sprites, and `smcd train` here or in a process.
+"""Helpers of the training tests: a very small model, records of sprites, and `smcd train` here or in a subprocess.
 
-The file is a config file too (``--config tests/training/training_run.py:pictures``), so that processes train what
-tests name.
+This file is also a config file (``--config tests/training/training_run.py:pictures``), so that subprocesses train the
+same model.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from smcd_jax.training.step import TrainProgram
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = Path(__file__).resolve()
-QUICKLY = {"xla_backend_optimization_level": 0}  # options that halve the time a program compiles in
-BATCH = 8  # examples; divides by every mesh of the tests
-TOLD = "TRAINING_RUN_TOLD"  # environment variable: what `get_config` makes of the process it is called in, as JSON
-LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # of a loss; of the largest value of an array
-_compiled: dict[object, object] = {}  # steps by what they depend on, see `share_programs`
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that halve the compile time
+BATCH = 8  # examples; every mesh of the tests divides it
+TOLD = "TRAINING_RUN_TOLD"  # environment variable with the arguments of `do_as_told` as JSON
+LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # relative to a loss; relative to the largest value of an array
+_compiled: dict[object, object] = {}  # compiled steps by the values they depend on, see `share_programs`
 _UNET = UNetConfig(
     base_channels=16,
     channel_mult=(1,),
@@ -77,15 +77,15 @@ MODEL = ModelConfig(
     width=16,
     max_objects=2,
 )
-# The loop does not care what it trains, and without temporal layers and image gates a step compiles in a third of the
-# time: what is about the loop trains this.
+# The tests of the loop train this model: without temporal layers and image gates, a step compiles in a third of the
+# time.
 PICTURES = dataclasses.replace(
     MODEL, unet=dataclasses.replace(_UNET, gate="object", image_latent=True), image_encoder=None
 )
 
 
 def get_config(preset: str = "pictures") -> ConfigDict:
-    """Stage 1 ("pictures") or stage 2 ("clips") of the very small model; model and records are given as overrides."""
+    """Returns stage 1 ("pictures") or stage 2 ("clips") of the very small model; overrides name model and records."""
     do_as_told(**json.loads(os.environ.get(TOLD, "{}")))
     pictures = preset == "pictures"
     config = ConfigDict(
@@ -123,12 +123,12 @@ def get_config(preset: str = "pictures") -> ConfigDict:
 
 
 class Files(NamedTuple):
-    """What all runs of the session share.
+    """Files that all runs of the session share.
 
     Attributes:
-        model: model folder that training starts from.
-        records: sprites with cached features, splits train and val.
-        programs: compiled ones, shared by all workers, so that a process starts in seconds.
+        model: Model folder that training starts from.
+        records: Records of sprites with cached features, splits train and val.
+        programs: Cache of compiled programs, shared by all workers, so that a process starts in seconds.
     """
 
     model: Path
@@ -138,7 +138,7 @@ class Files(NamedTuple):
 
 @contextlib.contextmanager
 def training_files(base: Path) -> Iterator[Files]:
-    """Makes the files, once for all workers; within the block this process keeps its compiled programs there too."""
+    """Makes the files, once for all workers; within the block, this process uses the same cache of programs."""
     folder = of_all_workers(base) / "training"
     files = Files(folder / "model", folder / "records", folder / "programs")
     settings = {
@@ -159,7 +159,7 @@ def training_files(base: Path) -> Iterator[Files]:
 
 
 def of_all_workers(base: Path) -> Path:
-    """The folder above a worker's own, which all workers of the session share."""
+    """Returns the folder that all workers of the session share."""
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
@@ -174,9 +174,9 @@ def made_once(folder: Path) -> Iterator[bool]:
 
 
 def write_stand_in(path: Path, seed: int = 0) -> None:
-    """A model folder that stands in for a trained one: no layer is zero, and its gates are open.
+    """Writes a model folder that stands in for a trained one: no layer is zero, and its gates are open.
 
-    Random numbers of NumPy, for the networks' own initialisers take half a minute to compile.
+    The values are random numbers from NumPy, because the networks' own initialisers take half a minute to compile.
     """
     rng = np.random.default_rng(seed)
 
@@ -194,7 +194,7 @@ def write_stand_in(path: Path, seed: int = 0) -> None:
 
 
 def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pictures") -> list[str]:
-    """Of the command line; ``more`` are its flags, or "key.of.config=value"."""
+    """Returns the arguments of `smcd train`; ``more`` are further flags, or overrides as "key.of.config=value"."""
     overrides = [f"init.model={files.model}", f"data.records={files.records}"]
     flags = [word for word in more if word.startswith("--") or "=" not in word]
     overrides += [word for word in more if word not in flags]
@@ -203,13 +203,13 @@ def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pict
 
 
 def configured(files: Files, *overrides: str, preset: str = "pictures") -> TrainConfig:
-    """The config that those arguments name."""
+    """Returns the config of `train_arguments` with these overrides."""
     where = (f"init.model={files.model}", f"data.records={files.records}")
     return load_config(f"{CONFIG_FILE}:{preset}", (*where, *overrides))
 
 
 def starting_params(config: TrainConfig) -> Params:
-    """What a run starts from, whole components."""
+    """Returns the initial parameters of a run, for all components of the step."""
     folder = ModelFolder(config.init.model)
     leaves = {}
     for name, part in components(config).items():
@@ -218,12 +218,12 @@ def starting_params(config: TrainConfig) -> Params:
 
 
 def train_here(files: Files, workdir: Path, *more: str, devices: int = 1, preset: str = "pictures") -> int:
-    """`smcd train` in this process, on the first of its devices; its exit status."""
+    """Runs `smcd train` in this process, on the first of its devices; returns the exit status."""
     return run_here(train_arguments(files, workdir, *more, preset=preset), devices=devices)
 
 
 def run_here(arguments: list[str], *, devices: int = 1) -> int:
-    """`smcd` in this process, where `smcd train` takes the first of its devices; its exit status."""
+    """Runs `smcd` in this process, where `smcd train` uses the first devices; returns the exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
         return main(arguments)
@@ -232,7 +232,7 @@ def run_here(arguments: list[str], *, devices: int = 1) -> int:
 def start_training(
     files: Files, workdir: Path, *more: str, devices: int = 1, log: Path, told: dict[str, Any] | None = None
 ) -> subprocess.Popen:
-    """`smcd train` in a process of its own, with that many devices; what it says is added to ``log``.
+    """Starts `smcd train` in a subprocess with that many devices; its output is appended to ``log``.
 
     ``told`` are arguments of `do_as_told`. The step is compiled as in `share_programs`, so that this takes seconds.
     """
@@ -257,15 +257,15 @@ def do_as_told(
     batches: str = "",
     full_disk_at: int = 0,
 ) -> None:
-    """Makes this process one that a test can catch at the right moment; without arguments it changes nothing.
+    """Changes this process so that a test can interrupt it at a known step; without arguments it changes nothing.
 
     Args:
-        programs: see `share_programs`.
-        hold_after: batches, after which the next is held back until the file ``until`` exists: the run stands still
-            between two steps, while what it does in the background goes on.
-        until: see above; empty holds for ever.
-        batches: file that the clips and first frames of every batch are added to, as `seen_batches` reads them.
-        full_disk_at: step whose checkpoint this process cannot write.
+        programs: Whether to call `share_programs`.
+        hold_after: Number of batches after which the next one is held back until the file ``until`` exists. The run
+            then waits between two steps, while its background work continues.
+        until: File whose existence ends the wait; empty to wait for ever.
+        batches: File to which the clips and first frames of every batch are appended, for `seen_batches`.
+        full_disk_at: Step whose checkpoint this process cannot write.
     """
 
     def change(number: int, batch: HostBatch) -> HostBatch:
@@ -287,7 +287,7 @@ def do_as_told(
 
 
 def seen_batches(file: Path) -> dict[str, list[list]]:
-    """(clip, first frame) of each row by the place after the batch; a batch seen twice must be the same twice."""
+    """Returns (clip, first frame) of each row by the position after the batch; repeated batches must be equal."""
     seen: dict[str, list[list]] = {}
     for place, rows in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         assert seen.setdefault(place, rows) == rows
@@ -295,7 +295,7 @@ def seen_batches(file: Path) -> dict[str, list[list]]:
 
 
 def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
-    """In the background, while its arrays are written, the checkpoint of this step meets a full disk here."""
+    """Lets the background save of this step fail with a full disk while its arrays are written."""
     unchanged = ocp.PyTreeCheckpointHandler.async_save
 
     class FullDisk:
@@ -310,19 +310,19 @@ def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens at."""
+    """Returns a free port of this host."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, seconds: float = 400.0) -> bool:
-    """Waits until the condition holds; False where the process ends first."""
+    """Waits until the condition holds; returns False if the process ends first."""
     limit = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
             return False
-        assert time.monotonic() < limit, "what was waited for did not come"
+        assert time.monotonic() < limit, "the condition was not met within the time limit"
         time.sleep(0.01)
     return True
 
@@ -339,14 +339,15 @@ def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch],
 
 
 def share_programs(patch: pytest.MonkeyPatch) -> None:
-    """Compiles the steps of later runs in this process in half the time, less optimised, and each only once.
+    """Compiles the steps of later runs in this process with fewer optimizations, and each only once.
 
-    Runs share one where their configs differ only in what a resumed run may change. Operations are not counted.
+    Runs share a program if their configs differ only in keys that a resumed run may change. Operations are not
+    counted.
     """
 
     def compile_step(self: TrainProgram) -> object:
         config = self.config
-        assert config.optimizer.schedule == "constant"  # else run.steps would count
+        assert config.optimizer.schedule == "constant"  # otherwise the step would depend on run.steps
         data = dataclasses.replace(config.data, records=(), threads=1)
         run = RunConfig(log_every=config.run.log_every)
         same = dataclasses.replace(config, run=run, data=data, init=InitConfig()), self.mesh
@@ -360,7 +361,7 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
 
 
 def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
-    """What was logged of losses and gradients, by step; times and rates, which differ, are left out."""
+    """Returns the logged losses and gradients by step, without times and rates, which differ between runs."""
     file = workdir / METRICS_FILE
     lines = read_metrics(file) if file.exists() else []
     kept = lambda name: name.startswith(("loss", "gates/")) or name in ("gradient_norm", "parameter_norm")  # noqa: E731
@@ -368,12 +369,12 @@ def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps that are whole."""
+    """Returns the complete steps in ascending order."""
     return sorted(int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*") if folder.name.isdecimal())
 
 
 def checkpoint_content(workdir: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
-    """All arrays of a checkpoint, by item and name, and its place in the data."""
+    """Returns all arrays of a checkpoint by item and name, and its position in the data."""
     folder = workdir / "checkpoints" / str(step)
     manifest = Manifest.read(folder)
     arrays = {
@@ -385,12 +386,12 @@ def checkpoint_content(workdir: Path, step: int) -> tuple[dict[str, np.ndarray],
 
 
 def assert_same_run(one: Path, other: Path, step: int) -> None:
-    """Bit for bit: parameters, optimiser, moving average, key and sums of the log, place in the data, logged losses.
+    """Asserts that two runs agree bit for bit: all arrays of the checkpoint, data position, and logged losses.
 
     Args:
-        one: workdir of the run that was not interrupted.
-        other: of the other.
-        step: the last one.
+        one: Workdir of the run that was not interrupted.
+        other: Workdir of the other run.
+        step: Last step.
     """
     (ours, place), (theirs, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
     assert ours.keys() == theirs.keys()
@@ -405,7 +406,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 
 
 def assert_like(one: Path, other: Path, step: int) -> None:
-    """What other meshes and processes come to: the same place in the data, the same numbers within tolerance.
+    """Asserts that runs on different meshes agree: the same data position, and equal numbers within tolerance.
 
     Float32 sums in another order differ in the last digits, and Adam divides by small moments.
     """
@@ -424,7 +425,7 @@ def assert_like(one: Path, other: Path, step: int) -> None:
 def _configure(settings: dict[str, object]) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it is opened once, and a later folder would not be looked at
+    compilation_cache.reset_cache()  # the cache is opened only once and would not use a later folder
 
 
 def _prepare(files: Files) -> None:

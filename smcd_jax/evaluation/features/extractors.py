@@ -169,7 +169,7 @@ class TorchScriptI3D:
             weights_sha256: Hash of the file.
 
         Raises:
-            SMCDError: torch is not installed, or the file is not TorchScript.
+            SMCDError: PyTorch is not installed, or the file is not TorchScript.
         """
         try:
             import torch
@@ -229,8 +229,8 @@ class AutoencoderRoundTrip:
 def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Callable[[Any], FrameFeatures]:
     """Compiles a network as a function that processes its inputs one at a time.
 
-    Kernels for other batch sizes add in another order, so with batches the last digits of a feature would depend on the
-    batch. One at a time, a feature is a function of its input bit for bit.
+    Kernels for other batch sizes add in another order, so the last digits of a feature would depend on the batch size.
+    With one input at a time, equal inputs give features that are equal bit for bit.
     """
     params = jax.device_put(params)
     apply = jax.jit(lambda params, one: module.apply({"params": params}, one[None], method=method)[0])
@@ -238,7 +238,7 @@ def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Call
     def run(inputs: Any) -> FrameFeatures:
         rows = [apply(params, jnp.asarray(one)) for one in inputs]
         if not rows:
-            raise SMCDError("features need at least one picture, text or video", argument="inputs", value=0)
+            raise SMCDError("inputs must have at least one picture, text or video, got 0", argument="inputs", value=0)
         return np.stack([np.asarray(row, np.float64) for row in rows])
 
     return run

@@ -89,7 +89,7 @@ class VitTracker:
                 search, corner, side = self._cut(pictures[frame], last, SEARCH_FACTOR, SEARCH)
                 found = np.tile(corner, 2) + side * self._find(template, search)
                 found = np.clip(found, 0, size)
-                if np.min(found[2:] - found[:2]) >= 1:  # else lost in this frame, and searched at its last position
+                if np.min(found[2:] - found[:2]) >= 1:  # otherwise lost here, and searched at its last position
                     last, boxes[frame] = found, found / size
         return boxes
 

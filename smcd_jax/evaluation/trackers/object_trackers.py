@@ -152,7 +152,7 @@ def track_objects(
     boxes: Float[np.ndarray, "f n 4"],
     mask: Bool[np.ndarray, "f n"],
 ) -> Float32[np.ndarray, "f n 4"]:
-    """Tracks every object by itself, from its box in the first frame where it is present.
+    """Tracks every object separately, from its box in the first frame where it is present.
 
     Args:
         tracker: Tracker of a single box.

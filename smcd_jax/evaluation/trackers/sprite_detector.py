@@ -28,9 +28,9 @@ NAME = "sprite-detector-1"
 THRESHOLD = 0.6
 
 _COARSE_SIDE = 64  # larger pictures are reduced to about this shorter side for the coarse search
-_BLUR = 1.0  # of frames and sprites, in pixels of the coarse picture; makes the blur of decoders matter less
+_BLUR = 1.0  # blur of frames and sprites in pixels of the coarse picture; reduces the effect of the decoders' blur
 _PLACES = 4  # candidates per frame that are refined
-_STEPS = ((0.5, 1.08), (0.25, 1.03))  # of refinement: pixels of the coarse picture, factor of size
+_STEPS = ((0.5, 1.08), (0.25, 1.03))  # refinement steps: pixels of the coarse picture, factor of size
 _ROUNDS = 3  # maximum number of rounds per step
 # Minimum share of a sprite's power |d|^2 on free pixels: a smaller visible part under another sprite matches anything.
 _LEAST = 0.03
@@ -64,7 +64,7 @@ _NOTHING = _Fit(0.0, -1.0, Pose(0.0, 0.0, 1.0))
 
 
 def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, threshold: float = THRESHOLD) -> Detection:
-    """Finds every sprite of a scene in every frame, each frame by itself.
+    """Finds every sprite of a scene in every frame, independently of the other frames.
 
     The detector uses the scene's background, its sprites, and their sizes in the first frame, but not their positions.
     Sprites compete for pixels: in each frame the sprite with the best score takes the pixels that it covers, and the
@@ -133,14 +133,14 @@ class _Search:
         return best
 
     def visible_box(self, pose: Pose) -> Float[np.ndarray, " 4"]:
-        """Visible box of the sprite in this place, in pixels, as scenes define it."""
+        """Visible box of the sprite at this pose, in pixels, as scenes define it."""
         from data_pipeline.sprites.render import visible_box
 
         (height, width), box = self._background.shape[:2], self._box(pose)
         return visible_box(np.array(box), self._sprite.draw(box, width, height), width=width, height=height)
 
     def covers(self, pose: Pose) -> Bool[np.ndarray, "h w"]:
-        """Mask of the pixels that the sprite changes in this place, including its blurred edge."""
+        """Mask of the pixels that the sprite changes at this pose, including its blurred edge."""
         height, width = self._background.shape[:2]
         patch = self._sprite.draw(self._box(pose), width, height)
         drawn = rgba(patch.pixels, above=patch.top, left=patch.left, shape=(height, width))
@@ -151,7 +151,7 @@ class _Search:
         return pose.x - half_x, pose.y - half_y, pose.x + half_x, pose.y + half_y
 
     def _refined(self, best: _Fit, difference: np.ndarray, free: np.ndarray, *, step: tuple[float, float]) -> _Fit:
-        """Fit after moves and size changes, as long as they explain more."""
+        """Moves and resizes a fit as long as that explains more of the frame."""
         pixels, factor = step[0] * self._factor, step[1]
         moves = [(pixels, 0, 1), (-pixels, 0, 1), (0, pixels, 1), (0, -pixels, 1), (0, 0, factor), (0, 0, 1 / factor)]
         tried = {best.pose}

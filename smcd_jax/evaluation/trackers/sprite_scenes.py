@@ -1,4 +1,4 @@
-"""Scenes that records of sprites were drawn from, as the exact detector needs them."""
+"""Scenes from which records of sprites were drawn, for the exact detector."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from data_pipeline.sprites import Scene
     from smcd_jax.evaluation.video_store import EvalClip
 
-NAME = "sprites"  # of the data set
+NAME = "sprites"  # name of the data set
 _NOT_WORLD_OPTIONS = ("train_clips", "val_clips", "test_clips")
-_TOLERANCE = 1e-4  # of the picture: other processors may round the last digits of a box differently
+_TOLERANCE = 1e-4  # share of the picture; other processors may round the last digits of a box differently
 
 
 class SpriteScenes:

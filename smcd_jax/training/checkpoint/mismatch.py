@@ -9,7 +9,7 @@ from typing import Any
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ArrayRecord, describe
 
-ROWS = 10  # maximum number of rows in a table; the rest is counted
+ROWS = 10  # maximum number of rows in a table; further rows are only counted
 _ABSENT = "-"
 
 

@@ -189,7 +189,7 @@ def _collect_abandoned_reads() -> None:
 
 @functools.cache
 def _silence_abandoned_work() -> None:
-    """Hides what reads and writes that Orbax has abandoned after the first failure report later, from other threads."""
+    """Hides the errors that other threads report later for reads and writes that Orbax abandoned after a failure."""
     before, before_threads = sys.unraisablehook, sys.excepthook
 
     def hook(unraisable: Any) -> None:

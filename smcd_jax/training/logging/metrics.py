@@ -43,9 +43,9 @@ class MetricWriter:
     """Writes the metrics of a run; only process 0 writes, calls on other processes do nothing.
 
     ``metrics.jsonl`` has one JSON object per line: "step", "time" (seconds since 1970) and the values by name, without
-    rounding. NaN and infinities are the strings "nan", "inf" and "-inf". `read_metrics` reads the file. A line is with
-    the operating system when `scalars` returns, so that kill -9 loses no line. A resumed run first removes the lines
-    of the steps that it repeats; write the metrics of a step before its checkpoint.
+    rounding. NaN and infinities are the strings "nan", "inf" and "-inf". `read_metrics` reads the file. `scalars`
+    passes each line to the operating system before it returns, so that kill -9 loses no line. A resumed run first
+    removes the lines of the steps that it repeats; write the metrics of a step before its checkpoint.
 
     Args:
         folder: Existing folder of the run.

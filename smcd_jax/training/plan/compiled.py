@@ -58,7 +58,7 @@ class MemoryUse:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a program was compiled for.
+    """Devices, mesh, dtype and parameters for which a program was compiled.
 
     Attributes:
         devices: Number of devices.
@@ -68,7 +68,7 @@ class Setting:
         usable_bytes: Memory of one device in bytes; None if the devices share main memory.
         trained: Number of trained parameters.
         frozen: Number of frozen parameters.
-        replicated_share: Share of the parameters' bytes that every device holds in whole, 0..1.
+        replicated_share: Share of the parameters' bytes that every device holds in full, 0..1.
     """
 
     devices: int
@@ -142,9 +142,9 @@ class ProgramPlan:
 
     @property
     def floors(self) -> dict[str, float]:
-        """Seconds that arithmetic, memory and links need at the published rates of the device, those that are known.
+        """Lower bounds of the run time in seconds, from arithmetic, memory and links at the device's published rates.
 
-        None of them can be less; a program whose parts overlap perfectly takes as long as the largest.
+        Unknown rates are left out. A program whose parts overlap perfectly takes as long as the largest bound.
         """
         kind = self.setting.device_kind
         rates = {

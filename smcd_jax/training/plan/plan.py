@@ -53,8 +53,8 @@ class Planner:
             config: Config of the run.
             topology: Name of a topology (`smcd_jax.runtime.topology.find_topology`).
             effort: Effort of the compiler to make the program fast and small, -1 to 1.
-            again: Whether to compile even what is in the cache.
-            progress: Progress reporting; None for none.
+            again: Whether to compile even if the cache holds a plan.
+            progress: Progress reporting; None for no reporting.
 
         Raises:
             SMCDError: The effort is out of range.
