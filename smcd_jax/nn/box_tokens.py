@@ -34,9 +34,9 @@ class PositionNet(nn.Module):
         """Box tokens.
 
         Args:
-            boxes: xyxy in 0..1 of the picture.
+            boxes: Corners (x1, y1, x2, y2) in 0..1 of the picture.
             mask: 1 where the object is present.
-            labels: the text tower's embedding of each object's label at its end-of-text token.
+            labels: Embedding by the text tower of each object's label at its end-of-text token.
         """
         config, policy = self.config, self.policy
         null_label = self.param("null_label", nn.initializers.zeros, (config.label_width,), policy.params)

@@ -41,9 +41,9 @@ class GateContext(NamedTuple):
 
     Attributes:
         tokens: Keys of the tokens, and values times ``attention``.
-        attention: tanh of the scalar of the attention, float32.
+        attention: Tanh of the scalar of the attention, float32.
         attention_bias: Bias of the attention's output layer times ``attention``.
-        ff: tanh of the scalar of the feed-forward block, float32.
+        ff: Tanh of the scalar of the feed-forward block, float32.
         ff_bias: Bias of the feed-forward block's last layer times ``ff``.
     """
 

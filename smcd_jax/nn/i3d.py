@@ -112,7 +112,7 @@ class I3D(nn.Module):
         """Logits of videos in -1..1, averaged over time, in float32.
 
         Raises:
-            SMCDError: fewer than 9 frames, or frames of another size than 224 x 224.
+            SMCDError: There are fewer than 9 frames, or they are not 224 x 224 pixels.
         """
         pooled = self.pooled(video)[:, :, None, None]
         return self.classes(pooled).astype(jnp.float32).mean(axis=(1, 2, 3))

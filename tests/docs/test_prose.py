@@ -20,19 +20,6 @@ WORDS = re.compile(
 ALLOWED = {"tests/docs/test_prose.py", "tests/docs/test_docs.py"}
 SECTION = re.compile(r"^( *)(Args|Attributes|Raises):$")
 ENTRY = re.compile(r"^( *)(\*{0,2}[A-Za-z_][\w.]*(?:, \*{0,2}[A-Za-z_]\w*)*): (.*)$")
-# Files that still have to be rewritten. Remove a file from the list when it is done; the test fails if it is done.
-PENDING_WORDS: frozenset[str] = frozenset(
-    {
-    }
-)
-PENDING_ENTRIES: frozenset[str] = frozenset(
-    {
-        "smcd_jax/nn/box_tokens.py",
-        "smcd_jax/nn/gated_attention.py",
-        "smcd_jax/nn/i3d.py",
-        "tests/golden/formula_weights.py",
-    }
-)
 
 
 def tracked() -> list[str]:
@@ -72,24 +59,21 @@ def faulty_entries(text: str) -> list[str]:
     return found
 
 
-def compare(found: dict[str, list[str]], pending: frozenset[str]) -> None:
-    lines = [f"{name}: {hit}" for name, hits in found.items() if name not in pending for hit in hits]
-    assert not lines, "\n".join(lines[:40])
-    assert not pending - found.keys(), "remove the files that are done from the list of pending files"
-
-
 def test_no_text_contains_a_word_that_readers_stumble_over(texts):
-    found = {}
-    for name, text in texts.items():
-        hits = [match[0] for match in WORDS.finditer(without_pictures(name, text))]
-        if hits and name not in ALLOWED:
-            found[name] = hits
-    compare(found, PENDING_WORDS)
+    hits = [
+        f"{name}: {match[0]}"
+        for name, text in texts.items()
+        if name not in ALLOWED
+        for match in WORDS.finditer(without_pictures(name, text))
+    ]
+    assert not hits, "\n".join(hits[:40])
 
 
 def test_entries_of_docstrings_start_with_a_capital_letter(texts):
-    found = {name: hits for name, text in texts.items() if name.endswith(".py") and (hits := faulty_entries(text))}
-    compare(found, PENDING_ENTRIES)
+    entries = [
+        f"{name}: {line}" for name, text in texts.items() if name.endswith(".py") for line in faulty_entries(text)
+    ]
+    assert not entries, "\n".join(entries[:40])
 
 
 def test_the_rules_find_what_they_should():

@@ -50,9 +50,9 @@ def formula_weights(
     """Name and float32 tensor, one after the other: only what the caller keeps takes memory.
 
     Args:
-        prefix: joined to the name before hashing ("unet.").
+        prefix: Text joined to the name before hashing ("unet.").
         shapes: PyTorch names and shapes.
-        rule: centre and radius of each tensor.
+        rule: Centre and radius of each tensor.
         buffers: C-contiguous float32 arrays to write into, by name; absent ones are allocated.
     """
     for name, shape in shapes.items():
