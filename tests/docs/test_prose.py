@@ -34,7 +34,6 @@ PENDING_ENTRIES: frozenset[str] = frozenset(
         "smcd_jax/nn/box_tokens.py",
         "smcd_jax/nn/gated_attention.py",
         "smcd_jax/nn/i3d.py",
-        "tests/golden/formula_weights.py",
     }
 )
 
