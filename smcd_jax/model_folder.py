@@ -123,7 +123,7 @@ class ModelFolder:
             raise SMCDError(message, argument="component", path=self.path, value=component)
         try:
             expected = flatten(abstract_params(config))
-        except Exception as error:  # Flax and JAX raise many types for sizes that fit no network
+        except Exception as error:  # Flax and JAX raise many types of exceptions for invalid sizes
             reason = " ".join(str(error).split())[:200]
             where = self.path / "model.json"
             message = f"{where}: the config of {component} is invalid ({reason}); convert the weights again"
@@ -143,7 +143,7 @@ class ModelFolder:
             verify: Whether every array is compared with its checksum.
 
         Raises:
-            SMCDError: As `leaves`.
+            SMCDError: The model has no such component, or an array is missing, damaged or of another shape.
         """
         leaves = self.leaves(component, verify=verify)
         placed = {}
@@ -242,7 +242,7 @@ def write_model_folder(
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Checks that writing a model folder would destroy nothing else.
+    """Checks that writing a model folder would not destroy other files.
 
     Raises:
         SMCDError: The path exists, and it is not a model folder or ``overwrite`` is False.
@@ -254,7 +254,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise SMCDError(f"{path} already exists; {hint}", argument="output", path=path)
     if not (path / "model.json").is_file() and any(path.iterdir()):
         hint = "choose another --output"
-        raise SMCDError(f"{path} is not a model folder, so it is kept; {hint}", argument="output", path=path)
+        raise SMCDError(f"{path} is not a model folder, so it is not replaced; {hint}", argument="output", path=path)
 
 
 def _check_shapes(component: str, leaves: Mapping[str, Any], expected: Mapping[str, Any], *, path: Path) -> None:

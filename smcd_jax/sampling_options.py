@@ -1,4 +1,4 @@
-"""The options of sampling, written once: command-line flags, the Python call, evaluation and provenance come from here.
+"""The options of sampling, defined once for command-line flags, the Python call, evaluation and provenance.
 
 Imports nothing heavy, so that help texts can be made from it without JAX.
 """
@@ -28,7 +28,7 @@ def refuse(name: str, value: Any, condition: str) -> None:
 
 
 def whole(least: int | None = None) -> Check:
-    """The check of a whole number of at least ``least``."""
+    """Returns the check for a whole number of at least ``least``."""
 
     def check(name: str, value: Any) -> None:
         # numpy's integers are accepted too; they have __index__, as booleans do
@@ -41,7 +41,7 @@ def whole(least: int | None = None) -> Check:
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Check:
-    """The check of a finite number in ``low``..``high``."""
+    """Returns the check for a finite number in ``low``..``high``."""
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, bool | str) or not hasattr(value, "__float__"):
@@ -55,7 +55,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
 
 
 def one_of(*choices: Any) -> Check:
-    """The check of a value that must be one of ``choices``."""
+    """Returns the check for a value that must be one of ``choices``."""
 
     def check(name: str, value: Any) -> None:
         if value not in choices:
@@ -70,7 +70,7 @@ def _mode(name: str, value: Any) -> None:
 
 
 def _each(check: Check) -> Check:
-    """The check of one value or a list of them."""
+    """Returns the check for one value or a list of values."""
 
     def check_all(name: str, values: Any) -> None:
         for value in values if isinstance(values, list | tuple) else (values,):
@@ -126,7 +126,7 @@ class SamplingOptions:
         "0 to 1; reduces overexposure at high guidance scales", number(0, 1), metavar="PHI"
     )
     seed: int | Sequence[int] = _option(
-        "seed of the first video; later ones count up", _each(whole()), default=0, metavar="N"
+        "seed of the first video; others use the next seeds", _each(whole()), default=0, metavar="N"
     )
     height: int | None = _option("height of the video in pixels", whole(1), metavar="N")
     width: int | None = _option("width of the video in pixels", whole(1), metavar="N")
@@ -165,19 +165,19 @@ class SamplingOptions:
         "restore the contrast that dynamic rescale reduces at few steps", one_of(True, False), every_family=False
     )
     picture_fit: Literal["crop", "pad", "gui", "stretch"] | None = _option(
-        "what happens to a picture of another aspect ratio: cut off, bars (black, or grey as on the published web "
-        "page), or distorted",
+        "how to fit a picture of another aspect ratio: crop it, add bars (black, or grey as on the published web "
+        "page), or distort it",
         choices=("crop", "pad", "gui", "stretch"),
         every_family=False,
     )
     shared_image_tokens: bool | None = _option(
         "let every frame read the image tokens of all frames, as the published code does for lengths that it was not "
-        "trained with; allows more frames, which move less",
+        "trained with; allows more frames, with less motion",
         one_of(True, False),
         every_family=False,
     )
     replace_first_frame: bool | None = _option(
-        "put the picture itself in place of the first frame, which the model only approaches", one_of(True, False)
+        "replace the first frame, which only approximates the picture, with the picture itself", one_of(True, False)
     )
     decode_chunk_size: int | None = _option("frames decoded at once; fewer need less memory", whole(1), metavar="N")
 
@@ -188,20 +188,20 @@ class SamplingOptions:
                 check(field.name, value)
 
     def updated(self, overrides: Mapping[str, Any]) -> SamplingOptions:
-        """These options with some replaced.
+        """Returns these options with some of them replaced.
 
         Raises:
-            SMCDError: No such option, or as the class.
+            SMCDError: An option is unknown, or a value is of the wrong type or out of range.
         """
         known = {field.name for field in dataclasses.fields(self)}
         for name in overrides:
             if name not in known:
-                message = f"unknown option {name!r}; known are {', '.join(sorted(known))}"
+                message = f"unknown option {name!r}; known options are {', '.join(sorted(known))}"
                 raise SMCDError(message, argument=name, value=name)
         return dataclasses.replace(self, **overrides)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every option by name."""
+        """Returns every option by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 

@@ -100,7 +100,7 @@ class Tokenizer:
             raise SMCDError(f"{path}: no such file; use the tokenizer folder that `smcd convert` writes", path=path)
         try:
             engine = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises no narrower type
             raise SMCDError(
                 f"{path} is not a tokeniser file ({error}); convert or download the model again", path=path
             ) from error

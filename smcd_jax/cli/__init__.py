@@ -19,7 +19,7 @@ COMMANDS = {
     "convert": "convert PyTorch weights to a model folder and back",
     "prepare": "convert raw data sets to training records, and records to cached features",
     "inspect": "draw a contact sheet of the clips in a folder of records",
-    "plan": "estimate what a training run needs, also for devices that are not present",
+    "plan": "estimate what a training run needs, even for devices that are not present",
     "train": "train a model from a config; resumes after an interruption",
     "export": "export a training run to a model folder",
     "evaluate": "sample and evaluate a fixed list of clips, or evaluate existing videos",
@@ -40,7 +40,7 @@ Exit status: 0 success, 1 internal error (doctor: broken installation), 2 wrong 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `smcd` and returns its exit status; an error is one line on stderr.
+    """Runs `smcd` and returns its exit status; an error is printed as one line on stderr.
 
     Args:
         argv: Arguments without the program name; by default those of the process.
@@ -128,7 +128,7 @@ def _report(message: str, debug: bool, prefix: str = "error: ") -> None:
 
 
 def _missing_devices() -> str | None:
-    """Returns why JAX cannot start on the platform that the user selected; None if it can."""
+    """Returns the reason why JAX cannot start on the platform that the user selected, or None if it can."""
     from smcd_jax.runtime.devices import require_devices
 
     try:

@@ -11,7 +11,7 @@ from smcd_jax.cli.clip_options import FORMATS, INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
 
-DECODING = ("decode_chunk_size", "fps")  # options that still matter when only decoding is left
+DECODING = ("decode_chunk_size", "fps")  # options that still apply when only decoding remains
 
 COMMON = (
     *("image", "prompt", "tracks", "track", "model", "output", "formats", "seed"),
@@ -62,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--requests",
         metavar="FILE",
-        help=".csv or .jsonl file with a clip per row; columns are options by name, and output",
+        help=".csv or .jsonl file with one clip per row; columns are option names",
     )
     several.add_argument("--resume", action="store_true", help="skip rows of --requests whose results exist")
     several.add_argument(
-        "--decode_latents", metavar="FILE", help="finish an interrupted run from the NAME.latents.npz it left"
+        "--decode_latents", metavar="FILE", help="finish an interrupted run from the NAME.latents.npz that it saved"
     )
 
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         message = "--resume needs --requests; finish a single clip with --decode_latents, or run it again"
         raise SMCDError(message, argument="resume")
     if args.requests and args.decode_latents:
-        message = "--requests and --decode_latents exclude each other; run them one after the other"
+        message = "--requests and --decode_latents cannot be combined; run them one after the other"
         raise SMCDError(message, argument="decode_latents")
     if args.decode_latents:
         return _finish_interrupted(args, values)

@@ -23,7 +23,7 @@ from smcd_jax.files.text_files import read_text
 from smcd_jax.pipeline import VideoPipeline
 
 _PATHS = ("image", "end_image", "tracks", "input_data_path", "output")  # options that name files and folders
-# States of a row: not sampled; sampled but not decoded; complete but for a file that may be written again; complete.
+# States of a row: not sampled; sampled but not decoded; complete except for a file that may be written again; complete.
 _WAITING, _KEPT, _PARTIAL, _FINISHED = "waiting", "kept", "partial", "finished"
 
 
@@ -32,8 +32,8 @@ class Row(NamedTuple):
 
     Attributes:
         where: File, row and line, for messages.
-        number: Number of the row from 1; the header and empty lines do not count.
-        values: Options of the row and, for those it does not set, of the command line.
+        number: Number of the row, starting at 1; the header and empty lines are not counted.
+        values: Options by name, from the row or, if the row does not set them, from the command line.
     """
 
     where: str
@@ -46,10 +46,11 @@ def read_requests(path: Path, common: Mapping[str, Any]) -> list[Row]:
 
     Args:
         path: File of requests.
-        common: Options of the command line. A row without output is named after the file and its number.
+        common: Options of the command line. The result of a row that sets no output is named after the file and its
+            number.
 
     Raises:
-        SMCDError: The file is of another kind, a column or key is unknown, or a value is wrong.
+        SMCDError: The file is neither .csv nor .jsonl, a column or key is unknown, or a value is invalid.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
@@ -70,7 +71,7 @@ def read_requests(path: Path, common: Mapping[str, Any]) -> list[Row]:
 
 
 def _with_slashes(row: Row) -> Row:
-    """Returns the row with the backslashes of Windows between folders as slashes; a note says so."""
+    """Returns the row with backslashes in paths replaced by slashes, and prints a note about it."""
     if os.sep == "\\":
         return row
     written = {name: row.values[name] for name in _PATHS if "\\" in str(row.values.get(name, ""))}
@@ -82,13 +83,13 @@ def _with_slashes(row: Row) -> Row:
 
 
 def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
-    """Makes the clips of a file of requests; a row that fails does not stop the others.
+    """Generates the clips of a file of requests; a row that fails does not stop the others.
 
     Returns:
         0 if no row failed, 1 if one failed because of an internal error, else 2.
 
     Raises:
-        SMCDError: A row is wrong; no row has been computed.
+        SMCDError: A row is invalid; nothing has been computed.
     """
     path = Path(args.requests)
     if "output" in common:
@@ -104,7 +105,7 @@ def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
     failed = _make_all(args, pipeline, waiting, states, check) if waiting else {}
     if not args.quiet:
         made, finished = len(waiting) - len(failed), len(rows) - len(waiting)
-        console.result(f"{path}: {made} made, {len(failed)} failed, {finished} were finished already")
+        console.result(f"{path}: {made} generated, {len(failed)} failed, {finished} already finished")
     if failed:
         numbers = ", ".join(map(str, failed))
         console.error(f"{len(failed)} of {len(rows)} rows failed ({numbers}); fix them and rerun with --resume")
@@ -130,7 +131,7 @@ def _check_all(args: argparse.Namespace, rows: list[Row], check: Callable[[Row],
         except SMCDError as error:
             errors.append((row, error))
     if errors:
-        more = f" (and {len(errors) - 1} more rows are wrong)" if len(errors) > 1 else ""
+        more = f" (and {len(errors) - 1} more rows are invalid)" if len(errors) > 1 else ""
         row, error = errors[0]
         raise error.reworded(f"{row.where}: {error}{more}; nothing was computed", path=args.requests) from error
     report_notes(args, tuple(notes))
@@ -159,7 +160,7 @@ def _make_all(
     states: Mapping[int, str],
     check: Callable[[Row], Clip],
 ) -> dict[int, Exception]:
-    """Makes the rows and returns the errors of those that failed, by number."""
+    """Generates the clips of the rows and returns the errors of failed rows by row number."""
     failed: dict[int, Exception] = {}
     progress = make_progress(args)
     introduce(args, pipeline)
@@ -178,7 +179,7 @@ def _make_all(
         except KeyboardInterrupt:
             console.note(f"{position - 1} of {len(rows)} rows are finished; resume with --resume")
             raise
-        except Exception as error:  # whatever it is, the other rows are made; it is reported and counted
+        except Exception as error:  # any error is reported and counted; the other rows are still processed
             if getattr(args, "debug", False):
                 traceback.print_exception(error)
             internal = "" if isinstance(error, SMCDError | OSError) else f"internal error ({type(error).__name__}): "
@@ -206,7 +207,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _separator(header: str) -> str:
-    """Returns what separates the columns: the comma, or what spreadsheets write in its place, a semicolon or tab."""
+    """Returns the column separator: a comma, or the semicolon or tab that some spreadsheets write instead."""
     counts = {mark: sum(name.strip(' "') in OPTIONS for name in header.split(mark)) for mark in (",", ";", "\t")}
     return max(counts, key=counts.__getitem__)
 
@@ -244,5 +245,5 @@ def _values(items: Iterable[tuple[str, Any]], where: str, reading: str, *, missi
 
 def _check_known(name: str, where: str) -> None:
     if name not in OPTIONS:
-        message = f"{where} {name!r} is unknown{did_you_mean(name, OPTIONS)}; known are {', '.join(OPTIONS)}"
+        message = f"{where} {name!r} is unknown{did_you_mean(name, OPTIONS)}; known options are {', '.join(OPTIONS)}"
         raise SMCDError(message, argument="requests", value=name)

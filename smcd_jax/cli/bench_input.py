@@ -1,4 +1,4 @@
-"""Measures the input pipeline in clips per second and core, compared with a plain loop over raw frames.
+"""Measures the input pipeline in clips per second and per core, compared with a plain loop over raw frames.
 
 The test data are generated and removed afterwards. Examples:
   smcd bench input

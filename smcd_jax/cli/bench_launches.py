@@ -21,8 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("--preset", choices=("tiny", "smcd"), default="tiny", help="size of the model (default: tiny)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos at once (default: 1)")
-    parser.add_argument("--guidance_scale", type=float, default=7.5, metavar="S", help="1 is one branch (default: 7.5)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
+    parser.add_argument(
+        "--guidance_scale", type=float, default=7.5, metavar="S", help="1 disables guidance (default: 7.5)"
+    )
     parser.add_argument(
         "--topology", metavar="NAME", default="local", help="devices as in `smcd plan`; default: those of this machine"
     )

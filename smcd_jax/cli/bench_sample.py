@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
 
 _EPILOG = """\
-The weights are random: speed does not depend on them. TFLOP are those of the matrix products and convolutions of the
-denoising network, counted from its shapes; the device's own rate is that of a large matrix product of the same dtype,
-measured in the same run, so that shares can be compared between machines and between noisy and quiet ones.
+The weights are random: speed does not depend on them. TFLOP counts the matrix products and convolutions of the
+denoising network, from their shapes. The rate of the device is that of a large matrix product of the same dtype,
+measured in the same run, so that shares are comparable between machines and between busy and idle ones.
 
 examples:
   smcd bench sample --preset tiny
@@ -31,11 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
-    parser.add_argument("--num_inference_steps", type=int, metavar="N", help="steps (default: the model's own)")
     parser.add_argument(
-        "--guidance_scale", type=float, metavar="S", help="1 is one guidance branch (default: the model's own)"
+        "--num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
-    parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="steps measured (default: 3)")
+    parser.add_argument(
+        "--guidance_scale", type=float, metavar="S", help="1 disables guidance (default: the model's own)"
+    )
+    parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="number of timed steps (default: 3)")
     parser.add_argument("--whole_clip", action="store_true", help="also run all steps in one call")
     parser.add_argument("--profile_steps", type=int, default=0, metavar="N", help="also profile N steps (default: 0)")
     parser.add_argument("--no_decode", dest="decode", action="store_false", help="do not time decoding")
@@ -71,7 +73,7 @@ def table(measures: SamplingMeasures) -> str:
         + (" (estimated)" if measures.clip_loop_seconds is None else ""),
         "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP per step, {measures.tflop_per_second:.4g} TFLOP/s",
         "matrix product": f"{measures.matmul_tflop_per_second:.4g} TFLOP/s on this device in this run",
-        "share of it": f"{measures.share_of_matmul:.1%}",
+        "share of this rate": f"{measures.share_of_matmul:.1%}",
         "decoding": "not measured" if measures.decode_seconds is None else f"{measures.decode_seconds:.4g} s per clip",
         "peak memory": f"{measures.peak_memory_bytes / 1e9:.2f} GB",
     }

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from smcd_jax.training.config import TrainConfig
 
 _EPILOG = """\
-Weights and batch are random, so no records are needed. TFLOP are those of the step's matrix products and convolutions,
-counted from its shapes; what rematerialization computes twice counts once.
+Weights and batch are random, so no records are needed. TFLOP counts the matrix products and convolutions of
+the step, from their shapes; operations that rematerialization repeats are counted once.
 
 examples:
   smcd bench train --preset tiny
@@ -79,7 +79,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
     if args.config and args.preset:
         raise SMCDError(
-            "--preset and --config exclude each other; the preset of a config is FILE:PRESET", argument="preset"
+            "--preset and --config cannot be combined; the preset of a config is FILE:PRESET", argument="preset"
         )
     if args.batch is not None and args.batch < 1:
         raise SMCDError(f"--batch must be at least 1, got {args.batch}", argument="batch", value=args.batch)

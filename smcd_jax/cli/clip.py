@@ -27,7 +27,7 @@ from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
 
 RUN_FORMAT, RUN_VERSION = "smcd-run", 1
-_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # stand beside the options in NAME.json
+_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # separate entries of NAME.json
 # A thousand times the published clip; its activations alone take terabytes.
 _MOST_PIXELS = 1000 * 8 * 256 * 256
 
@@ -37,7 +37,7 @@ class Clip:
     """A requested clip with checked inputs.
 
     Attributes:
-        picture: Picture in its own size.
+        picture: Picture in its original size.
         tracks: Box tracks with as many frames as the video; None if there are none.
         options: Sampling options, resolved.
         fps: Frames per second of the files.
@@ -64,7 +64,7 @@ def check_clip(
         values: Options by name (`clip_options.OPTIONS`); missing ones take their defaults.
         pipeline: Pipeline that will make the clip.
         formats: Formats of the video files besides mp4.
-        base: Folder that relative paths among the options start from.
+        base: Folder to which relative paths in the options refer.
 
     Raises:
         SMCDError: An input cannot be read or does not fit the model, or an option is wrong.
@@ -144,7 +144,7 @@ def _output(values: Mapping[str, Any], base: Path) -> Path | str:
         name = Path(values["input_data_path"]).absolute().name
     else:
         name = Path(values.get("image", "video")).stem
-    return f"{name}_video" if Path(name).is_dir() else name  # where the folder of the input has this name
+    return f"{name}_video" if Path(name).is_dir() else name  # not the name of an existing folder
 
 
 def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:
@@ -161,14 +161,14 @@ def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int
         }
         joined.append(load_tracks(example_file(base / values["tracks"], "tracks.json"), **file, **size))
     elif "label" in values:
-        message = "--label needs --tracks or --input_data_path; the label of a --track stands before its colon"
+        message = "--label needs --tracks or --input_data_path; the label of a --track comes before its colon"
         raise SMCDError(message, argument="label")
     joined += [parse_track(text, **size) for text in values.get("track", [])]
     return join_tracks(joined) if joined else None
 
 
 def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
-    """Returns the tracks without objects that are in none of the frames, and remarks."""
+    """Returns the tracks without objects that appear in no frame, and remarks for the user."""
     seen = np.flatnonzero(tracks.mask.any(axis=0))
     if len(seen) == 0:
         message = f"no object is present in any of the {tracks.num_frames} frames; check the tracks"
@@ -207,12 +207,12 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
 
 
 def _check_memory(options: SamplingOptions) -> None:
-    """Refuses sizes far beyond any memory, for which the system would kill the process without a message."""
+    """Raises an error for sizes far beyond any memory, where the system would kill the process without a message."""
     height, width, frames = options.height, options.width, options.num_frames
     pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:
         raise SMCDError(
-            f"{options.num_videos_per_prompt} x {frames} frames of {width} x {height} are more than fit in memory; "
+            f"{options.num_videos_per_prompt} x {frames} frames of {width} x {height} do not fit in memory; "
             "request fewer or smaller frames",
             argument="num_frames" if frames > height * width else "height" if height >= width else "width",
             value=pixels,

@@ -1,4 +1,4 @@
-"""The result files of a clip: their names, the check that nothing is overwritten, and writing all of them or none."""
+"""The result files of a clip: their names, protection of existing files, and writing all of them or none."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class ClipFiles:
         return self.folder / f"{self.name}{_KEPT}"
 
     def video(self, index: int, format: str) -> Path:
-        """NAME.mp4, NAME.gif or NAME.webp; NAME_frames for the folder of pictures."""
+        """Returns the path of NAME.mp4, NAME.gif or NAME.webp, or the folder of pictures NAME_frames."""
         return self._path(index, "_frames" if format == "frames" else f".{format}")
 
     def boxes(self, index: int) -> Path:
-        """File of the video with the boxes drawn."""
+        """Returns the path of the video with the boxes drawn."""
         return self._path(index, "_boxes.mp4")
 
     def description(self, index: int) -> Path:
-        """JSON file that describes how the video was made."""
+        """Returns the path of the JSON file that describes how the video was made."""
         return self._path(index, ".json")
 
     def paths(self) -> tuple[Path, ...]:
-        """All result files; the latents are not among them."""
+        """Returns the paths of all result files, without the file of the latents."""
         found: list[Path] = []
         for index in range(self.count):
             found += [self.video(index, name) for name in self.formats]
@@ -71,11 +71,11 @@ class ClipFiles:
         return tuple(found)
 
     def complete(self) -> bool:
-        """Whether all result files exist."""
+        """Returns whether all result files exist."""
         return all(path.exists() for path in self.paths())
 
     def check(self, *, overwrite: bool, finishing: bool = False) -> None:
-        """Checks that the results can be written and that nothing is lost.
+        """Checks that the results can be written and that no existing file would be lost.
 
         Args:
             overwrite: Whether existing results may be replaced.
@@ -101,7 +101,7 @@ class ClipFiles:
                 _check_replaceable(path)
 
     def keep(self, latents: Float[np.ndarray, "b f h w c"], description: Mapping[str, Any]) -> None:
-        """Writes the sample with everything that `read_kept` needs to finish it."""
+        """Writes the latents and everything else that `read_kept` needs to finish the clip."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with write_atomically(self.latents) as temporary:
             np.savez(temporary, latents=latents, description=np.array(json.dumps(description)))
@@ -114,7 +114,7 @@ class ClipFiles:
         *,
         fps: float,
     ) -> None:
-        """Writes all files of all videos; none appears under its name before all are complete.
+        """Writes all files of all videos; they get their final names only when all of them are complete.
 
         Args:
             videos: Frames of each video.
@@ -135,7 +135,7 @@ class ClipFiles:
                     drawn = draw_boxes(_enlarged(frames), tracks.boxes, tracks.mask, tracks.labels)
                     write_video(drawn, stack.enter_context(write_atomically(self.boxes(index))), fps=fps)
                 write_json(stack.enter_context(write_atomically(self.description(index))), description)
-            if "frames" in self.formats:  # a folder appears at once, so these are written last
+            if "frames" in self.formats:  # a folder gets its final name immediately, so folders come last
                 for index, frames in enumerate(videos):
                     write_frames(frames, self.video(index, "frames"))
 
@@ -152,7 +152,7 @@ def clip_files(output: str | Path, *, formats: Sequence[str] = (), count: int = 
         count: Number of videos.
 
     Raises:
-        SMCDError: The name is that of a folder, or has another suffix.
+        SMCDError: The name is that of a folder, or its suffix is not that of a format.
     """
     path = Path(output)
     if str(output).endswith(("/", os.sep)) or path.is_dir() or path.name in ("", ".."):
@@ -171,7 +171,7 @@ def read_kept(path: Path) -> tuple[Float[np.ndarray, "b f h w c"], dict[str, Any
     """Returns the latents and the description that `ClipFiles.keep` wrote.
 
     Raises:
-        SMCDError: The file is absent, damaged or of another kind.
+        SMCDError: The file is missing, damaged or of another kind.
     """
     if not path.is_file() or not path.name.endswith(_KEPT):
         raise _refusal(path, f"no unfinished sample; pass the NAME{_KEPT} that an interrupted run left", _DECODE)
@@ -180,7 +180,7 @@ def read_kept(path: Path) -> tuple[Float[np.ndarray, "b f h w c"], dict[str, Any
             latents, description = content["latents"], json.loads(str(content["description"][()]))
         if latents.ndim != 5 or not isinstance(description, dict) or not np.isfinite(latents).all():
             raise ValueError
-    except Exception as error:  # numpy and zipfile raise many kinds for a file that is not as written
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
         raise _refusal(path, "damaged, or not an unfinished sample; run the clip again", _DECODE) from error
     return latents, description
 

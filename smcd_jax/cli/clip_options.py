@@ -33,11 +33,11 @@ class Option:
 
     Attributes:
         name: Name without dashes.
-        kind: str, int or float; bool for a flag without value; ``bool | str`` for a flag whose value may be left out;
-            list for texts that may be given several times.
+        kind: Type of the value: ``str``, ``int`` or ``float``; ``bool`` for a flag without value; ``bool | str`` for a
+            flag whose value may be omitted; ``list`` for texts that may be given several times.
         help: Help text; the default is added.
         default: Default value; None if the model decides or there is none.
-        choices: Allowed values; None for any of the kind.
+        choices: Allowed values; None for any value of the type.
         metavar: Placeholder of the value in the help text.
         every_family: Whether every model family has the option.
     """
@@ -66,10 +66,10 @@ class Option:
         group.add_argument(f"--{self.name}", **kwargs)
 
     def from_text(self, text: str) -> Any:
-        """The value of a cell of a table.
+        """Returns the value of a table cell.
 
         Raises:
-            SMCDError: The text is not of the kind.
+            SMCDError: The text is not a value of the option's type.
         """
         try:
             value = _FROM_TEXT[self.kind](text)
@@ -78,10 +78,10 @@ class Option:
         return self._checked(value)
 
     def from_json(self, value: Any) -> Any:
-        """The value of a key of a JSON object.
+        """Returns the value of a JSON member.
 
         Raises:
-            SMCDError: The value is not of the kind.
+            SMCDError: The value is not of the option's type.
         """
         if self.kind is list and isinstance(value, str):
             value = [value]
@@ -136,7 +136,7 @@ _INPUTS = (
 
 
 def _of_sampling(*, is_input: bool) -> Iterator[Option]:
-    """An option for each field of `SamplingOptions` that is, or is not, an input."""
+    """Yields an option for each field of `SamplingOptions` that is, or is not, an input."""
     hints = typing.get_type_hints(SamplingOptions)
     for field in dataclasses.fields(SamplingOptions):
         hint, about = hints[field.name], field.metadata
@@ -164,10 +164,10 @@ OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUT
 
 
 def sampling_options(values: Mapping[str, Any]) -> SamplingOptions:
-    """The sampling options among those given, with defaults for the rest.
+    """Returns the sampling options among the options of the clip, with defaults for missing ones.
 
     Raises:
-        SMCDError: A text is empty, or an option is out of range or excludes another.
+        SMCDError: A text is empty, an option is out of range, or two options cannot be combined.
     """
     for name, value in values.items():
         if value == "" and name not in ("prompt", "negative_prompt"):

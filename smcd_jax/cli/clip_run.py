@@ -1,4 +1,4 @@
-"""Sampling, decoding and writing a clip, and finishing an interrupted run from the latents it left."""
+"""Sampling, decoding and writing a clip, and finishing an interrupted run from the latents that it saved."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[s
         progress: Progress reporting.
 
     Returns:
-        Seconds as `make_clip`, including those of the interrupted run.
+        Seconds per stage, as for `make_clip`, including those of the interrupted run.
 
     Raises:
-        SMCDError: The kept sample is damaged or of another model, or as `make_clip`.
+        SMCDError: The kept sample is damaged or of another model, or one of the errors of `make_clip` occurs.
     """
     latents, description = read_kept(files.latents)
     if description["model_hash"] != pipeline.folder.digest:
-        message = f"{files.latents}: made by another model than {pipeline.folder.path}; pass that model with --model"
+        message = f"{files.latents}: made by a different model than {pipeline.folder.path}; pass it with --model"
         raise SMCDError(message, argument="model", path=files.latents)
     description["options"] |= changes
     return _finish(pipeline, files, latents, description, progress=progress)
@@ -112,7 +112,7 @@ def kept_files(path: Path, *, formats: tuple[str, ...]) -> tuple[ClipFiles, dict
 
 
 def is_described(clip: Clip) -> bool:
-    """Whether NAME.json of every video exists and records the same inputs and options."""
+    """Returns whether NAME.json of every video exists and records the same inputs and options."""
     return all(
         _same(clip.description, _json(clip.files.description(index)), first_seed=clip.description["seed"] + index)
         for index in range(clip.files.count)
@@ -120,7 +120,7 @@ def is_described(clip: Clip) -> bool:
 
 
 def is_kept(clip: Clip) -> bool:
-    """Whether a sample of the same inputs and options is kept."""
+    """Returns whether a sample of the same inputs and options is kept."""
     if not clip.files.latents.exists():
         return False
     return _same(clip.description, read_kept(clip.files.latents)[1], first_seed=clip.description["seed"])
@@ -134,7 +134,7 @@ def _finish(
     *,
     progress: Progress,
 ) -> dict[str, float]:
-    kept = f"the sample is kept, finish it with: smcd animate --decode_latents {files.latents}"
+    kept = f"the sample is kept; finish it with: smcd animate --decode_latents {files.latents}"
     clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
     try:
         with clock.stage("decode"), oom_as_user_error(SMALLER):

@@ -21,18 +21,18 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd compare`."""
     parser.epilog = _EPILOG
-    parser.add_argument("first", metavar="A", type=Path, help="--output folder of an smcd evaluate")
+    parser.add_argument("first", metavar="A", type=Path, help="output folder of a run of smcd evaluate")
     parser.add_argument(
         "second",
         metavar="B",
         type=Path,
-        help="--output folder of another one of the same list; differences are B - A",
+        help="output folder of another run with the same list; differences are B - A",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="HTML page to write; default: A_B.html by the names of the folders",
+        help="HTML page to write; default: A_B.html, after the names of the folders",
     )
 
 

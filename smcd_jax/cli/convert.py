@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
 
-COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # besides the flags that name weights
+COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # modes besides the flags that name weights
 _EPILOG = """\
 examples:
   smcd convert --to_torch tiny --output tiny-torch
@@ -29,7 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `smcd convert`."""
     parser.epilog, parser.details = _EPILOG, "\n\n".join(DETAILS.values())
-    flags = {flag.name: flag for family in FLAGS.values() for flag in family}.values()  # families may share a name
+    flags = {flag.name: flag for family in FLAGS.values() for flag in family}.values()  # families may share flags
     parser.common = (*(flag.name for flag in flags if flag.source), *COMMON)
     source = parser.add_argument_group("source")
     for flag in flags:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Converts, and prints what was written."""
+    """Runs the conversion and prints the files written."""
     from smcd_jax.runtime.progress import Bars, Lines
 
     sources = " or ".join(f"--{flag.name}" for family in FLAGS.values() for flag in family if flag.source)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def table(components: Sequence[ConvertedComponent]) -> str:
-    """Returns the closing table, in which every tensor of every file is accounted for."""
+    """Returns the summary table, which accounts for every tensor of every file."""
     lines = [
         f"{'component':<16}{'tensors':>8}{'bytes':>16}{'unmapped':>10}{'missing':>9}{'left out':>10}  sha256 of file"
     ]

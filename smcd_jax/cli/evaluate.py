@@ -1,4 +1,4 @@
-"""`smcd evaluate`: samples and measures a fixed list of clips, or measures videos of them that another system made."""
+"""`smcd evaluate`: samples and measures a fixed list of clips, or measures existing videos of these clips."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from smcd_jax.evaluation.video_store import EvalClip, Fault, VideoStore
     from smcd_jax.pipeline import VideoPipeline
 
-_FRAMES, _OBJECTS = 8, 8  # of the paper, used without a model
+_FRAMES, _OBJECTS = 8, 8  # values of the paper, used without a model
 _ALL = "all"
 
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates; returns 2 if a clip could not be used or a metric requested by name did not run."""
+    """Runs the evaluation; returns 2 if a clip could not be used or a metric requested by name did not run."""
     check_flags(args)
     _check_metrics(args)
     setup = _open(args)
@@ -60,7 +60,7 @@ def _check_metrics(args: argparse.Namespace) -> None:
 
 
 class _Setup(NamedTuple):
-    """What the flags refer to, opened."""
+    """The opened inputs of an evaluation."""
 
     records: RecordFolder
     full: EvaluationList
@@ -69,7 +69,7 @@ class _Setup(NamedTuple):
     max_objects: int
 
     def read_clips(self, intervention: str | None) -> tuple[list[EvalClip], list[Fault]]:
-        """Clips of the list, with the intervention applied, and the faults of the others."""
+        """Returns the usable clips of the list, with the intervention applied, and the faults of the other clips."""
         from smcd_jax.evaluation.interventions import apply_intervention
         from smcd_jax.evaluation.video_store import read_eval_clips
 
@@ -101,7 +101,7 @@ def _open(args: argparse.Namespace) -> _Setup:
     frames = getattr(args, "num_frames", None)
     if frames not in (None, full.frames):
         raise SMCDError(
-            f"--num_frames must be {full.frames} or omitted, as the list {path} has it, got {frames}",
+            f"--num_frames must be {full.frames} or omitted, to match the list {path}, got {frames}",
             argument="num_frames",
             path=path,
             value=frames,
@@ -207,7 +207,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
 def _sampling_options(
     args: argparse.Namespace, setup: _Setup, first: list[EvalClip]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sampling options as recorded, and the arguments of the pipeline's call; checked on the first clip."""
+    """Returns the sampling options as recorded and the arguments of the pipeline's call, checked on the first clip."""
     import numpy as np
 
     from smcd_jax.pipeline.request import make_request
@@ -219,7 +219,7 @@ def _sampling_options(
     chosen = model.resolve(sampling_options({**given, "num_frames": setup.full.frames}))
     model.guidance(chosen.as_dict())
     model.solver_table(chosen)
-    for clip in first:  # what the model refuses for one clip it refuses for all
+    for clip in first:  # options that are invalid for one clip are invalid for all
         picture = np.zeros((8, 8, 3), np.uint8)
         tracks = clip.tracks if model.takes_tracks else None
         make_request(model, image=picture, prompt=clip.caption, tracks=tracks, options=chosen)
@@ -289,7 +289,7 @@ def _print_results(args: argparse.Namespace, results: Results) -> int:
 
 
 def _requested_but_missing(args: argparse.Namespace, results: Results) -> list[str]:
-    """Metrics requested by name that did not run; a correlation that is undefined for these videos is not listed."""
+    """Returns the requested metrics that did not run, except correlations that are undefined for these videos."""
     from smcd_jax.evaluation.metric_specs import METRICS
 
     names = [row.metric.name for row in results.rows if row.metric.value is None]

@@ -123,10 +123,10 @@ def check_flags(args: argparse.Namespace) -> None:
     """Checks the combination of the flags.
 
     Raises:
-        SMCDError: Flags exclude each other, one is missing, or a number is out of range.
+        SMCDError: Flags cannot be combined, one is missing, or a number is out of range.
     """
     if args.model is not None and args.videos is not None:
-        raise SMCDError("--model and --videos exclude each other; pass one of them", argument="videos")
+        raise SMCDError("--model and --videos cannot be combined; pass one of them", argument="videos")
     if args.model is None and args.videos is None and (args.output is not None or args.make_list is None):
         raise SMCDError("nothing to evaluate; pass --model FOLDER or --videos DIR", argument="model")
     if args.output is None and (args.model is not None or args.videos is not None):

@@ -9,7 +9,7 @@ EXAMPLES = ("rocket", "sprite")
 
 
 def example_file(path: Path, file: str) -> Path:
-    """Returns ``path``; or, if it does not exist and is the name of an example, that file of the example.
+    """Returns ``path``, or the file of a shipped example if ``path`` does not exist and names one.
 
     Args:
         path: Path given by the user, whose last part may be the name of an example.

@@ -1,4 +1,4 @@
-"""Exports a training run to a model folder: its newest valid checkpoint over the model that it started from.
+"""Exports a training run to a model folder: its newest valid checkpoint, merged into the model it started from.
 
 Examples:
   smcd export --workdir runs/stage2 --output models/mine
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
         action="store_true",
-        help="write the low-rank adapter of the run alone: --output is a .safetensors file",
+        help="write only the low-rank adapter of the run; --output must be a .safetensors file",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model folder or adapter")
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         check_target(args.output, overwrite=args.overwrite)
     elif args.output.suffix != ".safetensors" or (args.output.exists() and not args.overwrite):
         raise SMCDError(
-            f"{args.output} must be a new .safetensors file, or replace one with --overwrite",
+            f"--output must be a new .safetensors file (--overwrite replaces one), got {args.output}",
             argument="output",
             path=args.output,
         )

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for split in [args.split] if args.split else list(splits) if args.check else list(splits)[:1]:
         records = RecordFolder(args.folder, split, max_bad_share=args.max_bad_share)
         if records.lost:
-            note(f"{args.folder}: {records.lost} records of {split} are lost with missing or truncated files")
+            note(f"{args.folder}: {records.lost} records of {split} are lost because files are missing or truncated")
         if args.check:
             bad = check_records(records, max_bad_share=args.max_bad_share)
             if not bad:

@@ -21,7 +21,7 @@ def nvidia_driver() -> int | None:
 
 
 def unused_accelerator() -> str | None:
-    """Returns what to install for an accelerator that JAX does not use, as text, or None if there is no such device."""
+    """Returns advice for an accelerator that JAX does not use, or None if there is no such device."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms == "cpu":
         return None  # requested by the user

@@ -40,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Like argparse, but an unknown option is reported before missing ones."""
+        """Parses as argparse does, but reports unknown options before missing ones."""
         overrides = [word for word in args or () if self.takes_config and word.startswith("--config.")]
         rest = [word for word in args or () if word not in overrides] if args is not None else None
         if self._subparsers is None:
@@ -54,7 +54,7 @@ class CommandParser(argparse.ArgumentParser):
         return namespace, left
 
     def format_help(self) -> str:
-        """The help text of the common options; of all options if none are common, or after ``--help all``."""
+        """Returns the help of the common options, or of all options after ``--help all`` or if none are common."""
         if not self.common:
             return "\n".join(filter(None, [super().format_help(), self.details]))
         actions = {action.dest: action for action in self._actions}
@@ -80,7 +80,7 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Like argparse; remaining arguments are an error."""
+        """Parses as argparse does; remaining arguments are an error."""
         parsed, left = self.parse_known_args(args, namespace)
         if left:
             raise self._refusal(f"unrecognized argument {left[0]!r}; quote values that contain spaces", value=left[0])
@@ -141,12 +141,12 @@ class _Help(argparse.Action):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Help with a column of options that is wide enough for most names."""
+    """Formats help with a column of options that is wide enough for most names."""
 
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog, max_help_position=30, **options)
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
-        """Leaves the options of every command out."""
+        """Adds the usage line without the options that every command has."""
         actions = [action for action in actions if action.dest not in (argparse.SUPPRESS, "debug", "verbose")]
         super().add_usage(usage, actions, groups, prefix)

@@ -58,11 +58,11 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("--no_sampler", action="store_true", help="plan only the training step")
     parser.add_argument("--list", action="store_true", help="only list every parameter with its sharding")
-    parser.add_argument("--again", action="store_true", help="compile again what is cached")
+    parser.add_argument("--again", action="store_true", help="recompile even if a cached result exists")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compiles, and prints the plan."""
+    """Compiles the programs and prints the plan."""
     import jax
 
     from smcd_jax.errors import SMCDError
@@ -127,7 +127,7 @@ def _say_program(name: str, planned: Planned) -> None:
     verdict = "" if usable is None else f" of {_gib(usable)}: {'fits' if plan.fits else 'DOES NOT FIT'}"
     _row("  memory per device", f"{_gib(plan.needed_bytes)}{verdict}")
     if plan.memory is None:
-        _row("", "refused by the compiler, which reports no arithmetic and communication then")
+        _row("", "refused by the compiler, which then reports neither arithmetic nor communication")
         return
     memory = plan.memory
     rest = f", rest of the run {_gib(plan.resident_bytes)}" if plan.resident_bytes else ""

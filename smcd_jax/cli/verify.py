@@ -1,4 +1,4 @@
-"""`smcd verify`: a report on a model folder, to trust it or to send: weights, schedule, networks and a sampled clip."""
+"""`smcd verify`: a report on a model folder: weights, schedule, networks and a sampled clip."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ examples:
   smcd verify tiny
   smcd verify tiny --steps 2 --json report.json
 
---reference imports and runs the Python code of that folder. Exit status 1 if something is BROKEN. A warning is for you
-to judge: untrained weights look like random numbers."""
+--reference imports and runs the Python code of that folder. Exit status 1 if something is BROKEN. A warning needs your
+judgement: for example, untrained weights look like random numbers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("model", metavar="MODEL", help="model folder, or the name of one that comes with smcd_jax")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="denoising steps of the clip (default: 4)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default bfloat16 on accelerators")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report with all numbers to this file")
     parser.add_argument(
         "--reference",
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report as the findings come; 1 if something is broken."""
+    """Prints each finding as soon as it is available; returns 1 if something is broken."""
     from smcd_jax.files import write_json
     from smcd_jax.model_folder import ModelFolder
     from smcd_jax.pipeline.verify import BROKEN, WARNING, verify
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             report(finding)
     states = [finding.state for finding in findings]
     seconds, peak = time.perf_counter() - start, peak_memory_bytes()
-    verdict = "BROKEN" if BROKEN in states else "judge the warnings" if WARNING in states else "nothing wrong found"
+    verdict = "BROKEN" if BROKEN in states else "review the warnings" if WARNING in states else "no problems found"
     memory = "" if peak is None else f", peak memory {peak / 1e9:.1f} GB"
     console.result(f"{verdict}: {len(findings)} checks in {seconds:.0f} s{memory}")
     if args.json is not None:

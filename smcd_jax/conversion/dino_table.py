@@ -11,7 +11,7 @@ from smcd_jax.nn.config import DINOConfig
 from smcd_jax.weights.conversion_engine import Shaped
 from smcd_jax.weights.conversion_table import CONV, LINEAR, Row, array, norm, under, weighted
 
-HEAD_WIDTH = 64  # channels per attention head of every published DINO transformer, which shapes do not show
+HEAD_WIDTH = 64  # channels per attention head of every published DINO transformer, which cannot be inferred from shapes
 
 _BLOCK = (
     norm("norm1", "norm_attention")

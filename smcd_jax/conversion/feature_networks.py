@@ -22,7 +22,7 @@ from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import LazyTensor, file_sha256, open_tensors, values
 
 Tensors = Mapping[str, LazyTensor]
-# Attention heads where the config.json of transformers does not state them.
+# Attention heads if the config.json of transformers does not state them.
 _DEFAULT_HEADS = {"text_config": 8, "vision_config": 12}
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -54,7 +54,7 @@ def read_i3d(file: Path) -> FeatureNetwork:
 
 
 def read_dino(file: Path) -> FeatureNetwork:
-    """Returns a vision transformer of DINO, whose size is that of the file; errors are those of `read_i3d`."""
+    """Returns a DINO vision transformer, whose size is inferred from the file; errors are those of `read_i3d`."""
     tensors = open_tensors(file)
     config = dino_config(tensors, path=file)
     return _network(file, config, dino_rows(config), tensors)
@@ -69,10 +69,11 @@ def read_openclip(file: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
 
 
 def read_openai_clip(folder: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
-    """Returns the text and the vision tower of a CLIP in transformers' layout: ``config.json`` and weights.
+    """Returns the text and the vision tower of a CLIP model in transformers' layout: ``config.json`` and weights.
 
     Raises:
-        SMCDError: As `read_i3d`, or the folder is of another model, or of a CLIP with another activation or norm.
+        SMCDError: A file is missing, damaged or unsafe, the folder contains another model, or the CLIP model has
+            another activation or norm.
     """
     described = _described(folder)
     file = next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
@@ -88,7 +89,7 @@ def read_openai_clip(folder: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
 
 def _clip(file: Path, text: tuple[Any, Tensors], vision: tuple[Any, Tensors]) -> tuple[FeatureNetwork, FeatureNetwork]:
     if not text[0].embed_width:
-        message = f"{file} has no text_projection, so texts and pictures cannot be compared; use a complete CLIP"
+        message = f"{file} has no text_projection, so texts and pictures cannot be compared; use a complete CLIP model"
         raise SMCDError(message, path=file, value="text_projection")
     sha256 = file_sha256(file)
     text_rows, vision_rows = clip_towers.text_encoder_rows(text[0]), clip_towers.vision_encoder_rows(vision[0])
@@ -129,7 +130,7 @@ def _openclip_names(tensors: Tensors, path: Path) -> dict[str, LazyTensor]:
         elif re.match(r"vision_model\.encoder\.layers\.", name):
             vision[name.removeprefix("vision_model.")] = tensor
         elif name != "vision_model.embeddings.position_ids":  # a counter in older files
-            message = f"{path}: {name} belongs to no CLIP; check that it is the right folder"
+            message = f"{path}: {name} is not a tensor of CLIP; check that it is the right folder"
             raise SMCDError(message, path=path, value=name)
     renamed |= clip_towers.openclip_names(text, path=path)
     visual = clip_towers.openclip_names(vision, path=path)
@@ -154,7 +155,7 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _stated(described: Mapping[str, Any], tower: str, folder: Path) -> dict[str, Any]:
-    """Returns the fields that shapes do not show: heads and activation."""
+    """Returns the fields that cannot be inferred from shapes: heads and activation."""
     stated = described.get(tower) or {}
     activation, epsilon = stated.get("hidden_act", "quick_gelu"), stated.get("layer_norm_eps", 1e-5)
     if activation not in ("gelu", "quick_gelu") or epsilon != 1e-5:

@@ -23,7 +23,7 @@ def convert_to_torch(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Writes the PyTorch files of a model and returns their paths; every tensor comes back bit for bit.
+    """Writes the PyTorch files of a model and returns their paths; every tensor is restored bit for bit.
 
     Args:
         model: Model folder.

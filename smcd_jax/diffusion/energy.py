@@ -20,12 +20,12 @@ Energy = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 
 
 def energy_guidance(energy: Energy, *, scale: float = 1.0, min_alpha_cumprod: float = 0.05) -> X0Transform:
-    """Guidance that lowers an energy, with the gradient of each example normalised to a root mean square of 1.
+    """Returns guidance that lowers an energy; each example's gradient is normalised to a root mean square of 1.
 
     Args:
-        energy: Energy of each example at clean latents.
+        energy: Function from clean latents ``[b, ...]`` to the energy of each example, ``[b]``.
         scale: Root mean square of the guidance as a multiple of the noise level.
-        min_alpha_cumprod: Guidance is off at steps with less signal than this, where x_0 is mostly a guess.
+        min_alpha_cumprod: Smallest a_t, in 0..1, at which guidance is applied; below it, x_0 is mostly a guess.
     """
 
     def transform(x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:

@@ -37,13 +37,13 @@ class Guidance:
 
     @classmethod
     def weighted(cls, *weighted: tuple[Branch, float]) -> Guidance:
-        """The guidance of these branches and weights, without the branches whose weight is zero."""
+        """Returns the guidance of these branches and weights, without the branches whose weight is zero."""
         kept = [(branch, float(weight)) for branch, weight in weighted if weight != 0]
         return cls(branches=tuple(branch for branch, _ in kept), weights=tuple(weight for _, weight in kept))
 
 
 def composed_guidance(conditions: Sequence[Condition], scales: Mapping[str, float | None] | None = None) -> Guidance:
-    """Guidance with a scale for each condition, added in the order of ``conditions``.
+    """Returns guidance with a scale for each condition, added in the order of ``conditions``.
 
     With network outputs e and scales s the sum is
     e() + s_1 (e(1) - e()) + s_2 (e(1, 2) - e(1)) + ... + s_n (e(all) - e(1, ..., n-1)), so its weights sum to one
@@ -64,7 +64,7 @@ def composed_guidance(conditions: Sequence[Condition], scales: Mapping[str, floa
 
 
 def resolve_scales(conditions: Sequence[Condition], scales: Mapping[str, float | None]) -> dict[str, float]:
-    """The scale of each condition by its option, in guidance order.
+    """Returns the scale of each condition by the name of its option, in guidance order.
 
     Args:
         conditions: Conditions of the model.
@@ -87,10 +87,10 @@ def combine(
     *,
     guidance_rescale: float = 0.0,
 ) -> Float[Array, "b ..."]:
-    """The weighted sum of the branches' outputs, in float32.
+    """Returns the weighted sum of the branches' outputs, in float32.
 
     Args:
-        model_outputs: One output for each branch, in the order of ``Guidance.branches``.
+        model_outputs: Network outputs, one for each branch, in the order of ``Guidance.branches``.
         weights: ``Guidance.weights``; they may be traced, so that new scales need no new compilation.
         guidance_rescale: Share phi, in 0..1, by which each example's standard deviation is brought back to that of the
             last branch, the most conditioned (Lin et al. 2023, arXiv 2305.08891, section 3.4). Reduces overexposure at

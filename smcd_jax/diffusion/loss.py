@@ -11,7 +11,7 @@ from smcd_jax.sampling_options import refuse
 
 
 def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: float = 0.0) -> Float[Array, "b f h w c"]:
-    """Unit Gaussian noise of ``shape`` ``[b, f, h, w, c]`` in float32, with an optional offset.
+    """Returns unit Gaussian noise of ``shape`` ``[b, f, h, w, c]`` in float32, with an optional offset.
 
     ``noise_offset`` times one Gaussian number for each example and channel is added, the same in every frame and
     pixel, which lets a network learn to change overall brightness (Guttenberg 2023, "Diffusion with offset noise"; 0.1
@@ -28,7 +28,7 @@ def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: floa
 def prediction_target(
     schedule: NoiseSchedule, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], *, t: Int[Array, " b"]
 ) -> Float[Array, "b ..."]:
-    """The output of a perfect network at ``schedule.add_noise(x0, noise, t)``: noise, x_0 or velocity, in float32."""
+    """Returns the target at ``schedule.add_noise(x0, noise, t)``: noise, x_0 or velocity, in float32."""
     if schedule.prediction_type == "epsilon":
         return noise.astype(jnp.float32)
     if schedule.prediction_type == "v_prediction":
@@ -37,10 +37,10 @@ def prediction_target(
 
 
 def min_snr_weights(schedule: NoiseSchedule, t: Int[Array, " b"], *, gamma: float) -> Float[Array, " b"]:
-    """Loss weights ``[b]`` that amount to min(SNR, gamma) on x_0 (Hang et al. 2023, arXiv 2303.09556; gamma 5 there).
+    """Returns loss weights ``[b]`` equivalent to min(SNR, gamma) on x_0 (Hang et al. 2023, arXiv 2303.09556).
 
-    An error in x_0 counts 1/SNR as much as one in eps and 1/(SNR+1) as much as one in v, hence min(SNR, gamma) for
-    "sample", min(SNR, gamma)/SNR for "epsilon", and min(SNR, gamma)/(SNR+1) for "v_prediction".
+    The paper uses gamma = 5. A squared error in x_0 is 1/SNR times that in eps and 1/(SNR+1) times that in v, hence
+    min(SNR, gamma) for "sample", min(SNR, gamma)/SNR for "epsilon", and min(SNR, gamma)/(SNR+1) for "v_prediction".
 
     Raises:
         SMCDError: ``gamma`` is not above zero.
@@ -65,7 +65,7 @@ def diffusion_loss(
     t: Int[Array, " b"],
     min_snr_gamma: float | None = None,
 ) -> Float[Array, " b"]:
-    """Mean squared error of each example over all its elements, in float32; its batch mean is the reference's loss.
+    """Returns each example's mean squared error in float32; the mean over the batch is the reference's loss.
 
     Args:
         model_output: Output of the network at ``schedule.add_noise(x0, noise, t)``.

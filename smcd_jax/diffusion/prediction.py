@@ -1,4 +1,4 @@
-"""What a network predicts: noise (epsilon), the clean sample x_0, or the velocity v.
+"""Quantities that a network can predict: noise (epsilon), the clean sample x_0, or the velocity v.
 
 The velocity is that of Salimans & Ho 2022 (arXiv 2202.00512). With x_t = sqrt(a) x_0 + sqrt(1-a) eps it is v = sqrt(a)
 eps - sqrt(1-a) x_0.
@@ -17,13 +17,13 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
 
 def per_example(values: jax.typing.ArrayLike, latents: Float[Array, "b ..."]) -> Float[Array, ...]:
-    """``values``, a scalar or one number per example ``[b]``, as float32 that broadcasts against ``latents``."""
+    """Returns ``values``, a scalar or one per example ``[b]``, as float32 that broadcasts against ``latents``."""
     values = jnp.asarray(values, jnp.float32)
     return values if values.ndim == 0 else values.reshape(values.shape + (1,) * (latents.ndim - values.ndim))
 
 
 def x0_coefficients(alpha, sigma, prediction_type: PredictionType, *, scale=1.0):
-    """The pair (p, q) for which x_0 = p x_t + q model_output.
+    """Returns the pair (p, q) for which x_0 = p x_t + q model_output.
 
     Args:
         alpha: Signal sqrt(a_t), a number or an array; ``sigma``, ``scale`` and the result have the same shape.

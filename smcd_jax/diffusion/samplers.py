@@ -41,14 +41,14 @@ class SolverTable(NamedTuple):
 
     Attributes:
         timesteps: ``[R]``, timestep that the network receives at each step; may be fractional (Euler with "linspace").
-        x0_from_x: ``[R]``, with the next: x_0 = x0_from_x x + x0_from_model model_output.
-        x0_from_model: ``[R]``.
+        x0_from_x: ``[R]``, coefficient of x in x_0 = x0_from_x x + x0_from_model model_output.
+        x0_from_model: ``[R]``, coefficient of the model output in the same sum.
         corrector: ``[R, 5]``, corrected x from (x, previous corrected x, x_0 of this step, of the one before, of two
             before).
         update: ``[R, 4]``, next x from (corrected x, x_0 of this step, of the one before, of two before).
-        noise: ``[R]``, times unit noise added to the next x; zero unless DDIM has eta > 0.
-        alpha: ``[R]``, signal of the latents: x = alpha x_0 + sigma eps. For ``x0_transform``, as is the next.
-        sigma: ``[R]``, noise of the latents.
+        noise: ``[R]``, standard deviation of the noise added to the next x; zero unless DDIM has eta > 0.
+        alpha: ``[R]``, signal of the latents in x = alpha x_0 + sigma eps; read by ``x0_transform``.
+        sigma: ``[R]``, noise of the latents in the same sum; read by ``x0_transform``.
         num_steps: Number of rows in use, the trip count of the loop.
     """
 
@@ -69,8 +69,8 @@ class SamplerState(NamedTuple):
     Attributes:
         latents: Latents x at the timestep of the next step, the network's next input.
         previous_latents: Corrected x of the previous step.
-        previous_x0: x_0 predicted one step earlier.
-        earlier_x0: x_0 predicted two steps earlier.
+        previous_x0: Prediction of x_0 one step earlier.
+        earlier_x0: Prediction of x_0 two steps earlier.
     """
 
     latents: Float[Array, "*latents"]
@@ -80,7 +80,7 @@ class SamplerState(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Signal and noise at each step and where that step lands, with the scales of dynamic rescale within the signals.
+    """Signal and noise at the start and the end of each step; the signals include the scales of dynamic rescale.
 
     All are float64 ``[steps]``.
     """
@@ -102,14 +102,16 @@ def make_solver_table(
     eta: float = 0.0,
     undo_dynamic_rescale: bool = False,
 ) -> SolverTable:
-    """The table of ``sampler`` on ``schedule``, computed in float64 on the host.
+    """Returns the table of ``sampler`` on ``schedule``, computed in float64 on the host.
 
-    - "ddim" ends at a of timestep 0, not at 1, as the reference does: 2.9% of the noise direction stays. A step of
-      "leading" and "reference" lands T // num_steps lower; one of "trailing" and "linspace" on the next timestep of
-      the list.
-    - "euler" keeps fractional timesteps for "linspace" and interpolates sigma/alpha linearly there. Ends at zero noise.
-    - "dpmsolver++" is 2M with midpoint: second order but for the first and the last step. Ends at zero noise.
-    - "unipc" is order 2, B2(h), predicting x_0, with its corrector after every step but the last. Ends at zero noise.
+    - "ddim" ends at the a of timestep 0, not at a = 1, as the reference does: 2.9% of the noise direction remains. A
+      step of "leading" and "reference" lands T // num_steps lower; one of "trailing" and "linspace" on the next
+      timestep of the list.
+    - "euler" keeps fractional timesteps for "linspace" and interpolates sigma/alpha linearly there. It ends at zero
+      noise.
+    - "dpmsolver++" is 2M with midpoint: second order except for the first and the last step. It ends at zero noise.
+    - "unipc" is order 2, B2(h), predicting x_0, with its corrector after every step but the last. It ends at zero
+      noise.
 
     The last three are diffusers' schedulers of the same name with their defaults, as are their timesteps
     ("dpmsolver++" and "unipc" leave out the lowest point of "leading" and "linspace").
@@ -120,7 +122,7 @@ def make_solver_table(
         num_steps: Number of steps, 1 to T. With spacing "reference" the table may hold more: see its ``num_steps``.
         spacing: See `smcd_jax.diffusion.timesteps.inference_timesteps`.
         eta: Amount of fresh noise, 0 (deterministic) to 1 (ancestral); DDIM only (arXiv 2010.02502, eq. 16).
-        undo_dynamic_rescale: Whether DDIM's result is at full contrast. As published, the last step keeps the scale of
+        undo_dynamic_rescale: Whether DDIM restores the full contrast. As published, the last step keeps the scale of
             the last timestep visited, so fewer steps give a duller picture. The other samplers always undo it.
 
     Raises:
@@ -153,7 +155,7 @@ def make_solver_table(
 
 
 def initial_state(noise: Float[Array, "b f h w c"]) -> SamplerState:
-    """The state before step 0, in which the latents of every sampler are unit Gaussian ``noise``."""
+    """Returns the state before step 0, in which the latents of every sampler are unit Gaussian ``noise``."""
     latents = noise.astype(jnp.float32)
     nothing = jnp.zeros_like(latents)
     return SamplerState(latents, previous_latents=nothing, previous_x0=nothing, earlier_x0=nothing)
@@ -167,7 +169,7 @@ def solver_step(
     *,
     noise: Float[Array, "b f h w c"] | None = None,
 ) -> tuple[SamplerState, Float[Array, "b f h w c"]]:
-    """Step ``i`` in 0..num_steps-1, in float32: the next state, and x_0 as predicted at this step.
+    """Runs step ``i`` in 0..num_steps-1, in float32; returns the next state and the x_0 predicted at this step.
 
     Pure; ``i`` may be traced, so it runs in ``lax.fori_loop`` and ``lax.while_loop`` with a traced trip count.
 
@@ -189,7 +191,7 @@ def solver_step(
 
 
 def table_row(table: SolverTable, i: int | Int[Array, ""]) -> SolverTable:
-    """Row ``i`` of the table, without ``num_steps``."""
+    """Returns row ``i`` of the table, without ``num_steps``."""
     return jax.tree.map(lambda column: jnp.asarray(column)[i], table._replace(num_steps=None))
 
 
@@ -200,7 +202,7 @@ def advance(
     *,
     noise: Float[Array, "b f h w c"] | None = None,
 ) -> SamplerState:
-    """The next state, given the clean latents ``x0`` that were predicted at ``state.latents``.
+    """Returns the next state, given the clean latents ``x0`` that were predicted at ``state.latents``.
 
     Args:
         row: Coefficients of the step, from `table_row`.
@@ -226,7 +228,7 @@ def _padded(column: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None, *, undo_rescale: bool) -> _Levels:
-    """Levels of whole timesteps that land ``stride`` lower, or on the next of the list, but never below timestep 0."""
+    """Returns levels of whole timesteps that land ``stride`` lower, or on the next of the list, but not below 0."""
     here = timesteps.astype(np.int64)
     landing = np.append(here[1:], 0) if stride is None else np.maximum(here - stride, 0)
     next_scale = schedule.scale[landing]
@@ -240,7 +242,7 @@ def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | N
 
 
 def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Levels:
-    """Levels that land on the next of the list and at last on the clean sample.
+    """Returns levels that land on the next of the list, and finally on the clean sample.
 
     Between whole timesteps sigma/alpha is interpolated linearly.
     """
@@ -255,13 +257,13 @@ def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Le
 
 
 def _ancestral_deviation(levels: _Levels) -> np.ndarray:
-    """Standard deviation of the noise that eta = 1 adds (arXiv 2010.02502, eq. 16)."""
+    """Returns the standard deviation of the noise that eta = 1 adds (arXiv 2010.02502, eq. 16)."""
     a_over_next = (levels.alpha / levels.scale / (levels.next_alpha / levels.next_scale)) ** 2
     return levels.next_sigma / levels.sigma * np.sqrt(1 - a_over_next)
 
 
 def _first_order_update(levels: _Levels, noise: np.ndarray) -> np.ndarray:
-    """Columns (x, x_0, 0, 0) of arXiv 2010.02502, eq. 12; ``noise`` is the deviation that fresh noise will bring."""
+    """Returns columns (x, x_0, 0, 0) of arXiv 2010.02502, eq. 12; ``noise`` is the deviation of the fresh noise."""
     # at zero terminal SNR and eta 1 the difference is 0, and rounding must not make it negative
     from_x = np.sqrt(np.maximum(levels.next_sigma**2 - noise**2, 0)) / levels.sigma
     from_x0 = levels.next_alpha - levels.alpha * from_x
@@ -269,7 +271,7 @@ def _first_order_update(levels: _Levels, noise: np.ndarray) -> np.ndarray:
 
 
 def _second_order_update(levels: _Levels) -> np.ndarray:
-    """DPM-Solver++ 2M, midpoint (arXiv 2211.01095, algorithm 2).
+    """Returns the columns of DPM-Solver++ 2M, midpoint (arXiv 2211.01095, algorithm 2).
 
     Adds g/2 h/h_before (x_0 - x_0 before) to the first order, for gaps h in log(alpha/sigma).
 
@@ -278,7 +280,7 @@ def _second_order_update(levels: _Levels) -> np.ndarray:
     update = _first_order_update(levels, np.zeros_like(levels.alpha))
     gap = _log_snr_gaps(levels)
     for i in range(1, len(update) - 1):
-        if gap[i] == 0 or gap[i - 1] == 0:  # a timestep visited twice holds no second point to extrapolate from
+        if gap[i] == 0 or gap[i - 1] == 0:  # a timestep visited twice gives no second point for the extrapolation
             continue
         extrapolation = 0.5 * update[i, 1] * gap[i] / gap[i - 1]
         update[i, 1] += extrapolation
@@ -291,7 +293,7 @@ def _no_corrector(num_steps: int) -> np.ndarray:
 
 
 def _unipc_corrector(levels: _Levels) -> np.ndarray:
-    """Columns of UniC with B2(h) (arXiv 2302.04867): step i redoes the step that led to it, now knowing x_0 there.
+    """Returns the columns of UniC with B2(h) (arXiv 2302.04867): step i redoes the previous step with x_0 known.
 
     Its order is that of the step it redoes: 1 for the first, 2 for the rest.
     """
@@ -309,10 +311,10 @@ def _unipc_corrector(levels: _Levels) -> np.ndarray:
 
 
 def _unic_weights(gap: float, gap_before: float) -> tuple[float, float]:
-    """UniC-2's weights on (x_0 two before - x_0 one before) and (x_0 here - x_0 one before).
+    """Returns UniC-2's weights on (x_0 two before - x_0 one before) and (x_0 here - x_0 one before).
 
-    Solves the order conditions of arXiv 2302.04867 for the nodes r = -gap_before/gap and 1, w + v = b_1
-    and r w + v = b_2; the first weight comes divided by its r, as the difference it multiplies is.
+    Solves the order conditions of arXiv 2302.04867 for the nodes r = -gap_before/gap and 1, w + v = b_1 and r w + v =
+    b_2; the first weight is returned divided by r, because UniC divides the difference that it multiplies by r.
     """
     node = -gap_before / gap
     b_h = math.expm1(-gap)
@@ -324,6 +326,6 @@ def _unic_weights(gap: float, gap_before: float) -> tuple[float, float]:
 
 
 def _log_snr_gaps(levels: _Levels) -> np.ndarray:
-    """Gap h in log(alpha/sigma) that each step crosses; infinite for one that lands on zero noise."""
+    """Returns the gap h in log(alpha/sigma) of each step; infinite for a step that lands on zero noise."""
     half_log_snr = np.log(levels.alpha / levels.sigma)
     return np.append(np.diff(half_log_snr), np.inf)

@@ -34,7 +34,7 @@ def sample(
     loop, every sampler, every number of steps and every guidance scale.
 
     Args:
-        predict: ``(latents, timestep) -> outputs``, the network's output in every guidance branch.
+        predict: Function ``(latents, timestep) -> outputs`` that returns the network's output in every guidance branch.
         state: State before step ``start``: `initial_state`, or the result of an earlier call.
         table: Coefficients of the sampler, from `make_solver_table`.
         weights: Weights of the guidance branches.
@@ -42,8 +42,9 @@ def sample(
         start: First step.
         stop: One past the last step.
         guidance_rescale: See `combine`.
-        x0_transform: ``(x, estimate_x0, row) -> x_0``, replaces the predicted clean latents of a step, for thresholds
-            and for guidance by an energy. ``estimate_x0(x)`` evaluates the network at x and may be differentiated.
+        x0_transform: Function ``(x, estimate_x0, row) -> x_0`` that replaces the predicted clean latents of a step, for
+            thresholding and for guidance by an energy. ``estimate_x0(x)`` evaluates the network at x and may be
+            differentiated.
     """
 
     def step(i: Int[Array, ""], state: SamplerState) -> SamplerState:
@@ -62,7 +63,7 @@ def sample(
 
 
 def initial_noise(keys: PRNGKeyArray, shape: tuple[int, ...], *, num_rows: int) -> Float[Array, "b ..."]:
-    """Unit Gaussian noise ``[b, *shape]`` for `initial_state`; independent of the noise that `sample` adds.
+    """Returns unit Gaussian noise ``[b, *shape]`` for `initial_state`, independent of the noise that `sample` adds.
 
     Args:
         keys: One random key per example, ``[b]``.
@@ -73,5 +74,5 @@ def initial_noise(keys: PRNGKeyArray, shape: tuple[int, ...], *, num_rows: int) 
 
 
 def on_device(table: SolverTable) -> SolverTable:
-    """The table as arrays, so that a jitted function takes it as an argument and not as a constant."""
+    """Returns the table as arrays, so that a jitted function takes it as an argument and not as a constant."""
     return jax.tree.map(jnp.asarray, table._replace(num_steps=jnp.int32(table.num_steps)))

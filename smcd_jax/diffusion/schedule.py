@@ -71,12 +71,12 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """float64 ``[T]``, the product of 1-beta up to each timestep: what samplers compute from."""
+        """float64 ``[T]``, the product of 1-beta up to each timestep, from which samplers compute."""
         return self._finished(np.cumprod(1 - self._betas_float64()), np.float64)
 
     @cached_property
     def training_alphas_cumprod(self) -> np.ndarray:
-        """float32 ``[T]``, the same product from float32 betas: what the reference noises its training latents with.
+        """float32 ``[T]``, the same product from float32 betas, with which the reference adds noise in training.
 
         Differs from ``alphas_cumprod`` by less than 1e-6 relative, and equals the reference's table bit for bit.
         """
@@ -95,29 +95,29 @@ class NoiseSchedule:
         return scale
 
     def signal(self, t: Int[np.ndarray, " n"]) -> np.ndarray:
-        """float64, the factor of x_0 in x_t at whole timesteps."""
+        """Returns the factor of x_0 in x_t at whole timesteps, in float64."""
         return np.sqrt(self.alphas_cumprod[t]) * self.scale[t]
 
     def noise(self, t: Int[np.ndarray, " n"]) -> np.ndarray:
-        """float64, the factor of eps in x_t at whole timesteps."""
+        """Returns the factor of eps in x_t at whole timesteps, in float64."""
         return np.sqrt(1 - self.alphas_cumprod[t])
 
     def add_noise(
         self, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], t: Int[Array, " b"]
     ) -> Float[Array, "b ..."]:
-        """x_t = signal(t) x_0 + noise(t) noise in float32, at the timestep ``t`` of each example, 0..T-1."""
+        """Returns x_t = signal(t) x_0 + noise(t) noise in float32, at the timestep ``t`` of each example, 0..T-1."""
         alpha, sigma = self._signal_and_noise(x0, t)
         return alpha * self._scaled(x0, t) + sigma * noise.astype(jnp.float32)
 
     def velocity(
         self, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], t: Int[Array, " b"]
     ) -> Float[Array, "b ..."]:
-        """The velocity sqrt(a_t) noise - sqrt(1-a_t) scale_t x_0 in float32 (arXiv 2202.00512)."""
+        """Returns the velocity sqrt(a_t) noise - sqrt(1-a_t) scale_t x_0 in float32 (arXiv 2202.00512)."""
         alpha, sigma = self._signal_and_noise(x0, t)
         return alpha * noise.astype(jnp.float32) - sigma * self._scaled(x0, t)
 
     def snr(self, t: Int[Array, " b"]) -> Float[Array, " b"]:
-        """Signal-to-noise ratio a_t scale_t^2 / (1-a_t) in float32 for timesteps ``t`` in 0..T-1."""
+        """Returns the signal-to-noise ratio a_t scale_t^2 / (1-a_t) in float32 for timesteps ``t`` in 0..T-1."""
         ratio = (
             self.alphas_cumprod * self.scale**2 / (1 - self.alphas_cumprod)
         )  # in float64: 1-a loses four digits near the clean end
@@ -141,7 +141,7 @@ class NoiseSchedule:
     def _betas_float32(self) -> np.ndarray:
         if self.kind == "cosine":
             return self._cosine_betas().astype(np.float32)
-        # torch.linspace in float32 counts from the nearer end with one rounding a point (fused multiply-add).
+        # torch.linspace in float32 counts from the nearer end with one rounding per point (fused multiply-add).
         start, end = (np.float32(value) for value in self._curve_ends())
         index = np.arange(self.num_train_timesteps)
         step = np.float64((end - start) / np.float32(self.num_train_timesteps - 1))
@@ -161,7 +161,7 @@ class NoiseSchedule:
         return self.beta_start, self.beta_end
 
     def _finished(self, alphas_cumprod: np.ndarray, dtype: type) -> np.ndarray:
-        """The table with zero terminal SNR if the schedule has it, read-only because callers share it."""
+        """Returns the table, with zero terminal SNR if the schedule has it; read-only because callers share it."""
         if self.rescale_zero_terminal_snr:
             signal = np.sqrt(alphas_cumprod)
             alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2

@@ -1,4 +1,4 @@
-"""Which training timesteps a sampler visits, from noise to picture."""
+"""The training timesteps that a sampler visits, from noise to picture."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def inference_timesteps(
     skip_lowest: bool = False,
     fractional: bool = False,
 ) -> np.ndarray:
-    """Timesteps in visiting order, high to low, float64 in 0..T-1.
+    """Returns timesteps in visiting order, high to low, float64 in 0..T-1.
 
     With T training timesteps and S = ``num_steps``:
 
-    - "leading": 1 + i (T // S), i = S-1..0, clipped to T-1 (diffusers with ``steps_offset=1``). For S dividing T the
-      reference's list.
+    - "leading": 1 + i (T // S), i = S-1..0, clipped to T-1 (diffusers with ``steps_offset=1``). If S divides T, this is
+      the reference's list.
     - "trailing": round(T - i T/S) - 1, i = 0..S-1: always starts at T-1, as zero terminal SNR needs (arXiv 2305.08891,
       table 2).
     - "linspace": S points from T-1 to 0, both visited, rounded to whole timesteps.
@@ -54,7 +54,7 @@ def inference_timesteps(
     if spacing == "leading":
         return _leading(total, points)[:num_steps]
     if spacing == "trailing":
-        # arange as diffusers has it: its rounding decides the ties. It may end one entry late.
+        # As in diffusers, whose rounding decides ties; arange may return one entry too many.
         return np.round(np.arange(total, 0, -total / num_steps))[:num_steps] - 1
     if spacing == "linspace":
         line = np.linspace(0, total - 1, points)[::-1][:num_steps]

@@ -189,7 +189,7 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return
-    # Some network file systems refuse this; the contents are durable already, the name then becomes so a little later.
+    # Some network file systems refuse this; the contents are already durable, the name becomes durable later.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

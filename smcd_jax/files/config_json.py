@@ -37,7 +37,7 @@ def from_dict(
         cls: Dataclass of the config.
         values: Value of each key; a missing key takes its default.
         path: File that the values come from, for error messages.
-        classes: Class of a key whose type is not known before, by key.
+        classes: Config class by key, for keys whose type is not known in advance.
 
     Raises:
         SMCDError: A key is unknown, or a value has the wrong type. `argument` is the key, such as `unet.head_dim`.

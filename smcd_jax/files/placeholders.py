@@ -13,7 +13,7 @@ _HTML = (b"<!doctype html", b"<html", b"<head")
 
 
 def check_is_content(path: Path, start: bytes | None = None) -> None:
-    """Refuses a file that stands in for the one it is named after.
+    """Raises an error if a file is a placeholder for its real content.
 
     Args:
         path: File.
@@ -66,7 +66,7 @@ def check_not_dangling(path: Path) -> None:
     """Refuses a link to a file that is missing, as an interrupted download leaves it in Hugging Face's cache.
 
     Raises:
-        SMCDError: The link leads nowhere.
+        SMCDError: The target of the link is missing.
     """
     if path.is_symlink() and not path.exists():
         raise SMCDError(

@@ -63,11 +63,11 @@ class Row:
         return value
 
     def is_word(self, index: int) -> bool:
-        """Whether a field is text: neither a number nor a mark of a missing one."""
+        """Returns whether a field is text: neither a number nor a mark of a missing one."""
         return not self.is_number(index) and self.fields[index].lower() not in _MISSING
 
     def is_number(self, index: int) -> bool:
-        """Whether a field is a finite number below 1e9."""
+        """Returns whether a field is a finite number below 1e9."""
         return abs(_parsed(self.fields[index])) <= MAX_COORDINATE
 
 
@@ -83,7 +83,7 @@ def read_table(path: Path, *, limit: int | None = None) -> Table:
     """Returns the rows of a table.
 
     Each line is split at semicolons, else at tabs, else at commas, else at blanks. Decimal commas are accepted where
-    the separator is not a comma. Lines of comments at the beginning, blank lines at the end and a separator at the end
+    the separator is not a comma. Comment lines at the beginning, blank lines at the end and a separator at the end
     of every line are ignored. A first line without any number is the header.
 
     Args:

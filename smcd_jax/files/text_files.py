@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Returns the text of bytes, as `read_text`; each line ends in a line feed."""
+    """Decodes the bytes of a text file as `read_text` does; each line ends in a line feed."""
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
@@ -55,7 +55,7 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def parse_number(text: str, what: str, **fields: Any) -> float:
-    """Returns the number that a text states.
+    """Parses a finite number.
 
     Args:
         text: Text of the number.
@@ -102,7 +102,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, source: str) -> Any:
-    """Returns the content of a JSON text, as `read_json`; `source` is the name of the file in errors."""
+    """Parses JSON text as `read_json` does; `source` is the name of the file in errors."""
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _unique_keys(pairs, source))
     except SMCDError:

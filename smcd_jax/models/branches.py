@@ -12,7 +12,7 @@ from smcd_jax.models.video_model import Context, Inputs, Params, VideoModel
 
 
 def branch_inputs(model: VideoModel, inputs: Inputs, branches: Sequence[frozenset[str]]) -> Inputs:
-    """The inputs of every guidance branch in one batch ``[k b, ...]``, branch by branch."""
+    """Returns the inputs of every guidance branch in one batch ``[k b, ...]``, branch by branch."""
     count = jax.tree.leaves(inputs)[0].shape[0]
 
     def of_branch(branch: frozenset[str]) -> Inputs:
@@ -24,7 +24,7 @@ def branch_inputs(model: VideoModel, inputs: Inputs, branches: Sequence[frozense
 def branch_outputs(
     model: VideoModel, params: Params, context: Context, branches: int, *, temporal: bool = True
 ) -> Callable[[Array, Array], Array]:
-    """``predict(latents, timestep) -> [k b ...]`` for `smcd_jax.diffusion.sampling.sample`.
+    """Returns ``predict(latents, timestep) -> [k b ...]`` for `smcd_jax.diffusion.sampling.sample`.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""What a model family provides to `smcd convert`: where its published weights are, and how they are written back.
+"""The part of a model family that `smcd convert` uses: it finds published weights and writes them back.
 
 `smcd_jax.conversion` checks the tables, converts and writes; a family determines which tensors, configs and tables
 belong together. Its module is imported when a conversion needs it, so that sampling does not read it.
@@ -83,7 +83,7 @@ class ReferenceNetwork:
         method: Method that is called.
         inputs: Arrays in PyTorch's layout, by the name of the method's argument.
         rows: Conversion table of the weights.
-        ours: ``params -> output`` of our network, in PyTorch's layout.
+        ours: Function ``params -> output`` of our network, with its output in PyTorch's layout.
     """
 
     component: str

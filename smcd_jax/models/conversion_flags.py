@@ -33,7 +33,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("with_vision", "include OpenCLIP's vision tower, which evaluation uses", "switch"),
         Flag(
             "head_width",
-            "channels per attention head, where configuration.json does not state it (default: 64)",
+            "channels per attention head, if configuration.json does not state it (default: 64)",
             "int",
             "N",
         ),
@@ -42,7 +42,7 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         Flag("dynamicrafter", "DynamiCrafter's model.ckpt or a pruned .safetensors", metavar="FILE", source=True),
         Flag(
             "variant",
-            "256, 512, 1024 or 512_interp, where the arrays do not tell (512 and 512_interp have the same)",
+            "256, 512, 1024 or 512_interp; default: inferred from the file (512 and 512_interp have the same arrays)",
             "text",
         ),
         Flag("head_width", "channels per attention head (default: 64)", "int", "N"),

@@ -27,18 +27,18 @@ class LatentVideoModel(VideoModel):
     def render(
         self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
     ) -> Float[Array, "b k H W 3"]:
-        """Frames through the autoencoder's decoder."""
+        """Decodes frames with the autoencoder."""
         del inputs
         chosen = decoded[:, frames]
         pictures = self._apply("autoencoder", params, chosen.reshape(-1, *chosen.shape[2:]), method="decode")
         return pictures.reshape(*chosen.shape[:2], *pictures.shape[1:])
 
     def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-        """Token ids of the null prompt."""
+        """Returns the token ids of the null prompt."""
         return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
 
     def before_steps(self, params: Params) -> Params:
-        """The parameters, on GPUs with the joined weights of the UNet."""
+        """Returns the parameters; on GPUs, the weights of the UNet are joined."""
         if self.networks["unet"].policy.attention != "cudnn":
             return params
         return {**params, COLLECTION: {"unet": joined_weights(params["unet"])}}

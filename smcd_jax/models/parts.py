@@ -1,4 +1,4 @@
-"""What a `VideoModel` is made of: components, feature steps, requests and plans, losses and objectives."""
+"""The parts of a `VideoModel`: components, feature steps, requests and plans, losses and objectives."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Component:
 
 
 class FeatureStep(NamedTuple):
-    """One output of a frozen encoder, computed item by item: a frame, a text.
+    """One output of a frozen encoder, computed for each item, such as a frame or a text.
 
     Attributes:
         name: Name of the feature.
         source: Name of the raw array it is computed from.
         component: Component that computes it.
         item_axes: Number of trailing axes of the raw array that make one item; the axes before them are kept.
-        apply: ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
+        apply: Function ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
         shape: Shape of one item's output at the size of the config.
         random: Whether ``apply`` needs keys.
     """
@@ -101,7 +101,7 @@ class Request:
 
 
 class SamplingPlan(NamedTuple):
-    """What a family makes of a request: host arrays, the shape to sample, and the frames to keep.
+    """The sampling plan of a request: host arrays, the shape to sample, and the frames to keep.
 
     Attributes:
         raw: Host arrays by name, leading axis b: sources of the feature steps, and arrays that `inputs` reads directly.
@@ -124,12 +124,12 @@ class Losses(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """A training objective of a family's own, besides the denoising loss.
+    """A training objective of a family, in addition to the denoising loss.
 
     Attributes:
         components: Components that it runs.
-        losses: ``(params, stats, batch, key, *, weights) -> (Losses, stats)``, pure; ``weights`` are the run's loss
-            weights.
+        losses: Pure function ``(params, stats, batch, key, *, weights) -> (Losses, stats)``; ``weights`` are the run's
+            loss weights.
     """
 
     components: tuple[str, ...]

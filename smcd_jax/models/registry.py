@@ -1,4 +1,4 @@
-"""Model families by name: their config class, presets and how a model is made of a config."""
+"""Model families by name: their config class, presets and constructor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Family:
         name: Name in ``model.json`` and in configs.
         config_class: Frozen dataclass of a model's config.
         presets: Configs by name.
-        make: ``(config, policy) -> VideoModel``.
+        make: Function ``(config, policy) -> VideoModel``.
         conversion: Module whose ``CONVERSION`` is the `FamilyConversion`; empty if there is no published layout. It is
             imported by the first conversion.
     """
@@ -46,7 +46,7 @@ def register_family(family: Family) -> None:
 
 
 def get_family(name: str) -> Family:
-    """The family of a name.
+    """Returns the family with this name.
 
     Raises:
         SMCDError: No such family is registered.
@@ -55,12 +55,12 @@ def get_family(name: str) -> Family:
         importlib.import_module(_BUILT_IN[name])
     if name not in _FAMILIES:
         known = ", ".join(sorted({*_FAMILIES, *_BUILT_IN}))
-        raise SMCDError(f"unknown model family {name!r}; known are {known}", argument="family", value=name)
+        raise SMCDError(f"unknown model family {name!r}; known families are {known}", argument="family", value=name)
     return _FAMILIES[name]
 
 
 def family_of(config: Any) -> Family:
-    """The family that a model config belongs to.
+    """Returns the family that a model config belongs to.
 
     Raises:
         SMCDError: No registered family has configs of this class.
@@ -75,17 +75,17 @@ def family_of(config: Any) -> Family:
 
 
 def make_model(config: Any, policy: ComputePolicy | None = None) -> VideoModel:
-    """The model of a config, at a compute policy (float32 by default)."""
+    """Returns the model of a config, at a compute policy (float32 by default)."""
     return family_of(config).make(config, policy or ComputePolicy())
 
 
 def presets() -> dict[str, Any]:
-    """Configs of every family's presets, by name."""
+    """Returns the configs of every family's presets, by name."""
     for name in _BUILT_IN:
         get_family(name)
     return {name: config for family in _FAMILIES.values() for name, config in family.presets.items()}
 
 
 def preset_family(preset: str) -> str:
-    """Name of the family that a preset belongs to."""
+    """Returns the name of the family that a preset belongs to."""
     return family_of(presets()[preset]).name

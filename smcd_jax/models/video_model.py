@@ -46,7 +46,7 @@ from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
 from smcd_jax.tokenizer import Tokenizer
 
-__all__ = [  # what a family needs
+__all__ = [  # the names that a family module uses
     "Component",
     "Context",
     "FeatureStep",
@@ -117,11 +117,11 @@ class VideoModel(abc.ABC):
         return tuple(name for name, part in self.components.items() if set(stages) & set(part.stages))
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """``raw`` with every feature that it lacks, without gradient through the encoders' inputs.
+        """Returns ``raw`` with every missing feature added, without gradient through the encoders' inputs.
 
         Args:
             params: Parameters of the components that the missing features need.
-            raw: Arrays by name; features that are there already are kept.
+            raw: Arrays by name; features that it contains already are kept.
             key: Random key, for encoders that sample.
         """
         found = dict(raw)
@@ -137,11 +137,11 @@ class VideoModel(abc.ABC):
         return found
 
     def initial_stats(self) -> Stats:
-        """Running statistics before the first training step; empty for models without."""
+        """Returns running statistics before the first training step; empty for models without them."""
         return {}
 
     def raw_shapes(self, rows: int, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the raw arrays of a training batch: video, token ids, boxes and mask."""
+        """Returns the shapes of the raw arrays of a training batch: video, token ids, boxes and mask."""
         config, shape = self.config, jax.ShapeDtypeStruct
         objects, length = config.max_objects, config.text_length
         return {
@@ -155,7 +155,7 @@ class VideoModel(abc.ABC):
     def feature_shapes(
         self, rows: int, frames: int, *, cached: Callable[[FeatureStep], bool] = lambda step: True
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch where every feature that is ``cached`` takes the place of its source."""
+        """Returns the shapes of a batch in which every feature that is ``cached`` replaces its source."""
         shapes = self.raw_shapes(rows, frames)
         for step in self.feature_steps:
             if cached(step) and step.source in shapes:
@@ -165,7 +165,7 @@ class VideoModel(abc.ABC):
         return shapes
 
     def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-        """Raw arrays of what a dropped condition becomes, leading axis 1, such as the null prompt's token ids.
+        """Returns the raw arrays that replace dropped conditions, such as the null prompt's token ids; leading axis 1.
 
         Training adds them, or their features from a cache, to every batch.
         """
@@ -173,12 +173,12 @@ class VideoModel(abc.ABC):
         return {}
 
     def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
-        """The picture at the size of the resolved options; by default its aspect ratio changes."""
+        """Returns the picture at the size of the resolved options; by default its aspect ratio changes."""
         return FittedPicture(resize_picture(picture, height=options.height, width=options.width))
 
     @abc.abstractmethod
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """The plan of a request, computed on the host before any weights are loaded.
+        """Returns the plan of a request, computed on the host before any weights are loaded.
 
         Raises:
             SMCDError: The request does not fit the model.
@@ -186,29 +186,29 @@ class VideoModel(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """The conditions of a batch, from its features and its other arrays.
+        """Returns the conditions of a batch, from its features and its other arrays.
 
         Args:
             features: Result of `features`, or arrays from a cache.
-            key: Random key in training, for families that draw, such as the frame that conditions a clip; None in
-                sampling.
+            key: Random key in training, for families that draw at random, such as the frame that conditions a clip;
+                None in sampling.
         """
 
     @abc.abstractmethod
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """The inputs with conditions left out where ``keep`` is False; a switch that it does not name is kept."""
+        """Returns the inputs with conditions dropped where ``keep`` is False; missing switches are kept."""
 
     @abc.abstractmethod
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Context:
-        """Tokens of the trained conditioners, for the frames of one window (None: all frames)."""
+        """Returns the tokens of the trained conditioners, for the frames of one window (None: all frames)."""
 
     def precompute(self, params: Params, context: Context) -> Context:
-        """Values that are the same at every step, such as keys and values of attention, for `denoise`."""
+        """Returns values for `denoise` that are the same at every step, such as keys and values of attention."""
         del params
         return context
 
     def before_steps(self, params: Params) -> Params:
-        """The parameters for `denoise`, with what is computed from them once, before the loop over the steps."""
+        """Returns the parameters for `denoise`, with values derived from them once, before the loop over the steps."""
         return params
 
     @abc.abstractmethod
@@ -222,7 +222,7 @@ class VideoModel(abc.ABC):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """The network's output at noisy latents ``x`` and timesteps ``t``, in float32.
+        """Returns the network's output at noisy latents ``x`` and timesteps ``t``, in float32.
 
         Args:
             params: Parameters of the components of stage "denoise".
@@ -234,7 +234,7 @@ class VideoModel(abc.ABC):
         """
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"], inputs: Inputs) -> Any:
-        """The input of `render`: latents as they are, or for families with motion fields a motion."""
+        """Returns the input of `render`: the latents unchanged, or a motion for families with motion fields."""
         del params, inputs
         return latents
 
@@ -242,7 +242,7 @@ class VideoModel(abc.ABC):
     def render(
         self, params: Params, decoded: Any, inputs: Inputs, frames: Int[Array, " k"]
     ) -> Float[Array, "b k H W 3"]:
-        """Pictures in -1..1 of some frames.
+        """Returns pictures in -1..1 of the selected frames.
 
         Args:
             params: Parameters of the components of stage "decode".
@@ -252,10 +252,10 @@ class VideoModel(abc.ABC):
         """
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """The options with the model's own value in place of each None.
+        """Returns the options with the model's own value in place of each None.
 
         Raises:
-            SMCDError: An option or a mode that the model does not have.
+            SMCDError: The model does not have an option or a mode that is set.
         """
         values = {name: value for name, value in options.as_dict().items() if value is not None}
         own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
@@ -280,7 +280,7 @@ class VideoModel(abc.ABC):
         return SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)})
 
     def solver_table(self, options: SamplingOptions) -> SolverTable:
-        """The sampler's coefficients for resolved options.
+        """Returns the sampler's coefficients for resolved options.
 
         Raises:
             SMCDError: The sampler cannot be made with these options.
@@ -298,7 +298,7 @@ class VideoModel(abc.ABC):
         )
 
     def x0_transform(self, options: SamplingOptions) -> X0Transform | None:
-        """The transform of the predicted clean latents at each step (`smcd_jax.diffusion.sampling.sample`), or None.
+        """Returns the transform of the predicted clean latents (`smcd_jax.diffusion.sampling.sample`), or None.
 
         Args:
             options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
@@ -308,19 +308,19 @@ class VideoModel(abc.ABC):
         return None
 
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
-        """The guidance of sampling options, by name; an option that is missing or None takes its default."""
+        """Returns the guidance of sampling options, by name; an option that is missing or None takes its default."""
         return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]
     ) -> dict[str, Bool[Array, " b"]]:
-        """Which conditions each training example sees, drawn independently for each switch.
+        """Draws which conditions each training example sees, independently for each switch.
 
         Args:
             key: Random key.
             count: Number of examples.
             rates: Rate of dropping by switch, 0..1; switches at 0 are left out of the result.
-            unit: "example" draws for each example, "batch" once for all.
+            unit: "example" to draw for each example, "batch" to draw once for all.
         """
         shape = (count,) if unit == "example" else (1,)
 
@@ -334,11 +334,13 @@ class VideoModel(abc.ABC):
         """Checks rates of dropping conditions.
 
         Raises:
-            SMCDError: A switch that the model does not have, or a rate outside 0..1.
+            SMCDError: The model does not have a switch, or a rate is outside 0..1.
         """
         for switch, rate in rates.items():
             if switch not in self.switches:
-                message = f"condition_dropout: unknown condition {switch!r}; known are {', '.join(self.switches)}"
+                message = (
+                    f"condition_dropout: unknown condition {switch!r}; known conditions are {', '.join(self.switches)}"
+                )
                 raise SMCDError(message, argument="condition_dropout", value=switch)
             if not 0 <= rate <= 1:
                 message = f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,9 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.attention import Implementation
+from smcd_jax.nn.normalization import Reduction, group_normalised, layer_normalised
 from smcd_jax.runtime.devices import require_devices
-
-Reduction = Literal["sum", "dot", "moments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,104 +130,6 @@ def conv(
     )
 
 
-def _layer_normalised(x: Array, epsilon: float) -> Array:
-    plain = {"epsilon": epsilon, "use_scale": False, "use_bias": False, "use_fast_variance": False}
-    return nn.LayerNorm(**plain, parent=None).apply({}, x)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def group_normalised(
-    x: Float[Array, "b *axes c"], groups: int, epsilon: float, reduction: Reduction = "sum"
-) -> Float[Array, "b ..."]:
-    """(x - mean) / sqrt(variance + epsilon) in float32, with statistics over all axes but the first and the group.
-
-    The gradient is explicit: it keeps one array of the size of x instead of three.
-
-    Args:
-        x: Array of any floating dtype.
-        groups: Number of groups, a divisor of c.
-        epsilon: Constant added to the variance.
-        reduction: How the statistics are computed. "sum" takes the mean first and then the variance, "dot" does the
-            same with sums by matrix products, which XLA computes 4 times as fast on CPUs in the gradient, and "moments"
-            reads x once, which takes fewer kernels on GPUs.
-
-    Returns:
-        An array of the shape of x; with "moments" of shape ``[b, pixels, groups, c / groups]``, because XLA joins what
-        follows in this shape with the last kernel.
-    """
-    return _group_normalised(x, groups, epsilon, reduction)[0]
-
-
-def _group_normalised(x: Array, groups: int, epsilon: float, reduction: Reduction) -> tuple[Array, Any]:
-    if reduction == "moments":
-        mean, inverse, normalised = _normalised_by_moments(x, groups, epsilon)
-        return normalised, (x, mean, inverse)
-    pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
-    group_mean = functools.partial(_group_mean, groups=groups, reduction=reduction)
-    centred = pixels - group_mean(pixels)
-    inverse = jax.lax.rsqrt(group_mean(jnp.square(centred)) + epsilon)
-    normalised = (centred * inverse).reshape(x.shape)
-    # of x only the dtype is needed
-    return normalised, (jnp.zeros((), x.dtype), normalised, inverse)
-
-
-def _group_gradient(
-    groups: int, epsilon: float, reduction: Reduction, kept: tuple[Array, Array, Array], gradient: Array
-) -> tuple[Array]:
-    x, other, inverse = kept
-    given = gradient.reshape(gradient.shape[0], -1, inverse.shape[-1])
-    if reduction == "moments":
-        normalised = (x.astype(jnp.float32).reshape(given.shape) - other) * inverse
-    else:
-        normalised = other.reshape(given.shape)
-    mean = functools.partial(_group_mean, groups=groups, reduction=reduction)
-    out = inverse * (given - mean(given) - normalised * mean(given * normalised))
-    return (out.reshape(x.shape if reduction == "moments" else gradient.shape).astype(x.dtype),)
-
-
-group_normalised.defvjp(_group_normalised, _group_gradient)
-
-
-def _normalised_by_moments(
-    x: Float[Array, "b *axes c"], groups: int, epsilon: float
-) -> tuple[Float[Array, "b 1 c"], Float[Array, "b 1 c"], Float[Array, "b p g d"]]:
-    """Mean, 1 / deviation and normalised pixels by group, from sums and sums of squares in one pass over x.
-
-    The variance loses digits where the mean is many deviations from zero: a relative 2^-24 (mean / deviation)^2. The
-    rounding of bfloat16 inputs costs 2^-18 (mean / deviation)^2 of it already, so this is for bfloat16 only.
-    """
-    b, c = x.shape[0], x.shape[-1]
-    frames = x.shape[1] if x.ndim == 5 else 1
-    by_frame = x.astype(jnp.float32).reshape(b, frames, -1, c)
-    pixels = by_frame.reshape(b, -1, groups, c // groups)
-    means, squares = (v.mean(axis=2).reshape(b, frames, groups, -1) for v in (by_frame, jnp.square(by_frame)))
-    count = by_frame.shape[2]
-    if count <= 64 <= frames * count:
-        # XLA puts this form of the statistics, that of a softmax, into the kernel that normalises, at these sizes.
-        center = means.mean(axis=1)
-        spread = (squares - jnp.square(means) + jnp.square(means - center[:, None])).mean(axis=1)
-        offset = center - center.mean(axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt((spread + jnp.square(offset)).mean(axis=-1, keepdims=True) + epsilon)
-        normalised = (pixels - center[:, None] + offset[:, None]) * inverse[:, None]
-        mean = center - offset
-    else:
-        mean, square = (v.mean(axis=(1, 3))[..., None] for v in (means, squares))
-        inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
-        normalised = (pixels - mean[:, None]) * inverse[:, None]
-    by_channel = lambda v: jnp.broadcast_to(v, (b, groups, c // groups)).reshape(b, 1, c)  # noqa: E731
-    return by_channel(mean), by_channel(inverse), normalised
-
-
-def _group_mean(x: Float[Array, "b p c"], *, groups: int, reduction: Reduction) -> Float[Array, "b 1 c"]:
-    b, p, c = x.shape
-    if reduction == "dot":
-        by_channel = jnp.einsum("op,bpc->boc", jnp.ones((1, p), x.dtype), x, precision="highest")
-    else:
-        by_channel = x.sum(axis=1, keepdims=True)
-    by_group = by_channel.reshape(b, 1, groups, c // groups).sum(axis=-1, keepdims=True) / (p * (c // groups))
-    return jnp.broadcast_to(by_group, (b, 1, groups, c // groups)).reshape(b, 1, c)
-
-
 class Norm(nn.Module):
     """GroupNorm or LayerNorm, computed and returned in float32 for every dtype of input and weights.
 
@@ -256,7 +156,7 @@ class Norm(nn.Module):
             if self.policy.reduction == "moments":
                 scale, bias = (vector.reshape(self.groups, -1) for vector in (scale, bias))
         else:
-            normalised = _layer_normalised(x.astype(jnp.float32), self.epsilon)
+            normalised = layer_normalised(x.astype(jnp.float32), self.epsilon)
         out = normalised * scale + bias
         return (nn.silu(out) if self.silu else out).reshape(x.shape)
 

@@ -1,4 +1,4 @@
-"""How fast sampling is on this machine: the pipeline's own programs with random weights and inputs."""
+"""Measures the speed of sampling on this machine: the pipeline's programs with random weights and inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from smcd_jax.sampling_options import SamplingOptions, refuse, whole
 
 @dataclasses.dataclass(frozen=True)
 class SamplingBenchmark:
-    """What `measure_sampling` measures.
+    """Settings of `measure_sampling`.
 
     Attributes:
         preset: Name of the preset.
@@ -121,7 +121,7 @@ class SamplingMeasures:
         return rate / self.matmul_tflop_per_second
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures by name."""
+        """Returns all figures by name."""
         derived = ("clip_seconds", "tflop_per_second", "share_of_matmul", "clip_share_of_matmul")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -132,7 +132,7 @@ class SamplingProgram:
 
     Attributes:
         function: Runs the steps from ``start`` up to ``stop``.
-        args: All arguments of ``function`` but the last two.
+        args: All arguments of ``function`` except the last two.
         branches: Number of guidance branches.
         num_steps: Number of steps of a video.
     """
@@ -143,7 +143,7 @@ class SamplingProgram:
     num_steps: int
 
     def steps(self, start: int, stop: int) -> tuple[Any, ...]:
-        """The arguments that run steps ``start`` to ``stop``."""
+        """Returns the arguments that run steps ``start`` to ``stop``."""
         return (*self.args, np.int32(start), np.int32(stop))
 
 
@@ -156,7 +156,7 @@ def sampling_program(
     guidance_scale: float | None = None,
     abstract: bool = False,
 ) -> SamplingProgram:
-    """The program that `measure_sampling` measures, with random weights, conditions and noise.
+    """Returns the program that `measure_sampling` measures, with random weights, conditions and noise.
 
     Args:
         preset: Name of the preset.
@@ -205,7 +205,7 @@ def sampling_program(
 def compile_sampling(
     preset: str, topology: Topology, *, dtype: str | None = None, batch: int = 1, guidance_scale: float = 7.5
 ) -> jax.stages.Compiled:
-    """The denoising program compiled for the first device of a topology, which need not be present.
+    """Compiles the denoising program for the first device of a topology, which need not be present.
 
     Args:
         preset: Name of the preset, "tiny" or "smcd".
@@ -223,7 +223,7 @@ def compile_sampling(
 
 
 def _feature_shapes(model: VideoModel, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the features of a batch to sample, those of dropped conditions included."""
+    """Returns the shapes of the features of a batch to sample, including those of dropped conditions."""
     shapes = model.feature_shapes(batch, model.config.frames)
     others = [step for step in model.feature_steps if step.name not in shapes]
     return shapes | {step.name: jax.ShapeDtypeStruct((batch, *step.shape), jnp.float32) for step in others}
@@ -238,7 +238,7 @@ def measure_sampling(
     """Times a large matrix product, the denoising program and the parts that the settings name.
 
     Args:
-        settings: What is measured.
+        settings: Settings of the benchmark.
         on_measured: Function called with the figures so far after each part.
         on_stage: Function called with one line of text before each part.
 
@@ -293,7 +293,7 @@ def measure_sampling(
 
 
 def _step_measures(sampling: SamplingProgram, program: Compiled, steps_timed: int) -> dict[str, Any]:
-    """Compile time, single steps, arithmetic and memory."""
+    """Returns the figures of compile time, single steps, arithmetic and memory."""
     compiled = program.program(*sampling.steps(0, 1))
     times = _timed(lambda: program(*sampling.steps(0, 1)), steps_timed)
     sizes = compiled.memory_analysis()

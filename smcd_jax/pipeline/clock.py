@@ -28,7 +28,7 @@ class Clock:
             self._stages[name] = self._stages.get(name, 0.0) + self._now() - start
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of load, of compile and of each stage so far."""
+        """Returns the seconds of loading, of compiling and of each stage so far."""
         load, compiled = (after - before for after, before in zip(self._aside(), self._begin, strict=True))
         return {"load": load, "compile": compiled, **self._stages}
 

@@ -33,7 +33,7 @@ class Components:
         adapter: Adapter | None = None,
         adapter_scale: float = 1.0,
     ):
-        """With ``keep_loaded=False``, `release` frees the weights that it names; otherwise they stay in memory.
+        """Creates an empty store; `release` frees weights only with ``keep_loaded=False``.
 
         An adapter is added to the weights when they are read, at its scale.
         """
@@ -51,7 +51,7 @@ class Components:
         return tuple(self._params)
 
     def params(self, name: str) -> Any:
-        """The weights of one component, in the policy's dtype.
+        """Returns the weights of one component, in the policy's dtype.
 
         Raises:
             SMCDError: The weights are damaged.
@@ -70,7 +70,7 @@ class Components:
         return self._params[name]
 
     def params_of(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The weights of several components, by name."""
+        """Returns the weights of several components, by name."""
         return {name: self.params(name) for name in names}
 
     def release(self, *names: str) -> None:
@@ -81,12 +81,12 @@ class Components:
             trim_malloc()
 
     def program(self, key: Any, function: Callable[..., Any]) -> Compiled:
-        """The compiled function of a key; ``function`` is used at the first call."""
+        """Returns the compiled function of a key; only the first call for a key uses ``function``."""
         if key not in self.programs:
             name = key if isinstance(key, str) else key[0]
             self.programs[key] = Compiled(function, around=lambda: self.progress.stage(f"compile {name}"))
         return self.programs[key]
 
     def load_and_compile_seconds(self) -> tuple[float, float]:
-        """Seconds spent reading weights and compiling so far."""
+        """Returns the seconds spent reading weights and compiling so far."""
         return self._load_seconds, sum(program.compile_seconds for program in self.programs.values())

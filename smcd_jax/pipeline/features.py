@@ -1,4 +1,4 @@
-"""A request through the frozen encoders, one component at a time."""
+"""Runs the frozen encoders on a request, one component at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smcd_jax.pipeline.components import Components
 def encode_features(
     model: VideoModel, components: Components, raw: Mapping[str, np.ndarray], seeds: Sequence[int]
 ) -> dict[str, Array]:
-    """``raw`` with every feature computed; the weights of each encoder are released after use.
+    """Returns ``raw`` with every feature computed; the weights of each encoder are released after use.
 
     A text or another item that occurs several times is encoded once. Encoders that sample draw the noise of an
     example's first item from its seed.
@@ -41,7 +41,7 @@ def encode_features(
 def _encode(
     components: Components, steps: Sequence[FeatureStep], sources: Sequence[np.ndarray], seeds: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """The outputs of steps that share one encoder."""
+    """Returns the outputs of steps that share one encoder."""
     first = steps[0]
     items = [source.reshape(-1, *source.shape[source.ndim - first.item_axes :]) for source in sources]
     joined = np.concatenate(items)

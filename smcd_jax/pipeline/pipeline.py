@@ -142,7 +142,7 @@ class VideoPipeline:
         progress: bool | Progress = False,
         **overrides: Any,
     ) -> VideoOutput:
-        """Makes videos.
+        """Generates videos.
 
         Args:
             image: First frame: a path, PIL picture or array, or a list of them for a batch.
@@ -182,16 +182,8 @@ class VideoPipeline:
             program = self.components.program("precompute", self.model.precompute)
             context = program(params, context)
         with clock.stage("denoise"):
-            latents = self._denoise(
-                params,
-                context,
-                shape=plan.latent_shape,
-                seeds=request.seeds,
-                table=table,
-                guidance=guidance,
-                options=options,
-                callback=callback_on_step_end,
-            )
+            settings = {"table": table, "guidance": guidance, "options": options, "callback": callback_on_step_end}
+            latents = self._denoise(params, context, shape=plan.latent_shape, seeds=request.seeds, **settings)
         if plan.keep_frames is not None:
             latents = latents[:, list(plan.keep_frames)]
         del params, context
@@ -212,11 +204,11 @@ class VideoPipeline:
         return VideoOutput(frames, latents, request, notes, clock.seconds())
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
-        """The conditions of a request, from the frozen encoders."""
+        """Returns the conditions of a request, from the frozen encoders."""
         return self.model.inputs(encode_features(self.model, self.components, plan.raw, seeds))
 
     def encode(self, inputs: Inputs, guidance: Guidance) -> Context:
-        """Tokens of every guidance branch, computed before the denoising network takes its memory."""
+        """Returns the tokens of every guidance branch, computed before the denoising network takes its memory."""
         names = self.model.in_stage("encode")
         program = self.components.program(
             ("encode", guidance.branches),
@@ -228,20 +220,20 @@ class VideoPipeline:
 
     @property
     def adapter_description(self) -> dict[str, Any]:
-        """The adapter for the description of a video; empty without one."""
+        """Returns the entry of the adapter in the description of a video; empty without an adapter."""
         if self.adapter is None:
             return {}
         return {"adapter": {"sha256": adapter_digest(self.adapter), "scale": self.adapter_scale}}
 
     def load(self, *, progress: bool | Progress = False) -> None:
-        """Reads every component that sampling needs, so that damage shows before the first sample."""
+        """Reads every component that sampling needs, so that damage is detected before the first sample."""
         self.components.progress = _progress(progress)
         self.components.params_of(self.model.in_stage("features", "encode", "denoise", "decode"))
 
     def decode(
         self, latents: np.ndarray, inputs: Inputs = None, *, chunk_size: int = 8, progress: bool | Progress = False
     ) -> np.ndarray:
-        """uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, c], decoded in chunks by one program.
+        """Returns uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, c], decoded in chunks by one program.
 
         Args:
             latents: Scaled latents.
@@ -322,7 +314,7 @@ class VideoPipeline:
 def replace_first_frame(
     videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
 ) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
-    """The videos with the pictures in place of their first frames, and a note on the jump that this makes."""
+    """Returns the videos with the pictures as first frames, and a note on the jump that this causes."""
     videos = videos.copy()
     videos[:, 0] = np.rint(pictures)
     steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))

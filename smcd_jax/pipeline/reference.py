@@ -1,4 +1,4 @@
-"""Our networks and the official PyTorch ones side by side: same weights, same inputs, and how far they differ."""
+"""Compares our networks with the official PyTorch ones on the same weights and the same inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 def compare_with_reference(folder: ModelFolder, checkout: Path) -> Iterator[Finding]:
     """Yields one finding per network of the family that the official code has.
 
-    The checkout's Python code is executed, as by importing it.
+    The checkout's Python code is executed, as it would be by importing it.
 
     Args:
         folder: Model folder.
@@ -55,7 +55,7 @@ def _compared(reference: ReferenceNetwork, leaves: Mapping[str, np.ndarray], che
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
     try:
         theirs = _their_output(reference, leaves, checkout)
-    except Exception as error:  # whatever foreign code raises; the next network is still compared
+    except Exception as error:  # foreign code may raise anything; the report continues with the next network
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return Finding(subject, WARNING, f"{reference.class_name} could not be run ({detail})", {"error": detail})
     ours = reference.ours(unflatten(leaves))

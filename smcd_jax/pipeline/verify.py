@@ -1,4 +1,4 @@
-"""Checks of a model folder whose origin nobody can vouch for: arrays, schedule, a pass through each network, a clip.
+"""Checks of a model folder of unknown origin: arrays, schedule, a pass through each network, a clip.
 
 Statistics of weights tell trained arrays from random ones: initialisers draw from a normal, truncated normal or uniform
 distribution of variance 1 / fan-in, and training makes the tails heavier and the variances differ from layer to layer.
@@ -30,13 +30,13 @@ from smcd_jax.sampling_options import SamplingOptions
 OK, WARNING, BROKEN = "ok", "warning", "BROKEN"
 TIMES = (0.3, 0.7)  # noise levels of the denoising check, as parts of the schedule
 
-_SAMPLE = 1 << 20  # values of an array that its distribution is estimated from
-_LARGE = 4096  # values of an array from which its distribution says something
+_SAMPLE = 1 << 20  # number of values from which an array's distribution is estimated
+_LARGE = 4096  # smallest number of values whose distribution is meaningful
 # Kurtosis of the uniform, truncated normal (at 2 standard deviations) and normal distribution, with their tolerances.
 _RANDOM_KURTOSIS = ((1.8, 0.04), (2.37, 0.06), (3.0, 0.1))
-_RANDOM_SCALE = (0.9, 1.1)  # of the standard deviation times sqrt(fan-in)
+_RANDOM_SCALE = (0.9, 1.1)  # range of the standard deviation times sqrt(fan-in)
 _MOST_RANDOM, _MOST_SCALE = 0.5, 30.0
-_LEAST_PSNR, _MOST_ERROR = 15.0, 0.95  # dB of the autoencoder's round trip; of the variance of what is predicted
+_LEAST_PSNR, _MOST_ERROR = 15.0, 0.95  # PSNR of the autoencoder in dB; error relative to the target's variance
 _PROMPT = "a rocket lifting off into the evening sky"
 
 
@@ -45,9 +45,9 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        subject: What was checked.
+        subject: Name of the check.
         state: "ok", "warning" or "BROKEN".
-        detail: One line.
+        detail: Details, as one line.
         values: Numbers of the check, as JSON values.
         seconds: Time it took.
     """
@@ -62,7 +62,7 @@ class Finding:
 def verify(
     folder: ModelFolder, *, steps: int = 4, dtype: str | None = None, progress: Progress | None = None
 ) -> Iterator[Finding]:
-    """Yields the findings about a model folder of any family, as they come.
+    """Yields the findings about a model folder of any family, as soon as each is available.
 
     Args:
         folder: Model folder.
@@ -90,7 +90,7 @@ def array_statistics(leaves: Mapping[str, np.ndarray]) -> dict[str, dict[str, fl
 
 
 def looks_random(statistics: Mapping[str, float]) -> bool:
-    """Whether a large kernel has the scale and the kurtosis of a common initialiser."""
+    """Returns whether a large kernel has the scale and the kurtosis of a common initialiser."""
     scale, kurtosis = statistics["scale"], statistics["kurtosis"]
     usual = any(abs(kurtosis - value) < tolerance for value, tolerance in _RANDOM_KURTOSIS)
     return usual and _RANDOM_SCALE[0] < scale < _RANDOM_SCALE[1]
@@ -108,7 +108,7 @@ def _timed(findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _arrays(folder: ModelFolder) -> Iterator[Finding]:
-    """One finding per component; a component that cannot be read is broken, and the others are still read."""
+    """Yields one finding per component; a component that cannot be read is broken, and the others are still read."""
     for name, config in folder.config.components().items():
         try:
             leaves = folder.leaves(name)
@@ -146,7 +146,7 @@ def _component(name: str, leaves: Mapping[str, np.ndarray], expected: Mapping[st
         **{kind: paths[:20] for kind, paths in problems.items() if paths},
     }
     detail = (
-        f"{len(leaves)} arrays of {', '.join(values['dtypes'])}, names, shapes and checksums right; scale of kernels "
+        f"{len(leaves)} arrays of {', '.join(values['dtypes'])}, names, shapes and checksums correct; scale of kernels "
         f"{low:.2f}, {middle:.2f}, {high:.2f} (5, 50, 95 %; 1 when fresh), {share:.0%} of them like random numbers"
     )
     for kind, paths in problems.items():
@@ -180,7 +180,7 @@ def _largest(part: np.ndarray) -> float:
 
 
 def _schedule(folder: ModelFolder) -> Iterator[Finding]:
-    """The noise schedule that the config stands for: falling, and noisy at its end."""
+    """Checks that the noise schedule of the config falls and ends in noise."""
     from smcd_jax.models.registry import make_model
 
     schedule: NoiseSchedule = make_model(folder.config).schedule
@@ -193,7 +193,7 @@ def _schedule(folder: ModelFolder) -> Iterator[Finding]:
 
 
 def _networks(folder: ModelFolder, *, steps: int, dtype: str | None, progress: Progress) -> Iterator[Finding]:
-    """A pass through every network with fixed inputs, and one clip."""
+    """Yields findings from a pass through every network with fixed inputs, and from one clip."""
     pipe = VideoPipeline(folder, dtype=dtype, verify=False, keep_loaded=False)
     pipe.components.progress = progress
     model, example = pipe.model, Path(str(resources.files("smcd_jax"))) / "assets" / "examples" / "rocket"
@@ -234,7 +234,7 @@ def _output(subject: str, values: Any) -> Finding:
 
 
 def _denoising(pipe: VideoPipeline, inputs: Any, latents: jax.Array) -> Iterator[Finding]:
-    """How much better than a constant the network predicts the noise of a known video."""
+    """Checks how much better than a constant the network predicts the noise of a known video."""
     model, schedule = pipe.model, pipe.model.schedule
     names = model.in_stage("encode")
     encoded = pipe.components.program("verify encode", model.encode)(pipe.components.params_of(names), inputs)

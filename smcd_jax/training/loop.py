@@ -90,7 +90,7 @@ def train(
         null = null_arrays(config.data, model, base)
         program = TrainProgram(config, mesh, null=null)
         say(_description(program))
-        saved = {**config_to_dict(config), "base_sha256": base.digest if base else ""}
+        saved = config_to_dict(config) | {"base_sha256": base.digest if base else ""}
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.max_to_keep, keep_every=run.keep_every or None)
         closing.push(_closes(checkpoints))
         # Before compiling, so that a config that does not match the checkpoint is refused at once.
@@ -111,10 +111,7 @@ def train(
         rates = _rates(program)
         record = closing.enter_context(_profiler(profile, folder.logs))
         stop = closing.enter_context(StopRequest())
-        stream = data.stream(order)
-        closing.callback(stream.close)
-        first = done
-
+        stream, first = closing.enter_context(contextlib.closing(data.stream(order))), done
         while done < run.steps:
             with rates.waiting_for_data():
                 batch = next(stream)

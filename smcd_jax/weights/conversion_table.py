@@ -1,4 +1,4 @@
-"""Rows of conversion tables: the PyTorch name of an array, its path in Flax, and its layout; read both ways."""
+"""Rows of conversion tables: the PyTorch name of an array, its path in Flax, and its layout, for both directions."""
 
 from __future__ import annotations
 

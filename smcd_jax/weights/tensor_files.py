@@ -46,7 +46,7 @@ class LazyTensor:
     """A tensor of a file, whose values are read on request."""
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
-        """``read`` returns the values."""
+        """Creates a tensor whose values ``read`` returns."""
         self.shape = tuple(shape)
         self._read = read
 
@@ -106,7 +106,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = ""
 
 
 def find_tensor_file(folder: Path, *stems: str) -> Path | None:
-    """Returns the first file of a folder with one of these stems, of any suffix of weights; None if there is none.
+    """Returns the first file of a folder with one of these stems and a suffix of weight files, or None.
 
     After whole files of the stem come indices of several files (STEM.safetensors.index.json), several files without an
     index, and variants such as STEM.fp16.safetensors, for which a note is logged.
@@ -131,13 +131,13 @@ def find_tensor_file(folder: Path, *stems: str) -> Path | None:
                 )
                 found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
                 if found:
-                    logger.warning("%s: read in place of %s%s, which is not there", found[0], stem, suffix)
+                    logger.warning("%s: read in place of %s%s, which is missing", found[0], stem, suffix)
                     return found[0]
     return None
 
 
 def tensor_file(folder: Path, *stems: str) -> Path:
-    """Returns the file of `find_tensor_file`.
+    """Returns the file that `find_tensor_file` finds.
 
     Raises:
         SMCDError: There is no such file; `path` is the folder and `value` the first stem.
@@ -155,7 +155,7 @@ def tensor_file(folder: Path, *stems: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes; of an index or the first of several files, that of all files' hashes."""
+    """Returns the SHA-256 of a file's bytes; for an index or the first of several files, that of all files' hashes."""
     parts = _parts(path)
     if parts == [path]:
         return _sha256(path)
@@ -245,17 +245,17 @@ def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[st
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses an archive that unpacks to more than it holds: torch stores everything as it is."""
+    """Refuses an archive that unpacks to more bytes than it has: torch stores everything uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # an older file of torch, or damaged, which torch reports
+        return  # an older PyTorch file, or a damaged one, which torch reports
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
     if packed or pickles > _MAX_PICKLE or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise SMCDError(
-            f"{path}: unpacks to more than it holds, which files of PyTorch do not; download it again",
+            f"{path}: the archive is compressed or has too large a pickle, unlike files of PyTorch; download it again",
             path=path,
             value=packed[0] if packed else pickles,
         )

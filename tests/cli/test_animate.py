@@ -151,7 +151,7 @@ def test_a_run_that_fails_in_decoding_is_finished_later_with_the_same_frames(fir
         assert main(arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     kept = tmp_path / "x.latents.npz"
-    assert error.endswith(f"; the sample is kept, finish it with: smcd animate --decode_latents {kept}")
+    assert error.endswith(f"; the sample is kept; finish it with: smcd animate --decode_latents {kept}")
     assert {entry.name for entry in tmp_path.iterdir()} == {"x.latents.npz"}
 
     assert main(arguments) == 2  # refused without --overwrite, because the kept sample would be lost
@@ -191,7 +191,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     shown = capsys.readouterr()
     assert f"smcd: error: {table}, row 2 (line 3): {tmp_path}/out/a.mp4: " in shown.err
     assert "1 of 3 rows failed (2)" in shown.err
-    assert "2 made, 1 failed, 0 were finished already" in shown.out
+    assert "2 generated, 1 failed, 0 already finished" in shown.out
     assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"a.json", "a.mp4", "a_boxes.mp4"}
     said = [strictly((tmp_path / name).read_text()) for name in ("out/a.json", "requests_0003.json")]
     assert [row["seed"] for row in said] == [1, 3]
@@ -205,7 +205,7 @@ def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_oth
     table.write_text(table.read_text().replace("a.mp4/b", "b"))
     os.unlink(tmp_path / "requests_0003.mp4")  # as if the run had been killed between two files
     assert main([*common, "--resume"]) == 0
-    assert "2 made, 0 failed, 1 were finished already" in capsys.readouterr().out
+    assert "2 generated, 0 failed, 1 already finished" in capsys.readouterr().out
     assert (tmp_path / "out" / "a.mp4").stat().st_mtime_ns == stamp
     assert (tmp_path / "requests_0003.mp4").exists()
     assert main([*common, "--resume", "--quiet"]) == 0

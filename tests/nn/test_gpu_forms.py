@@ -7,8 +7,9 @@ import pytest
 
 from smcd_jax.models.registry import make_model, presets
 from smcd_jax.nn.joined import SELF, TIME, joined_weights, time_layers
-from smcd_jax.nn.layers import ComputePolicy, group_normalised
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten
+from smcd_jax.nn.normalization import group_normalised
 from smcd_jax.nn.random_params import random_like, random_params
 
 GPU = ComputePolicy(attention="cudnn", reduction="moments")  # in float32 XLA computes what cuDNN does not take

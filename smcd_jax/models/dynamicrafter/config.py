@@ -84,7 +84,7 @@ class ModelConfig:
         image_tower: The CLIP tower that reads the picture.
         text_encoder: The text tower.
         autoencoder: The KL autoencoder.
-        position_net: Makes box tokens, for models with gates.
+        position_net: Network of the box tokens, for models with gates.
         leftovers: Arrays kept for conversion only.
         prediction_type: Meaning of the network's output.
         zero_terminal_snr: Whether the last timestep is pure noise.
@@ -92,7 +92,7 @@ class ModelConfig:
         interpolation: Whether the pictures' latents join the first and last frame, with zeros between, for in-betweens
             and loops; otherwise one picture's latent joins every frame.
         reads_stride: Whether ``frame_rate`` is a frame stride (the 256 model), not frames per second.
-        frame_rate: Frames per second, or frame stride, where none is given.
+        frame_rate: Default frames per second, or default frame stride.
         condition_frame: Frame that conditions a clip in training: drawn for each clip, drawn once for the batch as
             published, or the first.
         frames: Number of frames.
@@ -131,12 +131,12 @@ class ModelConfig:
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Number of tokens per text."""
         return self.text_encoder.length
 
     @property
     def size_multiple(self) -> int:
-        """Height and width in pixels must be multiples of this."""
+        """Number of pixels of which height and width must be multiples."""
         return self.autoencoder.downscale * 2 ** (len(self.unet.channel_mult) - 1)
 
 

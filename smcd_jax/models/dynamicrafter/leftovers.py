@@ -10,7 +10,7 @@ from smcd_jax.nn.layers import ComputePolicy
 
 
 class Leftovers(nn.Module):
-    """Parameters by their names in the file, so that a model folder can hold them; they are never computed with."""
+    """Parameters by their names in the file, so that a model folder can hold them; no computation uses them."""
 
     config: LeftoversConfig
     policy: ComputePolicy

@@ -36,7 +36,7 @@ STAGES = {
     "autoencoder": ("features", "decode"),
     "leftovers": (),
 }
-NO_SOURCE = -1  # in `latent_source`: zeros join the frame
+NO_SOURCE = -1  # in `latent_source`: the frame is joined by zeros
 
 
 class Inputs(NamedTuple):
@@ -44,14 +44,14 @@ class Inputs(NamedTuple):
 
     Attributes:
         text: Embedding of the prompt.
-        null_text: Embedding of the negative or null prompt; None where none is dropped.
+        null_text: Embedding of the negative or null prompt; None if no text is dropped.
         picture: Image tower's tokens of the condition picture.
-        null_picture: Image tower's tokens of the zero picture, mid grey; None where none is dropped.
+        null_picture: Image tower's tokens of the zero picture, mid grey; None if no picture is dropped.
         image_latents: Scaled latent that joins each frame on channels. Never dropped.
         frame_rate: Frames per second, or frame stride in the 256 model.
         boxes: Boxes, xyxy in 0..1; None in models without gates, as are the next two.
-        mask: 1 where an object is present, else 0.
-        labels: Embedding of each object's label; of each frame where labels change.
+        mask: Mask, 1 where an object is present, else 0.
+        labels: Embedding of each object's label, for each frame if labels change.
     """
 
     text: Float[Array, "b l d"]
@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the UNet reads beside noisy latents.
+    """Tokens and latents that the UNet reads beside the noisy latents.
 
     Attributes:
         text: Text tokens.
@@ -84,7 +84,7 @@ class Tokens(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What is constant over the denoising steps; ``unet`` holds keys and values by block."""
+    """Values that are constant over the denoising steps; ``unet`` holds keys and values by block."""
 
     unet: UNetContext
     image_latents: Float[Array, "b f h w c"]
@@ -129,7 +129,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         )
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """As the base; in training the picture is a frame of the video, ``condition_frame`` [b]."""
+        """Returns features as the base does; in training the picture is frame ``condition_frame`` [b] of the video."""
         if "video" in raw and not {"picture", "picture_tokens"} & set(raw):
             b, f = raw["video"].shape[:2]
             frame = raw.get("condition_frame")
@@ -138,13 +138,13 @@ class DynamiCrafterNetworks(LatentVideoModel):
         return super().features(params, raw, key)
 
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """Text, tokens of the picture, the latent that joins each frame, and boxes.
+        """Returns text, tokens of the picture, the latent that joins each frame, and boxes.
 
         Args:
             features: Features by name. ``latent_source`` [b, f] is the index of the frame of ``latents`` that joins
                 each frame, -1 for zeros. Without it, ``condition_frame`` [b] joins every frame, or both ends join
                 themselves in a model that interpolates. Without ``frame_rate``, the model's own is taken.
-            key: Random key, with which ``condition_frame`` is drawn where it is missing; None for the first frame.
+            key: Random key that draws a missing ``condition_frame``; None for the first frame.
         """
         latents = features["latents"].astype(jnp.float32)
         b, f = latents.shape[:2]
@@ -165,9 +165,9 @@ class DynamiCrafterNetworks(LatentVideoModel):
         )
 
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """The prompt becomes the null text, the picture's tokens those of the zero picture, every object absent.
+        """Replaces dropped conditions by the null text, the tokens of the zero picture and absent objects.
 
-        The picture's latents stay.
+        The picture's latents are always kept.
         """
 
         def kept(switch: str, given: Array | None, dropped: Array | None) -> Array | None:
@@ -186,13 +186,13 @@ class DynamiCrafterNetworks(LatentVideoModel):
     def draw_keep(
         self, key: PRNGKeyArray, count: int, rates: Mapping[str, float], *, unit: Literal["example", "batch"]
     ) -> dict[str, Bool[Array, " b"]]:
-        """Which conditions each example sees; text and image are drawn together (`keep_at`), boxes apart."""
+        """Draws which conditions each example sees: text and image together (`keep_at`), boxes separately."""
         r = jax.random.uniform(key, (count if unit == "example" else 1,))
         boxes = {name: rate for name, rate in rates.items() if name == "boxes"}
         return self.keep_at(jnp.broadcast_to(r, (count,)), rates) | super().draw_keep(key, count, boxes, unit=unit)
 
     def keep_at(self, r: Float[Array, " b"], rates: Mapping[str, float]) -> dict[str, Bool[Array, " b"]]:
-        """Whether text and image are kept at one uniform number r in 0..1 per example.
+        """Returns whether text and image are kept, for one uniform number r in 0..1 per example.
 
         The text is dropped where r < rate_text and the image where rate_text / 2 <= r < rate_text / 2 + rate_image: at
         the published 0.1 for both, 5 % lose the text, 5 % both, and 5 % the image.
@@ -202,7 +202,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         return {switch: where for switch, where in kept.items() if rates.get(switch)}
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
-        """Image tokens of the resampler, and box tokens."""
+        """Returns image tokens of the resampler, and box tokens."""
         latents, boxes, mask = inputs.image_latents, inputs.boxes, inputs.mask
         if frames is not None:
             latents = latents[:, frames]
@@ -216,7 +216,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         return Tokens(inputs.text, image, latents, inputs.frame_rate, objects)
 
     def precompute(self, params: Params, context: Tokens) -> Context:
-        """Keys and values of every attention to text, image and boxes."""
+        """Returns keys and values of every attention to text, image and boxes."""
         objects = context.objects
         adapters = None if objects is None else AdapterTokens(objects.reshape(-1, *objects.shape[2:]))
         options = {"frames": context.image_latents.shape[1], "adapter_tokens": adapters}
@@ -233,7 +233,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """The UNet's output: noise, or v of the rescaled latents."""
+        """Returns the UNet's output: noise, or v of the rescaled latents."""
         switches = {"temporal": temporal, "dropout": dropout_seed(dropout_key)}
         x = jnp.concatenate([x, context.image_latents.astype(x.dtype)], axis=-1)
         return self._apply("unet", params, x, t, context.unet, fps=context.frame_rate, **switches)

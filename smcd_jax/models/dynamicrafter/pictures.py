@@ -16,7 +16,7 @@ FITS: tuple[Fit, ...] = ("crop", "pad", "gui", "stretch")
 
 
 def fit_picture(picture: UInt8[np.ndarray, "y x 3"], *, height: int, width: int, fit: Fit) -> FittedPicture:
-    """The picture at ``height`` x ``width`` pixels.
+    """Returns the picture at ``height`` x ``width`` pixels.
 
     - "crop" scales it until it covers the video and cuts off the rest at both ends.
     - "pad" scales its shorter side to the shorter side of the video, as the published scripts do; what is too long is
@@ -45,13 +45,13 @@ def fit_picture(picture: UInt8[np.ndarray, "y x 3"], *, height: int, width: int,
 def fit_tensor(
     picture: Float[np.ndarray, "y x 3"], *, height: int, width: int, antialias: bool = True
 ) -> Float32[np.ndarray, "h w 3"]:
-    """The fit "gui" of a picture in -1..1; 0 is grey.
+    """Returns the fit "gui" of a picture in -1..1; 0 is grey.
 
     Args:
         picture: Picture in -1..1.
         height: Height in pixels.
         width: Width in pixels.
-        antialias: False for torchvision before 0.17, which read four pixels for each pixel of the result.
+        antialias: Whether to antialias; False for torchvision before 0.17, which read four pixels per result pixel.
     """
     rows, columns = _shorter_side(*picture.shape[:2], min(height, width))
     down = bilinear_matrix(picture.shape[0], rows, antialias=antialias)
@@ -61,7 +61,7 @@ def fit_tensor(
 
 
 def bilinear_matrix(source: int, target: int, *, antialias: bool) -> Float[np.ndarray, "t s"]:
-    """Bilinear interpolation of one axis between pixel centres; ``antialias`` widens the triangle when shrinking."""
+    """Returns the matrix of bilinear interpolation of one axis; ``antialias`` widens the triangle when shrinking."""
     step = source / target
     width = max(step, 1.0) if antialias else 1.0
     centre = np.clip((np.arange(target) + 0.5) * step - 0.5, 0, source - 1)
@@ -74,7 +74,7 @@ def _shorter_side(y: int, x: int, side: int) -> tuple[int, int]:
 
 
 def _centred(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a picture, with zeros around it where it is too small, placed as by torchvision's CenterCrop."""
+    """Returns the middle of a picture, padded with zeros if it is too small, as torchvision's CenterCrop does."""
     gaps = [max(0, wanted - found) for wanted, found in zip((height, width), picture.shape[:2], strict=True)]
     padded = np.pad(picture, [(gap // 2, (gap + 1) // 2) for gap in gaps] + [(0, 0)])
     top, left = (round((found - wanted) / 2) for found, wanted in zip(padded.shape[:2], (height, width), strict=True))

@@ -19,14 +19,14 @@ CUBIC = -0.75  # PyTorch's coefficient of the bicubic kernel
 
 
 def whole_picture(picture: UInt8[np.ndarray, "h w 3"], size: int) -> Float32[np.ndarray, "s s 3"]:
-    """A picture of any size at the size of the image tower, -1..1, computed on the host; `preprocess` normalises it."""
+    """Resizes a picture to the size of the image tower, -1..1, on the host; `preprocess` normalises it."""
     rows, columns = (resize_matrix(side, size) for side in picture.shape[:2])
     resized = np.einsum("sh,hwc,tw->stc", rows, to_model_range(picture).astype(np.float64), columns, optimize=True)
     return resized.astype(np.float32)
 
 
 def preprocess(pictures: Float[Array, "b h w 3"], size: int) -> Float[Array, "b s s 3"]:
-    """Pictures in -1..1 of any size, for the image tower; the aspect ratio is not kept."""
+    """Resizes and normalises pictures in -1..1 for the image tower; the aspect ratio is not kept."""
     height, width = pictures.shape[1:3]
     rows, columns = (jnp.asarray(resize_matrix(side, size), jnp.float32) for side in (height, width))
     x = jnp.einsum("sh,bhwc->bswc", rows, pictures, precision="highest")
@@ -36,7 +36,7 @@ def preprocess(pictures: Float[Array, "b h w 3"], size: int) -> Float[Array, "b 
 
 @functools.cache
 def resize_matrix(source: int, target: int) -> Float[np.ndarray, "t s"]:
-    """The blur and bicubic resize of one axis, with align_corners; an axis that does not shrink is not blurred."""
+    """Returns the matrix of blur and bicubic resize of one axis, with align_corners; only shrinking blurs."""
     position = np.arange(target) * (source - 1) / max(target - 1, 1)
     first = np.floor(position).astype(int)
     fraction = position - first
@@ -54,7 +54,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 
 def _blur_matrix(size: int, factor: float) -> np.ndarray:
-    """Gaussian blur of one axis with reflected borders."""
+    """Returns the matrix of a Gaussian blur of one axis with reflected borders."""
     sigma = max((factor - 1) / 2, 0.001)
     length = int(max(4 * sigma, 3))
     length += 1 - length % 2

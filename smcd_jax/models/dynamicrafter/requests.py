@@ -1,4 +1,4 @@
-"""Requests to DynamiCrafter: its sampling options, and what a request amounts to."""
+"""Requests to DynamiCrafter: its sampling options, and the plan of a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOP_MODES = ("ends",)  # one picture's latent joins the first and the last fram
 
 
 class DynamiCrafterModel(DynamiCrafterNetworks):
-    """Image to video; with ``interpolation`` in the config, loops and in-betweens; with gates, along box tracks."""
+    """Image-to-video model; ``interpolation`` adds loops and in-betweens, gates add box tracks."""
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
         super().__init__(config, policy)
@@ -44,10 +44,10 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         }
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """As the base.
+        """Resolves options as the base does, and checks the number of frames and the fit of the picture.
 
         Raises:
-            SMCDError: As the base, or the number of frames is one that the model cannot make.
+            SMCDError: An option is invalid, or the model cannot make this number of frames or use this fit.
         """
         options = super().resolve(options)
         count, made = options.num_frames, self.config.frames
@@ -60,18 +60,18 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         return options
 
     def fit_picture(self, picture: UInt8[np.ndarray, "y x 3"], options: SamplingOptions) -> FittedPicture:
-        """The picture cropped, with bars or distorted, by ``picture_fit``."""
+        """Returns the picture cropped, with bars or distorted, as ``picture_fit`` selects."""
         return fit_picture(picture, height=options.height, width=options.width, fit=options.picture_fit)
 
     def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-        """Token ids of the null prompt, and the zero picture, mid grey."""
+        """Returns token ids of the null prompt, and the zero picture, mid grey."""
         return {**super().null_raw(tokenizer), "null_picture": self._zero_picture(1)}
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """Token ids, the pictures, which of their latents joins which frame, and boxes.
+        """Returns token ids, the pictures, the index of the latent that joins each frame, and boxes.
 
         Raises:
-            SMCDError: A model that interpolates has neither or both of its modes, or not all of its frames.
+            SMCDError: A model that interpolates gets neither or both of an end picture and a loop, or too few frames.
         """
         config, count, options = self.config, len(request.prompts), request.options
         self._check_ends(options)
@@ -106,10 +106,10 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
             given = "both" if options.loop else None
             refuse("end_image", given, "be given to a model that interpolates, or loop instead of it")
         if options.num_frames != self.config.frames and not options.shared_image_tokens:
-            refuse("num_frames", options.num_frames, f"be {self.config.frames} for a video whose end is given")
+            refuse("num_frames", options.num_frames, f"be {self.config.frames} for a video with a given end")
 
     def _frames(self, request: Request) -> int:
-        """Frames to make: a short video is the beginning of one of the length that the model was trained with."""
+        """Returns the number of frames to sample; a short video is the beginning of one of the training length."""
         return request.num_frames if request.options.shared_image_tokens else self.config.frames
 
     def _latent_source(self, frames: int, *, last: int) -> Int[np.ndarray, " f"]:
@@ -119,7 +119,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         return source
 
     def _seen(self, request: Request) -> np.ndarray:
-        """Pictures as the image tower reads them; with the fit "gui" those that were given, uncropped."""
+        """Returns pictures as the image tower reads them; with the fit "gui", the uncropped originals."""
         pictures = request.originals if request.options.picture_fit == "gui" else request.pictures
         return np.stack([whole_picture(picture, self.config.image_tower.picture_size) for picture in pictures])
 
@@ -138,7 +138,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
 
 
 def _held(tracks: BoxTracks | None, frames: int) -> Any:
-    """Tracks of as many frames as are made; boxes stay where they end."""
+    """Returns tracks with as many frames as are sampled; boxes stay at their last position."""
     if tracks is None or tracks.num_frames == frames:
         return tracks
     index = np.minimum(np.arange(frames), tracks.num_frames - 1)

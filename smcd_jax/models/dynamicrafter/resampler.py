@@ -19,7 +19,7 @@ class PerceiverAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b m d"], queries: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
-        """No layer has a bias; image tokens come first among the keys."""
+        """Attends from the queries; no layer has a bias, and image tokens come first among the keys."""
         config, policy = self.config, self.policy
         inner = config.heads * config.head_dim
         x, normed = layer_norm(policy, name="norm_image")(x), layer_norm(policy, name="norm_queries")(queries)
@@ -39,7 +39,7 @@ class Resampler(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b m e"]) -> Float[Array, "b q d"]:
-        """The tokens are those of the tower's last layer, not normalised."""
+        """Returns image tokens from the tokens of the tower's last layer, not normalised."""
         config, policy = self.config, self.policy
         count = config.queries * config.frames
         start = nn.initializers.normal(config.width**-0.5)

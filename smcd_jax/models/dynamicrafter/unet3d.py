@@ -38,7 +38,7 @@ class DualCrossAttention(MultiHeadAttention):
     learned_scale: bool = False
 
     def setup(self) -> None:
-        """Keys and values of image tokens have layers of their own."""
+        """Creates separate layers for keys and values of image tokens."""
         super().setup()
         self.image_key = dense(self.width, self.policy, use_bias=False)
         self.image_value = dense(self.width, self.policy, use_bias=False)
@@ -46,7 +46,7 @@ class DualCrossAttention(MultiHeadAttention):
             self.alpha_image = self.param("alpha_image", nn.initializers.zeros, (), jnp.float32)
 
     def keys_values(self, tokens: DualTokens) -> DualContext:
-        """Keys and values for `__call__`."""
+        """Returns keys and values for `__call__`."""
         image = KeysValues(self._heads(self.image_key(tokens.image)), self._heads(self.image_value(tokens.image)))
         return DualContext(super().keys_values(tokens.text), image)
 
@@ -60,7 +60,7 @@ class DualCrossAttention(MultiHeadAttention):
 
 
 def dual_cross_attention(learned_scale: bool) -> Part:
-    """The cross-attention of every spatial block, for `SpatialParts`."""
+    """Returns the cross-attention of every spatial block, for `SpatialParts`."""
     return functools.partial(DualCrossAttention, learned_scale=learned_scale)
 
 
@@ -70,7 +70,7 @@ class DynamiCrafterUNet(UNet3D):
     config: DynamiCrafterUNetConfig
 
     def spatial_parts(self) -> SpatialParts:
-        """Dual cross-attention, and the adapters that the config names."""
+        """Returns dual cross-attention and the adapters that the config names."""
         dual = dual_cross_attention(self.config.learned_image_scale)
         return SpatialParts(cross_attention=dual, adapters=GATE_FORMS.get(self.config.gate))
 
@@ -82,7 +82,7 @@ class DynamiCrafterUNet(UNet3D):
         frames: int,
         adapter_tokens: AdapterTokens | None = None,
     ) -> UNetContext:
-        """Keys and values of every spatial block.
+        """Returns keys and values of every spatial block.
 
         Args:
             text: Output of the text tower.

@@ -58,7 +58,7 @@ class ModelConfig:
         frames: Number of frames.
         height: Height in pixels.
         width: Width in pixels.
-        max_objects: Boxes per frame; fewer are filled up with the null token, as in training.
+        max_objects: Number of boxes per frame; unused places hold the null token, as in training.
         fps: Frames per second of the videos written.
     """
 
@@ -83,12 +83,12 @@ class ModelConfig:
 
     @property
     def text_length(self) -> int:
-        """Tokens of a text."""
+        """Number of tokens per text."""
         return self.text_encoder.length
 
     @property
     def size_multiple(self) -> int:
-        """Height and width in pixels must be multiples of this."""
+        """Number of pixels of which height and width must be multiples."""
         levels = 2 ** (len(self.unet.channel_mult) - 1)
         tokens = self.image_encoder.downscale if self.image_encoder else 1
         return self.autoencoder.downscale * max(levels, tokens)

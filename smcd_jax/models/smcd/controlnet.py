@@ -27,7 +27,7 @@ class ControlNet(nn.Module):
         self.zero_conv = [dense(entry.channels, self.policy, zero=True) for entry in plan]
 
     def keys_values(self, text: Float[Array, "b l d"]) -> UNetContext:
-        """Keys and values of the text for every block with attention."""
+        """Returns keys and values of the text for every block with attention."""
         return {
             f"encoder_{index}": block.spatial.keys_values(text)
             for index, block in enumerate(self.encoder)
@@ -44,7 +44,7 @@ class ControlNet(nn.Module):
         temporal: bool = True,
         dropout: Seed = None,
     ) -> tuple[Float[Array, "b f _ _ _"], ...]:
-        """Features in the order of the encoder.
+        """Returns features in the order of the encoder.
 
         Args:
             latents: Noisy latents of the video, without the latent of the first frame.

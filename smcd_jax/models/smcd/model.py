@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
         null_text: Embedding of the negative or null prompt, per example or one for all; None if no text is dropped.
         boxes: Boxes, xyxy in 0..1.
         mask: 1 where an object is present, else 0.
-        labels: Embedding of each object's label; of each frame where labels change.
+        labels: Embedding of each object's label, for each frame if labels change.
         image_latent: Scaled latent of the first frame, for the input channels (zero convolution, ZC).
         hint: The same latent for the image tokens (GCA) or the ControlNet.
     """
@@ -61,13 +61,13 @@ class Inputs(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the attention layers read, before their projections.
+    """Tokens that the attention layers read, before their projections.
 
     Attributes:
         text: Text tokens.
         objects: Box tokens; None in models without boxes.
-        object_mask: 1 where an object is present, else 0.
-        image: Image tokens; None in models without.
+        object_mask: Mask, 1 where an object is present, else 0.
+        image: Image tokens; None in models without them.
         image_latent: See `Inputs`.
         hint: See `Inputs`.
     """
@@ -81,12 +81,12 @@ class Tokens(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What is constant over the denoising steps.
+    """Values that are constant over the denoising steps.
 
     Attributes:
         unet: Keys and values of the UNet's attention layers, by block.
-        image_latent: Latent that joins the input on channels; None in models without.
-        controlnet: Keys and values of the ControlNet, by block; None in models without.
+        image_latent: Latent that joins the input on channels; None in models without this input.
+        controlnet: Keys and values of the ControlNet, by block; None in models without a ControlNet.
         hint: Latent that the ControlNet reads.
     """
 
@@ -100,7 +100,7 @@ class SMCDModel(LatentVideoModel):
     """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
 
     target: ClassVar[str] = "latents"
-    null_prompt: ClassVar[str] = " "  # the published model was trained with one space for no text
+    null_prompt: ClassVar[str] = " "  # the published model was trained with a single space as the null prompt
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
         _check_complete(config)
@@ -129,10 +129,10 @@ class SMCDModel(LatentVideoModel):
         )
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """As the base; the published guidance has weights of its own in place of scales for picture and boxes.
+        """Resolves options as the base does; the published guidance has its own weights instead of scales.
 
         Raises:
-            SMCDError: As the base, or options of one guidance are set together with the other.
+            SMCDError: An option is invalid, or options of the two kinds of guidance are set together.
         """
         composed = (IMAGE.option, BOXES.option)
         for name in composed if options.reference_guidance else ADDITIVE:
@@ -146,14 +146,14 @@ class SMCDModel(LatentVideoModel):
         return resolved.updated({**dict.fromkeys(composed), **weights})
 
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
-        """Composed guidance, or with ``reference_guidance`` that of the published sampler."""
+        """Returns composed guidance, or with ``reference_guidance`` that of the published sampler."""
         if not options.get("reference_guidance"):
             return super().guidance(options)
         scales = {name: options[name] for name in (TEXT.option, *ADDITIVE) if options.get(name) is not None}
         return reference_guidance(**{"guidance_scale": TEXT.default_scale, **scales})
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """Token ids, padded boxes and the first frame."""
+        """Returns token ids, padded boxes and the first frame."""
         config = self.config
         count, side = len(request.prompts), config.autoencoder.downscale
         boxes, mask = (
@@ -180,7 +180,7 @@ class SMCDModel(LatentVideoModel):
         )
 
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """Text, boxes, labels and the latent of the first frame."""
+        """Returns text, boxes, labels and the latent of the first frame."""
         del key
         null_text, first = features.get("null_text"), features["latents"][:, 0].astype(jnp.float32)
         text = features["text"]
@@ -195,7 +195,7 @@ class SMCDModel(LatentVideoModel):
         )
 
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """The prompt becomes the null text, every object absent, and each latent zero."""
+        """Replaces dropped conditions by the null text, absent objects and zero latents."""
 
         def kept(switch: str, value: Array, dropped: Array | float = 0.0) -> Array:
             if switch not in keep:
@@ -213,7 +213,7 @@ class SMCDModel(LatentVideoModel):
         )
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
-        """Box tokens and image tokens."""
+        """Returns box tokens and image tokens."""
         boxes, mask = inputs.boxes, inputs.mask
         if frames is not None:
             boxes, mask = boxes[:, frames], mask[:, frames]
@@ -227,7 +227,7 @@ class SMCDModel(LatentVideoModel):
         return Tokens(inputs.text, objects, mask, image, inputs.image_latent, inputs.hint)
 
     def precompute(self, params: Params, context: Tokens) -> Context:
-        """Keys and values of every attention to text, boxes and image."""
+        """Returns keys and values of every attention to text, boxes and image."""
         attended = self._apply(
             "unet",
             params,
@@ -253,7 +253,7 @@ class SMCDModel(LatentVideoModel):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """The UNet's output, with the ControlNet's features where the model has one."""
+        """Returns the UNet's output, with the ControlNet's features where the model has one."""
         switches = {"temporal": temporal, "dropout": dropout_seed(dropout_key)}
         control = None
         if context.controlnet is not None:

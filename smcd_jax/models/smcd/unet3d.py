@@ -26,12 +26,12 @@ class SMCDUNet(UNet3D):
         object_mask: Float[Array, "b f n"] | None = None,
         image_tokens: Float[Array, "b m g"] | Float[Array, "b f m g"] | None = None,
     ) -> UNetContext:
-        """Keys and values of every attention to text, boxes and image, by the block that uses them.
+        """Returns keys and values of every attention to text, boxes and image, by the block that uses them.
 
         Args:
             text: Text tokens.
             objects: Box tokens; None skips the gates, as in the reference.
-            object_mask: 1 where an object is present, else 0; read by the gate forms ``double`` and ``merge``.
+            object_mask: Mask, 1 where an object is present, else 0; read by the gate forms ``double`` and ``merge``.
             image_tokens: Image tokens, one set per video or one per frame.
         """
         if objects is None or self.config.gate not in GATE_FORMS:

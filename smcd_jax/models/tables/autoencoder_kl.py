@@ -92,7 +92,7 @@ def diffusers_rows(config: AutoencoderConfig) -> list[Row]:
 
 
 def diffusers_tensors(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Returns the tensors of AutoencoderKL by the names that diffusers uses since 0.18 for the layers of attention."""
+    """Returns the tensors of AutoencoderKL by the names that diffusers uses for attention layers since 0.18."""
     current = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     old = re.compile(r"(.*\.attentions\.0\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
     return {
@@ -115,7 +115,7 @@ def diffusers_config(described: Mapping[str, object]) -> AutoencoderConfig:
 
 
 def _residual_rows(skip: str | None) -> list[Row]:
-    """``skip`` is the PyTorch name of the convolution around the block, where it changes the number of channels."""
+    """Returns the rows of a residual block; ``skip`` is the PyTorch name of its shortcut convolution, if it has one."""
     rows = norm("norm1", "norm_0") + weighted("conv1", "conv_0", CONV)
     rows += norm("norm2", "norm_1") + weighted("conv2", "conv_1", CONV)
     return rows + (weighted(skip, "skip", POINTWISE_2D) if skip else [])

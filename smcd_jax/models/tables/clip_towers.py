@@ -14,7 +14,7 @@ from smcd_jax.nn.config import TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.weights.conversion_table import CONV, LINEAR, Row, array, norm, under, weighted
 from smcd_jax.weights.tensor_files import LazyTensor
 
-# Channels per attention head of ViT-H/14, which shapes do not show.
+# Channels per attention head of ViT-H/14, which cannot be inferred from shapes.
 TEXT_HEAD_WIDTH, VISION_HEAD_WIDTH = 64, 80
 
 
@@ -40,7 +40,7 @@ def vision_encoder_rows(config: VisionEncoderConfig) -> list[Row]:
 
 
 def split_towers(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
-    """Returns the tensors of the text tower and of the vision tower, without the attention mask that is no weight."""
+    """Returns the tensors of the text tower and of the vision tower, without the stored attention mask."""
     vision = {name: tensor for name, tensor in tensors.items() if name.startswith("visual.")}
     return {name: tensor for name, tensor in tensors.items() if name not in vision and name != "attn_mask"}, vision
 
@@ -94,7 +94,7 @@ def openclip_names(
     """Returns the tensors of transformers' CLIPTextModel by OpenCLIP's names, with queries, keys and values joined.
 
     Raises:
-        SMCDError: A name belongs to no CLIP text model; `value` is the name.
+        SMCDError: A name is not that of a tensor of a CLIP text model; `value` is the name.
     """
     renamed: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
@@ -137,7 +137,7 @@ def _openclip_name(short: str, path: str | os.PathLike[str] | None) -> str:
     }
     found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", short)
     if found is None or found[2] not in parts:
-        message = f"{path or 'text_encoder'}: {short} belongs to no CLIP text model; check that it is the right file"
+        message = f"{path or 'text_encoder'}: {short} is not a tensor of a CLIP text model; check the file"
         raise SMCDError(message, path=path, value=short)
     return f"transformer.resblocks.{found[1]}.{parts[found[2]]}.{found[3]}"
 

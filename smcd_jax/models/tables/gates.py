@@ -24,7 +24,7 @@ def gates_rows(gate: Gate) -> list[Row]:
 
 
 def _gate_rows(prefix: str, path: str) -> list[Row]:
-    """One gate; its PyTorch names start with a prefix."""
+    """Returns the rows of one gate, whose PyTorch names start with ``prefix``."""
     rows = array(f"{prefix}alpha_attn", f"{path}/alpha_attention") + array(f"{prefix}alpha_dense", f"{path}/alpha_ff")
     rows += under(f"{prefix}attn", f"{path}/attention", attention_rows())
     rows += under(f"{prefix}ff", f"{path}/ff", feed_forward_rows())

@@ -16,7 +16,7 @@ class TensorShapes:
     """Shapes of the tensors of one network."""
 
     def __init__(self, tensors: Tensors, *, path: str | os.PathLike[str], network: str):
-        """``path`` and ``network`` name the file and the network in error messages."""
+        """Creates the view; ``path`` and ``network`` name the file and the network in error messages."""
         self._tensors, self._path, self._network = tensors, path, network
 
     def __contains__(self, name: str) -> bool:

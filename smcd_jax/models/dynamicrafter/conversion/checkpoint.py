@@ -124,7 +124,7 @@ def _stored_config(folder: Path) -> ModelConfig | None:
 
 
 def _without_prefix(tensors: Tensors) -> dict[str, LazyTensor]:
-    """DeepSpeed puts the name of its wrapper before each name."""
+    """Removes the name of the wrapper that DeepSpeed puts before each name."""
     if any(name.startswith(PREFIXES["unet"]) for name in tensors):
         return dict(tensors)
     cut = {name[DEEPSPEED_PREFIX:]: tensor for name, tensor in tensors.items()}
@@ -132,7 +132,7 @@ def _without_prefix(tensors: Tensors) -> dict[str, LazyTensor]:
 
 
 def _leftovers(tensors: Tensors, names: Mapping[str, list[str]]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tables of the noise schedule by name, and the names of all arrays that no network reads."""
+    """Returns the tables of the noise schedule by name, and the names of all arrays that no network reads."""
     known = {name for keys in names.values() for name in keys}
     others = [name for name in tensors if name not in known]
     tables = {name: tensors[name].numpy() for name in others if len(tensors[name].shape) == 1}

@@ -12,7 +12,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.models.dynamicrafter.config import PRESETS, DynamiCrafterUNetConfig, ResamplerConfig
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 
-HEAD_WIDTH = 64  # channels per attention head of the published networks, which shapes do not show
+HEAD_WIDTH = 64  # channels per attention head of the published networks, which cannot be inferred from shapes
 FRAMES = 16  # of the published resampler; its queries are stored for all frames together
 VARIANTS = tuple(name.removeprefix("dynamicrafter_") for name in PRESETS)
 _MIDDLE = "middle_block.1.transformer_blocks.0"
@@ -87,7 +87,7 @@ def variant(
 ) -> tuple[str, tuple[str, ...]]:
     """Returns the preset of a file, and notes for the user.
 
-    The 256 model has learned image scales, and the stored rescale tells the 1024 model. The 512 model and that for
+    The 256 model has learned image scales, and the stored rescale identifies the 1024 model. The 512 model and that for
     interpolation have the same names, shapes and tables: there the path of the file decides, unless it is stated.
 
     Args:

@@ -9,7 +9,7 @@ from smcd_jax.diffusion.schedule import DYNAMIC_RESCALE_STEPS, NoiseSchedule
 
 
 def schedule_tables(schedule: NoiseSchedule) -> dict[str, Float32[np.ndarray, " t"]]:
-    """Tables by the names of the checkpoint; ``scale_arr`` only with dynamic rescale.
+    """Returns tables by the names of the checkpoint; ``scale_arr`` only with dynamic rescale.
 
     The two reciprocal tables are zero with v-prediction, as in the published files.
     """

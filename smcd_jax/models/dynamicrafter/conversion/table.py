@@ -50,7 +50,7 @@ def leftovers_rows(config: LeftoversConfig) -> list[Row]:
 
 
 def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
-    """Every array under ``model.diffusion_model.``; the 256 file spells ``fps_embedding`` ``framestride_embed``."""
+    """Returns the rows of ``model.diffusion_model.``; the 256 file spells ``fps_embedding`` ``framestride_embed``."""
     rows = embedding_rows("time_embed", "time_embedding") + embedding_rows("fps_embedding", "fps_embedding")
     rows += under("init_attn.0", "encoder_0/temporal", transformer_rows(POINTWISE_1D))
     channels = config.base_channels
@@ -67,7 +67,7 @@ def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
 
 
 def resampler_rows(config: ResamplerConfig) -> list[Row]:
-    """Every array under ``image_proj_model.``."""
+    """Returns rows of all arrays under ``image_proj_model.``."""
     rows = array("latents", "latents") + weighted("proj_in", "proj_in", LINEAR)
     rows += weighted("proj_out", "proj_out", LINEAR) + norm("norm_out", "norm_out")
     for layer in range(config.layers):
@@ -82,7 +82,7 @@ def resampler_rows(config: ResamplerConfig) -> list[Row]:
 
 
 def spatial_rows(*, images: bool = True, learned_scale: bool = False, gate: Gate = "none") -> list[Row]:
-    """Every array of a SpatialTransformer: the second half of the dual cross-attention, its scale, and gates."""
+    """Returns the rows of a SpatialTransformer, with dual cross-attention, its scale, and gates."""
     own: list[Row] = []
     if images:
         own += weighted("to_k_ip", "image_key", LINEAR, bias=False)

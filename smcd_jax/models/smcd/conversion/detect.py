@@ -11,7 +11,7 @@ from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 from smcd_jax.nn.config import Gate, UNetConfig
 
-HEAD_WIDTH = 64  # channels per attention head of the published UNet, which shapes do not show
+HEAD_WIDTH = 64  # channels per attention head of the published UNet, which cannot be inferred from shapes
 _MIDDLE = "middle_block.1.transformer_blocks.0"
 
 
@@ -84,7 +84,7 @@ def image_encoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> I
 
 
 def _encoder_sizes(shapes: TensorShapes, levels: list[dict[str, int]], head_width: int) -> dict[str, Any]:
-    """Fields of `UNetConfig` that the encoder alone determines."""
+    """Returns the fields of `UNetConfig` that the encoder alone determines."""
     width = shapes["time_embed.0.weight"][1]
     return {
         "base_channels": width,
@@ -97,7 +97,7 @@ def _encoder_sizes(shapes: TensorShapes, levels: list[dict[str, int]], head_widt
 
 
 def _levels(shapes: TensorShapes) -> list[dict[str, int]]:
-    """Channels, residual blocks and attention of each level of the encoder, from ``input_blocks`` in order."""
+    """Returns channels, residual blocks and attention of each level of the encoder, from ``input_blocks`` in order."""
     levels = [{"channels": 0, "blocks": 0, "attention": 0}]
     for index in range(1, shapes.count(r"input_blocks\.(\d+)\.")):
         if f"input_blocks.{index}.op.weight" in shapes:

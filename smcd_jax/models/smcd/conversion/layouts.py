@@ -1,4 +1,4 @@
-"""The published layouts: folders of ModelScope text-to-video, of the same in diffusers, and of SMCD's networks."""
+"""The published layouts: ModelScope text-to-video in its own and in diffusers' layout, and SMCD's networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from smcd_jax.weights.tensor_files import find_tensor_file, open_tensors, tensor
 
 LICENSE = "that of the source weights (ModelScope text-to-video: CC BY-NC 4.0)"
 CONFIGURATION = "configuration.json"
-CONFIG_KEY = "smcd_jax"  # of `CONFIGURATION`: the config of an exported model, part of which tensors do not show
+CONFIG_KEY = "smcd_jax"  # key in `CONFIGURATION`: config of an exported model, part of which shapes do not determine
 
 # Table of each component, and the file that holds it in the published layout.
 _FILES = {
@@ -140,7 +140,7 @@ def _model_config(sources: Mapping[str, Source], folders: list[Path]) -> ModelCo
 
 
 def _read_modelscope(folder: Path, *, with_vision: bool) -> dict[str, Source]:
-    """Autoencoder and CLIP towers of a ModelScope folder."""
+    """Reads the autoencoder and the CLIP towers of a ModelScope folder."""
     stored, prefix = _stored_config(folder), autoencoder_kl.PREFIX
     file = tensor_file(folder, "VQGAN_autoencoder")
     content = open_tensors(file)
@@ -233,14 +233,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _stated_head_width(folder: Path) -> int | None:
-    """Channels per attention head, from ``configuration.json``."""
+    """Returns the channels per attention head, from ``configuration.json``."""
     if not (folder / CONFIGURATION).is_file():
         return None
     return _read_json(folder / CONFIGURATION).get("model", {}).get("model_cfg", {}).get("unet_head_dim")
 
 
 def _stored_config(folder: Path) -> ModelConfig | None:
-    """The config that an export wrote into ``configuration.json``."""
+    """Returns the config that an export wrote into ``configuration.json``."""
     path = folder / CONFIGURATION
     stored = _read_json(path).get(CONFIG_KEY) if path.is_file() else None
     return from_dict(ModelConfig, stored, path=path) if stored else None

@@ -62,7 +62,7 @@ def spatial_rows(gate: Gate) -> list[Row]:
 
 
 def _encoder_rows(config: UNetConfig) -> list[Row]:
-    """``input_blocks``, which UNet and ControlNet have."""
+    """Returns the rows of ``input_blocks``, which the UNet and the ControlNet share."""
     rows, channels = [], config.base_channels
     for index, plan in enumerate(encoder_plan(config)):
         skip = plan.channels != channels
@@ -72,7 +72,7 @@ def _encoder_rows(config: UNetConfig) -> list[Row]:
 
 
 def _block_rows(plan: BlockPlan, torch: str, path: str, *, gate: Gate, skip: bool) -> list[Row]:
-    """An entry of ``input_blocks`` or ``output_blocks``, whose parts are numbered in the order of use."""
+    """Returns the rows of an ``input_blocks`` or ``output_blocks`` entry, whose parts are numbered in order of use."""
     if plan.kind == "stem":
         stem = weighted("0", "conv", CONV) + under("1", "temporal", transformer_rows(POINTWISE_1D))
         return under(torch, path, stem)
