@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is whole or absent."""
+"""Atomic writes: a file or folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_name_as_long_as_the_file_system_allows(tmp_path):
+def test_the_longest_name_of_the_file_system_is_written(tmp_path):
     path = tmp_path / ("n" * 250 + ".json")
     files.write_json(path, [1])
     assert json.loads(path.read_text()) == [1]
@@ -52,7 +52,7 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path):
     assert "n" * 300 in str(error.value)
 
 
-def test_json_is_readable_and_whole_or_absent(tmp_path):
+def test_json_is_readable_and_complete_or_absent(tmp_path):
     data = {"prompt": "une fusée", "seed": 3, "box": [0.1, 0.2]}
     path = files.write_json(tmp_path / "a.json", data)
     assert "fusée" in path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@
     python -m tests.full_size.dynamicrafter compare FILE.safetensors MODEL
 
 ``compare`` maps every array of the model folder back to its PyTorch name and compares it bit for bit with the file,
-component by component, so that it needs memory for one.
+one component at a time, so that only one is in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.golden.formula_weights import formula_weights
 
 
 def tensors_of(shapes: Mapping[str, list[int]], variant: str) -> Iterator[np.ndarray]:
-    """Float32 tensors in the order of their names."""
+    """Yields float32 tensors in the order of their names."""
     config = PRESETS[f"dynamicrafter_{variant}"]
     tables = schedule_tables(
         NoiseSchedule(
@@ -63,7 +63,7 @@ def write_checkpoint(path: Path, keys: Path, variant: str) -> None:
 
 
 def compare(path: Path, model: Path) -> int:
-    """Number of arrays that differ, by one bit or more, and of names that are missing on either side."""
+    """Returns the number of arrays that differ in any bit, plus the number of names missing on either side."""
     tensors, folder, faults = open_tensors(path), ModelFolder(model), 0
     seen = set()
     for component, rows in component_rows(folder.config).items():

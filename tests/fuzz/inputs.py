@@ -1,4 +1,4 @@
-"""Inputs for fuzzing: valid files of every format, and what people and disks do to files."""
+"""Inputs for fuzzing: valid files of every format, and typical damage to files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _STUDIO = [
         ],
     }
 ]
-# Valid files by name; the suffix decides about detection as it does for people.
+# Valid files by name; the format is detected by the suffix, as for users.
 SEEDS: Mapping[str, str] = {
     "tracks.json": json.dumps(_TRACKS),
     "instances.json": json.dumps(_VIS),
@@ -158,7 +158,7 @@ def _numbers(text: str) -> list[tuple[int, int]]:
 
 
 def run_import(name: str, data: bytes, folder: Path, *, format: str | None, label: str | None) -> bool:
-    """Imports one file; returns whether it was read. Anything but tracks or an `SMCDError` is a fault."""
+    """Imports one file; returns whether it was read. Any result but tracks or an `SMCDError` is a fault."""
     path = folder / name
     path.write_bytes(data)
     try:
@@ -170,7 +170,7 @@ def run_import(name: str, data: bytes, folder: Path, *, format: str | None, labe
 
 
 def run_text(data: bytes) -> bool:
-    """Parses text of the flag --track."""
+    """Parses text as a value of --track."""
     try:
         _check(parse_track(data.decode("utf-8", errors="replace"), image_size=SIZE, frames=8))
     except SMCDError:
@@ -179,7 +179,7 @@ def run_text(data: bytes) -> bool:
 
 
 def run_table(data: bytes, folder: Path) -> bool:
-    """Reads a table of any columns."""
+    """Reads a table with any columns."""
     path = folder / "table.csv"
     path.write_bytes(data)
     try:
@@ -190,7 +190,7 @@ def run_table(data: bytes, folder: Path) -> bool:
 
 
 def one(rng: random.Random, folder: Path) -> bool:
-    """One random input for one random importer."""
+    """Runs one random importer on one random input."""
     choice = rng.randrange(20)
     if choice == 0:
         return run_text(mutated(TRACK_TEXT, rng))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.fuzz.inputs import one
 
-SECONDS = 10  # for one input; more is a hang
+SECONDS = 10  # time limit of one input; a longer time counts as a hang
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Importers of tracks and the reader of records under damaged input: one error of ours, or a valid result."""
+"""Importers of tracks and the reader of records with damaged input: an `SMCDError`, or a valid result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUICK = hypothesis.settings(
 
 @QUICK
 @hypothesis.given(seed=st.integers(0, 2**32))
-def test_changed_files_of_every_format(tmp_path, seed):
+def test_changed_files_of_every_format_are_read_or_refused(tmp_path, seed):
     one(random.Random(seed), tmp_path)
 
 
@@ -59,7 +59,7 @@ JSON_SEEDS = {name: json.loads(text) for name, text in SEEDS.items() if name.end
 
 @QUICK
 @hypothesis.given(name=st.sampled_from(sorted(JSON_SEEDS)), data=st.data(), new=values)
-def test_json_with_any_value_in_any_place(tmp_path, name, data, new):
+def test_json_with_any_value_in_any_place_is_read_or_refused(tmp_path, name, data, new):
     content = JSON_SEEDS[name]
     path = data.draw(st.sampled_from(paths_in(content)))
     text = json.dumps(replaced(content, path, new)).encode()
@@ -75,7 +75,7 @@ numbers = st.integers(-3, 12).map(str) | st.floats(width=32).map(str) | st.sampl
     separator=st.sampled_from([",", ";", "\t", " ", ", "]),
     format=st.sampled_from([None, *READ_FORMATS]),
 )
-def test_tables_of_any_numbers(tmp_path, rows, separator, format):
+def test_tables_of_any_numbers_are_read_or_refused(tmp_path, rows, separator, format):
     data = "\n".join(separator.join(row) for row in rows).encode()
     run_import("gt.txt", data, tmp_path, format=format, label="car")
     run_table(data, tmp_path)
@@ -83,7 +83,7 @@ def test_tables_of_any_numbers(tmp_path, rows, separator, format):
 
 @QUICK
 @hypothesis.given(data=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode(errors="replace")))
-def test_any_bytes(tmp_path, data):
+def test_files_of_any_bytes_are_read_or_refused(tmp_path, data):
     run_text(data)
     run_table(data, tmp_path)
     for name in ("a.json", "a.xml", "a.txt"):
@@ -112,7 +112,7 @@ def records(tmp_path_factory) -> Path:
 
 
 def read_all(folder: Path) -> int:
-    """Reads every clip; returns how many were read."""
+    """Reads every clip; returns the number that could be read."""
     read = 0
     try:
         opened = RecordFolder(folder, "test", max_bad_share=1)

@@ -21,7 +21,7 @@ from smcd_jax.models.smcd.model import Inputs, SMCDModel
 from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
 
-LOOP_TOLERANCE = 1e-4  # fifty guided steps magnify float32 rounding; the reference's own noise is about 2e-6
+LOOP_TOLERANCE = 1e-4  # fifty guided steps amplify float32 rounding; the reference's own error is about 2e-6
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
@@ -39,7 +39,7 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
 
 
 def ddim(golden: Golden) -> Iterator[Comparison]:
-    """The trajectory, the x0 predicted at each step, and the conditions on the way."""
+    """Compares the trajectory, the x0 predicted at each step, and the encoded conditions."""
     arrays, given = golden.arrays(), golden.config
     config, unet_params = load_unet(golden, golden.case["unet"], golden.other_case(golden.case["unet"]))
     configs, params = load_aux(golden, golden.case["aux"])
@@ -90,7 +90,7 @@ class _Programs(NamedTuple):
 
 @functools.cache
 def _programs(config: ModelConfig, policy: Any, branches: tuple) -> _Programs:
-    """Programs of a model; all that differs between files comes as an argument, so that they share these."""
+    """Returns the programs of a model; values that differ between files are arguments, so that files share them."""
     model = SMCDModel(config, policy)
 
     @jax.jit

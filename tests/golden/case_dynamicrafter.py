@@ -209,7 +209,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     table = solver_table(model.schedule, given)
     times = table.timesteps[: table.num_steps].astype(int)
     yield compare("times", times, arrays["out/timesteps"], 0.0)
-    # the reference's x_0 carries the dynamic rescale of the step's landing; the last step keeps its own
+    # the reference scales x_0 by the dynamic rescale of the next timestep; the last step uses its own
     landing = np.append(times[1:], times[-1])
     worst_x = worst_x0 = 0.0
     loop = run_loop(model, params, tokens, guidance=guidance, golden=golden)

@@ -24,8 +24,8 @@ from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, compare, load_aux, picture, video
 
 LOSS_TOLERANCE = 1e-5
-# A gradient may differ by 1e-3 of its own norm and 1e-6 of the global norm: gradients of scalar gates are sums that
-# nearly cancel, and one tensor's true gradient is exactly zero.
+# A gradient may differ by 1e-3 of its own norm plus 1e-6 of the global norm, because gradients of scalar gates are sums
+# that nearly cancel, and the true gradient of one tensor is exactly zero.
 OF_ITS_NORM, OF_GLOBAL_NORM = 1e-3, 1e-6
 PREFIXES = {"unet": "unet.", "position_net": "position_net.", "image_encoder": "visual_encoder."}
 
@@ -56,7 +56,7 @@ def loss_and_gradients(configs: tuple[tuple[str, Any], ...], stage: int) -> Call
 
 
 class StepInputs(NamedTuple):
-    """What one step is computed from."""
+    """Inputs of one step."""
 
     latents: jax.Array
     noised: Noised
@@ -79,7 +79,7 @@ def step_inputs(arrays: Mapping[str, np.ndarray], *, drop_all: bool) -> StepInpu
 
 
 def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepInputs, stage: int) -> jax.Array:
-    """The loss that `smcd train` minimises."""
+    """Returns the loss that `smcd train` minimises."""
     used = configs if stage == 2 else {name: part for name, part in configs.items() if name != "image_encoder"}
     config = TrainConfig(
         model=ModelConfig(**{"image_encoder": None, **used}), trainable=("unet/.*",), temporal=stage == 2
@@ -91,7 +91,7 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
 
 
 def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> Comparison:
-    """Every stored gradient, whole or sampled; the error is a share of what is allowed."""
+    """Compares every stored gradient, complete or sampled; the error is a share of the allowed difference."""
     stored = {name.split("/", 1)[1]: name for name in arrays.keys() if name.startswith(("g/", "g_sample/"))}  # noqa: SIM118
     global_norm = np.sqrt(sum(float(arrays[f"g_norm/{name}"]) ** 2 for name in stored if f"g_norm/{name}" in arrays))
     if not global_norm:

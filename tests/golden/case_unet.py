@@ -20,7 +20,7 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 
 
 def unet_config(case: Mapping[str, Any], image_width: int = 1024, object_width: int = 1024) -> UNetConfig:
-    """Our config from the reference's argument names."""
+    """Returns our config for the reference's argument names."""
     given = case["config"]
     return UNetConfig(
         latent_channels=given["out_dim"] if "out_dim" in given else given["in_dim"],
@@ -41,7 +41,7 @@ def unet_config(case: Mapping[str, Any], image_width: int = 1024, object_width: 
 
 
 def load_unet(golden: Golden, file: str, case: Mapping[str, Any]) -> tuple[UNetConfig, dict[str, Any]]:
-    """Config and parameters of a UNet file, also for cases that borrow its weights."""
+    """Returns config and parameters of a UNet file, also for cases that use its weights."""
     weights = golden.weights(file)
     gates = {name.rsplit("gate_attn.", 1)[1]: array for name, array in weights.items() if ".gate_attn." in name}
     widths = {"object_width": gates["linear.weight"].shape[1]} if gates else {}
@@ -70,7 +70,7 @@ def run_unet(
 
 
 def unet(golden: Golden) -> Iterator[Comparison]:
-    """Every output of the file that is not of the dead object-oriented attention."""
+    """Compares every output of the file except those of the unused object-oriented attention."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file, golden.case)
     t, text = arrays["in/t"], arrays["in/y"]

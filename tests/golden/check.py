@@ -1,11 +1,11 @@
-"""Compares this project's networks and samplers with numbers the PyTorch reference computed.
+"""Compares this project's networks and samplers with numbers that the PyTorch reference computed.
 
     python tests/golden/check.py DIR [--full] [--only TEXT] [--dtype bfloat16] [--output FILE]
 
-DIR holds ``cases.json`` (kind and config of each file) and the files. Prints one line per quantity and exits 1 if any
-failed or none ran. ``--full`` adds the full-size UNet (about 10 GB of memory). float32 runs with matrix products of
-highest precision. bfloat16 runs with the kernels of the device and a looser limit, see `BFLOAT16_TOLERANCE`.
-JAX runs on the CPU unless ``JAX_PLATFORMS`` names another platform.
+DIR holds ``cases.json`` (kind and config of each file) and the files. Prints one line per quantity and exits with
+status 1 if any comparison failed or none was run. ``--full`` adds the full-size UNet (about 10 GB of memory). float32
+runs with matrix products of highest precision. bfloat16 runs with the kernels of the device and a looser limit, see
+`BFLOAT16_TOLERANCE`. JAX runs on the CPU unless ``JAX_PLATFORMS`` names another platform.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LOOPS = ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui")
 def comparisons(
     folder: Path, *, full: bool = False, only: str = "", dtype: str = "float32"
 ) -> Iterator[tuple[str, Comparison | str]]:
-    """Each file of ``cases.json`` with its comparisons, or with the reason why it was left out."""
+    """Yields each file of ``cases.json`` with its comparisons, or with the reason why it was left out."""
     policy = ComputePolicy() if dtype == "float32" else ComputePolicy.for_device(dtype)
     cases = json.loads((folder / "cases.json").read_text())
     for file, case in cases.items():
@@ -82,7 +82,7 @@ def comparisons(
 
 
 def _loosened(comparison: Comparison, kind: str) -> Comparison:
-    """The bfloat16 limit for what networks compute; tables and time steps are float64 and keep theirs."""
+    """Applies the bfloat16 limit to outputs of networks; tables and timesteps are float64 and keep their limits."""
     if comparison.tolerance < MODULE_TOLERANCE:
         return comparison
     limit = (
@@ -92,12 +92,12 @@ def _loosened(comparison: Comparison, kind: str) -> Comparison:
 
 
 def report(dtype: str, results: list[tuple[str, Comparison]], *, complete: bool) -> dict[str, Any]:
-    """The comparisons so far as JSON values, and among them the one that uses most of its limit.
+    """Returns the comparisons so far as JSON values, and the one that is closest to its limit.
 
     Args:
         dtype: Dtype of the networks.
         results: Files and comparisons.
-        complete: Whether these are all.
+        complete: Whether all comparisons have been run.
     """
     rows = [
         {"file": file, "quantity": item.quantity, "error": item.error, "tolerance": item.tolerance, "ok": item.ok}

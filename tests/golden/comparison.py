@@ -1,4 +1,4 @@
-"""What the golden cases share: opened files, weights by our names, and comparisons relative to the largest output."""
+"""Helpers of the golden cases: open files, weights by our names, and comparisons relative to the largest output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.conversion_table import Row
 
-MODULE_TOLERANCE = 2e-5  # of the largest output; the reference's own float32 noise is about 1e-6
+MODULE_TOLERANCE = 2e-5  # share of the largest output; the reference's own float32 noise is about 1e-6
 # bfloat16 keeps 8 significant bits, so a rounding is off by up to 2^-9 (0.2 %) of a value. A hundred roundings in a row
 # add up to about 2 % of the largest output as a random walk; 5 % leaves room for other kernels' order of summation.
 BFLOAT16_TOLERANCE = 0.05
@@ -72,13 +72,13 @@ class Golden:
 
 
 def params_of(rows: Sequence[Row], tensors: Mapping[str, np.ndarray], abstract: Any, where: str) -> dict[str, Any]:
-    """Our parameter tree from golden weights; every name must fit."""
+    """Returns our parameter tree from golden weights; every name must match."""
     match(rows, tensors, flatten(abstract), where=where)
     return unflatten({path: jnp.asarray(leaf) for path, leaf in to_flax(rows, tensors).items()})
 
 
 def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configs and parameters of position net and image encoder from their common file."""
+    """Returns configs and parameters of position net and image encoder from their common file."""
     given, weights = golden.other_case(file)["config"], golden.weights(file)
     part = lambda prefix: {  # noqa: E731
         name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)
@@ -99,7 +99,7 @@ def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def compare(quantity: str, got: Any, want: np.ndarray, tolerance: float = MODULE_TOLERANCE) -> Comparison:
-    """The largest difference, as a share of the largest wanted value."""
+    """Compares arrays by the largest difference, as a share of the largest expected value."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
         return Comparison(f"{quantity}: shape {got.shape}, wanted {want.shape}", np.inf, tolerance)

@@ -13,7 +13,7 @@ CHUNK = 1 << 16  # values hashed at a time: two such buffers stay in a core's ca
 
 
 class Spread(NamedTuple):
-    """A tensor's values are centre + radius * u, with u uniform in [-1, 1)."""
+    """Distribution of a tensor's values: centre + radius * u, with u uniform in [-1, 1)."""
 
     centre: float
     radius: float
@@ -23,7 +23,7 @@ Rule = Callable[[str, Sequence[int]], Spread]
 
 
 def unet_rule(name: str, shape: Sequence[int]) -> Spread:
-    """Gates near 0.6, norm scales near 1, biases near 0, kernels of variance 1 / fan-in."""
+    """Returns the spread: gates near 0.6, norm scales near 1, biases near 0, kernels of variance 1 / fan-in."""
     if not shape:
         return Spread(0.6, 0.3)
     if len(shape) == 1:
@@ -32,7 +32,7 @@ def unet_rule(name: str, shape: Sequence[int]) -> Spread:
 
 
 def i3d_rule(name: str, shape: Sequence[int]) -> Spread:
-    """As the UNet's, with running variances near 1 and, for ReLU, kernels of variance 2 / fan-in."""
+    """Returns the spread of `unet_rule`, but running variances near 1 and, for ReLU, kernels of variance 2 / fan-in."""
     if len(shape) == 1 and name.endswith(".running_var"):
         return Spread(1.0, 0.3)
     if len(shape) > 1:
@@ -47,13 +47,13 @@ def formula_weights(
     *,
     buffers: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and float32 tensor, one after the other: only what the caller keeps takes memory.
+    """Yields name and float32 tensor one after the other, so that only tensors that the caller keeps use memory.
 
     Args:
-        prefix: Text joined to the name before hashing ("unet.").
-        shapes: PyTorch names and shapes.
-        rule: Centre and radius of each tensor.
-        buffers: C-contiguous float32 arrays to write into, by name; absent ones are allocated.
+        prefix: Prefix of the name before hashing, such as "unet.".
+        shapes: Shapes by PyTorch name.
+        rule: Function that returns centre and radius of each tensor.
+        buffers: C-contiguous float32 arrays to write into, by name; missing ones are allocated.
     """
     for name, shape in shapes.items():
         given = (buffers or {}).get(name)

@@ -1,9 +1,9 @@
-"""Copies the golden cases that travel with the repository, without what the comparisons do not read.
+"""Copies the golden cases that are part of the repository, without arrays that the comparisons do not read.
 
     python tests/golden/make_selection.py GOLDEN_FOLDER [--output tests/golden/selection]
 
 The selection has one case of each kind of arithmetic and stays under 15 MB, so that parity can be checked on a machine
-that has the repository alone. The UNet and the weights of the small encoders serve the DDIM loop too.
+that has only the repository. The UNet and the weights of the small encoders serve the DDIM loop too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 SELECTION = Path(__file__).with_name("selection")
 MOST_BYTES = 15_000_000
-FILES = (  # the cheap ones first: a check that is cut off has covered most of them
+FILES = (  # the fastest first, so that an interrupted check has covered most of them
     "modules/sinusoidal_embedding.npz",
     "modules/downsample.npz",
     "modules/upsample.npz",
@@ -31,7 +31,7 @@ FILES = (  # the cheap ones first: a check that is cut off has covered most of t
 
 
 def copy_case(source: Path, target: Path) -> int:
-    """Writes the arrays of a golden file but its float64 outputs, and returns the size of the new file in bytes."""
+    """Writes the arrays of a golden file except its float64 outputs; returns the size of the new file in bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with np.load(source) as arrays:
         np.savez_compressed(target, **{name: arrays[name] for name in arrays.files if not name.startswith("out64/")})

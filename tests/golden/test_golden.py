@@ -11,7 +11,7 @@ from tests.golden.check import main as check
 from tests.golden.comparison import Golden
 
 CASES = SHARED / "golden" / "cases.json"
-# of DynamiCrafter's folder the parts, and of each longer kind one case; check.py runs all of them
+# all parts of DynamiCrafter's folder, and one case of each slower kind; check.py runs all of them
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
 DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
@@ -57,7 +57,7 @@ def test_dynamicrafter_agrees_with_the_reference(file):
     [({}, 1), ({"x.npz": {"kind": "something new", "config": {}}}, 1), (None, 2)],
     ids=["no case", "unknown kind", "no cases.json"],
 )
-def test_nothing_checked_is_a_failure(tmp_path, monkeypatch, capsys, content, status):
+def test_a_run_without_comparisons_fails(tmp_path, monkeypatch, capsys, content, status):
     if content is not None:
         (tmp_path / "cases.json").write_text(json.dumps(content))
     monkeypatch.setattr("sys.argv", ["check.py", str(tmp_path)])

@@ -31,7 +31,7 @@ def test_tables_show_the_numbers_of_the_json(path):
         assert len(numbers(block[0])) > 1
 
 
-def test_a_cell_is_the_mean_over_the_seeds_and_each_of_them_and_a_missing_variant_is_not_run():
+def test_a_cell_shows_the_mean_and_each_seed_and_a_missing_variant_is_marked():
     evaluations = json.loads((figures.FIGURES / "ablation.json").read_text())
     made = {}
     for seed, score in enumerate((0.5, 0.7)):
@@ -45,7 +45,7 @@ def test_a_cell_is_the_mean_over_the_seeds_and_each_of_them_and_a_missing_varian
     assert set(rows) == set(ablation.VARIANTS)
 
 
-def test_joint_sees_as_many_frames_as_two_stages_together():
+def test_joint_training_sees_as_many_frames_as_both_stages():
     frames = lambda config: config.run.steps * config.data.batch_size * config.data.frames  # noqa: E731
     stage_1 = frames(stage1_object.get_config())
     for variant in ablation.VARIANTS:

@@ -71,7 +71,7 @@ def test_a_profile_is_reduced_to_launches_times_and_gaps():
     """Two streams overlap: kernel times add up to more than the time in which any kernel ran."""
     kernels = [
         Kernel("gemm_fusion_dot_1", 0, 4e6),
-        Kernel("loop_add_fusion_2", 2e6, 3e6),  # 1 ms of it alone
+        Kernel("loop_add_fusion_2", 2e6, 3e6),  # 1 ms of it without overlap
         Kernel("gemm_fusion_dot_9", 7e6, 1e6),  # after a gap of 2 ms
         Kernel("fusion.3", 8e6, 2e6, "fusion.3"),
         Kernel("input_reduce_fusion", 10.5e6, 0.5e6),  # after a gap of half a millisecond
@@ -94,7 +94,7 @@ def test_a_profile_is_reduced_to_launches_times_and_gaps():
     assert lines[2].split() == ["matmul", "1.0", "2.500", "47.6%"]
 
 
-def test_fusions_are_known_by_what_they_compute():
+def test_fusions_are_classified_by_their_instructions():
     hlo = """HloModule x
 %fused_computation.1 (p: bf16[2,2]) -> bf16[2,2] {
   %dot.1 = bf16[2,2]{1,0} dot(%p, %p)
@@ -128,7 +128,7 @@ def test_a_folder_without_a_profile_is_reported(tmp_path):
 
 
 def example_results() -> dict:
-    """What the steps of a complete run write, with made-up figures."""
+    """Returns the results of a complete run, with invented figures."""
     step = {"step_seconds": 0.02, "median_step_seconds": 0.021, "clip_loop_seconds": 1.5, "peak_memory_bytes": 7e9}
     sample = {**step, "compile_seconds": 61.25, "share_of_matmul": 0.41, "matmul_tflop_per_second": 790.0}
     torch = {**step, "first_call_seconds": 9.0}
@@ -206,7 +206,7 @@ class TestRun:
 
     @pytest.mark.parametrize("run", RUNS)
     @pytest.mark.parametrize(("device", "minutes"), [("gpu", 9), ("cpu", 6)])
-    def test_a_run_has_a_longest_time(self, tmp_path, run, device, minutes):
+    def test_a_run_has_a_time_limit(self, tmp_path, run, device, minutes):
         assert sum(step.seconds for step in RUNS[run](self.options(tmp_path, device))) <= 60 * minutes
 
     def test_at_most_eight_files_are_written(self, tmp_path):
@@ -238,7 +238,7 @@ class TestRun:
             "[3/3] good: done",
         ]
 
-    def test_the_script_says_what_a_run_needs(self, tmp_path):
+    def test_the_script_reports_what_a_run_needs(self, tmp_path):
         done = subprocess.run(
             ["bash", ROOT / "launch" / "gpu.sh", "--run", "Z", "--output", tmp_path],
             env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
@@ -251,11 +251,11 @@ class TestRun:
 
 
 class TestSelection:
-    def test_its_size(self):
+    def test_the_selection_is_small(self):
         files = [path for path in SELECTION.rglob("*") if path.is_file()]
         assert 1_000_000 < sum(path.stat().st_size for path in files) <= MOST_BYTES
 
-    def test_its_files_are_those_of_its_cases(self):
+    def test_the_selection_has_the_files_of_its_cases(self):
         cases = json.loads((SELECTION / "cases.json").read_text())
         assert {str(path.relative_to(SELECTION)) for path in SELECTION.rglob("*.npz")} == set(cases)
         kinds = {case["kind"] for case in cases.values()}
@@ -264,7 +264,7 @@ class TestSelection:
 
 
 class TestRandomParams:
-    def test_values_are_spread_as_said(self):
+    def test_values_have_the_requested_spread(self):
         config = PRESETS["tiny"].unet
         policy = ComputePolicy(params=jnp.bfloat16, compute=jnp.bfloat16)
         params = random_params(config, policy)
@@ -284,7 +284,7 @@ class TestRandomParams:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", runs.BATCHES)
 def test_the_full_size_program_traces(batch):
-    """Shapes alone, with XLA's attention since cuDNN's asks for cuDNN while it is traced; arguments take 4 GB."""
+    """Traces shapes only, with XLA's attention because cuDNN's requires cuDNN for tracing; arguments take 4 GB."""
     policy = dataclasses.replace(ComputePolicy.for_device("bfloat16", "gpu"), attention="xla")
     program = sampling_program("smcd", policy, batch=batch, abstract=True)
     after = jax.eval_shape(program.function, *program.steps(0, 50))
@@ -297,7 +297,7 @@ def test_the_full_size_program_traces(batch):
     assert 3.5e9 < arguments < 5e9
 
 
-def test_the_network_of_diffusers_has_the_sizes_of_ours():
+def test_the_network_of_diffusers_has_our_sizes():
     """The published size is the default of `UNet3DConditionModel`."""
     arguments = unet_arguments(UNetConfig())
     assert arguments["block_out_channels"] == (320, 640, 1280, 1280)

@@ -1,4 +1,4 @@
-"""Drawing changes only what it should."""
+"""Drawing of boxes and labels changes only the intended pixels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_drawing_changes_only_the_border_and_the_label():
     for line in (drawn[0, 128, 64:192], drawn[0, 223, 64:192], drawn[0, 128:224, 64], drawn[0, 128:224, 191]):
         assert (line == (255, 0, 255)).all()
     changed = (drawn[0] != frames[0]).any(-1)
-    assert not changed[131:221, 67:189].any()  # the inside, lines of at most three pixels left out
+    assert not changed[131:221, 67:189].any()  # the inside, without lines of at most three pixels
     changed[128:224, 64:192] = False
-    label = np.argwhere(changed)  # what is left stands on the box, at its left corner, no larger than three letters are
+    label = np.argwhere(changed)  # the remaining pixels are a label of three letters above the left corner of the box
     assert label.min(0).tolist()[1] == 64
     assert label.max(0).tolist()[0] == 127
     assert np.ptp(label, axis=0).max() < 30
@@ -32,7 +32,7 @@ def test_drawing_changes_only_the_border_and_the_label():
 
 @pytest.mark.parametrize("size", [64, 256, 1024])
 def test_a_label_is_legible_at_every_size(size):
-    """Legible: black letters at least six pixels high on a tag of the object's colour, wherever the box is."""
+    """Letters are black and at least six pixels high, on a tag of the object's colour, wherever the box is."""
     frames = np.full((1, size, size, 3), 60, np.uint8)
     color = media.object_colors(1)[0]
     widths = []
@@ -48,7 +48,7 @@ def test_a_label_is_legible_at_every_size(size):
         assert np.ptp(ink[:, 0]) + 1 >= max(6, size // 50)
         assert np.ptp(ink[:, 0]) + 1 < size / 6  # and does not cover the picture
         widths.append(right - left)
-    assert min(widths) > 0.7 * max(widths)  # a line of the box may hide its edge, the picture's edge cuts nothing off
+    assert min(widths) > 0.7 * max(widths)  # a line of the box may hide the edge of the tag
 
 
 def test_lines_grow_with_the_picture():
@@ -104,7 +104,7 @@ def test_twenty_one_objects_have_distinct_colours():
     assert colors[:2] == [(230, 159, 0), (86, 180, 233)]  # Okabe and Ito's orange and sky blue
 
 
-def test_drawing_refuses_what_does_not_fit():
+def test_drawing_refuses_inconsistent_arguments():
     frames, boxes, mask = noise(2, 16, 16, 3), np.zeros((2, 1, 4), np.float32), np.ones((2, 1))
     boxes[..., 2:] = 0.5
     for argument, value, arguments in (
@@ -121,7 +121,7 @@ def test_drawing_refuses_what_does_not_fit():
     with refused("boxes", value=(0, 0, np.inf, 0.5)) as error:
         media.draw_boxes(frames, boxes, mask, ["cat"])
     assert "object 0 (cat) in frame 1" in str(error.value)
-    media.draw_boxes(frames, boxes, np.array([[1], [0]]), ["cat"])  # masked out, it does no harm
+    media.draw_boxes(frames, boxes, np.array([[1], [0]]), ["cat"])  # a masked box is not checked
 
 
 def test_a_contact_sheet_holds_every_frame():
@@ -153,7 +153,7 @@ def test_a_contact_sheets_captions_are_dark_on_white_above_each_row():
     assert plain.min() == 200
 
 
-def test_a_contact_sheet_refuses_what_does_not_fit():
+def test_a_contact_sheet_refuses_inconsistent_arguments():
     video = noise(2, 8, 8, 3)
     for argument, value, videos, options in (
         ("videos", 0, [], {}),

@@ -1,4 +1,4 @@
-"""Sampling runs where PyAV is not installed, such as a GPU host that only measures."""
+"""Sampling runs without PyAV, for example on a GPU host that only measures."""
 
 import subprocess
 import sys

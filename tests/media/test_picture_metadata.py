@@ -1,4 +1,4 @@
-"""Metadata never decides whether a picture is read: text, profiles and EXIF, broken or large, and kinds not read."""
+"""Broken or large metadata (text, profiles, EXIF) never prevents reading a picture; other formats are named."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ BOMB = zlib.compress(b"\0" * (40 << 20))
         chunk(b"prVt", b"private", intact=False),
     ],
 )
-def test_a_png_is_read_whatever_stands_beside_its_pixels(tmp_path, extra, at_end, caplog):
+def test_a_png_is_read_with_any_further_chunk(tmp_path, extra, at_end, caplog):
     (tmp_path / "a.png").write_bytes(with_chunk(extra, at_end=at_end))
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), PICTURE)
 
 
-def test_many_texts_are_no_obstacle(tmp_path):
+def test_a_png_with_many_texts_is_read(tmp_path):
     info = PngImagePlugin.PngInfo()
     for number in range(100):
         info.add_text(f"k{number}", "x" * (1 << 20), zip=True)
@@ -86,7 +86,7 @@ def test_many_texts_are_no_obstacle(tmp_path):
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), PICTURE)
 
 
-def test_good_metadata_stays_as_it_is():
+def test_valid_metadata_is_unchanged():
     for data in (png(), jpeg(), jpeg(exif=turned(6), comment=b"x"), png(exif=turned(3)), b"GIF89a", b""):
         assert without_bad_metadata(data) == (data, [])
 
@@ -105,7 +105,7 @@ BROKEN_EXIF = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIHH", 900, 0x0112, 3
         b"\xff\xee\0\x08Adobe\0",
     ],
 )
-def test_a_jpeg_is_read_whatever_stands_beside_its_pixels(tmp_path, segment):
+def test_a_jpeg_is_read_with_any_further_segment(tmp_path, segment):
     data = jpeg()
     (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
     picture = read_picture(tmp_path / "a.jpg")
@@ -145,7 +145,7 @@ def test_case_22_heic_is_named(shared):
         (b"\xff\x0a\xfa\x1f", "JPEG XL"),
     ],
 )
-def test_files_that_are_no_pictures_are_named(tmp_path, start, word):
+def test_the_kind_of_a_file_other_than_a_picture_is_named(tmp_path, start, word):
     (tmp_path / "a.jpg").write_bytes(start + b"\0" * 64)
     with refused(path=tmp_path / "a.jpg") as record:
         read_picture(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, resizing, and the range of the model."""
+"""Reading pictures of every kind, resizing, and conversion to the range of the model."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_palette_with_a_transparent_colour_shows_white(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     pixels = noise(2, 3, 3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it turned clockwise by a quarter
+    exif[0x0112] = 6  # the camera was rotated: display the picture rotated clockwise by 90 degrees
     path = saved(Image.fromarray(pixels), tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(media.read_picture(path), np.rot90(pixels, -1))
 
@@ -231,7 +231,7 @@ def test_resizing_squashes_instead_of_cropping_and_averages_all_pixels():
     np.testing.assert_allclose(small.astype(int), 127.5, atol=2)  # the triangle's weights are quantised
 
 
-def test_resizing_to_the_same_size_copies_and_to_nothing_is_refused():
+def test_resizing_to_the_same_size_copies_and_an_empty_size_is_refused():
     picture = noise(6, 6, 3)
     same = media.resize_picture(picture, height=6, width=6)
     np.testing.assert_array_equal(same, picture)
@@ -242,7 +242,7 @@ def test_resizing_to_the_same_size_copies_and_to_nothing_is_refused():
         media.resize_picture(picture, height=6, width=-1)
 
 
-def test_the_models_range_goes_both_ways_without_loss():
+def test_converting_to_the_range_of_the_model_and_back_is_lossless():
     levels = np.arange(256, dtype=np.uint8)
     values = media.to_model_range(levels)
     assert values.dtype == np.float32

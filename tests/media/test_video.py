@@ -1,4 +1,4 @@
-"""Video files: whole or absent when written, stored frames when read."""
+"""Video files: writing is atomic, and reading returns the stored frames."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_gif_plays_for_the_right_time(tmp_path, fps, count):
     assert all(abs(duration - 100 / fps) < 1 for duration in hundredths)
 
 
-def test_a_gif_faster_than_gif_can_be_is_refused(tmp_path):
+def test_a_frame_rate_above_the_limit_of_gif_is_refused(tmp_path):
     with refused("fps", value=60):
         media.write_video(moving(3), tmp_path / "a.gif", fps=60)
     assert list(tmp_path.iterdir()) == []
@@ -179,7 +179,7 @@ def test_bad_video_files_are_refused(tmp_path, suffix):
                 read(path)
 
 
-def test_a_gif_that_ends_between_two_frames_is_not_taken_for_a_shorter_one(tmp_path):
+def test_a_gif_truncated_between_two_frames_is_refused(tmp_path):
     path = media.write_video(noise(6, 16, 16, 3), tmp_path / "a.gif", fps=8)
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex(b"\x21\xf9\x04")])  # where the control block of the last frame begins
@@ -187,7 +187,7 @@ def test_a_gif_that_ends_between_two_frames_is_not_taken_for_a_shorter_one(tmp_p
         media.read_video(path)
 
 
-def test_a_name_that_looks_like_an_address_is_a_file(tmp_path, monkeypatch):
+def test_a_name_that_looks_like_a_url_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = media.write_video(moving(3), "http:a-%d.mp4", fps=8)
     assert len(media.read_video(path)[0]) == 3
@@ -208,7 +208,7 @@ def test_nothing_reaches_the_terminal(tmp_path, capfd, suffix):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "frames"])
-def test_frames_that_break_off_leave_nothing_and_the_older_file_whole(tmp_path, name):
+def test_a_failing_iterator_of_frames_leaves_the_older_file_unchanged(tmp_path, name):
     def broken():
         yield from moving(3)
         raise RuntimeError("the decoder died")
@@ -224,7 +224,7 @@ def test_frames_that_break_off_leave_nothing_and_the_older_file_whole(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "frames"])
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path, name):
+def test_an_unwritable_path_is_refused_in_one_line(tmp_path, name):
     (tmp_path / "file").write_text("")
     for parent in (tmp_path / "none", tmp_path / "file"):
         with refused() as error:
@@ -234,8 +234,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "frames"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, name):
-    """A limit on file size stands for the full disk; in a process of its own, whose limit ends with it."""
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_file(tmp_path, name):
+    """A limit on the file size simulates the full disk, in a subprocess to which the limit is confined."""
     code = f"""
 import resource, sys
 import numpy as np
@@ -321,7 +321,7 @@ def muxed(path: Path, times: list[int], *, sound: int = 0, late: int = 0, size: 
         path: File to write; its suffix selects the container.
         times: Start of each frame.
         sound: Length of the sound, in 1/100 s.
-        late: By how much the video starts later than the sound, in 1/100 s.
+        late: Delay of the video relative to the sound, in 1/100 s.
         size: Height and width.
     """
     with av.open(str(path), "w") as container:
@@ -412,7 +412,7 @@ def test_each_picture_of_an_animation_is_one_frame_however_long_it_is_displayed(
     assert str(path) in caplog.text
 
 
-# Values of the display matrix in 16.16 fixed point, and what numpy calls the turn.
+# Values of the display matrix in 16.16 fixed point, and the same rotation in NumPy.
 TURNS = [
     ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
     ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
@@ -472,7 +472,7 @@ def test_a_file_with_sound_alone_is_refused(tmp_path):
         media.read_video(path)
 
 
-def test_an_mp4_cut_anywhere_or_with_changed_bytes_is_refused_or_read_whole(tmp_path):
+def test_a_truncated_or_changed_mp4_is_refused_or_read_completely(tmp_path):
     whole = media.write_video(noise(6, 64, 64, 3), tmp_path / "whole.mp4", fps=8).read_bytes()
     path = tmp_path / "a.mp4"
     for length in np.linspace(1, len(whole) - 100, 40).astype(int):

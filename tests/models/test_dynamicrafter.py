@@ -32,7 +32,7 @@ def test_one_scale_for_text_and_image_needs_two_branches_and_two_scales_need_thr
     assert MODEL.guidance({"guidance_scale": 1.0}).branches == (both,)
 
 
-def test_drops_are_joint():
+def test_text_and_image_are_dropped_jointly():
     """At 0.1 for both, 5 % each lose the text alone, both, and the image alone."""
     keep = MODEL.draw_keep(jax.random.key(0), 20000, {"text": 0.1, "image_tokens": 0.1}, unit="example")
     text, image = (np.asarray(keep[name]) for name in ("text", "image_tokens"))
@@ -51,7 +51,7 @@ def test_image_latents_join_the_frames_that_their_source_names():
 
 
 @pytest.mark.parametrize(("condition_frame", "drawn"), [("clip", 4), ("batch", 1), ("first", 1)])
-def test_the_frame_that_conditions_a_clip_is_drawn_as_the_config_says(condition_frame, drawn):
+def test_the_frame_that_conditions_a_clip_follows_the_config(condition_frame, drawn):
     """The image tower sees the frame whose latent joins the clip."""
     model = DynamiCrafterModel(dataclasses.replace(ModelConfig(), condition_frame=condition_frame))
     video = jnp.arange(16, dtype=jnp.uint8)[None, :, None, None, None] * jnp.ones((64, 1, 1, 1, 3), jnp.uint8)
@@ -111,7 +111,7 @@ def test_pictures_are_the_same_for_the_tower_on_host_and_device():
 
 
 def test_smcds_object_gates_fit_this_unet():
-    """Boxes change the output where the gates are open, and not where they are shut."""
+    """Boxes change the output if the gates are open, but not if they are closed."""
     unet, rng = network(SMALL), np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
     leaves = {path: 0.3 * draw(*leaf.shape) for path, leaf in flatten(abstract_params(SMALL)).items()}

@@ -39,7 +39,7 @@ def tables_of(config):
 
 
 def published(monkeypatch, tmp_path, variant, *, file="model.ckpt", rename=None, stated=None):
-    """The model that a file with these names and shapes is read as."""
+    """Returns the model that is read from a file with these names and shapes."""
     shapes = json.loads((KEYS / f"checkpoint_{variant}.json").read_text())
     tables = tables_of(PRESETS[f"dynamicrafter_{variant}"])
     zero = np.float32(0)
@@ -55,7 +55,7 @@ def published(monkeypatch, tmp_path, variant, *, file="model.ckpt", rename=None,
 
 @needs_keys
 @pytest.mark.parametrize("variant", ["256", "512"])
-def test_every_published_name_has_one_leaf_and_comes_back(monkeypatch, tmp_path, variant):
+def test_every_published_name_has_one_leaf_and_is_restored(monkeypatch, tmp_path, variant):
     model, names = published(monkeypatch, tmp_path, variant)
     for name, source in model.sources.items():
         match(source.rows, source.tensors, flatten(abstract_params(source.config)), where=name)
@@ -102,7 +102,7 @@ def test_prefixes_of_deepspeed_and_the_old_name_of_the_frame_rate_are_read(monke
 
 
 def test_gates_and_position_net_have_names_of_our_own_and_are_recognised(tmp_path):
-    """Those of SMCD's gates, within the names of DynamiCrafter."""
+    """The gates have the names of SMCD's gates, within the names of DynamiCrafter."""
     unet = dataclasses.replace(PRESETS["dynamicrafter_tiny"].unet, gate="object", groups=32)
     position_net = PositionNetConfig(label_width=64, token_width=64, hidden_width=64)
     config = dataclasses.replace(PRESETS["dynamicrafter_tiny"], unet=unet, position_net=position_net)

@@ -60,7 +60,7 @@ def test_each_variant_samples_as_published(variant, spacing, rescale, rate):
     assert times.tolist() == (list(range(981, 0, -20)) if variant == "256" else list(range(999, 0, -20)))
 
 
-def test_a_picture_and_nothing_else_joins_every_frame():
+def test_a_picture_alone_conditions_every_frame():
     made, _ = plan("plain")
     assert made.raw["latent_source"].tolist() == [[0] * 8]
     assert made.raw["frame_rate"].tolist() == [8]
@@ -95,7 +95,7 @@ def test_an_in_between_ends_at_the_second_picture():
     assert made.raw["picture"].mean() < 0  # the image tower sees the first picture
 
 
-def test_tracks_are_held_to_the_length_of_the_model():
+def test_tracks_are_extended_to_the_length_of_the_model():
     made, _ = plan("boxed", tracks=TRACKS, num_frames=5)
     assert made.raw["boxes"].shape == (1, 8, 4, 4)
     assert made.raw["mask"][0, :, 0].tolist() == [1] * 8
@@ -120,7 +120,7 @@ def test_tracks_are_held_to_the_length_of_the_model():
         ("boxed", {"picture_fit": "crop"}, "picture_fit"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_by_name(model, options, argument):
+def test_an_option_that_a_model_does_not_support_is_refused_by_name(model, options, argument):
     tracks = TRACKS if model == "boxed" else None
     if argument is None:
         assert plan(model, tracks, **options)[0].latent_shape[2] == 10
@@ -159,7 +159,7 @@ def test_a_tall_picture_gets_bars(fit, bar):
 
 @pytest.mark.parametrize(("undo", "contrast"), [(None, 0.926), (True, 1.0)])
 def test_undoing_the_rescale_restores_the_contrast_at_ten_steps(undo, contrast):
-    """A network that knows the clean latents gives back 93 % of them as published, and all of them with the undo."""
+    """With a network that knows the clean latents, samples reach 93 % of them as published, and 100 % with undo."""
     model = make_model(PRESETS["dynamicrafter_512"])
     schedule, x0 = model.schedule, jax.random.normal(jax.random.key(1), (1, 4, 4, 4, 4))
     table = model.solver_table(model.resolve(SamplingOptions(num_inference_steps=10, eta=0.0, undo_rescale=undo)))
@@ -190,7 +190,7 @@ def pipeline(folder):
 
 @pytest.mark.parametrize("steps", [7, 20, 25, 61])
 def test_every_number_of_steps_gives_finite_frames(pipeline, steps):
-    """In float32 the published code takes the root of a number below zero at these."""
+    """At these numbers, the published float32 code takes the square root of a negative number."""
     video = pipeline(PICTURE, num_inference_steps=steps, output_type="latent")
     assert np.isfinite(video.latents).all()
     assert video.latents.std() > 0.01

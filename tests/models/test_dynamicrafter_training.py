@@ -1,4 +1,4 @@
-"""Training configs of the small DynamiCrafter: the step is traced whole, so that every shape in it fits."""
+"""Training configs of the small DynamiCrafter: the whole step is traced, which checks every shape in it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Model folders: arrays are read as written, a folder appears when it is complete, and damage is refused by name."""
+"""Model folders: arrays are read as written, a folder appears only when complete, and damage is refused by name."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.parameter_store import save_leaves
 from tests.errors import refused
 
-CONFIG = dataclasses.replace(TINY, unet=None, autoencoder=None, text_encoder=None)  # two components make a folder
+CONFIG = dataclasses.replace(TINY, unet=None, autoencoder=None, text_encoder=None)  # two components
 PART, LEAF = "position_net", "dense_0/kernel"
 ORIGIN = Origin("trained", note="for a test", license="CC0-1.0", sources=({"component": PART, "sha256": "0" * 64},))
 
@@ -122,7 +122,7 @@ def without_an_array(leaves):
     ],
     ids=["missing", "unexpected", "misshapen", "other values", "other dtype"],
 )
-def test_arrays_that_are_not_those_described_are_named(folder, change, argument, problems):
+def test_arrays_that_differ_from_the_description_are_named(folder, change, argument, problems):
     shutil.rmtree(folder / "params" / PART)
     save_leaves(folder / "params" / PART, change(ARRAYS[PART]))
     with refused(argument, path=folder, value=problems) as record:
@@ -137,7 +137,7 @@ def test_a_missing_component_folder_is_named(folder):
 
 
 def data_file(folder: Path) -> tuple[Path, int]:
-    """The file that holds a known array, and where in it the array begins."""
+    """Returns the file that holds a known array, and the offset of the array in it."""
     start = ARRAYS[PART][LEAF].tobytes()[:64]
     found = [file for file in (folder / "params" / PART).rglob("*") if file.is_file() and start in file.read_bytes()]
     return found[0], found[0].read_bytes().index(start)
@@ -161,7 +161,7 @@ def test_a_truncated_data_file_is_named(folder):
         read_all(folder)
 
 
-def test_a_checksum_that_is_lost_is_found(folder):
+def test_a_missing_checksum_is_detected(folder):
     sums = json.loads((folder / "checksums.json").read_text())
     del sums[f"{PART}/{LEAF}"]
     (folder / "checksums.json").write_text(json.dumps(sums))
@@ -172,17 +172,17 @@ def test_a_checksum_that_is_lost_is_found(folder):
 def failing_midway(target: Path):
     before = target.exists()
     yield PART, ARRAYS[PART]
-    assert target.exists() == before  # nothing has the name while it is being written
+    assert target.exists() == before  # the folder does not have its name while it is being written
     raise RuntimeError("the source has failed")
 
 
-def test_nothing_is_left_of_a_folder_whose_source_fails(tmp_path):
+def test_a_failing_source_leaves_no_folder(tmp_path):
     with pytest.raises(RuntimeError, match="the source has failed"):
         write_model_folder(tmp_path / "model", CONFIG, failing_midway(tmp_path / "model"), origin=ORIGIN)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_outlives_a_source_that_fails(folder):
+def test_a_failing_source_keeps_the_existing_folder(folder):
     with pytest.raises(RuntimeError, match="the source has failed"):
         write_model_folder(folder, CONFIG, failing_midway(folder), origin=ORIGIN, overwrite=True)
     assert list(folder.parent.iterdir()) == [folder]
@@ -221,7 +221,7 @@ def test_a_folder_of_other_files_is_never_overwritten(tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
 
 
-def test_the_digest_changes_if_and_only_if_an_array_does(whole, tmp_path):
+def test_the_digest_changes_if_and_only_if_an_array_changes(whole, tmp_path):
     digest = ModelFolder(whole).digest
     reordered = {name: dict(reversed(leaves.items())) for name, leaves in reversed(ARRAYS.items())}
     assert write(tmp_path / "same", reordered, origin=Origin("converted", note="of another origin")).digest == digest

@@ -1,4 +1,4 @@
-"""The networks: how they start, what their gates do, and that conditions, frames and dtypes enter as they should."""
+"""The networks: initial values, gates, and the effect of conditions, frames and dtypes."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, init_params, network,
 from smcd_jax.runtime.compilation import enable_compile_cache
 
 GATES = ("object", "object_image", "parallel", "double", "merge")
-ZERO_INITIALISED = (  # the published model's, by the last parts of their names
+ZERO_INITIALISED = (  # layers of the published model, by the last parts of their names
     "conv_out/kernel",
     "proj_out/kernel",
     "temporal_conv/conv_3/conv/kernel",
@@ -25,7 +25,7 @@ ZERO_INITIALISED = (  # the published model's, by the last parts of their names
     "beta_image",
 )
 OPEN = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
-FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # sums in another order through some twenty layers of unit activations
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # sums in another order through about twenty layers of unit activations
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,7 @@ def compile_cache(tmp_path_factory):
 
 
 def small(gate: str = "object_image", **changes) -> UNetConfig:
-    """One level of one block: more levels would only take longer to compile."""
+    """Returns a config of one level with one block; more levels would only take longer to compile."""
     one_level = {"channel_mult": (1,), "attention_scales": (1.0,), "head_dim": 16, "stem_heads": 1}
     widths = {"context_dim": 8, "object_width": 8, "image_width": 8}
     return dataclasses.replace(TINY.unet, gate=gate, **{**one_level, **widths, **changes})
@@ -55,7 +55,7 @@ def shapes(config) -> dict:
 
 
 def trained(config, *, shut: bool = False, seed: int = 0) -> dict:
-    """Random values in every zero-initialised layer too, so that all of the network is seen at work."""
+    """Returns random values for all layers, including zero-initialised ones, so that every layer has an effect."""
     rng = np.random.default_rng(seed)
 
     def value(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -88,7 +88,7 @@ def inputs(config: UNetConfig, *, batch: int = 2, frames: int = 3, height: int =
 
 @functools.cache
 def forward(config: UNetConfig, policy: ComputePolicy | None = None, temporal: bool = True):
-    """The compiled network with its conditions computed on the way."""
+    """Returns the compiled network, which also computes its conditions."""
     module = network(config, policy)
 
     @jax.jit
@@ -141,7 +141,7 @@ def test_boxes_and_image_enter_only_through_open_gates(gate):
 
 
 @pytest.mark.parametrize("gate", ["object_image", "double"])
-def test_shut_gates_are_no_gates(gate):
+def test_closed_gates_have_no_effect(gate):
     config = small(gate)
     given = inputs(config)
     params = trained(config, shut=True)
@@ -150,7 +150,7 @@ def test_shut_gates_are_no_gates(gate):
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_absent_boxes_are_masked_in_the_forms_that_mask(gate):
+def test_absent_boxes_are_masked_in_the_gate_forms_with_a_mask(gate):
     config, run = small(gate), forward(small(gate))
     given, params = inputs(config), trained(config)
     given["object_mask"] = given["object_mask"].at[..., 1].set(0)
@@ -159,7 +159,7 @@ def test_absent_boxes_are_masked_in_the_forms_that_mask(gate):
     assert difference == 0 if gate in ("double", "merge") else difference > 1e-3
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others():
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
     config = small()
     first = flatten(started(config))
     again = flatten(init_params(config, jax.random.key(0)))
@@ -171,8 +171,8 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others():
 
 
 @pytest.mark.parametrize("component", ["position_net", "image_encoder", "text_encoder"])
-def test_initial_weights_are_those_that_flax_gives(component):
-    """`init_params` cuts the networks' own arithmetic out of the program; what is left must draw the same numbers."""
+def test_initial_weights_equal_those_of_flax(component):
+    """`init_params` removes the networks' own arithmetic from the program; the rest must draw the same numbers."""
     config, key = TINY.components()[component], jax.random.key(3)
     ours, theirs = (flatten(tree) for tree in (init_params(config, key), by_flax(config, key)))
     assert ours.keys() == theirs.keys()
@@ -187,7 +187,7 @@ def by_flax(config, key):
     return jax.jit(lambda key: module.init(key, method="dummy_call")["params"])(key)
 
 
-def test_still_images_pass_a_network_whose_temporal_layers_are_new():
+def test_untrained_temporal_layers_do_not_change_still_images():
     config = small()
     given = inputs(config, frames=1)
     trained_apart_from_time = flatten(trained(config))
@@ -201,7 +201,7 @@ def test_still_images_pass_a_network_whose_temporal_layers_are_new():
     assert np.abs(forward(config)(trained(config), **given) - still).max() > 1e-2
 
 
-def test_frames_see_each_other_through_the_temporal_layers_alone():
+def test_frames_depend_on_each_other_only_through_the_temporal_layers():
     config = small()
     given, params = inputs(config), trained(config)
     other = given | {"latents": given["latents"].at[:, 2].add(1.0)}
@@ -210,7 +210,7 @@ def test_frames_see_each_other_through_the_temporal_layers_alone():
     assert np.abs(together(params, **other)[:, 0] - together(params, **given)[:, 0]).max() > 1e-3
 
 
-def test_conditions_computed_once_serve_every_step():
+def test_conditions_computed_once_are_valid_for_every_step():
     config = small()
     module, params, given = network(config), trained(config), inputs(config)
     names = ("text", "objects", "object_mask", "image_tokens")
@@ -233,7 +233,7 @@ def test_image_tokens_of_a_clip_are_those_of_every_frame(gate):
     assert np.abs(run(params, **one_other) - run(params, **given)).max() > 1e-3
 
 
-def test_examples_of_a_batch_do_not_see_each_other():
+def test_examples_of_a_batch_are_independent():
     config, run = small(), forward(small())
     given, params = inputs(config), trained(config)
     together = run(params, **given)
@@ -248,7 +248,7 @@ def test_half_precision_is_near_single_precision():
     policy = ComputePolicy.for_device("bfloat16")
     halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.ndim else leaf, params)
     low, full = forward(config, policy)(halved, **given), forward(config)(params, **given)
-    assert low.dtype == jnp.float32  # so that the sampler adds up in float32
+    assert low.dtype == jnp.float32  # so that the sampler accumulates in float32
     # 8 bits of mantissa, some thirty roundings on the way that add up as a random walk: 30 ** 0.5 * 2 ** -8 = 2 %
     error = np.std(low - full) / np.std(full)
     assert 1e-4 < error < 0.04
@@ -268,7 +268,7 @@ def test_any_number_of_frames_and_any_even_size_pass(frames, height, width):
     assert out.shape == (1, frames, height, width, config.latent_channels)
 
 
-def test_an_odd_size_does_not_pass_unnoticed():
+def test_an_odd_size_is_refused():
     config = TINY.unet  # of two levels: 5 rows become 3, and 3 become 6
     with pytest.raises(TypeError, match="shapes"):
         jax.eval_shape(forward(config), abstract_params(config), **inputs(config, height=5))
@@ -282,7 +282,7 @@ def test_the_time_embedding_is_cosines_then_sines_and_pads_odd_widths():
     np.testing.assert_allclose(sinusoid(jnp.asarray(t, jnp.float32), 7), want, atol=1e-4)
 
 
-def test_an_absent_box_is_the_null_token_whatever_it_holds():
+def test_an_absent_box_gives_the_null_token_for_any_values():
     config = TINY.position_net
     params = trained(config)
     params |= {"null_label": params["null_label"] + 0.5, "null_box": params["null_box"] - 0.5}

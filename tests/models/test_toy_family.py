@@ -1,4 +1,4 @@
-"""A family that this package does not know trains, resumes, samples, exports and is evaluated by the unchanged code."""
+"""The unchanged code trains, resumes, samples, exports and evaluates a family that is not part of this package."""
 
 import json
 
@@ -65,12 +65,12 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
 
 
 def test_an_option_of_another_family_is_refused_by_name():
-    """The toy has no boxes to guide by."""
+    """The toy family has no boxes."""
     with refused("box_guidance_scale", value=0.0):
         MODEL.resolve(SamplingOptions(guidance_scale=3.0, box_guidance_scale=0.0))
 
 
-def test_modes_of_an_option_are_the_familys():
+def test_the_family_defines_the_modes_of_an_option():
     assert MODEL.resolve(SamplingOptions(loop=True)).loop == "ends"
     assert MODEL.resolve(SamplingOptions(loop="pingpong")).loop == "pingpong"
     with refused("loop", value="guided"):
@@ -90,7 +90,7 @@ def test_options_and_the_last_picture_reach_the_plan():
         make_request(MODEL, image=first, prompt="a cat", tracks="tracks.json", options=SamplingOptions())
 
 
-def test_options_that_are_not_given_are_the_models_own():
+def test_missing_options_take_the_defaults_of_the_model():
     resolved = MODEL.resolve(SamplingOptions(num_inference_steps=4))
     assert (resolved.num_inference_steps, resolved.timestep_spacing, resolved.eta) == (4, "trailing", 1.0)
     assert (resolved.height, resolved.num_frames, resolved.guidance_scale) == (16, 2, 2.0)

@@ -1,7 +1,7 @@
-"""A small video model: the proof that a family needs nothing but `VideoModel`.
+"""A small video model, which shows that a family needs only `VideoModel`.
 
-Pixels are its latents, one text condition steers a single convolution, and it has no boxes and no encoder. It reads a
-last picture, loops by sampling one frame more than it shows, and limits the range of the clean pictures while it loops.
+Its latents are pixels, one text condition controls a single convolution, and it has no boxes and no encoder. It accepts
+a last picture, makes loops by sampling one extra frame, and limits the range of the clean pictures of a loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention against its formula in float64, and which inputs the fused kernel takes."""
+"""Attention against its formula in float64, and the inputs that the fused kernel accepts."""
 
 import logging
 
@@ -55,7 +55,7 @@ def test_a_context_with_a_divisor_of_the_batch_equals_the_repeated_one():
 def test_masked_keys_have_no_influence(shape):
     q, context = inputs()
     mask = np.random.default_rng(3).random(shape) < 0.5
-    mask[..., 0], mask[..., -2:] = True, False  # every query sees one key, and nobody the last two
+    mask[..., 0], mask[..., -2:] = True, False  # every query sees at least one key, and no query the last two
     out = attend(q, context, mask=jnp.asarray(mask))
     np.testing.assert_allclose(out, in_float64(q, context, np.broadcast_to(mask, (2, 5, 7))), **FLOAT32)
     elsewhere = KeysValues(*(part.at[:, -2:].add(100.0) for part in context))
@@ -75,7 +75,7 @@ def test_half_precision_inputs_are_summed_in_float32():
     assert error < 2**-8 * np.abs(np.asarray(low, np.float64)).max()
 
 
-def test_appended_tokens_come_behind():
+def test_appended_tokens_follow_the_others():
     _, context = inputs()
     joined = context.append(KeysValues(context.keys[:, :2] + 1, context.values[:, :2] + 2))
     assert joined.keys.shape == (2, 9, 3, 16)

@@ -25,7 +25,7 @@ WHOLE = {  # transformers' name to that of the authors' file
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }
-PARTS = {  # of a layer, whatever the release of transformers calls it
+PARTS = {  # parts of a layer, under the names of several releases of transformers
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
     "attention.output.dense": "attn.proj",
@@ -38,7 +38,7 @@ PARTS = {  # of a layer, whatever the release of transformers calls it
 
 
 def published_names(state):
-    """The tensors of transformers' ViTModel under the names of the authors' files, q, k and v joined as there."""
+    """Returns the tensors of transformers' ViTModel under the names of the authors' files, with q, k and v joined."""
     renamed, joined = {}, {}
     for name, tensor in state.items():
         if name in WHOLE:
@@ -56,7 +56,7 @@ def published_names(state):
 
 @pytest.fixture(scope="module")
 def reference():
-    """A ViTModel of random weights, none of which are at their initial zeros and ones."""
+    """A ViTModel with random weights in all layers, instead of initial zeros and ones."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     described = transformers.ViTConfig(
@@ -68,7 +68,7 @@ def reference():
         patch_size=SMALL.patch,
     )
     assert (described.layer_norm_eps, described.qkv_bias, described.hidden_act) == (1e-12, True, "gelu")
-    described.layer_norm_eps = 1e-6  # as DINO's authors train
+    described.layer_norm_eps = 1e-6  # the value of DINO's authors
     model = transformers.ViTModel(described, add_pooling_layer=False).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -98,7 +98,7 @@ def test_conversion_returns_the_same_tensors(reference):
         np.testing.assert_array_equal(back[name], tensor)
 
 
-def test_a_published_file_is_read_whole_and_named_by_its_hash(reference, tmp_path):
+def test_a_published_file_is_read_completely_and_named_by_its_hash(reference, tmp_path):
     torch = pytest.importorskip("torch")
     file = tmp_path / "dino_deitsmall16_pretrain.pth"
     tensors = published_names(reference.state_dict())

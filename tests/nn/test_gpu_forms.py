@@ -1,4 +1,4 @@
-"""Forms of layers that only GPUs use, against the forms that golden data check."""
+"""Variants of layers that only GPUs use, against the variants that golden data check."""
 
 import jax
 import jax.numpy as jnp

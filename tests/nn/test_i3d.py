@@ -81,7 +81,7 @@ def test_a_unit_is_pytorchs_convolution_padded_unevenly_then_batchnorm_then_relu
 
 
 @pytest.mark.parametrize(("frames", "steps"), [(9, 1), (16, 1), (17, 2), (24, 2), (25, 3)])
-def test_features_come_for_each_pair_of_eighths_of_the_time(frames, steps):
+def test_features_have_one_step_per_pair_of_eighths_of_the_frames(frames, steps):
     module, params = I3D(SMALL, ComputePolicy()), {"params": abstract_i3d(SMALL)}
     video = jax.ShapeDtypeStruct((2, frames, 224, 224, 3), jnp.float32)
     assert jax.eval_shape(lambda p, x: module.apply(p, x, method="pooled"), params, video).shape == (2, steps, 8)
@@ -217,7 +217,7 @@ def test_sets_without_a_distance_are_refused(first, second, argument, value):
         frechet_distance(first, second)
 
 
-def test_formula_weights_begin_as_the_golden_readme_says():
+def test_formula_weights_start_with_the_values_of_the_golden_readme():
     shapes = {
         "time_embed.0.weight": (1280, 320),
         "time_embed.0.bias": (1280,),
@@ -237,7 +237,7 @@ def test_formula_weights_begin_as_the_golden_readme_says():
         np.testing.assert_allclose(first[name], values, rtol=0, atol=5e-9)  # printed to 8 digits
 
 
-def test_formula_weights_spread_by_the_kind_of_tensor():
+def test_the_spread_of_formula_weights_depends_on_the_kind_of_tensor():
     shapes = {f"norm.{name}": (5000,) for name in ("weight", "bias", "running_var")}
     shapes |= {"gate": (), "conv.weight": (100, 6, 2, 2)}
     weights = dict(formula_weights("", shapes))

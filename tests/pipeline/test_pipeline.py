@@ -1,4 +1,4 @@
-"""The pipeline with the model that ships: seeds, steps, programs, callbacks, outputs, and requests it refuses."""
+"""The pipeline with the shipped model: seeds, steps, programs, callbacks, outputs, and refused requests."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from tests.errors import refused
 
 FRAMES = 4
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-# Another batch size is another program, whose sums run in another order: float32 rounding through the network and
+# Each batch size has its own program with its own order of summation: float32 rounding through the network and
 # steps that multiply by up to 15 (1 / sqrt(alphas_cumprod) at the noisiest step), of latents of order 1.
 OTHER_PROGRAM = {"atol": 1e-3, "rtol": 1e-3}
 
@@ -59,7 +59,7 @@ def pair(pipeline):
     return pipeline(**GIVEN, num_videos_per_prompt=2, seed=[3, 5])
 
 
-def test_a_sample_depends_on_its_seed_and_not_on_its_place(pair, sample):
+def test_a_sample_depends_on_its_seed_and_not_on_its_row(pair, sample):
     assert np.abs(pair.latents[0] - pair.latents[1]).max() > 0.1
     np.testing.assert_allclose(pair.latents[1], sample.latents[0], **OTHER_PROGRAM)
 
@@ -75,7 +75,7 @@ def test_the_same_call_gives_the_same_latents(pipeline, sample):
     np.testing.assert_array_equal(pipeline(**GIVEN, seed=5).latents, sample.latents)
 
 
-def test_a_step_at_a_time_is_the_whole_range(pipeline, sample):
+def test_single_steps_give_the_same_result_as_the_whole_range(pipeline, sample):
     """The denoising program from 0 to 3 in one call and in three, bit for bit; eta adds noise of its own."""
     model, components = pipeline.model, pipeline.components
     guidance = model.guidance({})
@@ -132,7 +132,7 @@ def test_the_callback_sees_every_step_with_its_timestep_and_latents(pipeline, sa
     assert np.abs(seen[0][3]["latents"] - out.latents).max() > 1e-3
 
 
-def test_latents_that_the_callback_returns_take_the_place_of_the_steps(pipeline, sample):
+def test_latents_returned_by_the_callback_replace_those_of_the_step(pipeline, sample):
     given = np.full_like(sample.latents, 0.25)
     last = lambda pipe, step, time, kept: {"latents": given} if step == 1 else None  # noqa: E731
     np.testing.assert_array_equal(pipeline(**GIVEN, seed=5, callback_on_step_end=last).latents, given)
@@ -142,7 +142,7 @@ def test_latents_that_the_callback_returns_take_the_place_of_the_steps(pipeline,
 
 @pytest.fixture(scope="module")
 def videos(pipeline, sample):
-    """The same sample in every form that holds pictures."""
+    """The same sample in every output type that holds pictures."""
     return {kind: pipeline(**GIVEN | {"output_type": kind}, seed=5) for kind in ("np", "uint8", "pil")}
 
 
@@ -167,7 +167,7 @@ def test_chunks_of_the_decoder_change_no_frame(pipeline, sample, videos):
         assert np.abs(frames.astype(int) - videos["uint8"].frames).max() <= 1
 
 
-def test_final_latents_are_handed_out_before_they_are_decoded(pipeline, sample):
+def test_final_latents_are_available_before_they_are_decoded(pipeline, sample):
     class KeptError(Exception):
         """Stops the call where decoding would begin."""
 
@@ -182,7 +182,7 @@ def test_final_latents_are_handed_out_before_they_are_decoded(pipeline, sample):
     np.testing.assert_array_equal(kept[0], sample.latents)
 
 
-def test_components_that_are_let_go_give_the_same_frames(videos):
+def test_releasing_components_does_not_change_the_frames(videos):
     frugal = VideoPipeline.from_pretrained("tiny", keep_loaded=False)
     frames = frugal(**GIVEN | {"output_type": "uint8"}, seed=5).frames
     np.testing.assert_array_equal(frames, videos["uint8"].frames)
@@ -233,7 +233,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_computed(changes, argume
 
 
 @pytest.mark.parametrize("changes", [{"image": "absent.png"}, {"tracks": tracks(objects=5)}])
-def test_inputs_that_cannot_be_read_or_do_not_fit_are_refused(changes):
+def test_unreadable_or_inconsistent_inputs_are_refused(changes):
     untouched = VideoPipeline.from_pretrained("tiny")
     with refused():
         untouched(**GIVEN | changes)
@@ -245,7 +245,7 @@ def test_a_dtype_that_no_network_has_is_refused():
         VideoPipeline.from_pretrained("tiny", dtype="float16")
 
 
-def test_a_request_holds_one_example_for_each_video(pipeline):
+def test_a_request_holds_one_example_per_video(pipeline):
     two = dataclasses.replace(tracks(), labels=("dog",), prompt="a dog")
     options = SamplingOptions(num_videos_per_prompt=2, num_frames=FRAMES)
     request = make_request(pipeline.model, image=PICTURE, prompt=None, tracks=[tracks(), two], options=options)
@@ -262,7 +262,7 @@ def test_a_request_holds_one_example_for_each_video(pipeline):
     assert (raw["label_ids"][0, 0] != raw["label_ids"][2, 0]).any()
 
 
-def test_a_prompt_that_is_cut_is_noted_and_logged(pipeline, caplog):
+def test_a_truncated_prompt_is_noted_and_logged(pipeline, caplog):
     output = pipeline(**GIVEN | {"prompt": "word " * 100}, seed=5)
     (note,) = output.notes
     assert "102" in note

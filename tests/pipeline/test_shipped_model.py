@@ -1,4 +1,4 @@
-"""The model that ships: a few held-out clips give the expected metrics; the committed figures are of its weights."""
+"""The shipped model: a few held-out clips give the expected metrics; the committed figures belong to its weights."""
 
 import json
 import re
@@ -21,7 +21,7 @@ METRICS = ["--metrics", "grounding,psnr-first,psnr-autoencoder", "--trackers", "
 
 
 def tiny_world() -> dict:
-    """Options of the sprite world that the model was trained in."""
+    """Options of the sprite world on which the model was trained."""
     classes = re.search(r"classes=(\[.*\])", (ROOT / "launch" / "common.sh").read_text())[1]
     return {"width": 32, "height": 32, "max_objects": 1, "classes": json.loads(classes)}
 
@@ -36,7 +36,7 @@ def test_a_few_held_out_clips_give_the_expected_metrics(tmp_path):
     assert {name: rows[name].metric.value for name in PSNR} == pytest.approx(PSNR, abs=0.2)
 
 
-def test_the_figures_are_of_the_weights_that_ship():
+def test_the_figures_belong_to_the_shipped_weights():
     assert FIGURES["all"]["list"]["clips"] == 200
     digest = ModelFolder("tiny").digest
     assert {run: one["made_with"]["model"] for run, one in FIGURES.items() if one["made_with"]} == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""`smcd verify`: what it says of the shipped model, of damaged and untrained weights, and beside foreign code."""
+"""`smcd verify`: findings for the shipped model, for damaged and untrained weights, and against reference code."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_errors_of_backends_are_one_sentence_about_the_platform(monkeypatch, err
         require_devices()
 
 
-def test_case_29_a_platform_that_is_not_there_is_wrong_input():
+def test_case_29_a_missing_platform_is_wrong_input():
     environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
     program = "import sys; from smcd_jax.cli import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["bench", "sample"]

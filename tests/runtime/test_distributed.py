@@ -77,7 +77,7 @@ def listening():
 
 
 def meeting(*processes: tuple[int, int], timeout: float = 10, port: int | None = None) -> list[SMCDError | None]:
-    """The error that `wait_for_all` raises, or None, for each (process_id, num_processes), each in a thread."""
+    """Runs `wait_for_all` in one thread per (process_id, num_processes); returns the error of each, or None."""
     port = port or free_port()
 
     def one(index: int, count: int) -> SMCDError | None:
@@ -100,13 +100,13 @@ class TestProcesses:
         results = [out.split("RESULT", 1)[1].split() for _, out, _ in done]
         assert results == [["0", "2", "8", "0", "4", "28.0"], ["1", "2", "8", "4", "8", "28.0"]]
 
-    def test_one_of_two_started_ends_in_one_line_and_not_in_an_abort(self):
+    def test_a_missing_process_gives_one_line_and_not_an_abort(self):
         ((code, out, stderr),) = finished([worker(free_port(), 2, 0, timeout=2)])
         assert (code, stderr.count("\n")) == (2, 1)
         assert json.loads(out) == ["process_id", [1]]
         assert "1 of 2 processes connected" in stderr
 
-    def test_a_taken_port_ends_in_one_line_and_not_in_a_fault(self):
+    def test_a_taken_port_gives_one_line_and_not_a_crash(self):
         with listening() as port:
             ((code, out, stderr),) = finished([worker(port, 2, 0, timeout=30)])
         assert (code, stderr.count("\n")) == (2, 1)
@@ -122,7 +122,7 @@ class TestRendezvous:
             probe.bind(("127.0.0.1", port))
             probe.listen()
 
-    def test_missing_processes_are_named_to_those_present(self):
+    def test_present_processes_report_the_missing_ones(self):
         port = free_port()
         first, other = meeting((0, 5), (2, 5), timeout=1.5, port=port)
         assert (first.argument, first.value) == ("process_id", [1, 3, 4])
@@ -234,7 +234,7 @@ def keep_trying(port: int):
 
 @pytest.fixture
 def started(monkeypatch) -> list[dict]:
-    """The arguments that `jax.distributed.initialize` would get, call by call; nothing is started."""
+    """The arguments of each call of `jax.distributed.initialize`, which starts nothing."""
     calls: list[dict] = []
     monkeypatch.setattr(rendezvous, "wait_for_all", lambda *args, **kwargs: None)
     monkeypatch.setattr(

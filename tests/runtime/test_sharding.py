@@ -1,4 +1,4 @@
-"""The mesh and the table that splits every parameter over it."""
+"""The mesh, and the table of rules that shards every parameter over it."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ SMALL_UNET = dataclasses.replace(TINY.unet, channel_mult=(1,), attention_scales=
 
 @functools.cache
 def shapes(preset: str, gate: str = "object_image") -> dict:
-    """Every component there is, the UNet with every optional part."""
+    """Returns the shapes of all components, including every optional part of the UNet."""
     config = PRESETS[preset]
     unet = dataclasses.replace(config.unet, gate=gate, fps_embedding=True, control=True)
     components = config.components() | {
@@ -81,7 +81,7 @@ class TestMesh:
     def test_a_part_of_the_devices(self):
         assert make_mesh(MeshShape(fsdp=2), jax.devices()[:4]).devices.shape == (2, 2, 1)
 
-    def test_a_scattered_topology_gives_way_to_the_order_of_processes(self, monkeypatch):
+    def test_the_order_of_processes_replaces_a_scattered_topology(self, monkeypatch):
         @dataclasses.dataclass(frozen=True)
         class Chip:
             id: int
@@ -220,7 +220,7 @@ class TestState:
             assert scalar == NamedSharding(mesh, P())
         assert jax.tree.structure(placed) == jax.tree.structure(state)
 
-    def test_a_flat_dictionary_of_paths_is_as_good_as_a_nested_one(self):
+    def test_a_flat_dictionary_of_paths_is_sharded_like_a_nested_one(self):
         mesh = make_mesh(MeshShape(fsdp=8))
         params = {"unet": shapes("tiny")["unet"]}
         flat = flatten(params)
@@ -228,9 +228,9 @@ class TestState:
             sharding.shardings(params, mesh, TABLE)
         )
 
-    def test_what_has_other_axes_than_its_parameter_is_replicated(self):
+    def test_an_array_with_other_axes_than_its_parameter_is_replicated(self):
         mesh = make_mesh(MeshShape(fsdp=8))
-        row = {"unet": {"conv_out": {"kernel": jnp.zeros((32,))}}}  # as factored second moments keep them
+        row = {"unet": {"conv_out": {"kernel": jnp.zeros((32,))}}}  # like factored second moments
         assert jax.tree.leaves(sharding.state_shardings(row, mesh, TABLE)) == [NamedSharding(mesh, P())]
 
     def test_a_parameter_without_a_rule_is_an_error_here_too(self):
@@ -263,7 +263,7 @@ class TestReport:
         report = sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape(fsdp=8)), TABLE)
         sizes = [math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(shapes("tiny"))]
         assert report.total.total_bytes == sum(sizes)
-        assert {row.rule for row in report.rows} == {rule.name for rule in RULES}  # no rule is idle
+        assert {row.rule for row in report.rows} == {rule.name for rule in RULES}  # every rule is used
         assert len(report.lines()) == len(report.rows) + 2
         assert report.lines()[-1].endswith(f"{report.replicated_share:.2%}")
 
@@ -294,7 +294,7 @@ def forward(params: dict, given: dict) -> jax.Array:
 
 @functools.cache
 def open_params() -> dict:
-    """Host arrays; nothing is zero, so that every branch of the network counts."""
+    """Returns host arrays without zeros, so that every branch of the network has an effect."""
     draw = np.random.default_rng(1).standard_normal
     made = lambda leaf: 0.3 * draw(leaf.shape, np.float32) / max(leaf.shape or (1,)) ** 0.5  # noqa: E731
     return jax.tree.map(made, {"unet": abstract_params(SMALL_UNET)})
@@ -306,7 +306,7 @@ def on_one_device() -> np.ndarray:
 
 
 class TestNetwork:
-    def test_parameters_come_to_life_split(self):
+    def test_initial_parameters_are_sharded(self):
         mesh = make_mesh(MeshShape(data=1, fsdp=8))
         module = network(TINY.position_net)
 

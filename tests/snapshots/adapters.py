@@ -1,7 +1,7 @@
-"""The only place where the snapshots touch the package: five small functions over names that may change.
+"""The only functions of the snapshot tests that use the package.
 
-When the package renames or moves something, change the body of a function here. Its arguments and what it returns are
-what `tests/snapshots/data` was recorded with and stay as they are.
+When the package renames or moves something, change the body of a function here, but not its arguments and results,
+with which `tests/snapshots/data` was recorded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Six requests to the shipped model, sampled in a few steps: between them every sampler and every kind of guidance.
+"""Six requests to the shipped model, sampled in a few steps, which cover every sampler and every kind of guidance.
 
-They need two programs of the denoising loop only, for one is compiled per batch size, number of frames, number of
-guidance branches and rescaling; steps, samplers and scales are inputs of the program.
+They need only two programs of the denoising loop, because a program is compiled per batch size, number of frames,
+number of guidance branches and rescaling; steps, samplers and scales are inputs of the program.
 """
 
 from __future__ import annotations

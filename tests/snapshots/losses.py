@@ -1,4 +1,4 @@
-"""Training steps on fixed data and noise: inputs drawn with NumPy, and the loss and gradient norm of every step."""
+"""Training steps on fixed data and noise from NumPy: the loss and the gradient norm of every step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.snapshots import adapters
 
 STEPS = 20
 BATCHES = 4  # different ones, used in turn
-QUICKLY = {"xla_backend_optimization_level": 0}  # halves the time the step compiles in
+QUICKLY = {"xla_backend_optimization_level": 0}  # halves the compile time
 OBJECTS = 4
 TEXTS = ("a red ball moving to the right", "a blue square that grows", "a green triangle leaving the picture", "a dog")
 LABELS = ("red ball", "blue square", "green triangle", "dog")

@@ -1,4 +1,4 @@
-"""The options of every command, read from its parser: names, defaults, choices and how many values; no wording."""
+"""The options of every command from its parser: names, defaults, choices and numbers of values, without wording."""
 
 from __future__ import annotations
 

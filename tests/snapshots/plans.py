@@ -1,4 +1,4 @@
-"""What a run would train, freeze and split over devices, for one config of each stage: counts, without paths."""
+"""Trained, frozen and sharded parameters of one config of each stage, as counts without paths."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Records the behaviour that `tests/snapshots/test_snapshots.py` holds later code to.
+"""Records the behaviour that `tests/snapshots/test_snapshots.py` checks.
 
     python -m tests.snapshots.record              everything
     python -m tests.snapshots.record frames       one of frames, losses, plans, options
     python -m tests.snapshots.record losses scene one case of it; the others stay as they are
 
-Record again only where a change of behaviour is meant, and say in the commit which numbers moved and why. A rename
+Record again only if a change of behaviour is intended, and state in the commit which numbers changed and why. A rename
 inside the package needs a change in `tests/snapshots/adapters.py` and no recording. The settings are those of the
 tests (`tests/conftest.py`): CPU, float32, programs compiled with few optimizations.
 """

@@ -1,4 +1,4 @@
-"""The tokeniser: the ids of OpenCLIP, the files of a model folder, and wrong input."""
+"""The tokenizer: ids equal to those of OpenCLIP, the files of a model folder, and wrong input."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Track files as people's tools write them: spellings of formats, and plausible numbers that mean something else."""
+"""Track files of common tools: variants of formats, and plausible numbers with another meaning."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_coco_of_cvat_has_the_id_among_attributes(tmp_path):
 
 
 @pytest.mark.parametrize("absent", [None, [], [-1, -1, -1, -1], [0, 0, 0, 0], [float("nan")] * 4])
-def test_youtube_vis_has_many_ways_to_say_absent(tmp_path, absent):
+def test_all_markers_of_absence_of_youtube_vis_are_read(tmp_path, absent):
     content = {
         "videos": [{"id": 1, "width": 640, "height": 480, "length": 2}],
         "categories": [{"id": 1, "name": "person"}],
@@ -303,7 +303,7 @@ def test_youtube_vis_has_many_ways_to_say_absent(tmp_path, absent):
         ("a.txt", ""),
     ],
 )
-def test_what_is_not_read_is_answered_with_what_is(tmp_path, name, text):
+def test_an_unsupported_file_is_refused_with_the_supported_formats(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with refused(path=tmp_path / name) as record:
         one(tmp_path / name)

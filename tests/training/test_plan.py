@@ -194,7 +194,7 @@ class TestCollectives:
         report = collective_report(HLO)
         assert report.by_kind == {
             "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, 7/8 of it
-            "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs: twice a half; a group of one sends nothing
+            "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs: 2 x 1/2; one device sends nothing
             "reduce-scatter": Collective(1, 48, 36),  # 3 float32 each of 4, 3/4 of them
             "all-to-all": Collective(1, 16, 14),
             # 5 stated trips, 1 for an unknown number, and 4 steps of 2 up to 7
@@ -365,7 +365,7 @@ class TestStore:
 
 
 def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bool = False) -> ProgramPlan:
-    """A plan with memory in GiB, of two groups of devices."""
+    """Returns a plan for two groups of devices, with memory in GiB."""
     usable = None if usable is None else int(usable * GIB)
     setting = Setting(2, "some", {"data": 2, "fsdp": 1, "tensor": 1}, "bfloat16", usable, 1, 1, 0.0)
     memory = None if refused else MemoryUse(0, 0, 0, int(needed * GIB), 0)

@@ -1,4 +1,4 @@
-"""Files of weights as people have them: wrapped, prefixed, in parts, in half precision, damaged or malicious."""
+"""Files of weights in common forms: wrapped, prefixed, in parts, in half precision, damaged or malicious."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def test_dictionaries_around_the_tensors_are_opened(tmp_path, content):
     assert open_tensors(torch_file(tmp_path / "a.pth", content)).keys() == set(NAMES)
 
 
-def test_several_unknown_dictionaries_are_not_chosen_from(tmp_path):
+def test_several_unknown_dictionaries_are_refused(tmp_path):
     path = torch_file(tmp_path / "a.pth", {"teacher": arrays(), "student": arrays()})
     with refused(path=path):
         open_tensors(path)
 
 
-def test_variants_come_after_the_whole_file_and_are_noted(tmp_path, caplog):
+def test_variants_are_read_only_without_the_standard_file_and_noted(tmp_path, caplog):
     save_tensors(tmp_path / "net.fp16.safetensors", arrays())
     assert tensor_file(tmp_path, "net").name == "net.fp16.safetensors"
     assert "net.fp16.safetensors" in caplog.text
@@ -126,7 +126,7 @@ def test_a_damaged_index_is_refused(tmp_path, text):
         open_tensors(tmp_path / "net.safetensors.index.json")
 
 
-def test_a_missing_file_is_answered_with_what_is_there(tmp_path):
+def test_the_error_for_a_missing_file_lists_the_existing_ones(tmp_path):
     (tmp_path / "weights.onnx").write_bytes(b"")
     with refused(path=tmp_path, value="net") as record:
         tensor_file(tmp_path, "net")
