@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -50,6 +51,8 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
             _log_everything(root)
         else:
             _log_notes(root)
+            if sys.unraisablehook is sys.__unraisablehook__:
+                sys.unraisablehook = _print_unless_foreign  # stays: native threads may outlive the block
         try:
             yield
         finally:
@@ -57,6 +60,16 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
                 logger.setLevel(level)
                 logger.propagate = propagate
                 logger.handlers[:] = handlers
+
+
+def _print_unless_foreign(unraisable: sys.UnraisableHookArgs) -> None:
+    """Prints an exception that nothing can catch, unless it comes from a library's native thread.
+
+    After a failed save, threads of TensorStore call back into an event loop that is closed by then. The cause of the
+    failure is reported by the main thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
 
 
 def _log_everything(root: logging.Logger) -> None:

@@ -19,7 +19,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    with training_files(tmp_path_factory.getbasetemp().parent) as made:
+    with training_files(tmp_path_factory.getbasetemp()) as made:
         yield made
 
 

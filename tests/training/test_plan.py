@@ -455,7 +455,7 @@ class TestCommand:
             (["--topology", "v5e:8"], "topology of v5e must have a shape of 2 axes"),
             (["--batch", "0"], "--batch must be"),
             (["--effort", "3"], "effort must be"),
-            (["--config.mesh.fsdp=3"], "a multiple of 3 devices, and there are 8"),
+            (["--config.mesh.fsdp=3"], "mesh data=-1 fsdp=3 tensor=1"),
         ],
     )
     def test_wrong_input_is_one_line(self, flags, says, capsys, monkeypatch):
