@@ -223,9 +223,13 @@ def read_features_manifest(folder: Path) -> dict[str, Any]:
         SMCDError: The file is missing, or has another format or version.
     """
     path = folder / MANIFEST
+    records = folder.parent.parent
+    if not records.is_dir():
+        raise SMCDError(f"{records}: no such folder; make records with 'smcd prepare'", path=records)
     if not path.is_file():
         raise SMCDError(
-            f"{folder}: no feature cache found ({MANIFEST} is missing); make one with 'smcd prepare --features MODEL'",
+            f"{folder}: no feature cache found ({MANIFEST} is missing); make one with "
+            f"'smcd prepare --features MODEL --output {records}'",
             path=path,
         )
     content = read_json(path)

@@ -55,7 +55,7 @@ class GateContext(NamedTuple):
 
 
 class AdapterContext(NamedTuple):
-    """What the adapters of one block need at every denoising step and does not change over the steps.
+    """Inputs of the adapters of one block that stay the same at every denoising step.
 
     Attributes:
         objects: Context of the object gate.

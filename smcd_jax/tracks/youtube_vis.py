@@ -174,7 +174,8 @@ def _video_name(item: dict[str, Any], identity: int) -> str:
     if isinstance(item.get("name"), str):
         return item["name"]
     files = item.get("file_names")
-    return Path(files[0]).parent.name if isinstance(files, list) and files else str(identity)
+    named = isinstance(files, list) and files and isinstance(files[0], str)
+    return Path(files[0]).parent.name if named else str(identity)
 
 
 def _length(entry: JsonValue) -> int:
@@ -182,6 +183,9 @@ def _length(entry: JsonValue) -> int:
     files = entry.get("file_names")
     if files.data is not None and (not isinstance(files.data, list) or len(files.data) != length):
         raise files.error(f"must list {length} files, one per frame")
+    for name in files.data or ():
+        if not isinstance(name, str):
+            raise files.error(f"must list names of files, got {name!r:.40}", got=False)
     return length
 
 

@@ -184,7 +184,8 @@ def _encoder_identity(model: VideoModel, base: ModelFolder | None) -> dict[str, 
 
     if base is None:
         raise SMCDError(
-            "config: init.model must name the model whose encoders made the cached features, got none",
+            "config: init.model must name the model whose encoders made the cached features, got none; pass "
+            "--config.init.model=MODEL",
             argument="init.model",
         )
     return encoder_identity(base.path, {step.component for step in model.feature_steps})

@@ -95,12 +95,12 @@ def train(
         closing.push(_closes(checkpoints))
         # Before compiling, so that a config that does not match the checkpoint is refused at once.
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
+        say("compiling the training step, which can take minutes")
         started = time.perf_counter()
         step = program.compile()
         say(f"step compiled in {time.perf_counter() - started:.1f} s")
         if begun is None:
             return Outcome("compiled", 0)
-
         state, order, done = begun
         folder.write_config(saved)
         frozen = program.frozen_params()

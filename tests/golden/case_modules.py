@@ -99,7 +99,7 @@ def downsample(golden: Golden) -> Iterator[Comparison]:
 
 
 def upsample(golden: Golden) -> Iterator[Comparison]:
-    """Nearest, then convolution."""
+    """Nearest-neighbour upsampling, followed by a convolution."""
     yield from _resample(golden, Upsample, "conv")
 
 

@@ -130,7 +130,7 @@ def grounding_scores(clips: Sequence[ClipOverlap]) -> GroundingScores:
     """Computes AO, SR50 and SR75 over all frames of all clips, and class-balanced scores if all clips have labels.
 
     Raises:
-        SMCDError: No frame counts, or only some of the clips have labels.
+        SMCDError: There is no frame to count, or only some of the clips have labels.
     """
     sequences = [(clip, item, _counted(clip.ious[:, item])) for clip in clips for item in range(clip.ious.shape[1])]
     sequences = [(clip, item, ious) for clip, item, ious in sequences if len(ious)]
