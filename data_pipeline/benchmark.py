@@ -41,9 +41,9 @@ from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 PLAIN = "plain loop"
 DECODED, SHORT_SIDE, ORIGINAL_SIZE = "decoded", "decoded, short side", "decoded, original size"
 CACHED = "cached"
-# Batches taken before a measurement: threads are running, files are open, and prefetched batches are used up.
+# Batches taken before a measurement, until threads are running, files are open and prefetched batches are used up.
 _WARM_UP = 6
-_SETTLING = 0.3  # seconds after each measurement, in which threads end
+_SETTLING = 0.3  # seconds to wait after each measurement for threads to end
 _LATENT_SCALE, _LATENT_CHANNELS, _TEXT_WIDTH = 8, 4, 1024  # shapes of the published model
 _IDENTITY = {"random numbers": "0"}
 

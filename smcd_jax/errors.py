@@ -13,10 +13,10 @@ class SMCDError(ValueError):
     ``--debug`` adds the traceback. Callers and tests read the attributes, not the wording.
 
     Attributes:
-        argument: Name of the argument, option or config key at fault; None if there is none.
-        path: File or folder at fault, as text; None if there is none.
-        value: Value that was refused; None if there is none.
-        table: Lines below the message that compare two things that do not fit; empty if there are none.
+        argument: Name of the argument, option or config key at fault, or None.
+        path: File or folder at fault, as text, or None.
+        value: Value that was refused, or None.
+        table: Lines below the message that compare two things that do not fit, or an empty text.
     """
 
     def __init__(

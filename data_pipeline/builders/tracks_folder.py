@@ -103,7 +103,7 @@ class TracksFolder:
         )
 
     def fingerprint(self, split: str, index: int) -> str:
-        """Returns a hash of names, sizes and contents (of large files, only the two ends); see `Source`."""
+        """Returns a hash of names, sizes and contents (of large files, only beginning and end); see `Source`."""
         path = self._entries[split][self.clip_ids(split)[index]]
         digest = hashlib.sha256()
         files = sorted(path.rglob("*")) if path.is_dir() else sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
@@ -223,7 +223,7 @@ def _all_pictures(path: Path) -> list[Path]:
 
 
 def _ends(file: Path) -> bytes:
-    """Returns the content of a file, or the two ends of a large one."""
+    """Returns the content of a file; of a large file, only its beginning and end."""
     with file.open("rb") as opened:
         start = opened.read(_END_BYTES)
         opened.seek(max(len(start), file.stat().st_size - _END_BYTES))

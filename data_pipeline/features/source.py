@@ -66,7 +66,11 @@ class FeatureSource:
     def fill_latents(
         self, row: Mapping[str, np.ndarray], *, clip: int, start: int, key: np.uint64
     ) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-        """Fills all but texts; returns indices of the chosen objects, number dropped, caption and label embeddings."""
+        """Fills every array except `text` and `labels`.
+
+        Returns:
+            Indices of the chosen objects, number of dropped objects, caption embedding, label embeddings.
+        """
         manifest, latents = self._cache.manifest, row["latents"]
         count = min(self.size.frames, int(self.num_frames[clip]) - start)
         moments = np.empty((count, *manifest["moments"]), np.float16)

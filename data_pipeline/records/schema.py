@@ -74,7 +74,7 @@ class Clip:
         boxes: Boxes `[T, N, 4]`, float32, x1, y1, x2, y2 in 0..1 of the picture; with area where present.
         mask: Presence `[T, N]`, bool, True where the object is present. Numbers 0 and 1 are accepted.
         labels: Text per object.
-        label_embeddings: Embeddings `[N, D]`, float32, made by the data set's authors; None if there are none.
+        label_embeddings: Embeddings `[N, D]`, float32, made by the data set's authors, or None.
         notes: Changes made to the raw data, a few words each, for the report; not stored in the record.
 
     Raises:

@@ -71,7 +71,7 @@ def run_a(options: Options) -> list[Step]:
     python, file = sys.executable, lambda name: str(options.output / name)
     # Two processes share the device while parity is checked; otherwise one process has it alone.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    # On a CPU nearly all of the time of the check is compilation.
+    # On a CPU, the check spends nearly all of its time on compilation.
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if options.device == "cpu" else {}
     alone = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
     parity = {

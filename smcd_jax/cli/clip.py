@@ -38,7 +38,7 @@ class Clip:
 
     Attributes:
         picture: Picture in its original size.
-        tracks: Box tracks with as many frames as the video; None if there are none.
+        tracks: Box tracks with as many frames as the video, or None.
         options: Sampling options, resolved.
         fps: Frames per second of the files.
         description: Content of NAME.json about the inputs; its "seed" is that of the first video.

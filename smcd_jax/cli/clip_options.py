@@ -36,7 +36,7 @@ class Option:
         kind: Type of the value: ``str``, ``int`` or ``float``; ``bool`` for a flag without value; ``bool | str`` for a
             flag whose value may be omitted; ``list`` for texts that may be given several times.
         help: Help text; the default is added.
-        default: Default value; None if the model decides or there is none.
+        default: Default value; None if the model decides or nothing is assumed.
         choices: Allowed values; None for any value of the type.
         metavar: Placeholder of the value in the help text.
         every_family: Whether every model family has the option.

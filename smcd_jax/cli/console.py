@@ -63,7 +63,7 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
 
 
 def _print_unless_foreign(unraisable: sys.UnraisableHookArgs) -> None:
-    """Prints an exception that nothing can catch, unless it comes from a library's native thread.
+    """Prints an unraisable exception, unless it comes from a library's native thread.
 
     After a failed save, threads of TensorStore call back into an event loop that is closed by then. The cause of the
     failure is reported by the main thread.

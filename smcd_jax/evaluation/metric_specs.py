@@ -197,7 +197,7 @@ DEFAULT_METRICS = tuple(name for name, spec in METRICS.items() if spec.default)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Checks that there is a metric of each name.
+    """Checks that every name is the name of a metric.
 
     Raises:
         SMCDError: A name is unknown.

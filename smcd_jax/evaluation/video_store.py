@@ -67,7 +67,7 @@ class EvalClip:
         objects: Indices of these objects in the record.
         encoded: Real frames as JPEG or PNG bytes.
         given: Tracks passed to the model where an intervention makes them differ from boxes, mask and labels.
-        recorded: Clip before the intervention; None if there is none (`smcd_jax.evaluation.interventions`).
+        recorded: Clip before the intervention; None without an intervention (`smcd_jax.evaluation.interventions`).
     """
 
     clip_id: str

@@ -232,7 +232,7 @@ def open_image(file: io.BufferedReader) -> Image.Image:
 
 
 def _check_kind(start: bytes) -> None:
-    """Refuses, with a sentence of its own, a kind of file that is often given and not read.
+    """Refuses common kinds of files that are not supported, with a message for each kind.
 
     Raises:
         _OtherKindError: The first bytes are those of such a file.
@@ -275,7 +275,7 @@ def _register_heif() -> bool:
 
 
 class _OtherKindError(Exception):
-    """A file of a kind that is not read; the message continues a sentence about it."""
+    """A file of an unsupported kind; the message completes a sentence about the file."""
 
 
 def _formats_of_this_pillow() -> dict:

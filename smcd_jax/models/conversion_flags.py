@@ -1,4 +1,4 @@
-"""The flags of `smcd convert` that belong to one model family, and the presets; imports nothing, for quick help."""
+"""The flags of `smcd convert` that belong to one model family, and the presets; no slow imports, for a fast --help."""
 
 from __future__ import annotations
 

@@ -78,12 +78,12 @@ class Request:
     Attributes:
         pictures: Pictures at the size of the video (`VideoModel.fit_picture`), 0..255.
         prompts: Prompt of each example.
-        negative_prompts: Negative prompt of each example; None where there is none.
-        tracks: Box tracks of each example, with as many frames as the video; None where there are none.
+        negative_prompts: Negative prompt of each example, or None.
+        tracks: Box tracks of each example, with as many frames as the video, or None.
         num_frames: Number of frames.
         seeds: Seed of each example.
         options: Sampling options, resolved.
-        end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None where there are none.
+        end_pictures: Pictures of `SamplingOptions.end_image`, as ``pictures``; None without that option.
         originals: Pictures of any size, as they were read.
         notes: Remarks about the pictures, one line each.
     """

@@ -86,7 +86,7 @@ def attend_frames(
     scale = queries.shape[-1] ** -0.5
     if implementation in CUDNN and queries.shape[1] * context.keys.shape[1] <= SMALL_SCORES:
         wide = lambda x: x.astype(jnp.float32)  # noqa: E731
-        # the frames that are attended to stand before the width, so that XLA makes one kernel of all of this
+        # the axis of attended frames comes before the width, so that XLA fuses all of this into one kernel
         keys, values = (wide(part).transpose(0, 2, 3, 1, 4)[:, None] for part in context)
         scores = (wide(queries)[:, :, :, :, None] * scale * keys).sum(-1)
         weights = jax.nn.softmax(scores, axis=-1)

@@ -55,7 +55,7 @@ class CLIPBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], visible: Bool[Array, "1 l l"] | None = None) -> Float[Array, "b l d"]:
-        """Tokens in, tokens out."""
+        """Maps tokens to tokens of the same width; ``visible`` is True where one token may attend to another."""
         width = x.shape[-1]
         normed = Norm(self.policy, self.epsilon, name="norm_attention")(x)
         x = x + CLIPAttention(self.heads, self.policy, name="attention")(normed, visible)

@@ -8,8 +8,8 @@ from typing import Literal
 
 Gate = Literal["none", "object", "object_image", "parallel", "double", "merge"]
 Activation = Literal["gelu", "quick_gelu"]  # of CLIP's towers: the exact form in OpenCLIP's ViT-H/14, quick in OpenAI's
-# For fields that came after the first model folders: written only where they differ, so that what was made before and
-# what is made now from the same arrays stay one to whoever compares configs (feature caches know encoders by them).
+# For fields that were added after the first model folders. They are written only if they differ from the default, so
+# that older and newer configs of the same arrays compare equal (feature caches identify encoders by their configs).
 _UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
 
 

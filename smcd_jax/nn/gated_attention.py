@@ -34,10 +34,10 @@ class AdapterTokens(NamedTuple):
 
 
 class GateContext(NamedTuple):
-    """What one gate needs at every denoising step and does not change over the steps.
+    """Inputs of one gate that stay the same at every denoising step.
 
-    The gate's scalars multiply values, hidden layer and biases, which has the result of multiplying the two branches,
-    and leaves the sums of branch and input to the matrix products.
+    The gate's scalars multiply values, hidden layer and biases instead of the outputs of the two branches. The result
+    is the same, and the sums of branch and input can be fused into the matrix products.
 
     Attributes:
         tokens: Keys of the tokens, and values times ``attention``.

@@ -1,7 +1,7 @@
 """Weights joined before the steps of a sampler: projections of the same input become one matrix product each.
 
 The parameters stay as they are on disk. A network finds the joined weights in the collection "joined" of its variables,
-and computes with the separate ones where there is none, as in training.
+and uses the separate weights if the collection is absent, as in training.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def decoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
 
 
 def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
-    """By how much each encoder block's output is smaller than the latents."""
+    """Downscaling factor of each encoder block's output, relative to the latents."""
     factors = [1]
     for plan in encoder_plan(config)[1:]:
         factors.append(factors[-1] * (2 if plan.kind == "downsample" else 1))
@@ -68,7 +68,7 @@ def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
 
 
 class TimeShift(NamedTuple):
-    """What a residual block adds to each channel, where it is computed for all blocks at once."""
+    """What a residual block adds to each channel, precomputed for all blocks at once."""
 
     shift: Float[Array, "b c"]
 

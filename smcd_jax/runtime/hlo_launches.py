@@ -156,7 +156,7 @@ def _kind(label: str) -> str:
 
 
 def _unchanged(program: Program, name: str) -> set[str]:
-    """Instructions of a loop's body that hold what the loop does not change."""
+    """Returns the names of the loop-invariant instructions of a loop's body."""
     if name not in program.loops:
         return set()
     instructions = program.instructions(name)

@@ -12,7 +12,7 @@ INTERPOLATIONS = ("linear", "smooth", "hold")
 
 
 class FrameTimes(NamedTuple):
-    """Positions of new frames on the time line of old frames.
+    """Positions of new frames on the timeline of old frames.
 
     Attributes:
         lower: Old frame at or before each new one, int `[frames]`.

@@ -17,7 +17,7 @@ class Observation(NamedTuple):
     """One box of one object.
 
     Attributes:
-        frame: Number of the frame as the file counts.
+        frame: Frame number as stated in the file.
         identity: Id of the object.
         box: Box x1, y1, x2, y2 in pixels from 0.
         label: Label, or a number that stands for one; None if the file gives none.

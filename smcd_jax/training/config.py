@@ -261,7 +261,9 @@ def default_config(preset: str = "smcd") -> ConfigDict:
     known = presets()
     if preset not in known:
         raise SMCDError(
-            f"config: unknown preset {preset!r}; known are {', '.join(sorted(known))}", argument="preset", value=preset
+            f"config: unknown preset {preset!r}; known presets: {', '.join(sorted(known))}",
+            argument="preset",
+            value=preset,
         )
     rates = dict.fromkeys(make_model(known[preset]).switches, 0.0)
     family = preset_family(preset)

@@ -55,5 +55,5 @@ def _value(text: str, before: Any) -> Any:
 def _unknown(node: Any, key: str, name: str) -> None:
     known = list(node) if isinstance(node, ConfigDict) else []
     close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}" if known else ""
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}" if known else ""
     raise SMCDError(f"--config.{key}: unknown key{hint}", argument=key)

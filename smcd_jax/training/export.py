@@ -32,7 +32,7 @@ def check_base(model: str, sha256: str) -> None:
         found = ModelFolder(model).digest if model else ""
     except SMCDError as error:
         raise SMCDError(
-            f"{error}; the run started from this model, pass its folder with --base",
+            f"{error}; the run started from this model; pass its folder with --base",
             argument="base",
             path=error.path,
             value=model,

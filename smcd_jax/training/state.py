@@ -254,7 +254,7 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, config
 
 
 def empty_window() -> dict[str, jax.Array]:
-    """Returns zeros for the sums of a log line."""
+    """Returns the sums that are accumulated for a log line, all zero."""
     zero = jnp.zeros((), jnp.float32)
     return {
         "steps": zero,

@@ -96,7 +96,7 @@ def test_excluded_ids_are_matched_as_ids(tmp_path):
     for name in names:
         got10k_sequence(tmp_path / "001898 txt" / "train" / name, BOXES[:1])
     (tmp_path / "001898 txt" / "train" / "list.txt").write_text("\n".join(names))
-    source = make_source("got10k", tmp_path / "001898 txt")  # a substring of every path here
+    source = make_source("got10k", tmp_path / "001898 txt")  # every path contains an excluded id and "txt"
     assert source.clip_ids("train") == ("GOT-10k_Train_001899", "GOT-10k_Train_101898")
     [note] = source.validate().notes
     assert note.startswith("train: 1 sequences")

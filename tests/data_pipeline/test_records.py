@@ -121,7 +121,7 @@ def test_tfds_serializes_to_an_equal_record_and_reads_ours():
 
 
 def test_records_are_the_same_bytes_in_every_process():
-    # Hashes of texts, and so the order of a protocol buffer's map, differ between processes by default.
+    # Hashes of strings, and with them the order of a protocol buffer's map, differ between processes by default.
     code = (
         "import hashlib; from data_pipeline.records.schema import serialize; "
         "from tests.data_pipeline.test_records import a_clip; "

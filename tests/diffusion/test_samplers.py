@@ -208,7 +208,7 @@ def test_tables_have_one_shape_and_hold_float32():
 
 
 def followed(sampler, spacing, num_steps):
-    """Returns whether a sampler visits its timesteps; the reference's DDIM does not where it clips the first one."""
+    """Returns whether a sampler visits exactly its timesteps, which it need not where the first one is clipped."""
     if sampler in ("dpmsolver++", "unipc"):
         return (spacing, num_steps) != ("leading", 1000)  # refused
     clipped = spacing in ("leading", "reference") and inference_timesteps(SCHEDULE, num_steps, spacing)[0] == 999

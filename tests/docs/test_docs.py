@@ -150,6 +150,16 @@ def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     assert (tmp_path / "outputs" / "rocket.gif").stat().st_size > 0
 
 
+@pytest.mark.slow
+def test_the_trial_of_training_runs_as_it_stands(tmp_path, monkeypatch):
+    (code,) = [block[2] for block in CODE.finditer(text_of(DOCS / "train.md")) if "records/trial" in block[2]]
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    subprocess.run(["bash", "-e", "-c", code], cwd=tmp_path, check=True)
+    assert (tmp_path / "runs" / "trial" / "checkpoints" / "2").is_dir()
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 

@@ -377,7 +377,7 @@ def test_ssim_is_the_formula_under_a_gaussian_window():
     c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     each = (2 * means[0] * means[1] + c_1) * (2 * covariance + c_2)
     each /= (means[0] ** 2 + means[1] ** 2 + c_1) * (sum(variances) + c_2)
-    want = each[5:-5, 5:-5].mean()  # only where the window of 11 lies within the frame
+    want = each[5:-5, 5:-5].mean()  # only where the 11 x 11 window lies within the frame
     assert 0.2 < want < 0.95
     assert ssim(other, real) == pytest.approx(want, abs=1e-9)
 

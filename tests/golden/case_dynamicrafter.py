@@ -322,7 +322,7 @@ def pipeline(golden: Golden) -> Iterator[Comparison]:
 
 
 def pipeline_gui(golden: Golden) -> Iterator[Comparison]:
-    """The web page's program, from pictures of any size to video."""
+    """The pipeline of the published web demo, from pictures of any size to a video."""
     arrays, given = golden.arrays(), golden.config
     interpolates = given["mode"] in ("interp", "loop")
     strides = given["parameterization"] == "eps"

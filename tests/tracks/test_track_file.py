@@ -74,7 +74,7 @@ def test_outside_its_visible_ranges_an_object_is_masked_out():
 
 def test_other_numbers_of_frames_come_from_the_keyframes():
     content = changed_object(interpolation="hold")
-    # On the file's time line the second of 2 frames is frame 7, where the second key begins.
+    # On the file's timeline, the second of 2 frames is frame 7, where the second key begins.
     assert load(content, frames=2).boxes[1, 0, 1] == np.float32(10 / 427)
     held = load(content, frames=15).boxes[:, 0, 1]
     np.testing.assert_array_equal(held[:14], np.float32(125 / 427))

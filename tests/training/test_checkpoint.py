@@ -37,7 +37,7 @@ def short_collections():
     gc.unfreeze()
 
 
-INLINE = 1024  # bytes of an array that TensorStore puts into an index rather than a data file
+INLINE = 1024  # largest size in bytes of an array that TensorStore stores in an index rather than a data file
 DATA, CONFIG = {"epoch": 1, "position": 48}, {"seed": 7, "model": {"frames": 8, "size": [64, 64]}}
 
 

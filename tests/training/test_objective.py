@@ -31,7 +31,7 @@ from smcd_jax.training.step import Noised, denoising_losses, draw_timesteps, mak
 from tests.errors import refused
 from tests.training.training_run import MODEL, QUICKLY, configured, starting_params, training_files
 
-MANY = 4000  # rows, so that a share is known to 0.03 at four standard deviations
+MANY = 4000  # rows, so that four standard deviations of a share are about 0.03
 CONDITIONS = ("text", "boxes", "image_latent", "image_tokens")
 
 

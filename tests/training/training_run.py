@@ -295,7 +295,7 @@ def seen_batches(file: Path) -> dict[str, list[list]]:
 
 
 def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
-    """Lets the background save of this step fail with a full disk while its arrays are written."""
+    """Makes the background save of this step fail, as on a full disk, while its arrays are written."""
     unchanged = ocp.PyTreeCheckpointHandler.async_save
 
     class FullDisk:

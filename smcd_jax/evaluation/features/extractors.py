@@ -271,7 +271,7 @@ def check_frames(frames: np.ndarray, name: str) -> None:
     """Checks that frames are uint8 RGB pictures.
 
     Raises:
-        SMCDError: The frames have another dtype or shape, or there are none.
+        SMCDError: The frames have another dtype or shape, or their number is zero.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise SMCDError(

@@ -162,7 +162,7 @@ class LPIPS:
         names = {name: f"features.{name.split('.', 1)[1]}" for name in model.net.state_dict()}
         if missing := [theirs for theirs in names.values() if theirs not in tensors]:
             raise SMCDError(
-                f"{source}: not torchvision's AlexNet, {missing[0]} is missing; download it again",
+                f"{source}: not torchvision's AlexNet ({missing[0]} is missing); download it again",
                 path=source,
                 value=missing[0],
             )

@@ -197,7 +197,7 @@ def bootstrap_interval(
 
 
 def describe_omitted(clips: Iterable[str], total: int, reason: str) -> str:
-    """Note about clips that were not measured; empty if there are none."""
+    """Note about clips that were not measured; empty if all were."""
     clips = sorted(clips)
     if not clips:
         return ""

@@ -23,9 +23,9 @@ class Motion(NamedTuple):
     """Mean optical-flow magnitude between neighbouring frames, in shorter sides of the picture per frame.
 
     Attributes:
-        inside: Mean over pixels inside a box of the earlier frame; NaN if there are none.
+        inside: Mean over pixels inside a box of the earlier frame; NaN without such pixels.
         outside: Mean over pixels outside the boxes of both frames, because background that an object uncovers has no
-            defined flow; NaN if there are none.
+            defined flow; NaN without such pixels.
     """
 
     inside: float

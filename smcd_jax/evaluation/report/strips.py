@@ -66,7 +66,7 @@ def read_strips(folder: Path, clip_id: str) -> dict[str, str]:
 def _strip(video: Video, clip: EvalClip, boxes: Boxes, mask: Shaped[np.ndarray, "f n"]) -> UInt8[np.ndarray, "h w 3"]:
     scale = HEIGHT / video.shape[1]
     size = (max(1, round(video.shape[2] * scale)), HEIGHT)
-    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR  # keeps pixels of small frames
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR  # keeps small frames sharp
     frames = np.stack([np.asarray(Image.fromarray(frame).resize(size, resampling)) for frame in video])
     if clip.labels:
         frames = draw_boxes(frames, boxes, mask, [""] * len(clip.labels), colors=object_colors(len(clip.labels)))

@@ -60,7 +60,7 @@ class VitTracker:
             with repeatable(self._cv2):
                 self._network = self._cv2.dnn.readNetFromONNX(str(path))
                 self._run(*(np.zeros((1, 3, side, side), np.float32) for side in (TEMPLATE, SEARCH)))
-        except (self._cv2.error, ValueError) as error:  # another kind of file, or other inputs and outputs
+        except (self._cv2.error, ValueError) as error:  # not an ONNX file, or a network with other inputs or outputs
             raise SMCDError(
                 f"tracker {VIT}: {path.name} is not a network of this form ({one_line(error)}); usual source: {SOURCE}",
                 argument="trackers",

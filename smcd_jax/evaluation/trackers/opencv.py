@@ -61,7 +61,7 @@ def check_frames(frames: UInt8[np.ndarray, "f h w 3"]) -> None:
     """Checks that frames are a video.
 
     Raises:
-        SMCDError: The frames are not uint8 `[f, h, w, 3]`, or there are none.
+        SMCDError: The frames are not uint8 `[f, h, w, 3]`, or their number is zero.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise SMCDError(

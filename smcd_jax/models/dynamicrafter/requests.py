@@ -17,7 +17,7 @@ from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks
 
-LOOP_MODES = ("ends",)  # one picture's latent joins the first and the last frame; the last is not shown
+LOOP_MODES = ("ends",)  # one picture's latent conditions the first and the last frame; the last is not shown
 
 
 class DynamiCrafterModel(DynamiCrafterNetworks):

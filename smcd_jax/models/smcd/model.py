@@ -35,7 +35,7 @@ from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
 ADDITIVE = ("img_free_guidance", "ti_free_guidance")  # weights of the published guidance
-STEM = "encoder_0/conv/kernel"  # reads the first frame's latent beside the noisy ones
+STEM = "encoder_0/conv/kernel"  # its input channels include the latent of the first frame
 
 
 class Inputs(NamedTuple):

@@ -124,7 +124,7 @@ def _stored_config(folder: Path) -> ModelConfig | None:
 
 
 def _without_prefix(tensors: Tensors) -> dict[str, LazyTensor]:
-    """Removes the name of the wrapper that DeepSpeed puts before each name."""
+    """Removes the prefix that DeepSpeed's wrapper adds to each name."""
     if any(name.startswith(PREFIXES["unet"]) for name in tensors):
         return dict(tensors)
     cut = {name[DEEPSPEED_PREFIX:]: tensor for name, tensor in tensors.items()}

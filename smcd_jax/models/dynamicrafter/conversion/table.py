@@ -25,7 +25,7 @@ FRAMESTRIDE, FPS = "model.diffusion_model.framestride_embed.", "model.diffusion_
 
 
 def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
-    """Returns the table of each component, with the names of the file."""
+    """Returns the conversion table of each component, with names as in the checkpoint file."""
     tables = {
         "unet": unet_rows,
         "resampler": resampler_rows,
