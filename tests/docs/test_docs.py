@@ -156,6 +156,7 @@ def test_the_trial_of_training_runs_as_it_stands(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # eight devices in tests
     subprocess.run(["bash", "-e", "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / "runs" / "trial" / "checkpoints" / "2").is_dir()
 
@@ -256,6 +257,7 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs the extra docs: pip install -e '.[docs]'")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):  # of tests: fast compilation, eight devices
+        monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=3000, resources={"metadata": {"path": str(tmp_path)}}).execute()
