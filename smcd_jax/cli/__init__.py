@@ -15,7 +15,7 @@ from smcd_jax.errors import SMCDError
 # Only the selected module is imported, so that help does not wait for JAX.
 COMMANDS = {
     "animate": "turn a picture, a prompt and box tracks into a video",
-    "tracks": "validate, convert and draw box tracks",
+    "tracks": "validate, convert, draw and preview box tracks",
     "convert": "convert PyTorch weights to a model folder and back",
     "prepare": "convert raw data sets to training records, and records to cached features",
     "inspect": "draw a contact sheet of the clips in a folder of records",

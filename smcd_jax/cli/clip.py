@@ -85,7 +85,7 @@ def check_clip(
     if tracks is None:
         files = dataclasses.replace(files, boxes_drawn=False)
     else:
-        tracks, notes = _without_absent(tracks)
+        tracks, notes = tracks.without_absent()
         notes = (*tracks.notes, *notes)
     request = make_request(model, image=picture, prompt=values.get("prompt"), tracks=tracks, options=options)
     plan = model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
@@ -165,25 +165,6 @@ def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int
         raise SMCDError(message, argument="label")
     joined += [parse_track(text, **size) for text in values.get("track", [])]
     return join_tracks(joined) if joined else None
-
-
-def _without_absent(tracks: BoxTracks) -> tuple[BoxTracks, tuple[str, ...]]:
-    """Returns the tracks without objects that appear in no frame, and remarks for the user."""
-    seen = np.flatnonzero(tracks.mask.any(axis=0))
-    if len(seen) == 0:
-        message = f"no object is present in any of the {tracks.num_frames} frames; check the tracks"
-        raise SMCDError(message, argument="tracks")
-    if len(seen) == tracks.num_objects:
-        return tracks, ()
-    absent = [tracks.labels[index] for index in range(tracks.num_objects) if index not in seen]
-    kept = dataclasses.replace(
-        tracks,
-        boxes=tracks.boxes[:, seen],
-        mask=tracks.mask[:, seen],
-        labels=tuple(tracks.labels[index] for index in seen),
-    )
-    names = ", ".join(map(repr, absent))
-    return kept, (f"ignored objects that are in none of the {tracks.num_frames} frames: {names}",)
 
 
 def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate: bool) -> tuple[str, ...]:

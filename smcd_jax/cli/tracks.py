@@ -1,4 +1,4 @@
-"""`smcd tracks`: check, convert and draw box tracks in any of the formats that `smcd animate` reads."""
+"""`smcd tracks`: check, convert, draw and preview box tracks in any of the formats that `smcd animate` reads."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ examples:
   smcd tracks validate rocket
   smcd tracks convert rocket rocket.json
   smcd tracks draw rocket --output boxes.png
+  smcd tracks preview rocket rocket --output preview.mp4
 
 "rocket" and "sprite" are examples that come with smcd_jax; name your own files instead."""
 
@@ -34,7 +35,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands of `smcd tracks` and their flags."""
     parser.epilog = _EPILOG
-    subcommands = parser.add_subparsers(title="subcommands", metavar="validate | convert | draw", dest="subcommand")
+    subcommands = parser.add_subparsers(
+        title="subcommands", metavar="validate | convert | draw | preview", dest="subcommand"
+    )
 
     validate = _add_subcommand(
         subcommands,
@@ -79,6 +82,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     draw.add_argument("--overwrite", action="store_true", help="replace an existing file")
     _add_input_flags(draw)
 
+    preview = _add_subcommand(
+        subcommands,
+        "preview",
+        _preview,
+        help="move the contents of the boxes over a filled background, without a model",
+        common=("image", "file", "output", "boxes", "label", "frames", "fps", "overwrite"),
+        examples=["preview rocket rocket", "preview rocket rocket --boxes --fps 12 --output rocket.gif"],
+    )
+    preview.add_argument("image", metavar="IMAGE", help="image that the boxes refer to")
+    preview.add_argument("file", metavar="TRACKS", help="track file, or folder of a sequence")
+    preview.add_argument(
+        "--output", metavar="OUT", help=".mp4, .gif or .webp file to write (default: NAME_preview.mp4 in this folder)"
+    )
+    preview.add_argument("--boxes", action="store_true", help="draw the boxes and their labels")
+    preview.add_argument("--fps", type=float, default=8, metavar="N", help="frames per second (default: 8)")
+    preview.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    _add_input_flags(preview, has_image=True)
+
 
 def _add_subcommand(
     subcommands: Any,
@@ -99,24 +120,27 @@ def _add_subcommand(
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand and returns its exit status: 2 if a validated file is wrong."""
     if args.subcommand is None:
-        message = "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw' (see smcd tracks --help)"
+        message = (
+            "missing subcommand: use 'smcd tracks validate', 'convert', 'draw' or 'preview' (see smcd tracks --help)"
+        )
         raise SMCDError(message, argument="subcommand")
     return args.run(args)
 
 
-def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+def _add_input_flags(parser: argparse.ArgumentParser, *, has_image: bool = False) -> None:
     parser.add_argument(
         "--tracks_format", choices=TRACK_FORMATS, help="format of the input (default: detected from name and content)"
     )
     parser.add_argument("--tracks_video", metavar="ID", help="id or name of the video to read from a YouTube-VIS file")
     parser.add_argument("--label", metavar="TEXT", help="label of the object, if the file has none")
-    parser.add_argument("--image", metavar="FILE", help="image that the boxes refer to")
-    parser.add_argument(
-        "--image_size",
-        type=width_and_height,
-        metavar="WIDTHxHEIGHT",
-        help="size of the image in pixels, instead of --image, if the file does not state it",
-    )
+    if not has_image:
+        parser.add_argument("--image", metavar="FILE", help="image that the boxes refer to")
+        parser.add_argument(
+            "--image_size",
+            type=width_and_height,
+            metavar="WIDTHxHEIGHT",
+            help="size of the image in pixels, instead of --image, if the file does not state it",
+        )
     parser.add_argument("--frames", type=int, metavar="N", help="number of frames to spread the motion over")
 
 
@@ -170,9 +194,7 @@ def _draw(args: argparse.Namespace) -> int:
     check_fps(args.fps, (suffix[1:],))
     picture = read_picture(_picture(args))
     tracks, _, _ = _read(args, Path(args.file), image_size=picture.shape[1::-1])
-    if tracks.num_frames * picture.nbytes > _MAX_DRAWN_BYTES:
-        message = f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8"
-        raise SMCDError(message, argument="frames", value=tracks.num_frames)
+    _check_memory(tracks, picture.nbytes)
     frames = np.broadcast_to(picture, (tracks.num_frames, *picture.shape))
     drawn = draw_boxes(frames, tracks.boxes, tracks.mask, tracks.labels)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +210,41 @@ def _draw(args: argparse.Namespace) -> int:
         console.note(text)
     console.result(f"wrote {output}")
     return 0
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from smcd_jax.cli.clip_options import check_fps
+    from smcd_jax.media import draw_boxes, read_picture, write_video
+    from smcd_jax.media.cut_and_move import move_boxes, preview_picture
+
+    image = example_file(Path(args.image), "img.png")
+    output = Path(args.output if args.output is not None else f"{Path(args.image).stem}_preview.mp4")
+    suffix = output.suffix.lower()
+    if suffix not in (".mp4", ".gif", ".webp"):
+        message = f"--output must end in .mp4, .gif or .webp, got {output}"
+        raise SMCDError(message, argument="output", path=output, value=suffix)
+    _check_new([output], args)
+    check_fps(args.fps, (suffix[1:],))
+    picture = read_picture(image)
+    tracks, _, _ = _read(args, Path(args.file), image_size=picture.shape[1::-1])
+    tracks, ignored = tracks.without_absent()
+    picture = preview_picture(picture)
+    _check_memory(tracks, picture.nbytes)
+    frames = move_boxes(picture, tracks.boxes, tracks.mask)
+    if args.boxes:
+        frames = draw_boxes(frames, tracks.boxes, tracks.mask, tracks.labels)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_video(frames, output, fps=args.fps)
+    for text in (*tracks.notes, *ignored):
+        console.note(text)
+    console.result(f"wrote {output}")
+    return 0
+
+
+def _check_memory(tracks: BoxTracks, frame_bytes: int) -> None:
+    if tracks.num_frames * frame_bytes > _MAX_DRAWN_BYTES:
+        message = f"{tracks.num_frames} frames are too many to draw at once; pass fewer with --frames, such as 8"
+        raise SMCDError(message, argument="frames", value=tracks.num_frames)
 
 
 def _check_new(files: list[Path], args: argparse.Namespace) -> None:

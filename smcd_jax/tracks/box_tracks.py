@@ -98,6 +98,23 @@ class BoxTracks:
         boxes = np.where(both[..., None], between, self.boxes[at.nearest])
         return replace(self, boxes=boxes, mask=self.mask[at.nearest])
 
+    def without_absent(self) -> tuple[BoxTracks, tuple[str, ...]]:
+        """Returns the tracks without objects that appear in no frame, and remarks for the user.
+
+        Raises:
+            SMCDError: No object appears in any frame.
+        """
+        seen = np.flatnonzero(self.mask.any(axis=0))
+        if len(seen) == 0:
+            message = f"no object is present in any of the {self.num_frames} frames; check the tracks"
+            raise SMCDError(message, argument="tracks")
+        if len(seen) == self.num_objects:
+            return self, ()
+        labels = tuple(self.labels[index] for index in seen)
+        absent = ", ".join(repr(self.labels[index]) for index in range(self.num_objects) if index not in seen)
+        kept = replace(self, boxes=self.boxes[:, seen], mask=self.mask[:, seen], labels=labels)
+        return kept, (f"ignored objects that are in none of the {self.num_frames} frames: {absent}",)
+
     def pad(self, objects: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns boxes and mask for `objects` objects; the added ones have zero boxes and mask False.
 

@@ -135,9 +135,27 @@ def test_draw_makes_a_sheet_or_a_video(bbox, capsys):
     assert "boxes.mp4" in capsys.readouterr().out
 
 
+def test_preview_moves_the_object_and_starts_with_the_picture(capsys):
+    assert main(["tracks", "preview", PICTURE, TRACKS, "--fps", "4"]) == 0
+    frames, fps = read_video("img_preview.mp4")
+    picture = read_picture(PICTURE).astype(int)
+    assert (len(frames), fps) == (8, 4.0)
+    assert np.abs(frames[0, :427].astype(int) - picture).mean() < 4  # what H.264 loses
+    rocket = picture[125:405, 305:340]
+    assert np.abs(frames[-1, 10:290, 305:340].astype(int) - rocket).mean() < 6
+    assert frames[-1, 300:380, 315:330].mean() < 0.6 * picture[300:380, 315:330].mean()  # dusk where it stood
+    assert main(["tracks", "preview", PICTURE, TRACKS, "--boxes", "--output", "boxes.gif"]) == 0
+    drawn, _ = read_video("boxes.gif")
+    assert np.abs(drawn[-1, 100:200, 301].astype(int) - [230, 159, 0]).max() < 60  # the left edge of the box, orange
+    assert "boxes.gif" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "fields"),
     [
+        (["preview", PICTURE, TRACKS, "--output", "x.png"], {"argument": "output", "value": ".png"}),
+        (["preview", PICTURE, "nope.json"], {"path": "nope.json"}),
+        (["preview", PICTURE, TRACKS, "--frames", "90000"], {"argument": "frames", "value": 90000}),
         (["validate", "nope.json"], {"path": "nope.json"}),
         (["validate", TRACKS, "--frames", "0"], {"argument": "frames", "value": 0}),
         (["validate", TRACKS, "--tracks_video", "3"], {"argument": "video", "path": TRACKS, "value": "3"}),
@@ -177,6 +195,6 @@ def test_wrong_flags_and_pictures_are_one_line_and_write_nothing(arguments, file
     assert sorted(workplace.rglob("*")) == files
 
 
-def test_a_missing_subcommand_names_the_three(capsys):
+def test_a_missing_subcommand_names_all(capsys):
     line = fails([], capsys)
-    assert "missing subcommand: use 'smcd tracks validate', 'convert' or 'draw'" in line
+    assert "missing subcommand: use 'smcd tracks validate', 'convert', 'draw' or 'preview'" in line
