@@ -67,6 +67,7 @@ SOURCES = {
     "grounding": "data_pipeline.builders.grounding:Grounding",
     "tracks_folder": "data_pipeline.builders.tracks_folder:TracksFolder",
     "sprites": "data_pipeline.builders.sprites:Sprites",
+    "winds": "data_pipeline.builders.winds:Winds",
 }
 
 
@@ -75,7 +76,7 @@ def make_source(name: str, folder: Path | None, **options) -> Source:
 
     Args:
         name: Name of the data set, one of `SOURCES`.
-        folder: Folder of the raw data; None for `sprites`, which are generated.
+        folder: Folder of the raw data; None for `sprites` and `winds`, which are generated.
         **options: Further arguments of the source.
 
     Raises:

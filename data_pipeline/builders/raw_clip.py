@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from data_pipeline.records.frames import Frame
 from data_pipeline.records.schema import BadClip, Clip
@@ -107,6 +110,13 @@ def frame_size(clip_id: str, frames: Sequence[Frame]) -> tuple[int, int]:
                 kind="frames of different sizes",
             )
     return frames[0].size
+
+
+def png(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Returns a frame as a png file."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, format="PNG")
+    return file.getvalue()
 
 
 def no_objects(frames: int, source: str) -> PixelTracks:

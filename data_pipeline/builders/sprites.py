@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from data_pipeline.builders import RawReport
+from data_pipeline.builders.raw_clip import png
 from data_pipeline.checks import require
 from data_pipeline.records.schema import Clip
 from data_pipeline.sprites import SPLITS, SpriteWorld, WorldConfig, clip_id
@@ -74,7 +71,7 @@ class Sprites:
             caption=drawn.caption,
             width=self.world.config.width,
             height=self.world.config.height,
-            frames=tuple(_png(frame) for frame in drawn.video),
+            frames=tuple(map(png, drawn.video)),
             boxes=drawn.boxes,
             mask=drawn.mask,
             labels=drawn.labels,
@@ -94,12 +91,6 @@ class Sprites:
     def _count(self, split: str) -> int:
         require(split in self.clips, "split", f"one of {', '.join(self.splits)}", split)
         return self.clips[split]
-
-
-def _png(frame: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, format="PNG")
-    return file.getvalue()
 
 
 _COUNTS = ("train_clips", "val_clips", "test_clips")
