@@ -1,8 +1,8 @@
 """Scenes of the world of winds: textured regions over a background, and the backward motion of each.
 
-Every region is a picture of its own in the coordinates of the first frame. Its motion is given backwards: where a point of
-frame t was in frame 0. Plants sway about their foot, all in the wind of the scene; balloons grow or shrink; clouds drift
-along the wind. Coordinates are x, y in 0..1 of the picture, y downwards.
+Every region is a picture of its own in the coordinates of the first frame. Its motion is given backwards: where a
+point of frame t was in frame 0. Plants sway about their foot, all in the wind of the scene; balloons grow or shrink;
+clouds drift along the wind. Coordinates are x, y in 0..1 of the picture, y downwards.
 """
 
 from __future__ import annotations

@@ -67,8 +67,10 @@ def test_records_hold_the_frames_exactly():
     clip = deserialize(b"".join(serialize(source.clip("train", 1))))
     stored = np.stack([np.asarray(Image.open(io.BytesIO(frame))) for frame in clip.frames])
     np.testing.assert_array_equal(stored, source.world.render(1).video)
-    assert clip.clip_id == clip_id("train", 1) and parse_clip_id(clip.clip_id) == ("train", 1)
-    assert clip.num_frames == 9 and set(clip.labels) <= {"plant", "balloon", "cloud"}
+    assert clip.clip_id == clip_id("train", 1)
+    assert parse_clip_id(clip.clip_id) == ("train", 1)
+    assert clip.num_frames == 9
+    assert set(clip.labels) <= {"plant", "balloon", "cloud"}
 
 
 @pytest.mark.parametrize(
