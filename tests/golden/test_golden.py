@@ -23,7 +23,12 @@ def cases():
         skip = pytest.mark.skip(reason=f"needs the golden folder beside the project: {CASES}")
         return [pytest.param("none", {}, marks=skip)]
     listed = json.loads(CASES.read_text())
-    return [pytest.param(file, case, id=file) for file, case in listed.items() if case["kind"] not in LEFT_OUT]
+    return [
+        # fifty steps through the program that ten steps have tested already: check.py and the slow run compare them
+        pytest.param(file, case, id=file, marks=[pytest.mark.slow] if "ddim50" in file else [])
+        for file, case in listed.items()
+        if case["kind"] not in LEFT_OUT
+    ]
 
 
 @pytest.mark.parametrize(("file", "case"), cases())
