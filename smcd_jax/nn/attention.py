@@ -71,6 +71,7 @@ def attend_frames(
     queries: Float[Array, "b f p heads width"],
     context: KeysValues,
     *,
+    bias: Float[Array, "#b heads f g"] | None = None,
     implementation: Implementation = "xla",
     precision: str | None = None,
 ) -> Float[Array, "b f p heads width"]:
@@ -79,6 +80,7 @@ def attend_frames(
     Args:
         queries: Queries.
         context: Keys and values, ``[b, g, p, heads, width]``.
+        bias: Numbers added to the scaled products of frames f and g, the same for all pixels, in float32.
         implementation: With "cudnn", few frames are computed by sums that read queries, keys and values where they lie:
             matrix products of 8 rows would need each of them transposed.
         precision: Precision of the two matrix products, as in `jax.lax.Precision`.
@@ -89,6 +91,7 @@ def attend_frames(
         # the axis of attended frames comes before the width, so that XLA fuses all of this into one kernel
         keys, values = (wide(part).transpose(0, 2, 3, 1, 4)[:, None] for part in context)
         scores = (wide(queries)[:, :, :, :, None] * scale * keys).sum(-1)
+        scores = scores if bias is None else scores + bias.transpose(0, 2, 1, 3)[:, :, None]
         weights = jax.nn.softmax(scores, axis=-1)
         return (weights[..., None] * values).sum(-2).astype(context.values.dtype)
     logits = jnp.einsum(
@@ -98,6 +101,7 @@ def attend_frames(
         precision=precision,
         preferred_element_type=jnp.float32,
     )
+    logits = logits if bias is None else logits + bias[:, None]
     weights = jax.nn.softmax(logits, axis=-1).astype(context.values.dtype)
     return jnp.einsum("bphfg,bgphd->bfphd", weights, context.values, precision=precision)
 

@@ -139,22 +139,26 @@ class Norm(nn.Module):
         groups: Number of groups of channels, with statistics over all axes but the first; 0 normalises each token over
             its channels.
         silu: Whether the result passes through SiLU.
+        use_bias: Whether a learned bias is added.
     """
 
     policy: ComputePolicy
     epsilon: float
     groups: int = 0
     silu: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *axes c"]) -> Float[Array, "b *axes c"]:
         """The normalised array, of the same shape."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params).astype(jnp.float32)
+        bias = jnp.zeros((), jnp.float32)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params).astype(jnp.float32)
         if self.groups:
             normalised = group_normalised(x, self.groups, self.epsilon, self.policy.reduction)
             if self.policy.reduction == "moments":
-                scale, bias = (vector.reshape(self.groups, -1) for vector in (scale, bias))
+                scale, bias = (jnp.broadcast_to(v, x.shape[-1:]).reshape(self.groups, -1) for v in (scale, bias))
         else:
             normalised = layer_normalised(x.astype(jnp.float32), self.epsilon)
         out = normalised * scale + bias
@@ -166,9 +170,9 @@ def group_norm(policy: ComputePolicy, *, epsilon: float, silu: bool = False, nam
     return Norm(policy, epsilon, policy.groups, silu, name=name)
 
 
-def layer_norm(policy: ComputePolicy, *, name: str | None = None) -> Norm:
+def layer_norm(policy: ComputePolicy, *, use_bias: bool = True, name: str | None = None) -> Norm:
     """LayerNorm over channels."""
-    return Norm(policy, 1e-5, name=name)
+    return Norm(policy, 1e-5, use_bias=use_bias, name=name)
 
 
 class Dropout(nn.Module):

@@ -11,31 +11,30 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a PyTorch array becomes a Flax array: trailing axes of length 1 are removed, then axes are permuted.
+    """How a PyTorch array becomes a Flax array: axes of length 1 are removed, then the others are permuted.
 
     Attributes:
-        permutation: Axes of the PyTorch array in the order of Flax; None for the same order.
-        trailing_ones: Number of trailing axes of length 1.
+        permutation: Remaining axes of the PyTorch array in the order of Flax; None for the same order.
+        ones: Axes of the PyTorch array that have length 1 and that Flax does without, in ascending order.
     """
 
     permutation: tuple[int, ...] | None = None
-    trailing_ones: int = 0
+    ones: tuple[int, ...] = ()
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
         """Returns the Flax view of a PyTorch array.
 
         Raises:
-            ValueError: The trailing axes are not of length 1.
+            ValueError: An axis of ``ones`` has another length.
         """
-        if self.trailing_ones:
-            array = array.squeeze(tuple(range(array.ndim - self.trailing_ones, array.ndim)))
+        array = array.squeeze(self.ones)
         return array if self.permutation is None else array.transpose(self.permutation)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Returns the PyTorch view of a Flax array."""
         if self.permutation is not None:
             array = array.transpose(np.argsort(self.permutation))
-        return array.reshape(array.shape + (1,) * self.trailing_ones)
+        return np.expand_dims(array, self.ones)
 
     def torch_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Returns the PyTorch shape of a Flax array."""
@@ -45,10 +44,13 @@ class Layout:
 KEEP = Layout()
 LINEAR = Layout((1, 0))  # [out, in] -> [in, out]
 CONV = Layout((2, 3, 1, 0))  # [out, in, h, w] -> [h, w, in, out]
-POINTWISE_1D = Layout((1, 0), trailing_ones=1)  # Conv1d of width 1 -> linear
-POINTWISE_2D = Layout((1, 0), trailing_ones=2)  # Conv2d 1x1 -> linear
+POINTWISE_1D = Layout((1, 0), ones=(2,))  # Conv1d of width 1 -> linear
+POINTWISE_2D = Layout((1, 0), ones=(2, 3))  # Conv2d 1x1 -> linear
+POINTWISE_3D = Layout((1, 0), ones=(2, 3, 4))  # Conv3d 1x1x1 -> linear
 CONV_3D = Layout((2, 3, 4, 1, 0))  # [out, in, t, h, w] -> [t, h, w, in, out]
-TEMPORAL = Layout((2, 3, 1, 0), trailing_ones=1)  # Conv3d [out, in, 3, 1, 1] -> [3, 1, in, out]
+TEMPORAL = Layout((2, 3, 1, 0), ones=(4,))  # Conv3d [out, in, 3, 1, 1] -> [3, 1, in, out]
+# Conv3d [out, in, 1, h, w] -> [h, w, in, out], and ConvTranspose3d [in, out, 1, h, w] -> [h, w, out, in]
+FRAMEWISE = Layout((2, 3, 1, 0), ones=(2,))
 
 
 class Row(NamedTuple):

@@ -33,6 +33,7 @@ from tests.golden import (
     case_dynamicrafter,
     case_dynamicrafter_modules,
     case_i3d,
+    case_lvmm_unet,
     case_modules,
     case_train,
     case_unet,
@@ -53,6 +54,7 @@ RUNNERS = {
     **case_i3d.RUNNERS,
     **case_dynamicrafter_modules.RUNNERS,
     **case_dynamicrafter.RUNNERS,
+    **case_lvmm_unet.RUNNERS,
 }
 
 

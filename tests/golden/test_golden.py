@@ -15,6 +15,7 @@ CASES = SHARED / "golden" / "cases.json"
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
 DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
+LVMM = SHARED / "golden_lvmm" / "cases.json"
 LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
 
 
@@ -52,6 +53,22 @@ def test_dynamicrafter_agrees_with_the_reference(file):
     enable_compile_cache()
     case = json.loads(DYNAMICRAFTER.read_text())[file]
     results = list(RUNNERS[case["kind"]](Golden(DYNAMICRAFTER.parent, file, case)))
+    assert results
+    for result in results:
+        assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+
+
+def lvmm_files():
+    listed = json.loads(LVMM.read_text()) if LVMM.is_file() else {}
+    return [file for file, case in listed.items() if case["kind"] in RUNNERS]
+
+
+@pytest.mark.skipif(not LVMM.is_file(), reason=f"needs the golden folder beside the project: {LVMM}")
+@pytest.mark.parametrize("file", lvmm_files())
+def test_lvmm_agrees_with_the_reference(file):
+    enable_compile_cache()
+    case = json.loads(LVMM.read_text())[file]
+    results = list(RUNNERS[case["kind"]](Golden(LVMM.parent, file, case)))
     assert results
     for result in results:
         assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"

@@ -1,0 +1,7 @@
+"""LVMM (CVPR 2024) and LFDM (CVPR 2023): pictures animated by motion that a diffusion model draws."""
+
+from smcd_jax.models.lvmm.motion_unet import MotionUNet
+from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
+from smcd_jax.nn.networks import register_network
+
+register_network(MotionUNetConfig, MotionUNet)

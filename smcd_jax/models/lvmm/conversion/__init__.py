@@ -1,0 +1,1 @@
+"""Published files of LVMM and LFDM: names and layouts, in both directions."""

@@ -1,0 +1,24 @@
+"""How the motion UNet's parameters are split over a mesh."""
+
+from __future__ import annotations
+
+from smcd_jax.nn.sharding_rules import convolution_rules
+from smcd_jax.runtime.sharding import Rule
+
+
+def motion_unet_rules(component: str) -> tuple[Rule, ...]:
+    """Returns the rules of the motion UNet; its vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
+    return (
+        # One kernel makes keys and values, or queries too: no cut of its output axis is a cut by heads.
+        Rule(
+            "motion attention",
+            rf"{component}/(.+/)?[a-z]+_attention/(query|key_value|query_key_value|out)/kernel",
+            ("in", "out"),
+        ),
+        Rule("motion projection", rf"{component}/.+/(skip|time)/kernel", ("in", "out")),
+        Rule("motion head", rf"{component}/(grid|confidence)_head/out/kernel", ("in", "out")),
+        Rule("motion embedding", rf"{component}/(time|index)_embedding/dense_(in|out)/kernel", ("in", "out")),
+        Rule("motion upsampling", rf"{component}/.+/deconv/kernel", (None, None, "out", "in")),
+        Rule("motion table", rf"{component}/(relative_bias|null_condition)", (None, None)),
+        *convolution_rules(component),
+    )

@@ -1,0 +1,115 @@
+"""The motion UNet of LVMM and LFDM beyond golden numbers: published names, sharding, gradients and bfloat16."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smcd_jax.models.lvmm.conversion.unet_table import motion_unet_rows, rotary_names
+from smcd_jax.models.lvmm.sharding import motion_unet_rules
+from smcd_jax.models.lvmm.unet_config import LFDM_UNET, LVMM_FRAME_UNET, LVMM_UNET, MotionUNetConfig
+from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.networks import abstract_params, flatten, init_params, network
+from smcd_jax.nn.sharding_rules import SMALL
+from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh, partition_specs
+from smcd_jax.weights.conversion_engine import match
+
+TINY = MotionUNetConfig(
+    input_channels=5,
+    grid_channels=4,
+    confidence_channels=0,
+    base_channels=8,
+    channel_mult=(1, 2),
+    heads=2,
+    head_dim=8,
+    context_dim=6,
+    groups=4,
+)
+LFDM_TINY = dataclasses.replace(TINY, condition="vector", confidence_channels=1)
+VARIANTS = {
+    "tokens": TINY,
+    "vector": LFDM_TINY,
+    "learned null, nearest": dataclasses.replace(TINY, learned_null=True, upsampling="nearest", padding="reflect"),
+    "per frame": dataclasses.replace(TINY, per_frame=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "prefix", "config", "parameters"),
+    [
+        ("lvmm_unet_flow", "", LVMM_UNET, 25_316_118),
+        ("lvmm_unet_frame", "", LVMM_FRAME_UNET, 22_484_880),
+        ("lfdm_unet", "", LFDM_UNET, 42_731_219),
+        ("lfdm_diffusion", "denoise_fn.", LFDM_UNET, 42_731_219),
+    ],
+)
+def test_every_published_name_is_one_leaf_of_its_shape(shared, file, prefix, config, parameters):
+    listed = json.loads((shared / "golden_lvmm" / "keys" / f"{file}.json").read_text())
+    named = {name.removeprefix(prefix): shape for name, shape in listed.items() if name.startswith(prefix)}
+    buffers = {name: named.pop(name) for name in rotary_names(config)}
+    assert set(map(tuple, buffers.values())) == {(16,)}
+    leaves = flatten(abstract_params(config))
+    tensors = {name: jax.ShapeDtypeStruct(tuple(shape), np.float32) for name, shape in named.items()}
+    match(motion_unet_rows(config), tensors, leaves, where=file)
+    frequencies = 16  # one constant that the published count includes
+    assert sum(leaf.size for leaf in leaves.values()) + frequencies == parameters
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_every_parameter_matches_one_sharding_rule(config):
+    table = ShardingTable((*motion_unet_rules("unet"), *SMALL), frozenset({"unet"}), head_dim=8)
+    specs = partition_specs({"unet": abstract_params(config)}, make_mesh(MeshShape(data=1, fsdp=8)), table)
+    split = [spec for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, jax.P)) if "fsdp" in spec]
+    assert len(split) > 20
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    config = dataclasses.replace(TINY, channel_mult=(1,))
+    params = init_params(config, jax.random.key(0))
+    plain, recomputed = (_gradients(config, params, ComputePolicy(remat=remat)) for remat in (False, True))
+    for path, gradient in flatten(plain).items():
+        assert np.abs(gradient).max() > 0, path
+        np.testing.assert_allclose(flatten(recomputed)[path], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_stays_near_float32():
+    params = init_params(LFDM_TINY, jax.random.key(0))
+    half = ComputePolicy(jnp.bfloat16, jnp.bfloat16, precision=None, reduction="moments")
+    want = _output(LFDM_TINY, params, ComputePolicy())
+    got = _output(LFDM_TINY, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), half)
+    assert got.dtype == jnp.float32
+    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
+def test_tokens_are_dropped_one_by_one():
+    config = dataclasses.replace(TINY, learned_null=True)
+    params = {"params": init_params(config, jax.random.key(0))}
+    tokens = jax.random.normal(jax.random.key(1), (2, 3, config.context_dim))
+    keep = jnp.array([[True, False, True], [False, False, True]])
+    kept = network(config).apply(params, tokens, keep, method="with_null")
+    null = params["params"]["null_condition"][0]
+    np.testing.assert_array_equal(kept[0, 0], tokens[0, 0])
+    np.testing.assert_array_equal(kept[1, 1], null)
+    whole = network(config).apply(params, tokens, jnp.array([True, False]), method="with_null")
+    np.testing.assert_array_equal(whole[0], tokens[0])
+    np.testing.assert_array_equal(whole[1], jnp.broadcast_to(null, tokens[1].shape))
+
+
+def _output(config, params, policy):
+    x = jax.random.normal(jax.random.key(2), (2, 3, 4, 4, config.input_channels))
+    shape = (2, config.context_dim) if config.condition == "vector" else (2, 3, config.context_dim)
+    condition, module = jax.random.normal(jax.random.key(3), shape), network(config, policy)
+
+    @jax.jit
+    def forward(params):
+        context = module.apply({"params": params}, condition, method="context")
+        return module.apply({"params": params}, x, jnp.array([3.0, 800.0]), context)
+
+    return forward(params)
+
+
+def _gradients(config, params, policy):
+    return jax.jit(jax.grad(lambda params: jnp.square(_output(config, params, policy)).mean()))(params)
