@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.config import Activation, TextEncoderConfig, VisionEncoderConfig
-from smcd_jax.nn.layers import ComputePolicy, Norm, dense, gelu, layer_norm
+from smcd_jax.nn.layers import ComputePolicy, Norm, dense, gelu
 
 END_OF_TEXT = 49407
 
@@ -79,8 +79,8 @@ class TextEncoder(nn.Module):
         self.position_embedding = self.param(
             "position_embedding", normal(0.01), (config.length, config.width), policy.params
         )
-        self.block = [CLIPBlock(config.heads, policy, config.activation) for _ in range(config.layers)]
-        self.norm_final = layer_norm(policy)
+        self.block = _blocks(config, policy)
+        self.norm_final = Norm(policy, config.epsilon)
         if config.embed_width:
             shape = (config.width, config.embed_width)
             self.text_projection = self.param("text_projection", normal(config.width**-0.5), shape, policy.params)
@@ -130,21 +130,15 @@ class VisionEncoder(nn.Module):
         config, policy = self.config, self.policy
         scale = nn.initializers.normal(config.width**-0.5)
         patch, tokens = config.patch, (config.picture_size // config.patch) ** 2 + 1
-        self.patch_embedding = nn.Conv(
-            config.width,
-            (patch, patch),
-            strides=(patch, patch),
-            padding="VALID",
-            use_bias=False,
-            dtype=policy.compute,
-            param_dtype=policy.params,
-            precision=policy.precision,
-        )
+        if config.patch_frames == 1:
+            self.patch_embedding = self._patches((patch, patch))
+        else:
+            self.video_patch_embedding = self._patches((config.patch_frames, patch, patch))
         self.class_embedding = self.param("class_embedding", scale, (config.width,), policy.params)
         self.position_embedding = self.param("position_embedding", scale, (tokens, config.width), policy.params)
-        self.norm_in = layer_norm(policy)
-        self.block = [CLIPBlock(config.heads, policy, config.activation) for _ in range(config.layers)]
-        self.norm_out = layer_norm(policy)
+        self.norm_in = Norm(policy, config.epsilon)
+        self.block = _blocks(config, policy)
+        self.norm_out = Norm(policy, config.epsilon)
         self.projection = self.param("projection", scale, (config.width, config.embed_width), policy.params)
 
     def __call__(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
@@ -169,7 +163,10 @@ class VisionEncoder(nn.Module):
 
     def _hidden(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
         compute = self.policy.compute
-        patches = self.patch_embedding(picture)
+        if self.config.patch_frames == 1:
+            patches = self.patch_embedding(picture)
+        else:
+            patches = self.video_patch_embedding(picture[:, None].repeat(self.config.patch_frames, axis=1))
         patches = patches.reshape(picture.shape[0], -1, self.config.width)
         first = jnp.broadcast_to(self.class_embedding.astype(compute), (picture.shape[0], 1, self.config.width))
         x = jnp.concatenate([first, patches], axis=1) + self.position_embedding.astype(compute)
@@ -177,3 +174,19 @@ class VisionEncoder(nn.Module):
         for block in self.block:
             x = block(x)
         return x
+
+    def _patches(self, kernel: tuple[int, ...]) -> nn.Conv:
+        return nn.Conv(
+            self.config.width,
+            kernel,
+            strides=kernel,
+            padding="VALID",
+            use_bias=False,
+            dtype=self.policy.compute,
+            param_dtype=self.policy.params,
+            precision=self.policy.precision,
+        )
+
+
+def _blocks(config: TextEncoderConfig | VisionEncoderConfig, policy: ComputePolicy) -> list[CLIPBlock]:
+    return [CLIPBlock(config.heads, policy, config.activation, config.epsilon) for _ in range(config.layers)]

@@ -92,6 +92,7 @@ class TextEncoderConfig:
     embed_width: int = 1024  # of the joint text-image space; 0 where the weights come without the projection to it
     skip_last: int = 1  # layers left out of the conditioning: "penultimate"
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
+    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +106,9 @@ class VisionEncoderConfig:
     layers: int = 32
     embed_width: int = 1024
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
+    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
+    # copies of the picture that one kernel reads as a video: 2 in ImageBind
+    patch_frames: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
 
 
 @dataclasses.dataclass(frozen=True)

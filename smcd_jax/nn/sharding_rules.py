@@ -54,6 +54,7 @@ def tower_rules(text: str, vision: str) -> tuple[Rule, ...]:
         Rule("tower feed-forward in", rf"{name}/.+/dense_in/kernel", ("in", "hidden")),
         Rule("tower feed-forward out", rf"{name}/.+/dense_out/kernel", ("hidden", "out")),
         Rule("tower patches", rf"{vision}/patch_embedding/kernel", (None, None, None, "out")),
+        Rule("tower patches of videos", rf"{vision}/video_patch_embedding/kernel", (None, None, None, None, "out")),
         Rule("tower embedding", rf"{name}/(token|position)_embedding", (None, "out")),
         Rule("tower projection", rf"({text}/text_projection|{vision}/projection)", ("in", "out")),
     )

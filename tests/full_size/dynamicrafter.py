@@ -21,8 +21,8 @@ import numpy as np
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.dynamicrafter.config import PRESETS
-from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.conversion.table import component_rows
+from smcd_jax.models.tables.schedule_tables import schedule_tables
 from smcd_jax.weights.tensor_files import open_tensors
 from tests.conftest import SHARED
 from tests.golden.formula_weights import formula_weights

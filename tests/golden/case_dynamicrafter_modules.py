@@ -18,13 +18,13 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import inference_timesteps
 from smcd_jax.media import to_model_range
 from smcd_jax.models.dynamicrafter.config import ResamplerConfig
-from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, spatial_rows
 from smcd_jax.models.dynamicrafter.pictures import fit_picture, fit_tensor
 from smcd_jax.models.dynamicrafter.preprocess import preprocess
 from smcd_jax.models.dynamicrafter.unet3d import DualTokens, dual_cross_attention
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
+from smcd_jax.models.tables.schedule_tables import schedule_tables
 from smcd_jax.models.tables.unet_blocks import residual_rows, transformer_rows
 from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.nn.networks import abstract_params, network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from smcd_jax.models.lvmm.conversion.unet_table import (
     residual_rows,
     upsample_rows,
 )
+from smcd_jax.models.lvmm.imagebind import image_token, text_token
 from smcd_jax.models.lvmm.motion_attention import CrossAttention, LinearAttention, SpatialAttention, TemporalAttention
 from smcd_jax.models.lvmm.motion_blocks import (
     MotionDownsample,
@@ -27,10 +29,16 @@ from smcd_jax.models.lvmm.motion_blocks import (
     sine_first_sinusoid,
 )
 from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
+from smcd_jax.models.tables.imagebind import (
+    IMAGEBIND_TEXT,
+    IMAGEBIND_VISION,
+    imagebind_text_rows,
+    imagebind_vision_rows,
+)
 from smcd_jax.nn.frame_positions import relative_bias, relative_buckets, rotate_by_frame
 from smcd_jax.nn.networks import abstract_params, network
 from smcd_jax.weights.conversion_table import FRAMEWISE, Row, weighted
-from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, video
+from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 
 
 def unet_config(given: Mapping[str, Any], *, vector: bool = False) -> MotionUNetConfig:
@@ -230,6 +238,35 @@ def lfdm_unet(golden: Golden) -> Iterator[Comparison]:
         yield compare(name, channels_first(got), arrays[f"out/{name}"])
 
 
+def imagebind_towers(golden: Golden) -> Iterator[Comparison]:
+    """Tokens of pictures, enlarged from small ones, and of texts, whose table of tokens holds the rows in use."""
+    arrays, weights = golden.arrays(), golden.weights()
+    stem = weights["modality_preprocessors.vision.rgbt_stem.proj.1.weight"].shape
+    positions = weights["modality_preprocessors.vision.pos_embedding_helper.pos_embed"].shape[1]
+    side, small = round((positions - 1) ** 0.5) * stem[-1], arrays["in/image_small"]
+    pictures = picture(small.repeat(side // small.shape[2], axis=2).repeat(side // small.shape[3], axis=3))
+    ids = jnp.asarray(arrays["in/ids"])
+    text_width = golden.config["text_embed_dim"]
+    table = np.zeros((IMAGEBIND_TEXT.vocabulary, text_width), np.float32)
+    table[arrays["in/embedding_ids"]] = arrays["in/embedding_rows"]
+    weights["modality_preprocessors.text.token_embedding.weight"] = table
+    sizes = {"embed_width": golden.config["out_embed_dim"]}
+    for tower in ("vision", "text"):
+        given = {part: golden.config[f"{tower}_{part}"] for part in ("embed_dim", "num_blocks", "num_heads")}
+        own = sizes | {"width": given["embed_dim"], "layers": given["num_blocks"], "heads": given["num_heads"]}
+        if tower == "vision":
+            own |= {"picture_size": side, "patch": stem[-1], "patch_frames": stem[2]}
+        else:
+            own["length"] = ids.shape[1]
+        config = dataclasses.replace(IMAGEBIND_VISION if tower == "vision" else IMAGEBIND_TEXT, **own)
+        rows = (imagebind_vision_rows if tower == "vision" else imagebind_text_rows)(config)
+        tensors = {row.torch: weights[row.torch] for row in rows if row.torch in weights}
+        params = params_of(rows, tensors, abstract_params(config), tower)
+        token = image_token if tower == "vision" else text_token
+        got = token(params, pictures if tower == "vision" else ids, config, golden.policy)
+        yield compare(tower, got, arrays[f"out/{tower}"])
+
+
 def _forward(config: MotionUNetConfig, golden: Golden) -> Any:
     """Returns one program of the network, with masks of kept conditions and of frames that are alone."""
     module = network(config, golden.policy)
@@ -268,4 +305,5 @@ RUNNERS = {
     "lvmm_unet": motion_unet,
     "lvmm_unet_frame": frame_unet,
     "lfdm_unet": lfdm_unet,
+    "imagebind_towers": imagebind_towers,
 }

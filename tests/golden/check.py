@@ -33,6 +33,7 @@ from tests.golden import (
     case_dynamicrafter,
     case_dynamicrafter_modules,
     case_i3d,
+    case_lvmm_diffusion,
     case_lvmm_unet,
     case_modules,
     case_train,
@@ -54,11 +55,12 @@ RUNNERS = {
     **case_i3d.RUNNERS,
     **case_dynamicrafter_modules.RUNNERS,
     **case_dynamicrafter.RUNNERS,
+    **case_lvmm_diffusion.RUNNERS,
     **case_lvmm_unet.RUNNERS,
 }
 
 
-LOOPS = ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui")
+LOOPS = ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui", "lvmm_ddim", "lfdm_ddim", "lvmm_ancestral")
 
 
 def comparisons(
@@ -87,9 +89,7 @@ def _loosened(comparison: Comparison, kind: str) -> Comparison:
     """Applies the bfloat16 limit to outputs of networks; tables and timesteps are float64 and keep their limits."""
     if comparison.tolerance < MODULE_TOLERANCE:
         return comparison
-    limit = (
-        BFLOAT16_LOOP_TOLERANCE if kind in ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui") else BFLOAT16_TOLERANCE
-    )
+    limit = BFLOAT16_LOOP_TOLERANCE if kind in LOOPS else BFLOAT16_TOLERANCE
     return dataclasses.replace(comparison, tolerance=limit)
 
 

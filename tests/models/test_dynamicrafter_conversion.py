@@ -13,9 +13,9 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.models.conversion import get_conversion
 from smcd_jax.models.dynamicrafter.config import PRESETS
 from smcd_jax.models.dynamicrafter.conversion import checkpoint, detect
-from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.conversion.table import FPS, FRAMESTRIDE, component_rows
 from smcd_jax.models.registry import get_family
+from smcd_jax.models.tables.schedule_tables import schedule_tables
 from smcd_jax.nn.config import PositionNetConfig
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.weights.conversion_engine import match

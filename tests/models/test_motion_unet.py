@@ -11,9 +11,16 @@ import pytest
 from smcd_jax.models.lvmm.conversion.unet_table import motion_unet_rows, rotary_names
 from smcd_jax.models.lvmm.sharding import motion_unet_rules
 from smcd_jax.models.lvmm.unet_config import LFDM_UNET, LVMM_FRAME_UNET, LVMM_UNET, MotionUNetConfig
+from smcd_jax.models.tables.imagebind import (
+    IMAGEBIND_TEXT,
+    IMAGEBIND_VISION,
+    TEXT_MASK,
+    imagebind_text_rows,
+    imagebind_vision_rows,
+)
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network
-from smcd_jax.nn.sharding_rules import SMALL
+from smcd_jax.nn.sharding_rules import SMALL, tower_rules
 from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh, partition_specs
 from smcd_jax.weights.conversion_engine import match
 
@@ -56,6 +63,24 @@ def test_every_published_name_is_one_leaf_of_its_shape(shared, file, prefix, con
     match(motion_unet_rows(config), tensors, leaves, where=file)
     frequencies = 16  # one constant that the published count includes
     assert sum(leaf.size for leaf in leaves.values()) + frequencies == parameters
+
+
+def test_every_name_of_imagebind_is_one_leaf_of_its_shape(shared):
+    listed = json.loads((shared / "golden_lvmm" / "keys" / "imagebind_vision_text.json").read_text())
+    assert listed.pop(TEXT_MASK) == [77, 77]
+    tensors = {name: jax.ShapeDtypeStruct(tuple(shape), np.float32) for name, shape in listed.items()}
+    text, vision = abstract_params(IMAGEBIND_TEXT), abstract_params(IMAGEBIND_VISION)
+    rows = under_component("text", imagebind_text_rows(IMAGEBIND_TEXT))
+    rows += under_component("vision", imagebind_vision_rows(IMAGEBIND_VISION))
+    leaves = flatten({"text": text, "vision": vision})
+    match(rows, tensors, leaves, where="imagebind")
+    assert sum(leaf.size for leaf in leaves.values()) == 986_862_081
+    table = ShardingTable((*tower_rules("text", "vision"), *SMALL), frozenset({"text", "vision"}))
+    partition_specs({"text": text, "vision": vision}, make_mesh(MeshShape(data=1, fsdp=8)), table)
+
+
+def under_component(name, rows):
+    return [row._replace(path=f"{name}/{row.path}") for row in rows]
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)

@@ -16,11 +16,11 @@ from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.conversion import FamilyConversion, PublishedModel, Source, TorchFile
 from smcd_jax.models.dynamicrafter.config import PRESETS, LeftoversConfig, ModelConfig
 from smcd_jax.models.dynamicrafter.conversion import detect
-from smcd_jax.models.dynamicrafter.conversion.schedule_tables import schedule_tables
 from smcd_jax.models.dynamicrafter.conversion.table import FRAMESTRIDE, PREFIXES, component_rows
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_config
 from smcd_jax.models.tables.box_tokens import position_net_config
 from smcd_jax.models.tables.clip_towers import text_encoder_config, vision_encoder_config
+from smcd_jax.models.tables.schedule_tables import schedule_tables
 from smcd_jax.weights.tensor_files import LazyTensor, find_tensor_file, open_tensors
 
 LICENSE = "that of the source weights (DynamiCrafter: research use, see its repository)"

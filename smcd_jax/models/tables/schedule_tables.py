@@ -1,4 +1,4 @@
-"""The noise schedule as the published files store it, for comparison with the schedule of a config."""
+"""The tables of a noise schedule that published files store, for comparison with the schedule of a config."""
 
 from __future__ import annotations
 
