@@ -18,6 +18,9 @@ Spacing = Literal["leading", "trailing", "linspace", "reference"]
 Check = Callable[[str, Any], None]
 
 
+FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
+
+
 def refuse(name: str, value: Any, condition: str) -> None:
     """Raises the error that an argument must satisfy a condition.
 
@@ -208,3 +211,28 @@ class SamplingOptions:
 FAMILY_OPTIONS = tuple(
     field.name for field in dataclasses.fields(SamplingOptions) if not field.metadata["every_family"]
 )  # options that a family has to declare
+
+
+def from_values(values: Mapping[str, Any]) -> SamplingOptions:
+    """Returns the sampling options among the options of the clip, with defaults for missing ones.
+
+    Raises:
+        SMCDError: A text is empty, an option is out of range, or two options cannot be combined.
+    """
+    for name, value in values.items():
+        if value == "" and name not in ("prompt", "negative_prompt"):
+            refuse(name, value, "not be empty")
+    names = {field.name for field in dataclasses.fields(SamplingOptions)}
+    return SamplingOptions(**{name: value for name, value in values.items() if name in names})
+
+
+def check_fps(fps: float, formats: tuple[str, ...]) -> None:
+    """Checks that every format can show a frame rate.
+
+    Raises:
+        SMCDError: The frame rate is out of range.
+    """
+    highest = 50 if "gif" in formats else 1000
+    if not math.isfinite(fps) or not 0.01 <= fps <= highest:
+        of = " for a GIF" if highest == 50 and fps > 50 else ""
+        refuse("fps", fps, f"be from 0.01 to {highest}{of}")

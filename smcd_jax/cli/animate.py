@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smcd_jax.cli.clip_options import FORMATS, INPUTS, OPTIONS, OUTPUT, SAMPLING
+from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import FORMATS
 
 DECODING = ("decode_chunk_size", "fps")  # options that still apply when only decoding remains
 
@@ -110,8 +111,8 @@ def _formats(text: str) -> tuple[str, ...]:
 
 
 def _animate_one(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
-    from smcd_jax.cli.clip import check_clip
-    from smcd_jax.cli.clip_run import make_clip
+    from smcd_jax.pipeline.clip import check_clip
+    from smcd_jax.pipeline.clip_run import make_clip
 
     pipeline = open_pipeline(args, keep_loaded=False)
     clip = check_clip(values, pipeline, formats=args.formats)
@@ -124,7 +125,7 @@ def _animate_one(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
 
 
 def _finish_interrupted(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
-    from smcd_jax.cli.clip_run import finish_clip, kept_files
+    from smcd_jax.pipeline.clip_run import finish_clip, kept_files
 
     settled = [name for name in values if name not in DECODING]
     if settled:

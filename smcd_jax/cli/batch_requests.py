@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smcd_jax.cli import console
-from smcd_jax.cli.clip import Clip, check_clip
 from smcd_jax.cli.clip_options import OPTIONS
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
-from smcd_jax.cli.clip_run import finish_clip, is_described, is_kept, make_clip
 from smcd_jax.cli.parser import did_you_mean
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_text
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.clip import Clip, check_clip
+from smcd_jax.pipeline.clip_run import finish_clip, is_described, is_kept, make_clip
 
 _PATHS = ("image", "end_image", "tracks", "input_data_path", "output")  # options that name files and folders
 # States of a row: not sampled; sampled but not decoded; complete except for a file that may be written again; complete.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -157,32 +156,6 @@ SAMPLING = (
     Option("truncate_prompt", bool, "cut texts that are longer than the model reads"),
 )
 
-FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
 OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
 OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
-
-
-def sampling_options(values: Mapping[str, Any]) -> SamplingOptions:
-    """Returns the sampling options among the options of the clip, with defaults for missing ones.
-
-    Raises:
-        SMCDError: A text is empty, an option is out of range, or two options cannot be combined.
-    """
-    for name, value in values.items():
-        if value == "" and name not in ("prompt", "negative_prompt"):
-            refuse(name, value, "not be empty")
-    names = {field.name for field in dataclasses.fields(SamplingOptions)}
-    return SamplingOptions(**{name: value for name, value in values.items() if name in names})
-
-
-def check_fps(fps: float, formats: tuple[str, ...]) -> None:
-    """Checks that every format can show a frame rate.
-
-    Raises:
-        SMCDError: The frame rate is out of range.
-    """
-    highest = 50 if "gif" in formats else 1000
-    if not math.isfinite(fps) or not 0.01 <= fps <= highest:
-        of = " for a GIF" if highest == 50 and fps > 50 else ""
-        refuse("fps", fps, f"be from 0.01 to {highest}{of}")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smcd_jax.cli import console
-from smcd_jax.cli.clip_options import SAMPLING, check_fps, sampling_options
+from smcd_jax.cli.clip_options import SAMPLING
 from smcd_jax.cli.clip_reporting import make_progress
 from smcd_jax.cli.evaluate_flags import SET_BY_LIST, add_flags, check_flags
 from smcd_jax.errors import SMCDError
+from smcd_jax.sampling_options import check_fps, from_values
 
 if TYPE_CHECKING:
     from data_pipeline.evaluation_lists import EvaluationList
@@ -163,9 +164,9 @@ def _open_pipeline(args: argparse.Namespace, *, verify: bool) -> VideoPipeline:
 def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], list[Fault]]:
     import jax
 
-    from smcd_jax.cli.clip_run import SMALLER
     from smcd_jax.evaluation.run import CLIPS, start_or_resume
     from smcd_jax.evaluation.sampling_run import SamplingRun
+    from smcd_jax.pipeline.clip_run import SMALLER
     from smcd_jax.runtime.memory import oom_as_user_error
 
     clips, faults = setup.read_clips(args.intervention)
@@ -216,7 +217,7 @@ def _sampling_options(
     given = {option.name: getattr(args, option.name) for option in SAMPLING if hasattr(args, option.name)}
     fps = float(given.pop("fps", config.fps))
     check_fps(fps, ())
-    chosen = model.resolve(sampling_options({**given, "num_frames": setup.full.frames}))
+    chosen = model.resolve(from_values({**given, "num_frames": setup.full.frames}))
     model.guidance(chosen.as_dict())
     model.solver_table(chosen)
     for clip in first:  # options that are invalid for one clip are invalid for all

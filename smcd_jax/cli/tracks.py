@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import TRACK_FORMATS, WRITTEN_TRACK_FORMATS
-from smcd_jax.cli.examples import example_file
 from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.examples import example_file
 
 if TYPE_CHECKING:
     from smcd_jax.tracks import BoxTracks, PixelTracks
@@ -181,9 +181,9 @@ def _convert(args: argparse.Namespace) -> int:
 def _draw(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from smcd_jax.cli.clip_options import check_fps
     from smcd_jax.files import write_atomically
     from smcd_jax.media import contact_sheet, draw_boxes, read_picture, write_video
+    from smcd_jax.sampling_options import check_fps
 
     output = Path(args.output)
     suffix = output.suffix.lower()
@@ -213,9 +213,9 @@ def _draw(args: argparse.Namespace) -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
-    from smcd_jax.cli.clip_options import check_fps
     from smcd_jax.media import draw_boxes, read_picture, write_video
     from smcd_jax.media.cut_and_move import move_boxes, preview_picture
+    from smcd_jax.sampling_options import check_fps
 
     image = example_file(Path(args.image), "img.png")
     output = Path(args.output if args.output is not None else f"{Path(args.image).stem}_preview.mp4")

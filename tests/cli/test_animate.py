@@ -16,13 +16,13 @@ from PIL import Image
 
 from smcd_jax import load_tracks
 from smcd_jax.cli import main
-from smcd_jax.cli.clip import check_clip
-from smcd_jax.cli.clip_files import ClipFiles, clip_files
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import encoder, probe_video, read_video
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.smcd.guidance import reference_guidance
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.clip import check_clip
+from smcd_jax.pipeline.clip_files import ClipFiles, clip_files
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file

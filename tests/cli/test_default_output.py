@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smcd_jax.cli.clip import _output
+from smcd_jax.pipeline.clip import _output
 
 
 @pytest.mark.parametrize(

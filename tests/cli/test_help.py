@@ -12,7 +12,7 @@ import pytest
 
 from smcd_jax import cli
 from smcd_jax.cli import main
-from smcd_jax.cli.examples import example_file
+from smcd_jax.files.examples import example_file
 from tests.snapshots.adapters import command_parsers
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from smcd_jax.cli.clip_files import ClipFiles, clip_files
-from smcd_jax.cli.clip_options import check_fps, sampling_options
-from smcd_jax.cli.examples import example_file
 from smcd_jax.errors import SMCDError
+from smcd_jax.files.examples import example_file
 from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.video_model import Request
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.clip_files import ClipFiles, clip_files
 from smcd_jax.pipeline.request import make_request
-from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.sampling_options import SamplingOptions, check_fps, from_values
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
@@ -61,7 +60,7 @@ def check_clip(
     """Reads and checks the inputs and options of a clip; loads no weights and writes no files.
 
     Args:
-        values: Options by name (`clip_options.OPTIONS`); missing ones take their defaults.
+        values: Options of `smcd animate` by name; missing ones take their defaults.
         pipeline: Pipeline that will make the clip.
         formats: Formats of the video files besides mp4.
         base: Folder to which relative paths in the options refer.
@@ -72,7 +71,7 @@ def check_clip(
     model, config, folder = pipeline.model, pipeline.config, pipeline.folder
     if "end_image" in values:
         values = {**values, "end_image": str(example_file(base / values["end_image"], "img.png").absolute())}
-    options = model.resolve(sampling_options(values))
+    options = model.resolve(from_values(values))
     frames = options.num_frames
     fps = float(values.get("fps", config.fps))
     check_fps(fps, formats)

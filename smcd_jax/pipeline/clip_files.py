@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from smcd_jax.cli.clip_options import FORMATS
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 from smcd_jax.media import draw_boxes, write_frames, write_video
+from smcd_jax.sampling_options import FORMATS
 from smcd_jax.tracks import BoxTracks
 
 _OTHER_SUFFIXES = (".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".png", ".jpg", ".jpeg", ".json", ".npz")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from smcd_jax.cli import console
-from smcd_jax.cli.clip import Clip
-from smcd_jax.cli.clip_files import ClipFiles, files_of_kept, read_kept
-from smcd_jax.cli.clip_options import check_fps
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.clip import Clip
+from smcd_jax.pipeline.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.pipeline import replace_first_frame
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.sampling_options import SamplingOptions
+from smcd_jax.sampling_options import SamplingOptions, check_fps
 from smcd_jax.tracks import BoxTracks, parse_track_file
+
+logger = logging.getLogger(__name__)
 
 _SAME = (
     "model_hash",
@@ -141,7 +142,7 @@ def _finish(
             videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
             if options.get("replace_first_frame"):
                 videos, note = replace_first_frame(videos, _fitted(pipeline, description))
-                console.note(note)
+                logger.warning("%s", note)
         before, now = description["seconds"], clock.seconds()
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
         provenance = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
@@ -150,7 +151,7 @@ def _finish(
     except SMCDError as error:
         raise error.reworded(f"{error}; {kept}") from error
     except BaseException:
-        console.note(kept)
+        logger.warning("%s", kept)
         raise
     files.latents.unlink(missing_ok=True)
     return seconds
