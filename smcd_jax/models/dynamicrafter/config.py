@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from smcd_jax.diffusion.prediction import PredictionType
+from smcd_jax.models import leftovers
 from smcd_jax.nn.config import (
     AutoencoderConfig,
     PositionNetConfig,
@@ -60,17 +61,13 @@ class ResamplerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftoversConfig:
-    """Arrays of a published file that no network reads, kept so that the file can be written back bit for bit.
+class LeftoversConfig(leftovers.LeftoversConfig):
+    """Arrays of a file that no network reads.
 
     Attributes:
-        names: Names in the file.
-        shapes: Their shapes, in the same order.
         framestride_names: Whether the file calls the embedding of the frame rate ``framestride_embed``.
     """
 
-    names: tuple[str, ...] = ()
-    shapes: tuple[tuple[int, ...], ...] = ()
     framestride_names: bool = False
 
 

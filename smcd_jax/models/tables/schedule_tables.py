@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float32
 
 from smcd_jax.diffusion.schedule import DYNAMIC_RESCALE_STEPS, NoiseSchedule
+
+TOLERANCE = 1e-5  # of stored tables, relative to their largest value; they are rounded to float32
 
 
 def schedule_tables(schedule: NoiseSchedule) -> dict[str, Float32[np.ndarray, " t"]]:
@@ -40,3 +44,33 @@ def schedule_tables(schedule: NoiseSchedule) -> dict[str, Float32[np.ndarray, " 
         end = np.full(DYNAMIC_RESCALE_STEPS, schedule.dynamic_rescale)
         tables["scale_arr"] = np.concatenate([schedule.scale, end])
     return {name: table.astype(np.float32) for name, table in tables.items()}
+
+
+def schedule_notes(schedule: NoiseSchedule, tables: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns how the stored tables agree with those of a schedule, as one line.
+
+    Args:
+        schedule: Schedule of the model.
+        tables: Arrays of a file by name; those that are no tables of a schedule are ignored.
+    """
+    ours = schedule_tables(schedule)
+    stored = {name: table for name, table in tables.items() if name in ours}
+    if not stored:
+        return ("the file stores no tables of the noise schedule; that of the model is used",)
+    differing = [name for name, table in stored.items() if not _agree(ours[name], table)]
+    if not differing:
+        return (f"the {len(stored)} stored tables of the noise schedule agree with those of the model",)
+    return (
+        f"{len(differing)} of {len(stored)} stored tables of the noise schedule differ from those of the model "
+        f"({', '.join(differing[:3])}); sampling uses the model's, and --to_torch writes the stored ones",
+    )
+
+
+def _agree(ours: np.ndarray, stored: np.ndarray) -> bool:
+    if ours.shape != stored.shape:
+        return False
+    ours, stored = ours.astype(np.float64), stored.astype(np.float64)
+    finite = np.isfinite(ours) & np.isfinite(stored)
+    if not np.array_equal(ours[~finite], stored[~finite]):
+        return False
+    return bool(np.abs(ours - stored)[finite].max() <= TOLERANCE * max(1.0, np.abs(ours[finite]).max()))

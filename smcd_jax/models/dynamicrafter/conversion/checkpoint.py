@@ -20,11 +20,10 @@ from smcd_jax.models.dynamicrafter.conversion.table import FRAMESTRIDE, PREFIXES
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_config
 from smcd_jax.models.tables.box_tokens import position_net_config
 from smcd_jax.models.tables.clip_towers import text_encoder_config, vision_encoder_config
-from smcd_jax.models.tables.schedule_tables import schedule_tables
+from smcd_jax.models.tables.schedule_tables import schedule_notes
 from smcd_jax.weights.tensor_files import LazyTensor, find_tensor_file, open_tensors
 
 LICENSE = "that of the source weights (DynamiCrafter: research use, see its repository)"
-TOLERANCE = 1e-5  # of stored tables, relative to their largest value; they are rounded to float32
 CONFIG_FILE = "smcd_jax_config.json"  # written beside model.ckpt by `smcd convert --to_torch`
 DEEPSPEED_PREFIX = 16  # characters before each name in a file that DeepSpeed saved
 Tensors = Mapping[str, LazyTensor]
@@ -142,30 +141,9 @@ def _leftovers(tensors: Tensors, names: Mapping[str, list[str]]) -> tuple[dict[s
 
 
 def _schedule_notes(config: ModelConfig, tables: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    ours = schedule_tables(
-        NoiseSchedule(
-            prediction_type=config.prediction_type,
-            rescale_zero_terminal_snr=config.zero_terminal_snr,
-            dynamic_rescale=config.dynamic_rescale,
-        )
+    schedule = NoiseSchedule(
+        prediction_type=config.prediction_type,
+        rescale_zero_terminal_snr=config.zero_terminal_snr,
+        dynamic_rescale=config.dynamic_rescale,
     )
-    stored = {name: table for name, table in tables.items() if name in ours}
-    if not stored:
-        return ("the file stores no tables of the noise schedule; that of the variant is used",)
-    differing = [name for name, table in stored.items() if not _agree(ours[name], table)]
-    if not differing:
-        return (f"the {len(stored)} stored tables of the noise schedule agree with those of the variant",)
-    return (
-        f"{len(differing)} of {len(stored)} stored tables of the noise schedule differ from those of the variant "
-        f"({', '.join(differing[:3])}); sampling uses the variant's, and --to_torch writes the stored ones",
-    )
-
-
-def _agree(ours: np.ndarray, stored: np.ndarray) -> bool:
-    if ours.shape != stored.shape:
-        return False
-    ours, stored = ours.astype(np.float64), stored.astype(np.float64)
-    finite = np.isfinite(ours) & np.isfinite(stored)
-    if not np.array_equal(ours[~finite], stored[~finite]):
-        return False
-    return bool(np.abs(ours - stored)[finite].max() <= TOLERANCE * max(1.0, np.abs(ours[finite]).max()))
+    return schedule_notes(schedule, tables)

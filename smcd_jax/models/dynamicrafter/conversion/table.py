@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, LeftoversConfig, ModelConfig, ResamplerConfig
+from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig, ResamplerConfig
+from smcd_jax.models.leftovers import leftovers_rows
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
 from smcd_jax.models.tables.box_tokens import position_net_rows
 from smcd_jax.models.tables.clip_towers import text_encoder_rows, vision_encoder_rows
@@ -42,11 +43,6 @@ def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
     if config.leftovers is not None and config.leftovers.framestride_names:
         rows["unet"] = [row._replace(torch=row.torch.replace(FPS, FRAMESTRIDE)) for row in rows["unet"]]
     return rows
-
-
-def leftovers_rows(config: LeftoversConfig) -> list[Row]:
-    """Returns the rows of arrays that no network reads."""
-    return [row for name in config.names for row in array(name, name)]
 
 
 def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
