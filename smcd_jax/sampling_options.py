@@ -133,7 +133,20 @@ class SamplingOptions:
     )
     height: int | None = _option("height of the video in pixels", whole(1), metavar="N")
     width: int | None = _option("width of the video in pixels", whole(1), metavar="N")
-    num_frames: int | None = _option("number of frames", whole(1), metavar="N")
+    num_frames: int | None = _option(
+        "number of frames; a video longer than a window is made of overlapping windows", whole(1), metavar="N"
+    )
+    window: int | None = _option(
+        "frames denoised together, by default as many as the model was trained on; memory grows with it, not with "
+        "num_frames",
+        whole(1),
+        metavar="N",
+    )
+    window_overlap: int | None = _option(
+        "frames that neighbouring windows share, where they are blended (default: half of a window)",
+        whole(0),
+        metavar="N",
+    )
     num_videos_per_prompt: int = _option(
         "number of videos, named NAME_0, NAME_1, ...", whole(1), default=1, metavar="N"
     )
@@ -174,8 +187,8 @@ class SamplingOptions:
         every_family=False,
     )
     shared_image_tokens: bool | None = _option(
-        "let every frame read the image tokens of all frames, as the published code does for lengths that it was not "
-        "trained with; allows more frames, with less motion",
+        "denoise all frames together and let each read the image tokens of all, as the published code does for lengths "
+        "that it was not trained with; less motion",
         one_of(True, False),
         every_family=False,
     )
@@ -206,6 +219,22 @@ class SamplingOptions:
     def as_dict(self) -> dict[str, Any]:
         """Returns every option by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def with_windows(options: SamplingOptions) -> SamplingOptions:
+    """Returns options whose number of frames and window are set, with the default overlap, half of a window.
+
+    Raises:
+        SMCDError: Windows overlap by as much as their size, or the two ends of a video are in different windows.
+    """
+    window, overlap = options.window, options.window_overlap
+    overlap = window // 2 if overlap is None else overlap
+    if overlap >= window:
+        refuse("window_overlap", overlap, f"be less than window, {window}")
+    if options.num_frames > window and (options.loop or options.end_image is not None):
+        ends = "a loop" if options.loop else "end_image"
+        refuse("num_frames", options.num_frames, f"be at most window, {window}, with {ends}")
+    return dataclasses.replace(options, window_overlap=overlap)
 
 
 FAMILY_OPTIONS = tuple(

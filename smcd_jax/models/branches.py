@@ -1,4 +1,7 @@
-"""Guidance branches of a video model: their inputs in one batch, and the network's output in each of them."""
+"""Guidance branches of a video model: their inputs in one batch, and the network's output in each of them.
+
+Long videos are evaluated window by window (`smcd_jax.diffusion.windows`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from smcd_jax.diffusion.windows import Windows
 from smcd_jax.models.video_model import Context, Inputs, Params, VideoModel
 
 
@@ -33,8 +37,42 @@ def branch_outputs(
         branches: Number k of guidance branches.
         temporal: See `VideoModel.denoise`.
     """
+    return _outputs(model, model.before_steps(params), context, branches, temporal=temporal)
+
+
+def windowed_branch_outputs(
+    model: VideoModel, params: Params, contexts: Context, windows: Windows, branches: int
+) -> Callable[[Array, Array], Array]:
+    """Returns ``predict`` as `branch_outputs` does, with outputs that are blended from one window after another.
+
+    Memory grows with the size of a window and hardly with the length of the video.
+
+    Args:
+        model: The model.
+        params: Parameters of the components of stage "denoise".
+        contexts: Results of `VideoModel.encode` for the inputs of `branch_inputs`, stacked over the windows on a new
+            leading axis. What `VideoModel.precompute` makes of them is larger, so it is computed when needed.
+        windows: Windows of the video.
+        branches: Number k of guidance branches.
+    """
     params = model.before_steps(params)
 
+    def predict(latents: Array, timestep: Array) -> Array:
+        def add_window(total: Array, part: tuple[Windows, Context]) -> tuple[Array, None]:
+            window, context = part
+            outputs = _outputs(model, params, model.precompute(params, context), branches)
+            weights = window.weights.reshape(-1, *(1,) * (latents.ndim - 2))
+            return total.at[:, :, window.frames].add(weights * outputs(latents[:, window.frames], timestep)), None
+
+        total = jnp.zeros((branches, *latents.shape), jnp.float32)
+        return jax.lax.scan(add_window, total, (windows, contexts))[0]
+
+    return predict
+
+
+def _outputs(
+    model: VideoModel, params: Params, context: Context, branches: int, *, temporal: bool = True
+) -> Callable[[Array, Array], Array]:
     def predict(latents: Array, timestep: Array) -> Array:
         batch = jnp.concatenate([latents] * branches)
         times = jnp.full((batch.shape[0],), timestep, jnp.float32)

@@ -43,7 +43,7 @@ from smcd_jax.models.parts import (
     Stats,
 )
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of
+from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of, with_windows
 from smcd_jax.tokenizer import Tokenizer
 
 __all__ = [  # the names that a family module uses
@@ -255,7 +255,7 @@ class VideoModel(abc.ABC):
         """Returns the options with the model's own value in place of each None.
 
         Raises:
-            SMCDError: The model does not have an option or a mode that is set.
+            SMCDError: The model does not have an option or a mode that is set, or the windows are wrong.
         """
         values = {name: value for name, value in options.as_dict().items() if value is not None}
         own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
@@ -271,13 +271,13 @@ class VideoModel(abc.ABC):
         defaults = {
             **self.sampling_defaults,
             **{name: getattr(self.config, name) for name in ("height", "width")},
-            "num_frames": self.config.frames,
+            **dict.fromkeys(("num_frames", "window"), self.config.frames),
             "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
         }
         if values.get("scheduler", defaults["scheduler"]) != "ddim":
             defaults["eta"] = 0.0  # only ddim adds noise
         scales = {part.name: values.get(part.option) for part in self.conditions}
-        return SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)})
+        return with_windows(SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)}))
 
     def solver_table(self, options: SamplingOptions) -> SolverTable:
         """Returns the sampler's coefficients for resolved options.

@@ -18,7 +18,7 @@ from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clip import Clip
 from smcd_jax.pipeline.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.pipeline.clock import Clock
-from smcd_jax.pipeline.pipeline import replace_first_frame
+from smcd_jax.pipeline.frames import replace_first_frame
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress

@@ -6,20 +6,20 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped, UInt8
 
 from smcd_jax.diffusion.guidance import Guidance
 from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
+from smcd_jax.diffusion.windows import Windows, make_windows
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
-from smcd_jax.models.branches import branch_inputs, branch_outputs
+from smcd_jax.models.branches import branch_inputs, branch_outputs, windowed_branch_outputs
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
 from smcd_jax.nn.layers import ComputePolicy
@@ -28,6 +28,7 @@ from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
+from smcd_jax.pipeline.frames import OutputType, as_output, replace_first_frame
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.progress import Bars, Progress
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 # On accelerators: each call joins and transposes weights once, before its first step. Between calls progress is shown
 # and an interrupt takes effect.
 STEPS_PER_CALL = 10
-OutputType = Literal["np", "uint8", "pil", "latent"]
 StepCallback = Callable[["VideoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 
 
@@ -172,18 +172,22 @@ class VideoPipeline:
             logger.warning("%s", note)
         table = self.model.solver_table(options)
         guidance = guidance or self.model.guidance(options.as_dict())
+        windows = None
+        if options.num_frames > options.window:
+            windows = make_windows(plan.latent_shape[0], window=options.window, overlap=options.window_overlap)
 
         clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
         with clock.stage("encode"):
             inputs = self.encode_inputs(plan, request.seeds)
-            context = self.encode(inputs, guidance)
+            context = self.encode(inputs, guidance, windows)
         params = self.components.params_of(denoisers)
-        with clock.stage("encode"):
-            program = self.components.program("precompute", self.model.precompute)
-            context = program(params, context)
+        if windows is None:
+            with clock.stage("encode"):
+                context = self.components.program("precompute", self.model.precompute)(params, context)
         with clock.stage("denoise"):
             settings = {"table": table, "guidance": guidance, "options": options, "callback": callback_on_step_end}
-            latents = self._denoise(params, context, shape=plan.latent_shape, seeds=request.seeds, **settings)
+            settings |= {"shape": plan.latent_shape, "windows": windows, "seeds": request.seeds}
+            latents = self._denoise(params, context, **settings)
         if plan.keep_frames is not None:
             latents = latents[:, list(plan.keep_frames)]
         del params, context
@@ -200,21 +204,33 @@ class VideoPipeline:
                 frames, note = replace_first_frame(frames, request.pictures)
                 logger.warning("%s", note)
                 notes = (*notes, note)
-            frames = _as_output(frames, output_type)
+            frames = as_output(frames, output_type)
         return VideoOutput(frames, latents, request, notes, clock.seconds())
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """Returns the conditions of a request, from the frozen encoders."""
         return self.model.inputs(encode_features(self.model, self.components, plan.raw, seeds))
 
-    def encode(self, inputs: Inputs, guidance: Guidance) -> Context:
-        """Returns the tokens of every guidance branch, computed before the denoising network takes its memory."""
+    def encode(self, inputs: Inputs, guidance: Guidance, windows: Windows | None = None) -> Context:
+        """Returns the tokens of every guidance branch, computed before the denoising network takes its memory.
+
+        Args:
+            inputs: Conditions of the request.
+            guidance: Guidance branches.
+            windows: Windows of a long video, whose tokens are stacked on a new leading axis; None for one window.
+        """
         names = self.model.in_stage("encode")
-        program = self.components.program(
-            ("encode", guidance.branches),
-            lambda params, inputs: self.model.encode(params, branch_inputs(self.model, inputs, guidance.branches)),
-        )
-        context = program(self.components.params_of(names), inputs)
+        params = self.components.params_of(names)
+
+        def encode(params: Any, inputs: Inputs, frames: Any) -> Context:
+            return self.model.encode(params, branch_inputs(self.model, inputs, guidance.branches), frames)
+
+        program = self.components.program(("encode", guidance.branches), encode)
+        if windows is None:
+            context = program(params, inputs, None)
+        else:
+            contexts = [program(params, inputs, frames) for frames in windows.frames]
+            context = jax.tree.map(lambda *parts: jnp.stack(parts), *contexts)
         self.components.release(*names)
         return context
 
@@ -266,6 +282,7 @@ class VideoPipeline:
         context: Context,
         *,
         shape: tuple[int, ...],
+        windows: Windows | None,
         seeds: Sequence[int],
         table: SolverTable,
         guidance: Guidance,
@@ -279,10 +296,15 @@ class VideoPipeline:
         fixed = {"guidance_rescale": options.guidance_rescale, "x0_transform": transform}
 
         def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
-            predict = branch_outputs(self.model, params, context, branches)
+            context, windows = context
+            if windows is None:
+                predict = branch_outputs(self.model, params, context, branches)
+            else:
+                predict = windowed_branch_outputs(self.model, params, context, windows, branches)
             return sample(predict, state, start=start, stop=stop, **fixed, **settings)
 
         program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
+        context = (context, windows)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
         size = 1 if callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
@@ -311,28 +333,7 @@ class VideoPipeline:
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
 
 
-def replace_first_frame(
-    videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
-) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
-    """Returns the videos with the pictures as first frames, and a note on the jump that this causes."""
-    videos = videos.copy()
-    videos[:, 0] = np.rint(pictures)
-    steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))
-    note = f"from the picture to the second frame, pixels change by {steps[0]:.1f} of 255 on average"
-    return videos, f"{note}; between later frames by {steps[1:].mean():.1f}" if len(steps) > 1 else note
-
-
 def _progress(progress: bool | Progress) -> Progress:
     if isinstance(progress, Progress):
         return progress
     return Bars() if progress else Progress()
-
-
-def _as_output(frames: np.ndarray, output_type: OutputType) -> Any:
-    if output_type == "np":
-        return frames.astype(np.float32) / 255
-    if output_type == "pil":
-        from PIL import Image
-
-        return [[Image.fromarray(frame) for frame in video] for video in frames]
-    return frames

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from smcd_jax.diffusion.windows import make_windows
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import LARGEST_SIDE, read_picture
 from smcd_jax.models.video_model import Request, VideoModel
@@ -71,8 +72,20 @@ def make_request(
         options=options,
         end_pictures=None if ends is None else np.stack([part.pixels for part in each(ends)]),
         originals=each(repeated(read)),
-        notes=tuple(dict.fromkeys(part.note for part in (*fitted, *(ends or ())) if part.note)),
+        notes=(*dict.fromkeys(part.note for part in (*fitted, *(ends or ())) if part.note), *_windows_note(options)),
     )
+
+
+def _windows_note(options: SamplingOptions) -> tuple[str, ...]:
+    size, overlap = options.window, options.window_overlap
+    windows = make_windows(options.num_frames, window=size, overlap=overlap)
+    if windows is None:
+        return ()
+    note = (
+        f"{options.num_frames} frames are denoised in {len(windows.frames)} windows of {size} frames with an overlap "
+        f"of {overlap}; the picture conditions each of them"
+    )
+    return (note,)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -80,6 +80,15 @@ def test_the_published_switch_to_shared_image_tokens_has_a_name():
         assert (made.latent_shape[0], made.keep_frames) == (count, None)
 
 
+def test_a_long_video_is_sampled_whole_in_windows_of_the_trained_length():
+    made, request = plan("boxed", tracks=TRACKS, num_frames=12)
+    assert (made.latent_shape[0], made.keep_frames) == (12, None)
+    assert made.raw["boxes"].shape == (1, 12, 4, 4)
+    assert (request.options.window, request.options.window_overlap) == (8, 4)
+    _, shared = plan("plain", num_frames=12, shared_image_tokens=True)
+    assert shared.options.window == 12  # as in the published code, all frames together
+
+
 def test_a_loop_has_one_picture_at_both_ends_and_hides_the_last_frame():
     made, _ = plan("interp", loop=True)
     assert made.raw["latent_source"].tolist() == [[0, *[-1] * 6, 0]]
@@ -106,7 +115,7 @@ def test_tracks_are_extended_to_the_length_of_the_model():
     ("model", "options", "argument"),
     [
         ("plain", {"num_frames": 1}, "num_frames"),
-        ("plain", {"num_frames": 9}, "num_frames"),
+        ("plain", {"window": 4}, "window"),
         ("plain", {"loop": True}, "loop"),
         ("plain", {"end_image": PICTURE}, "end_image"),
         ("plain", {"frame_stride": 2}, "frame_stride"),
@@ -117,6 +126,9 @@ def test_tracks_are_extended_to_the_length_of_the_model():
         ("interp", {"loop": True, "end_image": PICTURE}, "end_image"),
         ("interp", {"loop": "mirror"}, "loop"),
         ("interp", {"loop": True, "num_frames": 5}, "num_frames"),
+        ("interp", {"loop": True, "num_frames": 9}, "num_frames"),
+        ("interp", {"end_image": PICTURE, "num_frames": 9}, "num_frames"),
+        ("interp", {"loop": True, "num_frames": 12, "shared_image_tokens": True, "window": 8}, "num_frames"),
         ("boxed", {"picture_fit": "crop"}, "picture_fit"),
     ],
 )
@@ -192,6 +204,14 @@ def pipeline(folder):
 def test_every_number_of_steps_gives_finite_frames(pipeline, steps):
     """At these numbers, the published float32 code takes the square root of a negative number."""
     video = pipeline(PICTURE, num_inference_steps=steps, output_type="latent")
+    assert np.isfinite(video.latents).all()
+    assert video.latents.std() > 0.01
+
+
+def test_a_long_video_has_its_own_image_tokens_in_every_window(pipeline):
+    """The number of frames per window is the trained one, for which every frame reads its own tokens."""
+    video = pipeline(PICTURE, num_frames=12, num_inference_steps=2, output_type="latent")
+    assert video.latents.shape[1] == 12
     assert np.isfinite(video.latents).all()
     assert video.latents.std() > 0.01
 

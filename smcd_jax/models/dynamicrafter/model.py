@@ -203,13 +203,13 @@ class DynamiCrafterNetworks(LatentVideoModel):
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
         """Returns image tokens of the resampler, and box tokens."""
-        latents, boxes, mask = inputs.image_latents, inputs.boxes, inputs.mask
+        latents, boxes, mask, labels = inputs.image_latents, inputs.boxes, inputs.mask, inputs.labels
         if frames is not None:
             latents = latents[:, frames]
             boxes, mask = (None, None) if boxes is None else (boxes[:, frames], mask[:, frames])
+            labels = labels[:, frames] if labels is not None and labels.ndim == 4 else labels
         objects = None
         if boxes is not None:
-            labels = inputs.labels
             labels = labels if labels.ndim == 4 else jnp.repeat(labels[:, None], boxes.shape[1], axis=1)
             objects = self._apply("position_net", params, boxes, mask, labels)
         image = self._apply("resampler", params, inputs.picture)

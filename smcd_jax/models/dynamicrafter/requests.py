@@ -47,14 +47,16 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         """Resolves options as the base does, and checks the number of frames and the fit of the picture.
 
         Raises:
-            SMCDError: An option is invalid, or the model cannot make this number of frames or use this fit.
+            SMCDError: An option is invalid, or the model cannot use this window or this fit.
         """
+        if options.shared_image_tokens and options.window is None:
+            options = options.updated({"window": options.num_frames})
         options = super().resolve(options)
-        count, made = options.num_frames, self.config.frames
-        if count < 2:
-            refuse("num_frames", count, "be at least 2")
-        if count > made and not options.shared_image_tokens:
-            refuse("num_frames", count, f"be at most {made} for this model, unless shared_image_tokens is set")
+        made = self.config.frames
+        if options.num_frames < 2:
+            refuse("num_frames", options.num_frames, "be at least 2")
+        if options.window != made and not options.shared_image_tokens:
+            refuse("window", options.window, f"be {made} for this model, unless shared_image_tokens is set")
         if self.has_boxes and options.picture_fit != "stretch":
             refuse("picture_fit", options.picture_fit, "be 'stretch' with tracks, which are relative to the picture")
         return options
@@ -110,7 +112,8 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
 
     def _frames(self, request: Request) -> int:
         """Returns the number of frames to sample; a short video is the beginning of one of the training length."""
-        return request.num_frames if request.options.shared_image_tokens else self.config.frames
+        frames = request.num_frames
+        return frames if request.options.shared_image_tokens else max(frames, self.config.frames)
 
     def _latent_source(self, frames: int, *, last: int) -> Int[np.ndarray, " f"]:
         source = np.zeros(frames, np.int32)

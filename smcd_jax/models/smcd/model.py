@@ -214,12 +214,12 @@ class SMCDModel(LatentVideoModel):
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
         """Returns box tokens and image tokens."""
-        boxes, mask = inputs.boxes, inputs.mask
+        boxes, mask, labels = inputs.boxes, inputs.mask, inputs.labels
         if frames is not None:
             boxes, mask = boxes[:, frames], mask[:, frames]
+            labels = labels[:, frames] if labels.ndim == 4 else labels
         objects = image = None
         if "position_net" in self.networks:
-            labels = inputs.labels
             labels = labels if labels.ndim == 4 else jnp.repeat(labels[:, None], boxes.shape[1], axis=1)
             objects = self._apply("position_net", params, boxes, mask, labels)
         if "image_encoder" in self.networks:
