@@ -94,7 +94,9 @@ setup(
     packages=find_packages(
         include=[f"{name}{part}" for name in ("smcd_jax", "data_pipeline", "configs") for part in ("", ".*")]
     ),
-    package_data={"smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*", "studio/static/*"]},
+    package_data={
+        "smcd_jax": ["assets/**", "runtime/gpu_targets/*", "evaluation/report/templates/*", "studio/static/*"]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["smcd = smcd_jax.cli:main"]},

@@ -18,6 +18,8 @@ from smcd_jax.nn.attention import Implementation
 from smcd_jax.nn.normalization import Reduction, group_normalised, layer_normalised
 from smcd_jax.runtime.devices import require_devices
 
+Initializer = Callable[..., Array]  # (key, shape, dtype), as in `flax.linen.initializers`
+
 
 @dataclasses.dataclass(frozen=True)
 class ComputePolicy:
@@ -60,9 +62,15 @@ def _reduction(platform: str, dtype: Any) -> Reduction:
 
 
 def dense(
-    features: int, policy: ComputePolicy, *, use_bias: bool = True, zero: bool = False, name: str | None = None
+    features: int,
+    policy: ComputePolicy,
+    *,
+    use_bias: bool = True,
+    zero: bool = False,
+    bias_init: Initializer = nn.initializers.zeros,
+    name: str | None = None,
 ) -> nn.Dense:
-    """A linear layer; ``zero`` starts it at zero."""
+    """A linear layer; ``zero`` starts its kernel at zero."""
     return nn.Dense(
         features,
         use_bias=use_bias,
@@ -70,6 +78,7 @@ def dense(
         param_dtype=policy.params,
         precision=policy.precision,
         kernel_init=nn.initializers.zeros if zero else nn.linear.default_kernel_init,
+        bias_init=bias_init,
         name=name,
     )
 
@@ -113,6 +122,7 @@ def conv(
     padding: Any = None,
     use_bias: bool = True,
     zero: bool = False,
+    bias_init: Initializer = nn.initializers.zeros,
     name: str | None = None,
 ) -> nn.Conv:
     """A square 2D convolution on [..., h, w, c], padded by kernel // 2 on every side by default."""
@@ -126,6 +136,7 @@ def conv(
         param_dtype=policy.params,
         precision=policy.precision,
         kernel_init=nn.initializers.zeros if zero else nn.linear.default_kernel_init,
+        bias_init=bias_init,
         name=name,
     )
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,21 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+import tests.golden
 from smcd_jax.files import write_json
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.devices import device_summary
-from tests.golden import (
-    case_diffusion,
-    case_dynamicrafter,
-    case_dynamicrafter_modules,
-    case_i3d,
-    case_lvmm_diffusion,
-    case_lvmm_unet,
-    case_modules,
-    case_train,
-    case_unet,
-)
 from tests.golden.comparison import (
     BFLOAT16_LOOP_TOLERANCE,
     BFLOAT16_TOLERANCE,
@@ -47,19 +39,12 @@ from tests.golden.comparison import (
     Golden,
 )
 
-RUNNERS = {
-    **case_modules.RUNNERS,
-    **case_unet.RUNNERS,
-    **case_diffusion.RUNNERS,
-    **case_train.RUNNERS,
-    **case_i3d.RUNNERS,
-    **case_dynamicrafter_modules.RUNNERS,
-    **case_dynamicrafter.RUNNERS,
-    **case_lvmm_diffusion.RUNNERS,
-    **case_lvmm_unet.RUNNERS,
-}
-
-
+CASE_MODULES = [
+    importlib.import_module(f"tests.golden.{module.name}")
+    for module in pkgutil.iter_modules(tests.golden.__path__)
+    if module.name.startswith("case_")
+]
+RUNNERS = {kind: runner for module in CASE_MODULES for kind, runner in module.RUNNERS.items()}
 LOOPS = ("ddim", "dc_ddim", "dc_pipeline", "dc_pipeline_gui", "lvmm_ddim", "lfdm_ddim", "lvmm_ancestral")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,8 +62,8 @@ class Golden:
         return json.loads((self.folder / "cases.json").read_text())[file]
 
     def arrays(self, file: str | None = None) -> Mapping[str, np.ndarray]:
-        """The file's arrays, or another file's of the same folder."""
-        return np.load(self.folder / (file or self.file))
+        """The file's arrays, or another file's of the same folder; no file stays open."""
+        return np.load(io.BytesIO((self.folder / (file or self.file)).read_bytes()))
 
     def weights(self, file: str | None = None, prefix: str = "w/") -> dict[str, np.ndarray]:
         """PyTorch names to float32 arrays."""

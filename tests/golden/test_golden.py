@@ -13,9 +13,9 @@ from tests.golden.comparison import Golden
 CASES = SHARED / "golden" / "cases.json"
 # all parts of DynamiCrafter's folder, and one case of each slower kind; check.py runs all of them
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
+LVMM = SHARED / "golden_lvmm" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
 DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
-LVMM = SHARED / "golden_lvmm" / "cases.json"
 LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
 
 
@@ -32,13 +32,17 @@ def cases():
     ]
 
 
-@pytest.mark.parametrize(("file", "case"), cases())
-def test_agrees_with_the_reference(file, case):
+def assert_agrees(folder, file, case):
     enable_compile_cache()
-    results = list(RUNNERS[case["kind"]](Golden(CASES.parent, file, case)))
+    results = list(RUNNERS[case["kind"]](Golden(folder, file, case)))
     assert results
     for result in results:
         assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+
+
+@pytest.mark.parametrize(("file", "case"), cases())
+def test_agrees_with_the_reference(file, case):
+    assert_agrees(CASES.parent, file, case)
 
 
 def dynamicrafter_files():
@@ -50,12 +54,7 @@ def dynamicrafter_files():
 @pytest.mark.skipif(not DYNAMICRAFTER.is_file(), reason=f"needs the golden folder beside the project: {DYNAMICRAFTER}")
 @pytest.mark.parametrize("file", dynamicrafter_files())
 def test_dynamicrafter_agrees_with_the_reference(file):
-    enable_compile_cache()
-    case = json.loads(DYNAMICRAFTER.read_text())[file]
-    results = list(RUNNERS[case["kind"]](Golden(DYNAMICRAFTER.parent, file, case)))
-    assert results
-    for result in results:
-        assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+    assert_agrees(DYNAMICRAFTER.parent, file, json.loads(DYNAMICRAFTER.read_text())[file])
 
 
 def lvmm_files():
@@ -66,12 +65,7 @@ def lvmm_files():
 @pytest.mark.skipif(not LVMM.is_file(), reason=f"needs the golden folder beside the project: {LVMM}")
 @pytest.mark.parametrize("file", lvmm_files())
 def test_lvmm_agrees_with_the_reference(file):
-    enable_compile_cache()
-    case = json.loads(LVMM.read_text())[file]
-    results = list(RUNNERS[case["kind"]](Golden(LVMM.parent, file, case)))
-    assert results
-    for result in results:
-        assert result.ok, f"{result.quantity}: error {result.error:.2e}, allowed {result.tolerance:.2e}"
+    assert_agrees(LVMM.parent, file, json.loads(LVMM.read_text())[file])
 
 
 @pytest.mark.parametrize(
