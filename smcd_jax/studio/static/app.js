@@ -55,6 +55,7 @@ function makeOpenResult(store, player) {
     byId("tab-result").disabled = false;
     store.show({ tab: "result", playing: false });
     player.open(entry, index);
+    byId("result").scrollIntoView({ block: "nearest" });
     // Someone who is typing meanwhile keeps the focus.
     if (!document.activeElement?.matches("textarea, input, select")) byId("result-play").focus();
   };

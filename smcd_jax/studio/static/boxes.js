@@ -42,28 +42,34 @@ export class BoxLayer {
     if (!picture) return;
     const shown = tracks.objects.filter((object) => isVisible(object, view.frame));
     const selectedLast = [...shown].sort((a, b) => (a.id === view.selected) - (b.id === view.selected));
-    keyed(this.layer, shown, (object) => object.id, createBox, (element, object) => {
-      const [x1, y1, x2, y2] = boxAt(object, view.frame);
-      const { style } = element;
-      style.left = `${(x1 / picture.width) * 100}%`;
-      style.top = `${(y1 / picture.height) * 100}%`;
-      style.width = `${((x2 - x1) / picture.width) * 100}%`;
-      style.height = `${((y2 - y1) / picture.height) * 100}%`;
-      style.zIndex = selectedLast.indexOf(object);
-      style.setProperty("--color", object.color);
-      const { scale } = this.stage;
-      element.classList.toggle("high", y1 * scale < 18);
-      element.classList.toggle("narrow", (x2 - x1) * scale < 44);
-      element.classList.toggle("low", (y2 - y1) * scale < 44);
-      element.classList.toggle("selected", object.id === view.selected);
-      element.classList.toggle("key", hasKeyframe(object, view.frame));
-      element.querySelector(".tag").textContent = object.label;
-      const key = hasKeyframe(object, view.frame) ? ", keyframe" : "";
-      element.setAttribute(
-        "aria-label",
-        `${object.label}, frame ${view.frame}${key}: ${describeBox([x1, y1, x2, y2])}`,
-      );
-    });
+    keyed(
+      this.layer,
+      shown,
+      (object) => object.id,
+      createBox,
+      (element, object) => {
+        const [x1, y1, x2, y2] = boxAt(object, view.frame);
+        const { style } = element;
+        style.left = `${(x1 / picture.width) * 100}%`;
+        style.top = `${(y1 / picture.height) * 100}%`;
+        style.width = `${((x2 - x1) / picture.width) * 100}%`;
+        style.height = `${((y2 - y1) / picture.height) * 100}%`;
+        style.zIndex = selectedLast.indexOf(object);
+        style.setProperty("--color", object.color);
+        const { scale } = this.stage;
+        element.classList.toggle("high", y1 * scale < 18);
+        element.classList.toggle("narrow", (x2 - x1) * scale < 44);
+        element.classList.toggle("low", (y2 - y1) * scale < 44);
+        element.classList.toggle("selected", object.id === view.selected);
+        element.classList.toggle("key", hasKeyframe(object, view.frame));
+        element.querySelector(".tag").textContent = object.label;
+        const key = hasKeyframe(object, view.frame) ? ", keyframe" : "";
+        element.setAttribute(
+          "aria-label",
+          `${object.label}, frame ${view.frame}${key}: ${describeBox([x1, y1, x2, y2])}`,
+        );
+      },
+    );
   }
 
   /** Adds a box in the middle of the picture and focuses it. */
@@ -160,16 +166,17 @@ export class BoxLayer {
     } else announce(`${object.label}, frame ${store.view.frame}: ${describeBox(boxAt(object, store.view.frame))}`);
   }
 
-  /** Says what comes after the first box. */
+  /** Says what comes after a new box. */
   hint(object) {
     const last = this.store.tracks.frames - 1;
+    const next = "Now drag the box to where it is in the last frame, then press Space to play.";
+    if (this.store.view.frame === last) return announce(next);
     announce("Now go to the last frame and drag the box to where it ends.");
-    if (last === 0) return;
     const go = h("button", { class: "link", type: "button", text: `Go to frame ${last}` });
     go.addEventListener("click", () => {
       this.store.show({ frame: last });
       this.focus(object.id);
-      announce("Drag the box to where it should be in the last frame, then press Space to play.");
+      announce(next);
     });
     byId("status").append(" ", go);
   }

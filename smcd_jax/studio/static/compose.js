@@ -42,8 +42,8 @@ function placeOf(cutout, first, box, { width, height }) {
 }
 
 /**
- * Makes layers in the browser, for the time until those of the server arrive: sharp cutouts, and a background that is
- * filled from the sides of each box.
+ * Makes layers in the browser, for the time until those of the server arrive: cutouts, and a background that is filled
+ * from the sides of each box.
  * @param {{width: number, height: number, image: CanvasImageSource}} picture
  * @param {(number[]|null)[]} boxes First boxes in 0..1; null for an object that is not in the first frame.
  * @returns {Layers}
@@ -66,10 +66,32 @@ function wholePixels([x1, y1, x2, y2], width, height) {
   return { x: left, y: top, width: Math.max(1, right - left), height: Math.max(1, bottom - top) };
 }
 
-function cutOut(source, { x, y, width, height }) {
+/** Cuts out a box with a soft edge around it, as wide as that of the server. */
+function cutOut(source, place) {
+  const soft = Math.min(16, Math.max(1, Math.round(0.12 * Math.min(place.width, place.height))));
+  const [x, y] = [Math.max(0, place.x - soft), Math.max(0, place.y - soft)];
+  const width = Math.min(source.width, place.x + place.width + soft) - x;
+  const height = Math.min(source.height, place.y + place.height + soft) - y;
   const image = new OffscreenCanvas(width, height);
-  image.getContext("2d").drawImage(source, x, y, width, height, 0, 0, width, height);
+  const context = image.getContext("2d");
+  context.drawImage(source, x, y, width, height, 0, 0, width, height);
+  context.globalCompositeOperation = "destination-in";
+  context.fillStyle = softEdges(context, [width, 0], [place.x - x, place.x - x + place.width]);
+  context.fillRect(0, 0, width, height);
+  context.fillStyle = softEdges(context, [0, height], [place.y - y, place.y - y + place.height]);
+  context.fillRect(0, 0, width, height);
   return { image, x, y, width, height };
+}
+
+/** Gradient that is opaque between two places and falls to 0 at both ends. */
+function softEdges(context, end, [low, high]) {
+  const length = Math.max(...end);
+  const gradient = context.createLinearGradient(0, 0, ...end);
+  if (low > 0) gradient.addColorStop(0, "transparent");
+  gradient.addColorStop(low / length, "black");
+  gradient.addColorStop(high / length, "black");
+  if (high < length) gradient.addColorStop(1, "transparent");
+  return gradient;
 }
 
 /** Fills a box with the colours along its four sides, weighted by 1 / distance, on a coarse grid. */

@@ -18,6 +18,7 @@ export class Form {
     this.videos = byId("videos");
     this.models = byId("model");
     this.models.addEventListener("change", () => this.choose(this.models.value));
+    byId("form").addEventListener("change", () => this.store.model && this.showVideo());
     byId("form").addEventListener("submit", async (event) => {
       event.preventDefault();
       const request = this.request();
@@ -57,6 +58,19 @@ export class Form {
     byId("more").hidden = groups.rest.childElementCount === 0;
     this.prompt.required = model.required.includes("prompt");
     this.store.chooseModel(model);
+    this.showVideo();
+  }
+
+  /** Tells the editor which size the video gets and how the picture is fitted to it. */
+  showVideo() {
+    const { model } = this.store;
+    const valueOf = (name) => this.fields.get(name)?.value();
+    this.store.setVideo({
+      width: valueOf("width") ?? model.width,
+      height: valueOf("height") ?? model.height,
+      frames: valueOf("num_frames") ?? model.num_frames,
+      fit: valueOf("picture_fit") ?? model.picture_fit,
+    });
   }
 
   /** Returns the request, or null after it has said what is missing. */
@@ -99,6 +113,7 @@ export class Form {
     this.negative.value = settings.negative_prompt ?? "";
     this.videos.value = `${settings.num_videos ?? 1}`;
     for (const [name, field] of this.fields) field.set(settings.options?.[name]);
+    this.showVideo();
   }
 
   control(argument) {

@@ -56,7 +56,10 @@ export function resizedBox(box, handle, dx, dy, keepAspect = false) {
 /** Returns the box that starts at one third of the picture, for adding a box without a mouse. */
 export function middleBox([width, height], shift = 0) {
   const by = shift * 0.05;
-  return validBox([width * (0.35 + by), height * (0.35 + by), width * (0.65 + by), height * (0.65 + by)], [width, height]);
+  return validBox(
+    [width * (0.35 + by), height * (0.35 + by), width * (0.65 + by), height * (0.65 + by)],
+    [width, height],
+  );
 }
 
 /** Returns the box in words for screen readers. */

@@ -28,7 +28,13 @@ export class History {
   render() {
     byId("no-history").hidden = this.entries.length > 0;
     byId("history-count").textContent = this.entries.length ? `${this.entries.length}` : "";
-    keyed(this.list, this.entries, (entry) => entry.id, (entry) => this.create(entry), () => {});
+    keyed(
+      this.list,
+      this.entries,
+      (entry) => entry.id,
+      (entry) => this.create(entry),
+      () => {},
+    );
   }
 
   create(entry) {

@@ -57,11 +57,18 @@ export class Jobs {
   /** Marks a job whose connection is lost; the browser connects again by itself. */
   lost(id) {
     const job = this.jobs.get(id);
-    if (job && !api.FINAL_STATES.includes(job.state)) byId("jobs").querySelector(`[data-key="${id}"] .stage-name`).textContent = "Connecting …";
+    if (job && !api.FINAL_STATES.includes(job.state))
+      byId("jobs").querySelector(`[data-key="${id}"] .stage-name`).textContent = "Connecting …";
   }
 
   render() {
-    keyed(this.list, [...this.jobs.values()], (job) => job.id, (job) => this.create(job), updateJob);
+    keyed(
+      this.list,
+      [...this.jobs.values()],
+      (job) => job.id,
+      (job) => this.create(job),
+      updateJob,
+    );
   }
 
   create({ id }) {

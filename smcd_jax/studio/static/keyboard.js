@@ -75,20 +75,22 @@ export function listenForKeys({ store, boxes, timeline, transport, stage, object
     d: () => store.selected && objects.copy(store.view.selected),
     Enter: () => byId("form").requestSubmit(),
   };
+  // A click on these leaves the focus on the box, so that arrows and Space go on working.
+  document.addEventListener("mousedown", (event) => {
+    if (event.target.closest(".view-tools button, .transport button")) event.preventDefault();
+  });
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const control = event.ctrlKey || event.metaKey;
     const typing = event.target.matches(TYPING);
-    if (typing && !(control && key === "enter") && event.key !== "Enter") {
-      // Undo within a text field is the browser's.
-      return;
-    }
-    if (control) return run(event, withControl[event.key === "Enter" ? "Enter" : key]);
-    if (typing || event.altKey) return;
+    // Undo within a text field is the browser's.
+    if (typing && !(control && key === "Enter")) return;
+    if (control) return run(event, withControl[key]);
+    if (event.altKey) return;
     if (key === "?") return run(event, () => byId("help-dialog").showModal());
-    // Space presses the focused button, and moves within a range.
-    if (key === " " && event.target.matches("button, a, summary, [role=tab]")) return;
+    // Space presses the focused button.
+    if (key === " " && event.target.matches("summary, a, button")) return;
     if ((key === "Home" || key === "End") && event.target.matches("input[type=range]")) return;
     run(event, (store.view.tab === "result" ? watching : store.tracks ? editing : {})[key]);
   });

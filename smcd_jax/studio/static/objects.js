@@ -5,7 +5,15 @@ import { announce, byId, debounce, h, keyed, setValue } from "./dom.js";
 import { icon } from "./icons.js";
 import { INTERPOLATIONS } from "./interpolation.js";
 import {
-  boxAt, copyObject, formatRanges, objectOf, parseRanges, removeObject, setBox, toTrackFile, updateObject,
+  boxAt,
+  copyObject,
+  formatRanges,
+  objectOf,
+  parseRanges,
+  removeObject,
+  setBox,
+  toTrackFile,
+  updateObject,
 } from "./tracks.js";
 
 const SIDES = ["left", "top", "width", "height"];
@@ -20,6 +28,7 @@ export class ObjectList {
     this.warnings = [];
     const check = debounce(() => this.check(), WAIT);
     store.subscribe((changed) => {
+      if (changed.has("model")) this.showModel();
       if (changed.has("tracks") || changed.has("view") || changed.has("picture")) this.render();
       if (changed.has("tracks") || changed.has("picture") || changed.has("model")) check();
     });
@@ -39,12 +48,25 @@ export class ObjectList {
     );
   }
 
+  /** Says so if the chosen model reads no boxes. */
+  showModel() {
+    const { model } = this.store;
+    byId("no-tracks").hidden = model.takes_tracks;
+    byId("no-tracks").textContent = `${model.title ?? model.name} reads no boxes; they only move the preview.`;
+  }
+
   create(id) {
     const { store } = this;
     const edit = (name, fields, gesture = null) => store.edit(name, updateObject(store.tracks, id, fields), gesture);
     const color = h("input", { type: "color", class: "color", "aria-label": "Colour" });
     color.addEventListener("input", () => edit("change the colour", { color: color.value }, `color ${id}`));
-    const label = h("input", { type: "text", class: "label", "aria-label": "Label", autocomplete: "off", maxLength: 200 });
+    const label = h("input", {
+      type: "text",
+      class: "label",
+      "aria-label": "Label",
+      autocomplete: "off",
+      maxLength: 200,
+    });
     label.addEventListener("focus", () => {
       store.show({ selected: id });
       label.select();
@@ -75,7 +97,9 @@ export class ObjectList {
     const { store } = this;
     const kinds = INTERPOLATIONS.map((kind) => h("option", { value: kind, text: kind }));
     const interpolation = h("select", { class: "interpolation" }, ...kinds);
-    interpolation.addEventListener("change", () => edit("change the interpolation", { interpolation: interpolation.value }));
+    interpolation.addEventListener("change", () =>
+      edit("change the interpolation", { interpolation: interpolation.value }),
+    );
     const visible = h("input", { type: "text", class: "visible", placeholder: "all frames", autocomplete: "off" });
     visible.addEventListener("change", () => {
       try {
@@ -94,8 +118,18 @@ export class ObjectList {
       "div",
       { class: "object-details" },
       h("p", { class: "hint unnamed", text: "Name it: the model reads the name, such as rocket." }),
-      h("label", { class: "field", title: "How the box moves between keyframes" }, h("span", { text: "Motion" }), interpolation),
-      h("label", { class: "field", title: "Such as 0-3, 6; empty for all frames" }, h("span", { text: "Visible" }), visible),
+      h(
+        "label",
+        { class: "field", title: "How the box moves between keyframes" },
+        h("span", { text: "Motion" }),
+        interpolation,
+      ),
+      h(
+        "label",
+        { class: "field", title: "Such as 0-3, 6; empty for all frames" },
+        h("span", { text: "Visible" }),
+        visible,
+      ),
       h("div", { class: "sides", role: "group", "aria-label": "Box at the shown frame" }, ...sides),
     );
   }
@@ -128,7 +162,9 @@ export class ObjectList {
     const [x1, y1, x2, y2] = boxAt(object, view.frame);
     // Whole pixels, unless the picture is so small that they are coarse.
     const digits = Math.min(...this.store.tracks.size) < 100 ? 1 : 0;
-    [x1, y1, x2 - x1, y2 - y1].forEach((value, index) => setField(item, `.${SIDES[index]}`, `${Number(value.toFixed(digits))}`));
+    [x1, y1, x2 - x1, y2 - y1].forEach((value, index) =>
+      setField(item, `.${SIDES[index]}`, `${Number(value.toFixed(digits))}`),
+    );
   }
 
   /** Copies an object with its track and selects the copy. */
@@ -168,7 +204,11 @@ export class ObjectList {
         this.store.show({ selected, frame: frame ?? this.store.view.frame, playing: false });
       };
       const place = index !== null || frame !== null;
-      const text = h(place ? "button" : "span", { class: "warning-text", text: message, ...(place ? { type: "button", onclick: go } : {}) });
+      const text = h(place ? "button" : "span", {
+        class: "warning-text",
+        text: message,
+        ...(place ? { type: "button", onclick: go } : {}),
+      });
       return h("li", { class: "warning" }, icon("warning"), text);
     });
     byId("warnings").replaceChildren(...items);

@@ -27,17 +27,28 @@ export function titleOf(name) {
  */
 export function makeField(option) {
   const id = `option-${option.name}`;
-  const make = { bool: switchField, choice: choiceField, picture: pictureField, text: textField }[option.type] ?? numberField;
+  const make =
+    { bool: switchField, choice: choiceField, picture: pictureField, text: textField }[option.type] ?? numberField;
   const { control, extra, value, set } = make(option, id);
   const label = h("label", { for: id, text: titleOf(option.name) });
   const wide = WIDE.includes(option.type) ? " wide" : "";
-  const element = h("div", { class: `option${wide}`, title: option.help }, label, h("div", { class: "control" }, control, extra ?? null));
+  const element = h(
+    "div",
+    { class: `option${wide}`, title: option.help },
+    label,
+    h("div", { class: "control" }, control, extra ?? null),
+  );
   control.setAttribute("aria-description", option.help ?? "");
   return { element, value, set };
 }
 
 function numberField(option, id) {
-  const control = h("input", { type: "number", id, placeholder: text(option.default), step: option.type === "int" ? "1" : "any" });
+  const control = h("input", {
+    type: "number",
+    id,
+    placeholder: text(option.default),
+    step: option.type === "int" ? "1" : "any",
+  });
   if (option.minimum !== null && option.minimum !== undefined) control.min = option.minimum;
   if (option.maximum !== null && option.maximum !== undefined) control.max = option.maximum;
   return {
@@ -53,7 +64,11 @@ function dice(control) {
     control.value = `${Math.floor(Math.random() * 2 ** 31)}`;
     announce(`Seed ${control.value}.`);
   };
-  return h("button", { type: "button", class: "tool", title: "Random seed", "aria-label": "Random seed", onclick: roll }, icon("dice"));
+  return h(
+    "button",
+    { type: "button", class: "tool", title: "Random seed", "aria-label": "Random seed", onclick: roll },
+    icon("dice"),
+  );
 }
 
 function textField(option, id) {
@@ -73,13 +88,15 @@ function choiceField(option, id) {
   return {
     control,
     value: () => control.value || undefined,
-    set: (value) => (control.value = [...control.options].some((item) => item.value === text(value)) ? text(value) : ""),
+    set: (value) =>
+      (control.value = [...control.options].some((item) => item.value === text(value)) ? text(value) : ""),
   };
 }
 
 function switchField(option, id) {
   const names = { true: "on", false: "off" };
-  const own = option.default === null || option.default === undefined ? "model's own" : `${names[option.default]} (default)`;
+  const own =
+    option.default === null || option.default === undefined ? "model's own" : `${names[option.default]} (default)`;
   const rest = [true, false].filter((value) => value !== option.default);
   const control = h(
     "select",

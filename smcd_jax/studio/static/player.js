@@ -56,7 +56,8 @@ export class Player {
     this.video.src = video.mp4;
     this.slider.max = video.num_frames - 1;
     byId("result-title").textContent = entry.settings.prompt || "Without a prompt";
-    byId("result-facts").textContent = `${video.width} × ${video.height}, ${video.num_frames} frames, seed ${video.seed}`;
+    byId("result-facts").textContent =
+      `${video.width} × ${video.height}, ${video.num_frames} frames, seed ${video.seed}`;
     byId("result-show-boxes").hidden = byId("result-show-compare").hidden = !this.tracks;
     this.showChoice();
     this.showDownloads(video);
@@ -70,15 +71,26 @@ export class Player {
     const choose = byId("result-choice");
     choose.hidden = videos.length < 2;
     const buttons = videos.map((video, index) =>
-      h("button", { type: "button", class: "small", text: `${index + 1}`, "aria-pressed": `${index === this.index}`,
-        "aria-label": `Video ${index + 1}, seed ${video.seed}`, onclick: () => this.open(this.shown, index) }),
+      h("button", {
+        type: "button",
+        class: "small",
+        text: `${index + 1}`,
+        "aria-pressed": `${index === this.index}`,
+        "aria-label": `Video ${index + 1}, seed ${video.seed}`,
+        onclick: () => this.open(this.shown, index),
+      }),
     );
     choose.replaceChildren(...buttons);
   }
 
   showDownloads(video) {
-    const files = [["mp4", video.mp4], ["gif", video.gif], ["with boxes", video.boxes_mp4], ["frames", video.frames],
-      ["tracks.json", this.shown.tracks]];
+    const files = [
+      ["mp4", video.mp4],
+      ["gif", video.gif],
+      ["with boxes", video.boxes_mp4],
+      ["frames", video.frames],
+      ["tracks.json", this.shown.tracks],
+    ];
     const links = files
       .filter(([, url]) => url)
       .map(([name, url]) => h("a", { class: "button small", href: url, download: "" }, icon("download"), name));

@@ -30,9 +30,10 @@ export class Preview {
     });
   }
 
-  /** Whether the background is still the draft of the browser. */
-  get isDraft() {
-    return this.layers?.draft ?? false;
+  /** What the user is told about the background; empty once it is the server's. */
+  get note() {
+    if (!this.layers?.draft) return "";
+    return this.failed ? "background: draft" : "filling the background …";
   }
 
   /**
@@ -53,6 +54,7 @@ export class Preview {
     const key = picture.id + JSON.stringify(boxes);
     if (this.layers && key === this.key) return;
     this.key = key;
+    this.failed = false;
     this.layers = draftLayers(picture, boxes);
     if (boxes.some((box) => box)) this.request();
     else this.layers.draft = false;
@@ -67,7 +69,9 @@ export class Preview {
       this.onLayers();
     } catch (error) {
       // The draft stays: a motion can be judged without the better background.
+      if (key === this.key) this.failed = true;
       console.warn("layers:", error.message);
+      this.onLayers();
     }
   }
 }
@@ -79,7 +83,10 @@ export class Preview {
  * @returns {Promise<import("./compose.js").Layers>}
  */
 export async function serverLayers(picture, drafts) {
-  const answer = await getLayers(picture, drafts.boxes.filter((box) => box));
+  const answer = await getLayers(
+    picture,
+    drafts.boxes.filter((box) => box),
+  );
   const images = await Promise.all([answer.background, ...answer.cutouts.map((cutout) => cutout.url)].map(loadImage));
   const cutouts = answer.cutouts.map((cutout, index) => ({ ...cutout, image: images[index + 1] }));
   const { width, height } = answer;

@@ -15,7 +15,12 @@ export function keepSession(store, promptOf) {
   const save = debounce(() => {
     if (!store.picture) return;
     const { id, width, height, name } = store.picture;
-    const content = { picture: { id, width, height, name }, tracks: store.tracks, prompt: promptOf(), model: store.model?.name };
+    const content = {
+      picture: { id, width, height, name },
+      tracks: store.tracks,
+      prompt: promptOf(),
+      model: store.model?.name,
+    };
     try {
       sessionStorage.setItem(KEY, JSON.stringify(content));
     } catch {

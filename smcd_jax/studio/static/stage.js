@@ -53,7 +53,7 @@ export class Stage {
     this.sheet.hidden = !picture;
     for (const id of ["zoom-in", "zoom-out", "zoom-fit", "add-box"]) byId(id).disabled = !picture;
     if (!picture) return;
-    if (changed.has("picture") || changed.has("model") || view.zoom !== this.zoom) this.layout();
+    if (changed.has("picture") || changed.has("video") || view.zoom !== this.zoom) this.layout();
     this.requestDraw();
     this.drawPaths();
   }
@@ -91,7 +91,10 @@ export class Stage {
     const bounds = this.viewport.getBoundingClientRect();
     const point = at ? [at.clientX - bounds.left, at.clientY - bounds.top] : [bounds.width / 2, bounds.height / 2];
     const before = this.sheet.getBoundingClientRect();
-    const part = [(point[0] + bounds.left - before.left) / before.width, (point[1] + bounds.top - before.top) / before.height];
+    const part = [
+      (point[0] + bounds.left - before.left) / before.width,
+      (point[1] + bounds.top - before.top) / before.height,
+    ];
     this.store.show({ zoom: next });
     this.layout();
     const after = this.sheet.getBoundingClientRect();
@@ -125,27 +128,28 @@ export class Stage {
     const moved = view.preview && tracks.objects.length > 0 && view.frame > 0;
     if (moved) this.preview.draw(this.context, view.frame);
     else this.context.drawImage(picture.image, 0, 0, this.canvas.width, this.canvas.height);
-    byId("draft").hidden = !(moved && this.preview.isDraft);
+    byId("draft").textContent = moved ? this.preview.note : "";
     this.canvas.dataset.frame = moved ? `${view.frame}` : "picture";
   }
 
   /** Shades what the model does not see, if it crops the picture. */
   drawShades() {
-    const { picture, model } = this.store;
+    const { picture, video } = this.store;
     const note = byId("fit-note");
-    if (!model) return;
+    if (!video) return;
     const { width, height } = picture;
-    const seen = seenPart([width, height], { width: model.width, height: model.height, fit: model.picture_fit });
+    const seen = seenPart([width, height], video);
     const [x1, y1, x2, y2] = [seen[0] / width, seen[1] / height, seen[2] / width, seen[3] / height];
     const inset = [y1, 1 - x2, 1 - y2, x1].map((side) => `${Math.max(side, 0) * 100}%`).join(" ");
     this.shades.style.inset = inset;
     const cropped = x2 - x1 < 0.995 || y2 - y1 < 0.995;
     this.shades.hidden = !cropped;
-    const video = `${model.width} × ${model.height}`;
-    const aspectChanges = Math.abs((width / height / model.width) * model.height - 1) > 0.01;
-    if (cropped) note.textContent = `${video}, cropped`;
-    else note.textContent = aspectChanges ? `${video}, ${model.picture_fit === "stretch" ? "stretched" : "with bars"}` : video;
-    note.title = `The model makes videos of ${video} pixels from this picture of ${width} × ${height}.`;
+    const aspectChanges = Math.abs((width / height / video.width) * video.height - 1) > 0.01;
+    const other = video.fit === "stretch" ? "stretched" : "with bars";
+    const how = cropped ? "cropped" : aspectChanges ? other : "";
+    const size = `${video.width} × ${video.height}`;
+    note.textContent = [size, `${video.frames} frames`, how].filter(Boolean).join(", ");
+    note.title = `The model makes videos of ${size} pixels and ${video.frames} frames from this picture of ${width} × ${height}.`;
   }
 
   /** Draws the path of the centre and the boxes at keyframes of the selected object. */
@@ -176,4 +180,3 @@ export class Stage {
     }
   }
 }
-

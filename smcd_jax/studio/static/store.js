@@ -22,6 +22,8 @@ export class Store {
     this.picture = null;
     /** @type {Object|null} The chosen model of /api/info. */
     this.model = null;
+    /** @type {{width: number, height: number, frames: number, fit: string}|null} Video that the form asks for. */
+    this.video = null;
     /** @type {View} */
     this.view = { frame: 0, selected: null, playing: false, preview: true, onion: true, zoom: 1, tab: "edit" };
     this.undoSteps = [];
@@ -33,7 +35,7 @@ export class Store {
   }
 
   /**
-   * Calls `listener` after changes, once per task, with the names of what changed: tracks, view, picture, model.
+   * Calls `listener` after changes, once per task, with the names of what changed: tracks, view, picture, model, video.
    * @param {(changed: Set<string>) => void} listener
    */
   subscribe(listener) {
@@ -47,7 +49,14 @@ export class Store {
     this.undoSteps = [];
     this.redoSteps = [];
     this.gesture = null;
-    this.view = { ...this.view, frame: 0, selected: tracks.objects[0]?.id ?? null, playing: false, zoom: 1, tab: "edit" };
+    this.view = {
+      ...this.view,
+      frame: 0,
+      selected: tracks.objects[0]?.id ?? null,
+      playing: false,
+      zoom: 1,
+      tab: "edit",
+    };
     this.notify("picture", "tracks", "view");
   }
 
@@ -105,6 +114,13 @@ export class Store {
   chooseModel(model) {
     this.model = model;
     this.notify("model");
+  }
+
+  /** Sets the size of the video and how the picture is fitted to it. */
+  setVideo(video) {
+    if (JSON.stringify(video) === JSON.stringify(this.video)) return;
+    this.video = video;
+    this.notify("video");
   }
 
   /** The selected object, or undefined. */

@@ -2,7 +2,15 @@
 
 import { announce, byId, h, keyed } from "./dom.js";
 import {
-  boxAt, hasKeyframe, isVisible, moveKeyframe, objectOf, removeKeyframe, setBox, setFrames, updateObject,
+  boxAt,
+  hasKeyframe,
+  isVisible,
+  moveKeyframe,
+  objectOf,
+  removeKeyframe,
+  setBox,
+  setFrames,
+  updateObject,
 } from "./tracks.js";
 
 const LARGEST_FRAMES = 512;
@@ -57,7 +65,8 @@ export class Timeline {
   remove(id, frame) {
     const { store } = this;
     const { label, keyframes } = objectOf(store.tracks, id);
-    if (keyframes.length === 1) return announce(`${label} has only this keyframe; delete the object instead.`, { error: true });
+    if (keyframes.length === 1)
+      return announce(`${label} has only this keyframe; delete the object instead.`, { error: true });
     store.edit("delete a keyframe", removeKeyframe(store.tracks, id, frame));
     announce(`${label}: keyframe at frame ${frame} deleted.`);
   }
@@ -82,7 +91,13 @@ export class Timeline {
     this.selected = view.selected;
     if (document.activeElement !== byId("frames")) byId("frames").value = tracks.frames;
     this.renderRuler(tracks.frames);
-    keyed(this.rows, tracks.objects, (object) => object.id, createRow, (row, object) => this.updateRow(row, object));
+    keyed(
+      this.rows,
+      tracks.objects,
+      (object) => object.id,
+      createRow,
+      (row, object) => this.updateRow(row, object),
+    );
     byId("no-rows").hidden = tracks.objects.length > 0;
   }
 
@@ -104,17 +119,29 @@ export class Timeline {
     const lane = row.querySelector(".lane");
     const ranges = object.visible ?? [[0, frames - 1]];
     const bars = lane.querySelector(".bars");
-    keyed(bars, ranges.map((range, index) => ({ range, index })), ({ index }) => `${index}`, createBar, (bar, { range }) => {
-      bar.style.left = `${(range[0] / frames) * 100}%`;
-      bar.style.width = `${((range[1] - range[0] + 1) / frames) * 100}%`;
-      bar.title = `Visible in frames ${range[0]} to ${range[1]}; drag the ends to change`;
-    });
+    keyed(
+      bars,
+      ranges.map((range, index) => ({ range, index })),
+      ({ index }) => `${index}`,
+      createBar,
+      (bar, { range }) => {
+        bar.style.left = `${(range[0] / frames) * 100}%`;
+        bar.style.width = `${((range[1] - range[0] + 1) / frames) * 100}%`;
+        bar.title = `Visible in frames ${range[0]} to ${range[1]}; drag the ends to change`;
+      },
+    );
     const keys = lane.querySelector(".keys");
-    keyed(keys, object.keyframes, ({ frame }) => `${frame}`, createKey, (key, { frame }) => {
-      key.style.left = `${((frame + 0.5) / frames) * 100}%`;
-      key.classList.toggle("hidden-key", !isVisible(object, frame));
-      key.setAttribute("aria-label", `${object.label}: keyframe at frame ${frame}`);
-    });
+    keyed(
+      keys,
+      object.keyframes,
+      ({ frame }) => `${frame}`,
+      createKey,
+      (key, { frame }) => {
+        key.style.left = `${((frame + 0.5) / frames) * 100}%`;
+        key.classList.toggle("hidden-key", !isVisible(object, frame));
+        key.setAttribute("aria-label", `${object.label}: keyframe at frame ${frame}`);
+      },
+    );
   }
 
   frameAt(event, lane) {
