@@ -19,13 +19,13 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.models.lvmm.conversion.unet_table import motion_unet_rows
 from smcd_jax.models.lvmm.fourier import from_frequencies, to_frequencies
 from smcd_jax.models.lvmm.reference_samplers import (
+    AncestralThreshold,
+    DDIMThreshold,
     dynamic_threshold,
     reference_ancestral_table,
     reference_ddim_table,
     reference_ddim_times,
     threshold_level,
-    thresholded,
-    thresholded_ddim,
 )
 from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
 from smcd_jax.models.tables.schedule_tables import schedule_tables
@@ -72,7 +72,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     """DDIM with LVMM's network, and with LFDM's, which sees the features of the picture in every frame."""
     arrays, given = golden.arrays(), golden.config
     table = reference_ddim_table(NoiseSchedule(kind="cosine"), given["steps"], eta=given["eta"])
-    transform = thresholded_ddim(given["dynamic_thres_percentile"])
+    transform = DDIMThreshold(given["dynamic_thres_percentile"])
     yield from _trajectory(golden, table, transform, DDIM_TOLERANCE)
     if given["eta"] == 0:  # the loop draws its own noise, so that only this one can be compared whole
         predict, weights = _prediction(golden)
@@ -86,7 +86,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
 def ancestral(golden: Golden) -> Iterator[Comparison]:
     """All steps of a short chain."""
     table = reference_ancestral_table(NoiseSchedule(golden.config["timesteps"], kind="cosine"))
-    yield from _trajectory(golden, table, thresholded(), ANCESTRAL_TOLERANCE)
+    yield from _trajectory(golden, table, AncestralThreshold(), ANCESTRAL_TOLERANCE)
 
 
 def _trajectory(golden: Golden, table: SolverTable, transform: X0Transform, tolerance: float) -> Iterator[Comparison]:

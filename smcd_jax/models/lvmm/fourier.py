@@ -6,6 +6,7 @@ periodic, so it loops exactly and bends motion that is not periodic.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -30,4 +31,4 @@ def from_frequencies(coefficients: Float[Array, "b k h w d"], frames: int) -> Fl
         frames: Number of frames f.
     """
     real, imaginary = jnp.split(coefficients, 2, axis=-1)
-    return jnp.fft.irfft(real + 1j * imaginary, n=frames, axis=1)
+    return jnp.fft.irfft(jax.lax.complex(real, imaginary), n=frames, axis=1)

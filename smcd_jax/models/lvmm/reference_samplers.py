@@ -7,13 +7,15 @@ the predicted noise.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from smcd_jax.diffusion.prediction import per_example, x0_coefficients
 from smcd_jax.diffusion.samplers import SolverTable
-from smcd_jax.diffusion.sampling import EstimateX0, X0Transform
+from smcd_jax.diffusion.sampling import EstimateX0
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.sampling_options import refuse
 
@@ -43,7 +45,7 @@ def reference_ddim_times(schedule: NoiseSchedule, num_steps: int) -> Int[np.ndar
 
 
 def reference_ddim_table(schedule: NoiseSchedule, num_steps: int, *, eta: float = 1.0) -> SolverTable:
-    """Returns the table of DDIM as published; with a threshold, use it with `thresholded_ddim`.
+    """Returns the table of DDIM as published; with a threshold, use it with `DDIMThreshold`.
 
     Args:
         schedule: Noise schedule with noise prediction.
@@ -98,24 +100,40 @@ def dynamic_threshold(x0: Float[Array, "b ..."], percentile: float = PERCENTILE)
     return jnp.clip(x0, -level, level) / level
 
 
-def thresholded_ddim(percentile: float = PERCENTILE) -> X0Transform:
-    """Returns the threshold for `reference_ddim_table`, which keeps the noise predicted before the threshold.
+@dataclasses.dataclass(frozen=True)
+class DDIMThreshold:
+    """The threshold for `reference_ddim_table`, an ``x0_transform`` that keeps the noise predicted before it.
 
     The sampling loop derives the noise from x and x_0. The result is therefore not the clipped x_0 itself, but the one
     that gives the same next x as the clipped x_0 with the noise kept.
+
+    Attributes:
+        percentile: Percentile as a fraction, 0..1.
     """
 
-    def transform(x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:
+    percentile: float = PERCENTILE
+
+    def __call__(self, x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:
+        """Returns x_0 for the step of ``row``."""
         x0 = estimate_x0(x)
         kept = row.update[0] * row.alpha  # of x_0 in the predicted noise's part of the next x
-        return ((row.update[1] + kept) * dynamic_threshold(x0, percentile) - kept * x0) / row.update[1]
-
-    return transform
+        return ((row.update[1] + kept) * dynamic_threshold(x0, self.percentile) - kept * x0) / row.update[1]
 
 
-def thresholded(percentile: float = PERCENTILE) -> X0Transform:
-    """Returns the threshold for `reference_ancestral_table`, whose next x depends on x and the clipped x_0."""
-    return lambda x, estimate_x0, row: dynamic_threshold(estimate_x0(x), percentile)
+@dataclasses.dataclass(frozen=True)
+class AncestralThreshold:
+    """The threshold for `reference_ancestral_table`, whose next x depends on x and the clipped x_0.
+
+    Attributes:
+        percentile: Percentile as a fraction, 0..1.
+    """
+
+    percentile: float = PERCENTILE
+
+    def __call__(self, x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:
+        """Returns the clipped x_0."""
+        del row
+        return dynamic_threshold(estimate_x0(x), self.percentile)
 
 
 def _table(
