@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smcd_jax.cli import console
 from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
@@ -119,7 +120,8 @@ def _animate_one(args: argparse.Namespace, values: Mapping[str, Any]) -> int:
     clip.files.check(overwrite=args.overwrite)
     introduce(args, pipeline)
     report_notes(args, clip.notes)
-    seconds = make_clip(pipeline, clip, progress=make_progress(args))
+    with console.without_notes(clip.notes):
+        seconds = make_clip(pipeline, clip, progress=make_progress(args))
     report_result(args, clip.files.paths(), seconds)
     return 0
 

@@ -174,7 +174,8 @@ def _make_all(
             if state == _KEPT:
                 seconds = finish_clip(pipeline, clip.files, changes={}, progress=progress)
             else:
-                seconds = make_clip(pipeline, clip, progress=progress)
+                with console.without_notes(clip.notes):
+                    seconds = make_clip(pipeline, clip, progress=progress)
             report_result(args, clip.files.paths(), seconds)
         except KeyboardInterrupt:
             console.note(f"{position - 1} of {len(rows)} rows are finished; resume with --resume")

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tqdm import tqdm
 
@@ -60,6 +60,27 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
                 logger.setLevel(level)
                 logger.propagate = propagate
                 logger.handlers[:] = handlers
+
+
+@contextlib.contextmanager
+def without_notes(printed: Collection[str]) -> Iterator[None]:
+    """Leaves out notes within the block that have been printed before.
+
+    Args:
+        printed: Their texts.
+    """
+
+    def is_new(record: logging.LogRecord) -> bool:
+        return record.getMessage() not in printed
+
+    handlers = [handler for name in _OURS for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
 
 
 def _print_unless_foreign(unraisable: sys.UnraisableHookArgs) -> None:

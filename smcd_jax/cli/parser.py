@@ -10,6 +10,17 @@ from typing import Any, NoReturn
 from smcd_jax.errors import SMCDError
 
 _LARGEST_SIDE = 16384  # `smcd_jax.media.LARGEST_SIDE`, whose import takes a second
+# Names of options that other programs use, and ours.
+_OTHER_NAMES = {
+    "--measures": "--metrics",
+    "--steps": "--num_inference_steps",
+    "--frames": "--num_frames",
+    "--cfg": "--guidance_scale",
+    "--cfg_scale": "--guidance_scale",
+    "--text": "--prompt",
+    "--picture": "--image",
+    "--boxes": "--tracks",
+}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -99,7 +110,9 @@ class CommandParser(argparse.ArgumentParser):
             if argument == "--":
                 return
             if name.startswith("--") and " " not in argument and name not in self._option_string_actions:
-                suggestion = did_you_mean(name, self._option_string_actions)
+                ours = _OTHER_NAMES.get(name.replace("-", "_").replace("__", "--", 1))
+                named = ours in self._option_string_actions
+                suggestion = f"; did you mean {ours}?" if named else did_you_mean(name, self._option_string_actions)
                 raise self._refusal(f"unknown option {name}{suggestion}", argument=name.lstrip("-"), value=argument)
 
 

@@ -228,7 +228,12 @@ def open_image(file: io.BufferedReader) -> Image.Image:
         file = io.BytesIO(data)
         for part in left_out:
             warnings.warn(f"{part} is left out", UserWarning, stacklevel=2)
-    return Image.open(file, formats=[kind for kind in PICTURE_FORMATS if kind in _formats_of_this_pillow()])
+    try:
+        return Image.open(file, formats=[kind for kind in PICTURE_FORMATS if kind in _formats_of_this_pillow()])
+    except UnidentifiedImageError as error:
+        if _brand(start) in _HEIF_BRANDS:
+            raise OSError("incomplete HEIC header") from error
+        raise
 
 
 def _check_kind(start: bytes) -> None:
@@ -237,7 +242,7 @@ def _check_kind(start: bytes) -> None:
     Raises:
         _OtherKindError: The first bytes are those of such a file.
     """
-    brand = start[8:12] if start[4:8] == b"ftyp" else b""
+    brand = _brand(start)
     if brand in _HEIF_BRANDS and not _register_heif():
         raise _OtherKindError(
             "HEIC (as iPhones store it), which is not read; save it as JPEG, or pip install pillow-heif"
@@ -251,14 +256,19 @@ def _check_kind(start: bytes) -> None:
             raise _OtherKindError(f"{kind}, which is not read; save it as PNG or JPEG")
 
 
+def _brand(start: bytes) -> bytes:
+    """Returns the brand of an ISO media file (HEIC, AVIF, MP4) from its first bytes, or an empty string."""
+    return start[8:12] if start[4:8] == b"ftyp" else b""
+
+
 def _is_video(path: Path) -> bool:
     with path.open("rb") as file:
         return _begins_as_video(file.read(32))
 
 
 def _begins_as_video(start: bytes) -> bool:
-    if start[4:8] == b"ftyp":
-        return start[8:12] not in (*_HEIF_BRANDS, b"avif", b"avis")
+    if brand := _brand(start):
+        return brand not in (*_HEIF_BRANDS, b"avif", b"avis")
     return start.startswith(_VIDEO_STARTS) or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
 
 

@@ -91,7 +91,7 @@ def check_clip(
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(values.get("truncate_prompt"))
-    notes = (*request.notes, *notes)
+    notes = (*request.notes, *plan.notes, *notes)
     notes += _check_texts(request, pipeline.tokenizer, config.text_length, truncate=truncate)
     resolved = {name: value for name, value in options.as_dict().items() if value is not None}
     resolved |= {"fps": fps, "truncate_prompt": truncate, "dtype": str(pipeline.policy.compute)}
@@ -181,8 +181,8 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
                 argument=name,
                 value=text,
             )
-        if count > most:
-            notes.append(f"the {name} has {count} tokens; the model reads the first {most}")
+        if count > most and name == "label":  # the model notes the prompts
+            notes.append(f"the label has {count} tokens; the model reads the first {most}: {text[:60]}...")
     return tuple(notes)
 
 

@@ -201,6 +201,7 @@ def _networks(folder: ModelFolder, *, steps: int, dtype: str | None, progress: P
     tracks = example / "tracks.json" if "tracks" in model.required else None
     given = {"image": example / "img.png", "prompt": _PROMPT, "tracks": tracks}
     request = make_request(model, **given, options=options)
+    options = request.options
     plan = model.plan(request, pipe.tokenizer)
     features = encode_features(model, pipe.components, plan.raw, request.seeds)
     for step in model.feature_steps:

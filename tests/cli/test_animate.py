@@ -319,7 +319,8 @@ def test_a_prompt_that_is_too_long_is_truncated_only_on_request(pipeline):
     with refused("prompt", value=given["prompt"]):
         check_clip(given, pipeline, formats=())
     clip = check_clip({**given, "truncate_prompt": True}, pipeline, formats=())
-    assert clip.notes[-1] == "the prompt has 502 tokens; the model reads the first 77"
+    (note,) = [note for note in clip.notes if "tokens" in note]
+    assert all(count in note for count in ("502", "77"))
 
 
 def test_several_videos_have_a_number_in_their_names(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 import smcd_jax
 from smcd_jax import cli
-from smcd_jax.cli import clip_options
+from smcd_jax.cli import clip_options, console
 from smcd_jax.cli.parser import CommandParser, did_you_mean
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks import FORMATS as TRACK_FORMATS
@@ -93,6 +93,8 @@ def test_version_is_that_of_the_package(capsys):
         (["animate", "--image", "x", "stray"], None, "stray", None),
         (["tracks", "draw", "--colums", "3"], "colums", "--colums", "--columns"),  # reported before missing options
         (["animate", "--imag", "x"], "imag", "--imag", "--image"),  # no abbreviations
+        (["evaluate", "--measures", "fvd"], "measures", "--measures", "--metrics"),  # another word, not a misspelling
+        (["animate", "--cfg-scale=3"], "cfg-scale", "--cfg-scale=3", "--guidance_scale"),
         (["animate", "--prompt"], "prompt", None, None),
         (["animate", "--seed", "x"], "seed", None, None),
         (["--nonsense"], "nonsense", "--nonsense", None),
@@ -169,6 +171,17 @@ def test_libraries_are_silent_and_our_warnings_are_notes_unless_verbose():
     assert "DeprecationWarning: deprecated" in everything
     for line in ("jax._src.xla_bridge: no GPU", "somebody: hello", "smcd_jax.media: its colours are taken as sRGB"):
         assert f"WARNING {line}\n" in everything
+
+
+def test_notes_that_were_printed_are_not_printed_again(capsys):
+    logger = logging.getLogger("smcd_jax.probe")
+    with console.libraries_quiet(verbose=False):
+        with console.without_notes(("the prompt is long",)):
+            logger.warning("the %s is long", "prompt")
+            logger.warning("the picture is cropped")
+        logger.warning("the prompt is long")
+    notes = ["smcd: note: the picture is cropped", "smcd: note: the prompt is long"]
+    assert capsys.readouterr().err.splitlines() == notes
 
 
 def test_logging_is_restored_after_a_command(command):

@@ -258,6 +258,12 @@ def test_raw_data_that_change_afterwards_are_noted_and_the_records_stay(raw, tmp
     assert "have changed" in caplog.text
 
 
+def test_a_video_is_noted_once(tmp_path, shared, caplog):
+    shutil.copytree(shared / "field_cases" / "16_vfr_video" / "mine", tmp_path / "raw")
+    assert prepared(tmp_path / "raw", tmp_path / "out").clips == 1
+    assert caplog.text.count("frame rate varies") == 1
+
+
 # --- tracks and frames that are numbered or end differently ----------------------------------------------------------
 
 

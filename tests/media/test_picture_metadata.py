@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from smcd_jax.media import read_picture
+from smcd_jax.media import pictures, read_picture
 from smcd_jax.media.picture_metadata import stored_orientation, without_bad_metadata
 from tests.errors import refused
 from tests.media.samples import gradient
@@ -126,11 +126,40 @@ def test_the_orientation_is_honoured_beside_broken_exif(tmp_path, caplog):
     assert read_picture(tmp_path / "a.webp").shape == (32, 24, 3)
 
 
-def test_case_22_heic_is_named(shared):
+def test_case_22_heic_is_named(shared, monkeypatch):
+    monkeypatch.setattr(pictures, "_register_heif", lambda: False)
     path = shared / "field_cases" / "22_heic" / "IMG_0001.HEIC"
     with refused(path=path) as record:
         read_picture(path)
     assert "pillow-heif" in str(record.value)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_read_upright(tmp_path, orientation):
+    pytest.importorskip("pillow_heif")
+    assert pictures._register_heif()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = Image.fromarray(PICTURE).resize((96, 128), Image.Resampling.NEAREST)
+    for name in ("a.heic", "a.jpg"):
+        large.save(tmp_path / name, quality=95, exif=exif.tobytes())
+    heic, jpg = (read_picture(tmp_path / name).astype(int) for name in ("a.heic", "a.jpg"))
+    assert heic.shape == jpg.shape
+    assert np.abs(heic - jpg).mean() < 6
+
+
+def test_damaged_heic_is_refused(tmp_path):
+    pytest.importorskip("pillow_heif")
+    assert pictures._register_heif()
+    Image.fromarray(PICTURE).resize((96, 128)).save(tmp_path / "whole.heic")
+    whole = (tmp_path / "whole.heic").read_bytes()
+    for length in (40, 200, len(whole) // 2):
+        (tmp_path / "cut.heic").write_bytes(whole[:length])
+        with refused(path=tmp_path / "cut.heic") as record:
+            read_picture(tmp_path / "cut.heic")
+        assert "damaged" in str(record.value)
+    Image.fromarray(PICTURE).save(tmp_path / "jpeg.heic", "JPEG")
+    assert read_picture(tmp_path / "jpeg.heic").shape == PICTURE.shape
 
 
 @pytest.mark.parametrize(
@@ -138,7 +167,7 @@ def test_case_22_heic_is_named(shared):
     [
         (b"%PDF-1.7", "PDF"),
         (b"\0\0\0\x18ftypisom", "video"),
-        (b"\0\0\0\x18ftypmif1", "HEIC"),
+        (b"\0\0\0\x18ftypmif1", "HEIC"),  # also if HEIC is read, because nothing follows
         (b"<svg xmlns=", "SVG"),
         (b"<!DOCTYPE html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
