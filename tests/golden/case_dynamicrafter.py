@@ -1,4 +1,4 @@
-"""Golden cases of DynamiCrafter's family: UNets, DDIM loops, both published programs, and training steps."""
+"""Golden cases of DynamiCrafter's family: UNets, DDIM loops, and both published programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smcd_jax.media import to_model_range
 from smcd_jax.models.branches import branch_inputs, branch_outputs
 from smcd_jax.models.dynamicrafter.config import DynamiCrafterUNetConfig, ModelConfig
 from smcd_jax.models.dynamicrafter.conversion.table import resampler_rows, unet_rows
-from smcd_jax.models.dynamicrafter.model import Inputs, Tokens
+from smcd_jax.models.dynamicrafter.model import Tokens
 from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.tables.autoencoder_kl import autoencoder_rows
@@ -27,10 +27,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
-from smcd_jax.training.step import Noised, denoising_losses
-from smcd_jax.weights.conversion_engine import to_torch
 from tests.golden.case_dynamicrafter_modules import SPACINGS, TEXT_TOKENS, autoencoder_config, resampler_config
-from tests.golden.case_train import LOSS_TOLERANCE, worst_gradient
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 from tests.golden.formula_weights import Spread, formula_weights, unet_rule
 
@@ -349,66 +346,10 @@ def pipeline_gui(golden: Golden) -> Iterator[Comparison]:
     yield from _sampled(golden, model, params, made_of, keep=shown)
 
 
-class _Step(NamedTuple):
-    latents: jax.Array
-    noised: Noised
-    inputs: Inputs
-
-
-def train_step(golden: Golden) -> Iterator[Comparison]:
-    """Conditions with drops, the loss, and the gradient of every parameter of UNet and resampler."""
-    arrays, given = golden.arrays(), golden.config
-    model, params = model_of(given, golden, aux=True, interpolation=given["interp_mode"])
-    step = _train_step_inputs(model, params, arrays, given)
-    yield compare("latents", channels_first(step.latents), arrays["out/z"])
-    trained = {name: params[name] for name in ("unet", "resampler")}
-    tokens = model.encode(trained, step.inputs)
-    yield compare("context", jnp.concatenate([tokens.text, tokens.image], axis=1), arrays["out/context"])
-    yield compare("image latents", channels_first(step.inputs.image_latents), arrays["out/c_concat"])
-    x = model.schedule.add_noise(step.latents, step.noised.noise, step.noised.timesteps)
-    yield compare("noised", channels_first(x), arrays["out/x_noisy"])
-
-    def loss(trained: Any, step: _Step) -> jax.Array:
-        return denoising_losses(model, trained, step.latents, step.noised, inputs=step.inputs).mean()
-
-    value, gradients = jax.jit(jax.value_and_grad(loss))(trained, step)
-    yield compare("loss", value, arrays["out/loss"], LOSS_TOLERANCE)
-    tables = {"unet": unet_rows(model.config.unet), "resampler": resampler_rows(model.config.resampler)}
-    ours = {
-        PREFIXES[name] + torch: array
-        for name, rows in tables.items()
-        for torch, array in to_torch(rows, flatten(gradients[name])).items()
-    }
-    yield worst_gradient(ours, arrays)
-
-
-def _train_step_inputs(
-    model: DynamiCrafterModel, params: Any, arrays: Mapping[str, np.ndarray], given: Mapping[str, Any]
-) -> _Step:
-    clips, noise, rate = video(arrays["in/video"]), video(arrays["in/noise"]), 2 * given["uncond_prob"]
-    b = len(noise)
-    latents = scaled_latents(model, params, clips.reshape(-1, *clips.shape[2:]), arrays["in/posterior_noise"])
-    latents, frame = latents.reshape(noise.shape), int(arrays["in/cond_frame"])
-    inputs = model.inputs(
-        {
-            "text": jnp.asarray(arrays["in/text"]),
-            "null_text": jnp.asarray(arrays["in/null_text"]),
-            "picture_tokens": see(model, params, clips[:, frame]),
-            "null_picture_tokens": see(model, params, jnp.zeros_like(clips[:1, 0])),
-            "latents": latents,
-            "condition_frame": jnp.full(b, frame),
-            "frame_rate": jnp.asarray(arrays["in/fs"], jnp.float32),
-        }
-    )
-    keep = model.keep_at(jnp.asarray(arrays["in/drop_r"]), {"text": rate, "image_tokens": rate})
-    return _Step(latents, Noised(noise, jnp.asarray(arrays["in/t"])), model.drop(inputs, keep))
-
-
 RUNNERS = {
     "dc_unet": unet,
     "dc_unet_fullsize": unet_fullsize,
     "dc_ddim": ddim,
     "dc_pipeline": pipeline,
     "dc_pipeline_gui": pipeline_gui,
-    "dc_train_step": train_step,
 }
