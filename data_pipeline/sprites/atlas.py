@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import smcd_jax
 from data_pipeline.checks import require
@@ -21,6 +21,9 @@ ATLAS_FOLDER = Path(smcd_jax.__file__).parent / "assets" / "sprites"
 ATLAS_VERSION = 1
 # Smallest length of a sprite's shorter side in pixels: smaller sprites are unrecognizable and exceed the margin.
 SMALLEST_SIDE = 4
+
+# Room around the shadow of a sprite for its blur, and that blur, relative to the square root of the sprite's area.
+SHADOW_MARGIN, _SHADOW_BLUR = 0.2, 0.06
 
 # Transparent pixels around a sprite at each level. Drawing reads one output pixel beyond the sprite plus one for the
 # width of the filter, and a level is at most four times as large as the sprite drawn from it.
@@ -161,6 +164,17 @@ def sprite(name: str, color: str | None, *, mirrored: bool) -> Sprite:
     if color is not None:
         pixels = recolor(pixels, color, hue=sprite_class.hue[0], reach=sprite_class.hue[1])
     return Sprite(np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels))
+
+
+@functools.cache
+def shadow(name: str, *, mirrored: bool) -> Sprite:
+    """Returns the soft shadow of a class: black, with `SHADOW_MARGIN` of the sprite's size on each side; cached."""
+    x1, y1, x2, y2 = sprite_classes()[name].box
+    opacity = _atlas()[y1:y2, x1:x2, 3]
+    side = round(float(np.sqrt(opacity.size)))
+    padded = Image.fromarray(np.pad(opacity[:, ::-1] if mirrored else opacity, round(SHADOW_MARGIN * side)))
+    soft = np.asarray(padded.filter(ImageFilter.GaussianBlur(_SHADOW_BLUR * side)))
+    return Sprite(np.concatenate([np.zeros((*soft.shape, 3), np.uint8), soft[..., None]], axis=-1))
 
 
 @functools.cache

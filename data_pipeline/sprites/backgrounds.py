@@ -14,6 +14,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from data_pipeline.sprites.colors import hsv_to_rgb
+from data_pipeline.sprites.photographs import PHOTOGRAPHS, draw_photograph
 from data_pipeline.sprites.rng import ClipRng
 
 # ((lowest saturation, highest saturation, lowest value, highest value), weight)
@@ -28,11 +29,13 @@ def draw_background(kind: str, rng: ClipRng, *, width: int, height: int) -> UInt
     """Draws a background.
 
     Args:
-        kind: Name of the pattern, one of `BACKGROUNDS`.
+        kind: Name of the pattern, one of `BACKGROUNDS` or `photographs.PHOTOGRAPHS`.
         rng: Random numbers, used first for the colors.
         width: Width in pixels.
         height: Height in pixels.
     """
+    if kind in PHOTOGRAPHS:
+        return draw_photograph(kind, rng, width=width, height=height)
     palette = _palette(rng)
     shorter = min(width, height)
     x = ((np.arange(width, dtype=np.float32) + 0.5) / shorter)[None, :]

@@ -14,6 +14,7 @@ from data_pipeline.sprites.atlas import SMALLEST_SIDE, sprite_classes
 from data_pipeline.sprites.backgrounds import BACKGROUNDS
 from data_pipeline.sprites.colors import COLORS
 from data_pipeline.sprites.motion import MOTIONS, SMALLEST_SHARE
+from data_pipeline.sprites.photographs import PHOTOGRAPHS
 
 # Increase this when the same parameters give different clips; it is part of every fingerprint.
 WORLD_VERSION = 1
@@ -36,6 +37,9 @@ DEFAULT_MOTIONS = (
     ("stay", 0.03),
 )
 
+# Fields that were added after the first worlds; fingerprints contain them only if they differ from 0.
+_ADDED = ("shadow_share", "empty_start_share", "other_start_share")
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -53,7 +57,8 @@ class WorldConfig:
         classes: Names of sprite classes, at least `max_objects` of them; empty for all.
         colors: Names of colors for classes with variable colors.
         motions: Pairs of name and weight, names of `motion.MOTIONS`.
-        backgrounds: Names of `backgrounds.BACKGROUNDS`, equally likely.
+        backgrounds: Names of `backgrounds.BACKGROUNDS` and `photographs.PHOTOGRAPHS`, equally likely; "photographs"
+            stands for all of the latter.
         min_size: Smallest size of a single sprite of constant size, 0.1 to 0.5. The size is the square root of the
             sprite's area relative to the picture's shorter side. Growing and shrinking sprites reach from 0.8 of
             `min_size` to 1.35 of `max_size`; with more objects, sprites are smaller, down to 0.75 with four.
@@ -61,6 +66,12 @@ class WorldConfig:
         crossing_share: Share of clips with at least two objects in which the first two cross, 0 to 1.
         min_visible: Smallest visible share of an object's opacity, 0 to 1. An object that is less visible in a frame,
             because it leaves the picture or is covered, is masked out.
+        shadow_share: Share of clips in which sprites cast shadows, 0 to 1.
+        empty_start_share: Share of clips whose first frame shows the background alone, 0 to 1. Its objects are masked
+            out in the first frame and are known from their labels only.
+        other_start_share: Share of clips whose first frame shows sprites of other classes in the places of the
+            objects, 0 to 1; together with `empty_start_share` at most 1. Boxes, mask and labels are those of the
+            objects.
         seed: Seed of all random numbers, 0 to 2^63 - 1.
 
     Raises:
@@ -80,12 +91,18 @@ class WorldConfig:
     max_size: float = 0.44
     crossing_share: float = 0.35
     min_visible: float = 0.15
+    shadow_share: float = 0.0
+    empty_start_share: float = 0.0
+    other_start_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
         # Lists from configs and JSON become tuples, so that equal parameters are equal objects.
         for name in ("classes", "colors", "backgrounds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if "photographs" in self.backgrounds:
+            others = tuple(name for name in self.backgrounds if name != "photographs")
+            object.__setattr__(self, "backgrounds", (*others, *PHOTOGRAPHS))
         object.__setattr__(self, "motions", tuple((name, float(weight)) for name, weight in self.motions))
         object.__setattr__(self, "classes", self.classes or tuple(sprite_classes()))
         self._check_numbers()
@@ -111,13 +128,16 @@ class WorldConfig:
             "max_size": (self.min_size, 0.5),
             "crossing_share": (0, 1),
             "min_visible": (0, 1),
+            "shadow_share": (0, 1),
+            "empty_start_share": (0, 1),
+            "other_start_share": (0, 1 - self.empty_start_share),
         }
         for name, (low, high) in shares.items():
             value = getattr(self, name)
             require(low <= value <= high, name, f"from {low:g} to {high:g}", value)
 
     def _check_names(self) -> None:
-        known = {"classes": sprite_classes(), "colors": COLORS, "backgrounds": BACKGROUNDS}
+        known = {"classes": sprite_classes(), "colors": COLORS, "backgrounds": (*BACKGROUNDS, *PHOTOGRAPHS)}
         for field, names in known.items():
             values = getattr(self, field)
             for name in values:
@@ -154,4 +174,7 @@ class WorldConfig:
     def fingerprint(self) -> str:
         """Returns the sha256 of version and parameters in hexadecimal, which identifies the clips."""
         content = {"world_version": WORLD_VERSION, **self.to_dict()}
+        for name in _ADDED:
+            if not content[name]:
+                del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

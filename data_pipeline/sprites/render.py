@@ -39,7 +39,8 @@ def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Render
 
     The box of an object is the box of its whole sprite clipped to the picture; if the border cuts the sprite, the box
     is tightened to the remaining part. As in tracking data sets, sprites in front do not change it. The mask is False
-    where less than `scene.min_visible` of the sprite's opacity is inside the picture and not covered.
+    where less than `scene.min_visible` of the sprite's opacity is inside the picture and not covered. Shadows fall on
+    the background and on the sprites behind; boxes and mask do not include them.
 
     Args:
         scene: Scene with T frames.
@@ -59,15 +60,19 @@ def render_scene(scene: Scene, *, frames: Sequence[int] | None = None) -> Render
     size = np.array([width, height, width, height], np.float64)
     for row, (frame, picture) in enumerate(zip(frames, video, strict=True)):
         patches = [scene.patch(item, frame) for item in range(count)]
-        for patch in patches:
-            if patch is not None:
-                paint(picture, patch)
+        for item, patch in enumerate(patches):
+            for layer in (scene.shadow_patch(item, frame), patch):
+                if layer is not None:
+                    paint(picture, layer)
         seen = _opacity_seen(patches, height, width)
         for item, (patch, scene_object) in enumerate(zip(patches, scene.objects, strict=True)):
-            box = scene_object.boxes[frame]
-            whole = scene_object.sprite.opacity * (box[2] - box[0]) * (box[3] - box[1])
-            if patch is not None and seen[item] >= scene.min_visible * whole:
+            if patch is None:
+                continue
+            box, drawn = scene_object.boxes[frame], scene.shown(frame)[item]
+            whole = drawn.sprite.opacity * (drawn.boxes[frame, 2:] - drawn.boxes[frame, :2]).prod()
+            if seen[item] >= scene.min_visible * whole:
                 mask[row, item] = True
+                patch = patch if drawn is scene_object else scene_object.sprite.draw(box.tolist(), width, height)
                 boxes[row, item] = visible_box(box, patch, width=width, height=height) / size
     return Rendering(video, boxes, mask, scene.labels, scene.caption)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Float64
 
 T = TypeVar("T")
 
@@ -37,6 +38,11 @@ class ClipRng:
             raw = self._bits.random_raw(_CHUNK)
             self._values = ((raw >> np.uint64(11)) * 2.0**-53).tolist()[::-1]
         return self._values.pop()
+
+    def units(self, *shape: int) -> Float64[np.ndarray, "..."]:
+        """Returns an array of numbers in [0, 1), which are apart from those that `unit` has fetched."""
+        raw = self._bits.random_raw(int(np.prod(shape)))
+        return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
     def uniform(self, low: float, high: float) -> float:
         """Returns a number in [low, high)."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from data_pipeline.sprites.atlas import Patch, Sprite, sprite, sprite_classes
+from data_pipeline.sprites.atlas import SHADOW_MARGIN, Patch, Sprite, shadow, sprite, sprite_classes
 from data_pipeline.sprites.backgrounds import draw_background
 from data_pipeline.sprites.captions import caption
 from data_pipeline.sprites.config import CROWD_SHARES, SPLITS, WorldConfig
@@ -15,9 +16,23 @@ from data_pipeline.sprites.motion import MOTIONS, PLANNED, Path, Setting, draw_c
 from data_pipeline.sprites.rng import ClipRng
 
 # Random streams. Changing one changes every clip.
-_OBJECTS, _PATHS, _BACKGROUND, _CAPTION = 0, 1, 2, 3
+_OBJECTS, _PATHS, _BACKGROUND, _CAPTION, _LIGHT, _START = range(6)
 # Unless sprites are meant to cross, paths that overlap more than this are redrawn, and the best of all tries is used.
 _MAX_OVERLAP, _TRIES = 0.08, 8
+
+
+class Shadow(NamedTuple):
+    """Shadows of a scene's sprites.
+
+    Attributes:
+        opacity: Opacity, 0 to 1.
+        x: Shift to the right, relative to the square root of the sprite's area.
+        y: Shift down, the same.
+    """
+
+    opacity: float
+    x: float
+    y: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +71,8 @@ class Scene:
         objects: Objects, one to four.
         min_visible: Smallest visible share of an object; objects less visible are masked out.
         crossing: Whether the first two objects cross.
+        shadow: Shadows of the sprites; None for none.
+        start: Objects that the first frame shows instead of `objects`, one for each or none at all; None for the same.
     """
 
     caption: str
@@ -63,6 +80,8 @@ class Scene:
     objects: tuple[SceneObject, ...]
     min_visible: float
     crossing: bool
+    shadow: Shadow | None = None
+    start: tuple[SceneObject, ...] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -74,11 +93,32 @@ class Scene:
         """Label per object; all different."""
         return tuple(item.label for item in self.objects)
 
+    def shown(self, frame: int) -> tuple[SceneObject, ...]:
+        """Returns the objects that a frame shows: `objects`, or `start` in the first frame."""
+        return self.objects if frame or self.start is None else self.start
+
     def patch(self, item: int, frame: int) -> Patch | None:
-        """Draws one object in one frame, clipped to the picture; returns None if it is outside."""
+        """Draws one object in one frame, clipped to the picture; returns None if it is outside or not shown."""
         height, width = self.background.shape[:2]
-        scene_object = self.objects[item]
+        if item >= len(self.shown(frame)):
+            return None
+        scene_object = self.shown(frame)[item]
         return scene_object.sprite.draw(scene_object.boxes[frame].tolist(), width, height)
+
+    def shadow_patch(self, item: int, frame: int) -> Patch | None:
+        """Draws the shadow of one object in one frame; returns None if there is none."""
+        if self.shadow is None or item >= len(self.shown(frame)):
+            return None
+        (height, width), scene_object = self.background.shape[:2], self.shown(frame)[item]
+        box = scene_object.boxes[frame]
+        side = float(np.sqrt((box[2:] - box[:2]).prod()))
+        margin = SHADOW_MARGIN * side
+        x, y = self.shadow.x * side, self.shadow.y * side
+        wide = box + np.array([x - margin, y - margin, x + margin, y + margin])
+        drawn = shadow(scene_object.name, mirrored=scene_object.mirrored).draw(wide.tolist(), width, height)
+        if drawn is None:
+            return None
+        return drawn._replace(pixels=np.rint(drawn.pixels * self.shadow.opacity).astype(np.uint8))
 
     def layer(self, item: int, frame: int) -> UInt8[np.ndarray, "h w 4"]:
         """Draws one object in one frame on a transparent picture, as premultiplied RGBA."""
@@ -97,9 +137,9 @@ def draw_scene(config: WorldConfig, split: str, index: int) -> Scene:
         split: Name of the split.
         index: Index of the clip in the split.
     """
-    object_rng, path_rng, background_rng, caption_rng = (
+    object_rng, path_rng, background_rng, caption_rng, light_rng, start_rng = (
         ClipRng(config.seed, split=SPLITS[split], index=index, stream=stream)
-        for stream in (_OBJECTS, _PATHS, _BACKGROUND, _CAPTION)
+        for stream in (_OBJECTS, _PATHS, _BACKGROUND, _CAPTION, _LIGHT, _START)
     )
     count = config.min_objects + object_rng.below(config.max_objects - config.min_objects + 1)
     names = object_rng.sample(config.classes, count)
@@ -114,7 +154,40 @@ def draw_scene(config: WorldConfig, split: str, index: int) -> Scene:
         objects=objects,
         min_visible=config.min_visible,
         crossing=crossing,
+        shadow=_shadow(config, light_rng),
+        start=_start(config, objects, start_rng),
     )
+
+
+def _shadow(config: WorldConfig, rng: ClipRng) -> Shadow | None:
+    if not rng.chance(config.shadow_share):
+        return None
+    return Shadow(rng.uniform(0.3, 0.5), rng.uniform(-0.12, 0.12), rng.uniform(0.06, 0.14))
+
+
+def _start(config: WorldConfig, objects: tuple[SceneObject, ...], rng: ClipRng) -> tuple[SceneObject, ...] | None:
+    """Draws the objects of a first frame that shows others than the rest of the clip, each of the same size."""
+    place = rng.unit()
+    if place < config.empty_start_share:
+        return ()
+    if place >= config.empty_start_share + config.other_start_share:
+        return None
+    shown = {item.name for item in objects}
+    others = [name for name in config.classes if name not in shown]
+    if len(others) < len(objects):
+        return None
+    starts = []
+    for item, name in zip(objects, rng.sample(others, len(objects)), strict=True):
+        color, flip = rng.pick(config.colors), rng.chance(0.5)
+        color = color if sprite_classes()[name].hue else None
+        sides = item.boxes[:, 2:] - item.boxes[:, :2]
+        middle = (item.boxes[:, 2:] + item.boxes[:, :2]) / 2
+        half = 0.5 * np.sqrt(sides.prod(axis=1, keepdims=True)) * sprite_classes()[name].aspect ** np.array([0.5, -0.5])
+        boxes = np.concatenate([middle - half, middle + half], axis=1)
+        mirrored = flip and sprite_classes()[name].facing is not None
+        label = f"{color} {name}" if color else name
+        starts.append(replace(item, label=label, name=name, color=color, mirrored=mirrored, boxes=boxes))
+    return tuple(starts)
 
 
 def _draw_paths(config: WorldConfig, names: list[str], rng: ClipRng, *, crossing: bool) -> list[Path]:
