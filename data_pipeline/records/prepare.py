@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import itertools
 import logging
 import os
@@ -273,7 +274,7 @@ def _finish(
     *,
     inputs: Mapping[str, Sequence[str]],
 ) -> None:
-    """Writes indices, TFDS metadata and report, then `records.json`, which completes the folder."""
+    """Writes indices, metadata if TFDS is installed, and report, then `records.json`, which completes the folder."""
     contents = {}
     for split, shards in parts.items():
         _write_index(output, split, shards)
@@ -282,7 +283,8 @@ def _finish(
             for part in shards
         ]
         contents[split] = {"clips": sum(entry["clips"] for entry in entries), "shards": entries}
-    _write_tfds_metadata(output, plan["name"], contents)
+    if importlib.util.find_spec("tensorflow_datasets"):
+        _write_tfds_metadata(output, plan["name"], contents)
     write_json(output / REPORT, Report.of(plan["name"], parts, raw.notes).to_json())
     head = {"format": FORMAT, "version": VERSION, "schema_version": SCHEMA_VERSION, "name": plan["name"]}
     watched = {} if not inputs else {"inputs_sha256": _digest(inputs)}

@@ -200,16 +200,22 @@ def serialize(clip: Clip) -> tuple[bytes, bytes]:
     """Serializes a clip into two byte strings, to be written one after the other; the same in every process.
 
     The first is a complete example with everything but the frames, the second an example with the frames alone.
-    Concatenated protocol buffers merge, so a reader can use the first part and single frames.
+    Concatenated protocol buffers merge, so a reader can use the first part and single frames. The bytes are those that
+    TensorFlow Datasets writes for `features()`; it need not be installed.
     """
-    from tensorflow_datasets.core.example_serializer import ExampleSerializer
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    encoded = features().encode_example(clip_to_example(clip))
-    rest = ExampleSerializer(features().get_serialized_info()).get_tf_example(encoded)
-    frames = tf_example_pb2.Example()
-    frames.features.feature["frames"].CopyFrom(rest.features.feature["frames"])
-    del rest.features.feature["frames"]
+    example = clip_to_example(clip)
+    rest, frames = example_class()(), example_class()()
+    feature = rest.features.feature
+    for key in ("schema_version", "width", "height"):
+        feature[key].int64_list.value.append(example[key])
+    for key in ("clip_id", "caption"):
+        feature[key].bytes_list.value.append(example[key].encode())
+    feature["labels"].bytes_list.value.extend(label.encode() for label in example["labels"])
+    for key, dtype in (("boxes", "<f4"), ("mask", "?"), ("label_embeddings", "<f4")):
+        array = np.ascontiguousarray(example[key], dtype)
+        feature[f"{key}/value"].bytes_list.value.append(array.tobytes())
+        feature[f"{key}/shape"].int64_list.value.extend(array.shape)
+    frames.features.feature["frames"].bytes_list.value.extend(example["frames"])
     # Otherwise the order of a map in a protocol buffer depends on a hash that changes from run to run.
     return rest.SerializeToString(deterministic=True), frames.SerializeToString(deterministic=True)
 

@@ -66,9 +66,10 @@ class Canvas:
 
     def below(self, line: Float32[np.ndarray, "*n"], *, blur: float = 1.0) -> Float32[np.ndarray, "h w 1"]:
         """Returns 1 below a horizontal line and 0 above it, with a ramp about `blur` pixels wide."""
-        return np.clip(0.5 + (self.y - line) / (blur * self.pixel), 0, 1).astype(np.float32)[..., None] + 0 * self.x[
-            ..., None
-        ]
+        return (
+            np.clip(0.5 + (self.y - line) / (blur * self.pixel), 0, 1).astype(np.float32)[..., None]
+            + 0 * self.x[..., None]
+        )
 
     def mix(
         self, first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, share: np.ndarray
@@ -133,13 +134,18 @@ def _beach(rng: ClipRng, canvas: Canvas) -> np.ndarray:
 def _mountains(rng: ClipRng, canvas: Canvas) -> np.ndarray:
     foot = canvas.bottom * rng.uniform(0.6, 0.8)
     picture = _sky(rng, canvas, foot)
-    haze, rock = np.asarray(_color(rng, (205, 235), (0.18, 0.3), (0.68, 0.8))), _color(rng, (215, 250), (0.1, 0.25), (0.3, 0.42))
+    haze, rock = (
+        np.asarray(_color(rng, (205, 235), (0.18, 0.3), (0.68, 0.8))),
+        _color(rng, (215, 250), (0.1, 0.25), (0.3, 0.42)),
+    )
     for depth, height in ((0.35, rng.uniform(0.34, 0.46)), (1.0, rng.uniform(0.16, 0.3))):
         ridge = foot - height + 0.075 * canvas.noise(3.5, 1, octaves=5)[:1]
         shade = 1 + 0.2 * canvas.noise(5, 4)
         stone = canvas.mix(haze, rock, np.full((1, 1), depth)) * shade[..., None]
         snow = canvas.below(ridge + 0.1 + 0.045 * canvas.noise(8, 6))
-        face = canvas.mix(np.array([0.93, 0.95, 0.99]) * (0.85 + 0.15 * depth) * (0.93 + 0.09 * shade[..., None]), stone, snow)
+        face = canvas.mix(
+            np.array([0.93, 0.95, 0.99]) * (0.85 + 0.15 * depth) * (0.93 + 0.09 * shade[..., None]), stone, snow
+        )
         picture = canvas.mix(picture, face, canvas.below(ridge))
     trees = np.asarray(_color(rng, (110, 160), (0.35, 0.55), (0.2, 0.34))) * (1 + 0.16 * canvas.noise(14, 7))[..., None]
     return canvas.mix(picture, trees, canvas.below(foot + 0.025 * canvas.noise(20, 1, octaves=2)[:1]))
@@ -162,7 +168,9 @@ def _city(rng: ClipRng, canvas: Canvas) -> np.ndarray:
         picture = canvas.mix(picture, front, tower)
         left += width + (rng.uniform(0, 0.08) if rng.chance(0.4) else 0)
     road = np.asarray(_color(rng, (200, 260), (0.02, 0.08), (0.36, 0.5))) * (1 + 0.06 * canvas.noise(9))[..., None]
-    road = canvas.mix(road, (0.74, 0.73, 0.7), np.clip(1 - np.abs(canvas.y - ground - 0.02) / 0.024, 0, 1) + 0 * canvas.x)
+    road = canvas.mix(
+        road, (0.74, 0.73, 0.7), np.clip(1 - np.abs(canvas.y - ground - 0.02) / 0.024, 0, 1) + 0 * canvas.x
+    )
     return canvas.mix(picture, road, canvas.below(np.float32(ground)))
 
 
@@ -174,7 +182,9 @@ def _wood(rng: ClipRng, canvas: Canvas) -> np.ndarray:
     board = np.floor(across).astype(int)
     tones = 1 + 0.16 * (rng.units(count + 4) - 0.5)
     grain = canvas.noise(26, 2, octaves=2) if upright else canvas.noise(2, 26, octaves=2)
-    rings = np.sin(2 * math.pi * (3 * across + 0.55 * canvas.noise(1.2 if upright else 0.9, 0.9 if upright else 1.2, octaves=2)))
+    rings = np.sin(
+        2 * math.pi * (3 * across + 0.55 * canvas.noise(1.2 if upright else 0.9, 0.9 if upright else 1.2, octaves=2))
+    )
     picture = base * (tones[np.minimum(board, len(tones) - 1)] * (1 + 0.05 * grain + 0.05 * rings))[..., None]
     seam = 1 - np.clip(np.minimum(across % 1, 1 - across % 1) / (1.6 * canvas.pixel * count), 0, 1)
     return canvas.mix(picture, base * 0.35, 0.8 * seam)
@@ -240,7 +250,10 @@ PHOTOGRAPHS: dict[str, Callable[[ClipRng, Canvas], np.ndarray]] = {
 def _sky(rng: ClipRng, canvas: Canvas, horizon: float) -> np.ndarray:
     """Draws a blue or a golden sky with clouds, over the whole picture."""
     if rng.chance(0.75):
-        top, low = _color(rng, (200, 220), (0.45, 0.68), (0.72, 0.92)), _color(rng, (195, 215), (0.1, 0.25), (0.9, 0.98))
+        top, low = (
+            _color(rng, (200, 220), (0.45, 0.68), (0.72, 0.92)),
+            _color(rng, (195, 215), (0.1, 0.25), (0.9, 0.98)),
+        )
     else:
         top, low = _color(rng, (225, 300), (0.25, 0.42), (0.55, 0.75)), _color(rng, (18, 42), (0.35, 0.6), (0.92, 1.0))
     height = np.clip(canvas.y / horizon, 0, 1) + 0 * canvas.x
@@ -258,7 +271,9 @@ def _far_hills(rng: ClipRng, canvas: Canvas, picture: np.ndarray, horizon: float
     return picture
 
 
-def _color(rng: ClipRng, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
+def _color(
+    rng: ClipRng, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
+) -> np.ndarray:
     return hsv_to_rgb(*(np.array(rng.uniform(*bounds)) for bounds in (hue, saturation, value))).astype(np.float32)
 
 

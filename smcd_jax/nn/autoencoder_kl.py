@@ -8,11 +8,16 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+import numpy as np
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
 
 from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.config import AutoencoderConfig
+from smcd_jax.nn.cosine_code import cosine_code
 from smcd_jax.nn.layers import ComputePolicy, Upsample, conv, dense, group_norm
+
+# Subtracted from the log variance if there is a linear shortcut, so that training starts with little noise.
+_FIRST_PRECISION = 6.0
 
 
 class Posterior(NamedTuple):
@@ -92,7 +97,7 @@ class Encoder(nn.Module):
     def __call__(self, picture: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
         """Downsampling pads one row and column at the bottom and right only, as in the published network."""
         config, policy = self.config, self.policy
-        x = conv(config.base_channels, policy, name="conv_in")(picture)
+        x = conv(config.base_channels, policy, name="conv_in")(_to_patches(picture, config.patch))
         for level, multiplier in enumerate(config.channel_mult):
             for index in range(config.num_res_blocks):
                 channels = config.base_channels * multiplier
@@ -123,7 +128,23 @@ class Decoder(nn.Module):
             if level > 0:
                 x = Upsample(x.shape[-1], policy, name=f"up_{level}_upsample")(x)
         x = nn.silu(group_norm(policy, epsilon=1e-6, name="norm_out")(x))
-        return conv(config.picture_channels, policy, name="conv_out")(x)
+        channels = config.picture_channels * config.patch**2
+        x = conv(channels, policy, name="conv_out", zero=config.linear_shortcut)(x)
+        return _from_patches(x, config.patch)
+
+
+def _to_patches(picture: Float[Array, "b h w c"], side: int) -> Float[Array, "b hh ww d"]:
+    """Moves the pixels of each square of this side into channels (space to depth)."""
+    b, h, w, c = picture.shape
+    squares = picture.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3)
+    return squares.reshape(b, h // side, w // side, side * side * c)
+
+
+def _from_patches(x: Float[Array, "b h w d"], side: int) -> Float[Array, "b hh ww c"]:
+    """Inverts `_to_patches`."""
+    b, h, w, d = x.shape
+    squares = x.reshape(b, h, w, side, side, d // side**2).swapaxes(2, 3)
+    return squares.reshape(b, h * side, w * side, d // side**2)
 
 
 class AutoencoderKL(nn.Module):
@@ -136,8 +157,13 @@ class AutoencoderKL(nn.Module):
         """The 1x1 convolutions are linear layers here."""
         self.encoder = Encoder(self.config, self.policy)
         self.decoder = Decoder(self.config, self.policy)
-        self.quant = dense(2 * self.config.latent_channels, self.policy)
-        self.post_quant = dense(self.config.latent_channels, self.policy)
+        config = self.config
+        self.quant = dense(2 * config.latent_channels, self.policy, zero=config.linear_shortcut)
+        self.post_quant = dense(config.latent_channels, self.policy)
+        if config.linear_shortcut:
+            inwards, outwards = cosine_code(config.downscale, config.latent_channels)
+            self.shortcut_in = _linear(np.pad(inwards, ((0, 0), (0, config.latent_channels))), self.policy)
+            self.shortcut_out = _linear(outwards, self.policy)
 
     def dummy_call(self) -> Float[Array, "1 h w c"]:
         """Uses every parameter once."""
@@ -148,7 +174,11 @@ class AutoencoderKL(nn.Module):
     def posterior(self, picture: Float[Array, "b h w c"]) -> Posterior:
         """Unscaled posterior of pictures in -1..1."""
         moments = self.quant(self.encoder(picture)).astype(jnp.float32)
+        if self.config.linear_shortcut:
+            moments += self.shortcut_in(_to_patches(picture, self.config.downscale)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
+        if self.config.linear_shortcut:
+            log_variance -= _FIRST_PRECISION
         return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def encode(self, picture: Float[Array, "b h w c"], noise: Float[Array, "b hh ww d"]) -> Float[Array, "b hh ww d"]:
@@ -161,7 +191,21 @@ class AutoencoderKL(nn.Module):
 
     def decode_unscaled(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
         """Pictures in about -1..1 from unscaled latents."""
-        return self.decoder(self.post_quant(latents)).astype(jnp.float32)
+        picture = self.decoder(self.post_quant(latents)).astype(jnp.float32)
+        if self.config.linear_shortcut:
+            picture += _from_patches(self.shortcut_out(latents).astype(jnp.float32), self.config.downscale)
+        return picture
+
+
+def _linear(matrix: Float32[np.ndarray, "c d"], policy: ComputePolicy) -> nn.Dense:
+    """A linear layer that starts as this matrix."""
+    return nn.Dense(
+        matrix.shape[1],
+        dtype=policy.compute,
+        param_dtype=policy.params,
+        precision=policy.precision,
+        kernel_init=lambda key, shape, dtype: jnp.asarray(matrix, dtype).reshape(shape),
+    )
 
 
 def to_model_range(frames: UInt8[Array, "m h w c"]) -> Float[Array, "m h w c"]:

@@ -73,11 +73,15 @@ class AutoencoderConfig:
     picture_channels: int = 3
     scaling_factor: float = 0.18215
     groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # of every GroupNorm, as in the UNet
+    # pixels per side that form one pixel of the first convolution and come out of the last; more is cheaper
+    patch: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
+    # whether encoder and decoder are added to a linear code of patches, from which training starts (`nn.cosine_code`)
+    linear_shortcut: bool = dataclasses.field(default=False, metadata=_UNLESS_DEFAULT)
 
     @property
     def downscale(self) -> int:
         """Pixels per latent pixel, along one side."""
-        return 2 ** (len(self.channel_mult) - 1)
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ def box_token_rules(component: str) -> tuple[Rule, ...]:
 
 def autoencoder_rules(component: str) -> tuple[Rule, ...]:
     """Rule of the KL autoencoder's dense layers."""
-    layers = r"(.+/attention/(query|key|value|out)|.+_residual_[0-9]+/skip|quant|post_quant)"
+    layers = r"(.+/attention/(query|key|value|out)|.+_residual_[0-9]+/skip|quant|post_quant|shortcut_(in|out))"
     return (Rule("autoencoder dense", rf"{component}/{layers}/kernel", ("in", "out")),)
 
 

@@ -147,6 +147,8 @@ class RunConfig:
 
     Attributes:
         steps: Number of training steps.
+        minutes: Time after which the run ends even if ``steps`` are not reached, compilation included; 0 for no limit.
+            With a limit, the schedule "cosine" follows the time instead of the steps. For one process.
         log_every: Interval of log lines and metrics, at least 1.
         validate_every: Interval of the validation loss, with fixed noise and timesteps.
         validation_examples: Number of examples for the validation loss, rounded up to whole batches.
@@ -162,6 +164,7 @@ class RunConfig:
     """
 
     steps: int = 60_000
+    minutes: float = 0.0
     log_every: int = 50
     validate_every: int = 1000
     validation_examples: int = 64
@@ -231,6 +234,7 @@ class TrainConfig:
         checks = (
             (self.dtype in ("", "float32", "bfloat16"), "dtype", self.dtype, "be float32, bfloat16 or empty"),
             (run.steps >= 1, "run.steps", run.steps, "be at least 1"),
+            (run.minutes >= 0, "run.minutes", run.minutes, "be at least 0"),
             (run.log_every >= 1, "run.log_every", run.log_every, "be at least 1"),
             (self.data.batch_size >= 1, "data.batch_size", self.data.batch_size, "be at least 1"),
             (

@@ -32,6 +32,7 @@ from smcd_jax.training.logging.throughput import Throughput
 from smcd_jax.training.signals import StopRequest
 from smcd_jax.training.state import NO_FAULT, TrainState, policy, window_means
 from smcd_jax.training.step import TrainProgram
+from smcd_jax.training.time_box import TimeBox
 from smcd_jax.training.validation import Validation
 from smcd_jax.training.workdir import Workdir
 
@@ -81,6 +82,7 @@ def train(
         SMCDError: The config or the data are wrong, the loss is not finite, or a checkpoint cannot be saved or
             resumed.
     """
+    box = TimeBox(config.run.minutes, end_ratio=config.optimizer.end_lr_ratio)
     enable_compile_cache()
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh), Workdir(workdir) as folder, contextlib.ExitStack() as closing:
@@ -95,35 +97,34 @@ def train(
         closing.push(_closes(checkpoints))
         # Before compiling, so that a config that does not match the checkpoint is refused at once.
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
-        say("compiling the training step, which can take minutes")
-        started = time.perf_counter()
-        step = program.compile()
-        say(f"step compiled in {time.perf_counter() - started:.1f} s")
+        step = _compiled(program, say)
         if begun is None:
             return Outcome("compiled", 0)
-        state, order, done = begun
+        state, order, done = box.resume(begun[0]), *begun[1:]
         folder.write_config(saved)
         frozen = program.frozen_params()
         writer = closing.enter_context(
             MetricWriter(folder.path, tensorboard=run.tensorboard, wandb=run.wandb, run_config=saved, resume_step=done)
         )
         validation = Validation(program, data, null, base=base, folder=folder.samples)
-        rates = _rates(program)
+        rates, of_all = _rates(program), "" if run.minutes else f"/{run.steps}"
         record = closing.enter_context(_profiler(profile, folder.logs))
         stop = closing.enter_context(StopRequest())
         stream, first = closing.enter_context(contextlib.closing(data.stream(order))), done
-        while done < run.steps:
+        ended = done >= run.steps or (done > 0 and box.over)
+        while not ended:
             with rates.waiting_for_data():
                 batch = next(stream)
-            state = step(state, frozen, batch.arrays)
+            state = step(box.stamp(state), frozen, batch.arrays)
             done += 1
             rates.step()
             checkpoints.check()
             record(done - first, state)
             reason = stop.requested(done)
-            last = done == run.steps or reason is not None
-            if done % run.log_every == 0 or done == first + 1 or done == run.steps:
-                _log(program, state, done, rates, writer, say, examples=data.examples_before(batch.state))
+            ended = done == run.steps or box.over
+            last = ended or reason is not None
+            if done % run.log_every == 0 or done == first + 1 or ended:
+                _log(program, state, done, rates, writer, say, box=box, examples=data.examples_before(batch.state))
                 rates.restart() if done == first + 1 else None
             with rates.paused():
                 if _due(done, run.save_every) or last:
@@ -132,11 +133,11 @@ def train(
                     params, rest = _parts(state)
                     checkpoints.save(done, params=params, train=rest, data=where, config=saved, wait=last)
                 if _due(done, run.validate_every) and reason is None:
-                    _report_validation(validation.loss(state, frozen), done, run.steps, writer, say)
+                    _report_validation(validation.loss(state, frozen), done, of_all, writer, say)
                 if _due(done, run.sample_every) and run.samples and reason is None:
                     _stop_at_fault(program, state, done)
                     validation.samples(state, frozen, done, writer)
-            if reason is not None and done < run.steps:
+            if reason is not None and not ended:
                 say(f"stopped by {reason} after step {done}, which is saved; rerun the same command to resume")
                 return Outcome("stopped", done)
         return Outcome("done", done)
@@ -168,10 +169,18 @@ def _begin(
             *(size, before, data.examples_before(place), restored.step),
         )
     ends, ended = program.config.run.steps, restored.config["run"]["steps"]
-    if program.config.optimizer.schedule == "cosine" and ends != ended:
+    if program.config.optimizer.schedule == "cosine" and ends != ended and not program.config.run.minutes:
         logger.warning("the learning rate now decays until step %d instead of step %d", ends, ended)
     state = TrainState(params=restored.params, **restored.train)
     return state, place, restored.step
+
+
+def _compiled(program: TrainProgram, say: Say) -> Any:
+    say("compiling the training step, which can take minutes")
+    started = time.perf_counter()
+    step = program.compile()
+    say(f"step compiled in {time.perf_counter() - started:.1f} s")
+    return step
 
 
 def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
@@ -204,23 +213,24 @@ def _log(
     writer: MetricWriter,
     say: Say,
     *,
+    box: TimeBox,
     examples: int,
 ) -> None:
     """Waits for the device and logs one line; raises if the loss was not finite."""
     values = window_means(jax.device_get(state.window))
     values["parameter_norm"] = float(_norm(state.params))
-    values["learning_rate"] = float(program.learning_rate(done - 1))
+    values["learning_rate"] = float(program.learning_rate(done - 1)) * box.rate_factor
     values |= gate_values(state.params)
     values["examples"] = float(examples)
     values |= rates.read()
     writer.scalars(done, values)
-    say(summary_line(done, program.config.run.steps, values))
+    say(summary_line(done, program.config.run.steps, values, seconds_left=box.seconds_left))
     _stop_at_fault(program, state, done)
 
 
-def _report_validation(values: dict[str, float], done: int, steps: int, writer: MetricWriter, say: Say) -> None:
+def _report_validation(values: dict[str, float], done: int, steps: str, writer: MetricWriter, say: Say) -> None:
     writer.scalars(done, values)
-    say(f"step {done}/{steps} | validation {values['validation_loss']:.4g}")
+    say(f"step {done}{steps} | validation {values['validation_loss']:.4g}")
 
 
 def _stop_at_fault(program: TrainProgram, state: TrainState, done: int) -> None:

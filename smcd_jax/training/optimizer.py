@@ -8,10 +8,16 @@ import optax
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.training.config import OptimizerConfig
+from smcd_jax.training.time_box import decay_by_time
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerConfig, steps: int, *, timed: bool = False) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up, then constant or a cosine decay until ``steps``.
+
+    Args:
+        config: Settings of the optimizer.
+        steps: Number of steps of the run.
+        timed: Whether the learning rate decays by time (`decay_by_time`) instead of steps.
 
     Raises:
         SMCDError: The learning rate is not above 0, or the warm-up is as long as the run.
@@ -29,7 +35,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
             argument="optimizer.warmup_steps",
             value=config.warmup_steps,
         )
-    if config.schedule == "constant":
+    if config.schedule == "constant" or timed:
         after = optax.constant_schedule(config.learning_rate)
     else:
         after = optax.cosine_decay_schedule(
@@ -41,20 +47,28 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [config.warmup_steps])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns clipping by the global norm followed by AdamW, with scaled updates of the gates."""
+def make_optimizer(config: OptimizerConfig, steps: int, *, timed: bool = False) -> optax.GradientTransformation:
+    """Returns clipping by the global norm followed by AdamW, with scaled updates of the gates.
+
+    Args:
+        config: Settings of the optimizer.
+        steps: Number of steps of the run.
+        timed: Whether the learning rate decays by time, as for runs with ``run.minutes``.
+    """
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adamw = optax.adamw(
-        learning_rate(config, steps),
+        learning_rate(config, steps, timed=timed),
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
-    if config.gate_lr_scale == 1:
-        return optax.chain(clip, adamw)
-    gates = optax.masked(optax.scale(config.gate_lr_scale), _gates_of)
-    return optax.chain(clip, adamw, gates)
+    parts = [clip, adamw]
+    if config.gate_lr_scale != 1:
+        parts.append(optax.masked(optax.scale(config.gate_lr_scale), _gates_of))
+    if timed:
+        parts.append(decay_by_time(config.end_lr_ratio if config.schedule == "cosine" else 1.0))
+    return optax.chain(*parts)
 
 
 def _gates_of(params: optax.Params) -> optax.Params:

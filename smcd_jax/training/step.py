@@ -256,7 +256,7 @@ class TrainProgram:
         model: Model of the run, at its compute policy.
         objective: Result of `make_objective`.
         optimizer: Result of `make_optimizer`.
-        learning_rate: Learning rate by step.
+        learning_rate: Learning rate by step, before the decay by time of a run with ``run.minutes``.
         trained: Paths of the trained parameters.
         state: Shapes and shardings of a `TrainState`.
         frozen: Shapes and shardings of the frozen parameters.
@@ -282,8 +282,8 @@ class TrainProgram:
         self.model = make_model(config.model, self._policy)
         null = placeholder_null(config, self.model) if null is None else null
         self.objective: TrainObjective = make_objective(config, self.model, null=null)
-        self.optimizer = make_optimizer(config.optimizer, config.run.steps)
-        self.learning_rate = learning_rate(config.optimizer, config.run.steps)
+        self.optimizer = make_optimizer(config.optimizer, config.run.steps, timed=config.run.minutes > 0)
+        self.learning_rate = learning_rate(config.optimizer, config.run.steps, timed=config.run.minutes > 0)
         self.trained = trained_paths(config)
         trained, frozen = split(abstract(config), self.trained)
         compute = self._policy.compute

@@ -120,6 +120,27 @@ def test_tfds_serializes_to_an_equal_record_and_reads_ours():
     assert [label.decode() for label in decoded["labels"].numpy()] == list(clip.labels)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_embeddings": np.ones((2, 3))},
+        {"boxes": np.zeros((2, 0, 4)), "mask": np.zeros((2, 0)), "labels": (), "caption": ""},
+    ],
+)
+def test_records_are_the_bytes_that_tfds_writes(changes):
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    clip = a_clip(**changes)
+    whole = ExampleSerializer(features().get_serialized_info()).get_tf_example(
+        features().encode_example(clip_to_example(clip))
+    )
+    frames = type(whole)()
+    frames.features.feature["frames"].CopyFrom(whole.features.feature["frames"])
+    del whole.features.feature["frames"]
+    assert serialize(clip) == tuple(part.SerializeToString(deterministic=True) for part in (whole, frames))
+
+
 def test_records_are_the_same_bytes_in_every_process():
     # Hashes of strings, and with them the order of a protocol buffer's map, differ between processes by default.
     code = (

@@ -347,9 +347,10 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
 
     def compile_step(self: TrainProgram) -> object:
         config = self.config
-        assert config.optimizer.schedule == "constant"  # otherwise the step would depend on run.steps
+        # Otherwise the step would depend on run.steps.
+        assert config.optimizer.schedule == "constant" or config.run.minutes
         data = dataclasses.replace(config.data, records=(), threads=1)
-        run = RunConfig(log_every=config.run.log_every)
+        run = RunConfig(log_every=config.run.log_every, minutes=float(config.run.minutes > 0))
         same = dataclasses.replace(config, run=run, data=data, init=InitConfig()), self.mesh
         if same not in _compiled:
             with jax.set_mesh(self.mesh):

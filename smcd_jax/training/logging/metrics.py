@@ -148,9 +148,17 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         return [values for line in file if (values := _parsed(line)) is not None]
 
 
-def summary_line(step: int, total_steps: int, values: Mapping[str, float]) -> str:
-    """Returns the most important values that are present, as one line for the terminal."""
-    parts = [f"step {step}/{total_steps}", *_loss_parts(values)]
+def summary_line(step: int, total_steps: int, values: Mapping[str, float], *, seconds_left: float | None = None) -> str:
+    """Returns the most important values that are present, as one line for the terminal.
+
+    Args:
+        step: Number of completed steps.
+        total_steps: Number of steps of the run.
+        values: Values by the names of their metrics.
+        seconds_left: Time left of a run with a time limit; None to estimate the time from the steps.
+    """
+    timed = seconds_left is not None
+    parts = [f"step {step}" if timed else f"step {step}/{total_steps}", *_loss_parts(values)]
     templates = {
         "validation_loss": "validation {:.4g}",
         "gradient_norm": "gradient {:.3g}",
@@ -167,7 +175,7 @@ def summary_line(step: int, total_steps: int, values: Mapping[str, float]) -> st
     parts += [template.format(values[name]) for name, template in templates.items() if name in values]
     if "memory_bytes" in values:
         parts.append(f"{values['memory_bytes'] / 1e9:.3g} GB")
-    left = values.get("seconds_per_step", math.nan) * (total_steps - step)
+    left = seconds_left if timed else values.get("seconds_per_step", math.nan) * (total_steps - step)
     if math.isfinite(left):
         parts.append(f"{_duration(left)} left")
     return " | ".join(parts)

@@ -1,0 +1,27 @@
+"""Stage 0 of the small model, first part: text to single frames, with the text encoder. SIZE is 64 or 128.
+
+Command   smcd train --config configs/small/base_pictures.py:SIZE --workdir runs/small_SIZE/base_pictures
+Hardware  64: 2 CPU cores; 128: one GPU. `bash launch/train_small.sh` runs all stages in order.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.small.common import folder, small_config
+
+
+def get_config(size: str = "64") -> ConfigDict:
+    config = small_config("base_pictures", size)
+    config.model.unet.gate = "none"
+    config.model.unet.image_latent = False
+    config.model.position_net = None
+    config.model.image_encoder = None
+    config.init.model = f"{folder(size)}/autoencoder/model"
+    config.init.from_scratch = ("unet/.*", "text_encoder/.*")
+    config.trainable = ("unet/.*", "text_encoder/.*")
+    config.temporal = False
+    config.loss.min_snr_gamma = 5.0
+    config.condition_dropout.text = 0.1
+    config.optimizer.ema_decay = 0.0  # the average would lag behind in a short stage
+    config.data.frames = 1
+    config.data.batch_size = 128 if size == "128" else 64
+    return config

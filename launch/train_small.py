@@ -1,0 +1,262 @@
+"""Trains the small model within a time, from nothing to an exported and evaluated model; resumable.
+
+    python launch/train_small.py --minutes 75 [--size 64|128] [--output DIR]
+
+launch/train_small.sh calls it. The time of each training stage is a share of what is left when the stage begins, so
+that a slow step before it shortens the stage and does not delay the end. ``progress.json`` in the folder of the run
+keeps the time that was used; time between two runs of the command does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+CLASSES = (
+    *("cat", "dog", "panda", "fox", "frog", "pig", "owl", "penguin", "bee", "turtle", "crab", "elephant"),
+    *("rocket", "airplane", "sailboat", "soccer ball", "strawberry", "donut", "tree", "pumpkin"),
+    *("car", "fish", "balloon", "butterfly"),
+)
+# The world that the model is trained in. Clips of other seeds, on which it is evaluated, start with their objects.
+WORLD: dict[str, Any] = {
+    "max_objects": 3,
+    "classes": CLASSES,
+    "colors": ("red", "yellow", "green", "blue"),
+    "backgrounds": ("photographs",),
+    "shadow_share": 0.8,
+}
+STARTS = {"empty_start_share": 0.1, "other_start_share": 0.15}
+HELD_OUT_SEED = 1
+CLIPS = {64: 4000, 128: 12_000}
+RESTART = 42  # exit status of `smcd train` when it was stopped and has saved
+_BEAT = 5.0  # seconds between two notes of the time used
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A training stage.
+
+    Attributes:
+        name: Name of its folder.
+        config: File in configs/small.
+        share: Share of the training time.
+    """
+
+    name: str
+    config: str
+    share: float
+
+
+STAGES = (
+    Stage("autoencoder", "autoencoder.py", 0.25),
+    Stage("base_pictures", "base_pictures.py", 0.08),
+    Stage("base_clips", "base_clips.py", 0.04),
+    Stage("object", "stage1_object.py", 0.25),
+    Stage("scene", "stage2_scene.py", 0.38),
+)
+# Share of the whole time that is kept for exports, latents and evaluation after a stage.
+RESERVE = {"autoencoder": 0.16, "base_pictures": 0.1, "base_clips": 0.1, "object": 0.1, "scene": 0.08}
+
+
+class Progress:
+    """Time used by a run, in ``progress.json`` of its folder.
+
+    Args:
+        folder: Folder of the run.
+        minutes: Time of the whole run; None for that of the run that is resumed.
+        size: Width and height of the videos in pixels.
+    """
+
+    def __init__(self, folder: Path, minutes: float | None, size: int):
+        self._file = folder / "progress.json"
+        self.values: dict[str, Any] = {"minutes": minutes, "size": size, "used_seconds": 0.0, "stages": {}}
+        if self._file.is_file():
+            saved = json.loads(self._file.read_text(encoding="utf-8"))
+            self.values = saved | ({"minutes": minutes} if minutes else {})
+        if not self.values["minutes"]:
+            raise SystemExit("train_small: --minutes is missing; it must be a number above 0")
+        self._last = time.monotonic()
+        self.note()
+
+    @property
+    def left(self) -> float:
+        """Minutes left; negative if the run took longer."""
+        return self.values["minutes"] - self.values["used_seconds"] / 60
+
+    def note(self) -> None:
+        """Adds the time since the last call, and writes the file."""
+        now = time.monotonic()
+        self.values["used_seconds"] += now - self._last
+        self._last = now
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self._file)
+
+    def minutes_of(self, stage: Stage) -> float:
+        """Returns the minutes of a stage, fixed when it begins, at least a hundredth of the whole time."""
+        if stage.name not in self.values["stages"]:
+            later = [other.share for other in STAGES[STAGES.index(stage) :]]
+            free = self.left - RESERVE[stage.name] * self.values["minutes"]
+            minutes = max(free * stage.share / sum(later), 0.01 * self.values["minutes"])
+            self.values["stages"][stage.name] = round(minutes, 3)
+            self.note()
+        return self.values["stages"][stage.name]
+
+
+class Runner:
+    """Runs commands of `smcd` one after the other and keeps the time; a signal stops the current one.
+
+    Args:
+        progress: Time of the run.
+    """
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def smcd(self, *arguments: str | Path) -> None:
+        """Runs a command of `smcd`; exits with its status if it fails or was stopped."""
+        if self._stopped:
+            sys.exit(RESTART)
+        command = [sys.executable, "-m", "smcd_jax", *map(str, arguments)]
+        # A session of its own, so that Ctrl-C reaches it once, through `_stop`.
+        self._child = subprocess.Popen(command, cwd=ROOT, env=_environment(), start_new_session=True)
+        status = None
+        while status is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self._child.wait(timeout=_BEAT)
+            self._progress.note()
+        if status or self._stopped:
+            say(f"stopped with status {status}; rerun the same command to resume")
+            sys.exit(status or RESTART)
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def say(text: str) -> None:
+    """Prints one line at once."""
+    print(f"train_small: {text}", flush=True)
+
+
+def world_options(size: int, **others: Any) -> list[str]:
+    """Returns the options of `smcd prepare sprites` for the world of the small model."""
+    options = {"width": size, "height": size} | WORLD | others
+    return [part for key, value in options.items() for part in ("--option", f"{key}={json.dumps(value)}")]
+
+
+def latent_scale(model: Path, size: int) -> float:
+    """Returns 1 / standard deviation of the latents of 64 pictures of the training world."""
+    import jax
+    import numpy as np
+
+    from data_pipeline.sprites import SpriteWorld, WorldConfig
+    from smcd_jax.model_folder import ModelFolder
+    from smcd_jax.nn.autoencoder_kl import sampled_latents
+    from smcd_jax.nn.networks import network
+
+    world = SpriteWorld(WorldConfig(width=size, height=size, **WORLD))
+    pictures = np.stack([world.render(index, frames=[0]).video[0] for index in range(64)])
+    folder = ModelFolder(model)
+    config = dataclasses.replace(folder.config.autoencoder, scaling_factor=1.0)
+    module, params = network(config), folder.params("autoencoder")
+    encode = jax.jit(lambda params, x: sampled_latents(module, params, x, jax.random.split(jax.random.key(0), len(x))))
+    return float(1 / np.std(np.asarray(encode(params, pictures))))
+
+
+def train_stage(
+    run: Runner, progress: Progress, stage: Stage, folder: Path, size: int, overrides: Sequence[str]
+) -> None:
+    """Trains a stage and exports its model; returns at once if that has been done."""
+    model = folder / stage.name / "model"
+    if (model / "model.json").is_file():
+        return
+    minutes, number = progress.minutes_of(stage), STAGES.index(stage) + 1
+    say(f"stage {number} of {len(STAGES)}, {stage.name}: {minutes:.1f} minutes; {progress.left:.1f} left in all")
+    config = [f"configs/small/{stage.config}:{size}", "--workdir", folder / stage.name]
+    places = [f"--config.data.records={folder / 'records'}"]
+    if number > 1:
+        described = json.loads((folder / "autoencoder" / "model" / "model.json").read_text(encoding="utf-8"))
+        factor = described["components"]["autoencoder"]["scaling_factor"]
+        places.append(f"--config.model.autoencoder.scaling_factor={factor}")
+        places.append(f"--config.init.model={folder / STAGES[number - 2].name / 'model'}")
+    run.smcd("train", "--config", *config, *places, f"--config.run.minutes={minutes}", *overrides)
+    export = ["export", "--workdir", folder / stage.name, "--license", "Apache-2.0"]
+    if stage.name != "autoencoder":
+        run.smcd(*export, "--output", model)
+        return
+    unscaled = folder / stage.name / "unscaled"
+    run.smcd(*export, "--output", unscaled, "--overwrite")
+    factor = latent_scale(unscaled, size)
+    say(f"scaling factor of the latents: {factor:.4f}")
+    run.smcd(*export, "--output", model, "--scaling_factor", f"{factor:.4f}")
+
+
+def evaluate(run: Runner, folder: Path, size: int, clips: int) -> None:
+    """Measures the model on clips of a seed that no stage has seen, with their own and with swapped labels."""
+    records, model = folder / "held_out", folder / "model"
+    options = world_options(size, seed=HELD_OUT_SEED, test_clips=clips)
+    run.smcd("prepare", "sprites", "--output", records, "--splits", "test", *options)
+    common = ["evaluate", "--data", records, "--list", folder / "list.json", "--make_list", clips, "--model", model]
+    common += ["--num_inference_steps", "10", "--guidance_scale", "2", "--box_guidance_scale", "2", "--batch_size", "8"]
+    common += ["--metrics", "grounding,psnr-first,psnr-autoencoder", "--trackers", "sprites"]
+    as_recorded = folder / "evaluation" / "as_recorded"
+    run.smcd(*common, "--output", as_recorded)
+    swapped = ["--intervention", "swapped_labels", "--difference_from", as_recorded / "clips"]
+    run.smcd(*common, "--output", folder / "evaluation" / "swapped_labels", *swapped)
+
+
+def main() -> None:
+    """Runs all steps that are not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="time of the whole run; a resumed run keeps its own")
+    parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="width and height (default: 64)")
+    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/small_SIZE)")
+    parser.add_argument("--clips", type=int, help="clips to train on (default: 4000, or 12000 at 128)")
+    parser.add_argument("--held_out", type=int, default=64, help="clips of the evaluation (default: 64)")
+    arguments, overrides = parser.parse_known_args()
+    size, folder = arguments.size, (arguments.output or ROOT / "runs" / f"small_{arguments.size}").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = Progress(folder, arguments.minutes, size)
+    run, records = Runner(progress), folder / "records"
+    counts = {"train_clips": arguments.clips or CLIPS[size], "val_clips": 128}
+    run.smcd(
+        *("prepare", "sprites", "--output", records, "--splits", "train,val"),
+        *world_options(size, **STARTS, **counts),
+    )
+    for stage in STAGES:
+        train_stage(run, progress, stage, folder, size, overrides)
+        if stage.name == "autoencoder":
+            run.smcd("prepare", "--features", folder / "autoencoder" / "model", "--output", records)
+    if not (folder / "model" / "model.json").is_file():
+        export = ["export", "--workdir", folder / "scene", "--output", folder / "model", "--license", "Apache-2.0"]
+        run.smcd(*export, "--dtype", "bfloat16")
+    evaluate(run, folder, size, arguments.held_out)
+    say(f"{progress.values['used_seconds'] / 60:.1f} minutes; the model is {folder / 'model'}")
+
+
+if __name__ == "__main__":
+    main()

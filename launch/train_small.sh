@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Trains the small model from scratch within a time: sprites, autoencoder, base, both stages of SMCD, evaluation.
+#   bash launch/train_small.sh --minutes 600             64 x 64, for 2 CPU cores
+#   bash launch/train_small.sh --minutes 30 --size 128   128 x 128, for a GPU
+# Rerunning the command resumes it. The first run creates .venv and installs the project there; with PYTHON set to a
+# Python that has jax and flax, as on a machine without a network, that Python is used as it is.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+python=${PYTHON:-}
+if [[ -z $python ]]; then
+  make_venv
+  install_package data
+  install_package eval
+  python=$VENV/bin/python
+fi
+exec env PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" "$python" "$ROOT/launch/train_small.py" "$@"

@@ -1,0 +1,107 @@
+"""Training for a given time: the share of the time that has passed sets the learning rate and ends the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from smcd_jax.errors import SMCDError
+from smcd_jax.training.state import TrainState
+
+
+class TimeShare(NamedTuple):
+    """State of `decay_by_time`.
+
+    Attributes:
+        time_share: Share of the run's time that has passed, 0..1; the loop sets it before every step.
+    """
+
+    time_share: Float[Array, ""]
+
+
+def time_factor(share: Float[Array, ""] | float, end_ratio: float) -> Float[Array, ""]:
+    """Returns the factor of the learning rate after this share of the time: a cosine from 1 to ``end_ratio``."""
+    return end_ratio + (1 - end_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))
+
+
+def decay_by_time(end_ratio: float) -> optax.GradientTransformation:
+    """Returns a transformation that multiplies updates by `time_factor`."""
+
+    def init(params: optax.Params) -> TimeShare:
+        del params
+        return TimeShare(jnp.zeros((), jnp.float32))
+
+    def update(
+        updates: optax.Updates, state: TimeShare, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, TimeShare]:
+        del params
+        factor = time_factor(state.time_share, end_ratio)
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+class TimeBox:
+    """Clock of a run that lasts a given time. It counts from its creation, compilation included.
+
+    The time that has passed is part of the training state, so that a resumed run uses only the rest.
+
+    Args:
+        minutes: Time of the run; 0 for a run that is limited by steps alone.
+        end_ratio: Ratio of the last to the highest learning rate.
+        clock: Function that returns the time in seconds.
+
+    Raises:
+        SMCDError: The run has several processes, which would stop at different steps.
+    """
+
+    def __init__(self, minutes: float, *, end_ratio: float = 1.0, clock: Callable[[], float] = time.monotonic):
+        if minutes and jax.process_count() > 1:
+            raise SMCDError(
+                "config: run.minutes needs a run of one process; use run.steps", argument="run.minutes", value=minutes
+            )
+        self._seconds, self._end_ratio, self._clock = 60.0 * minutes, end_ratio, clock
+        self._started, self._before = clock(), 0.0
+
+    def resume(self, state: TrainState) -> TrainState:
+        """Continues from the time that is stored in a state; returns the state."""
+        if self._seconds:
+            self._before = float(optax.tree.get(state.optimizer, "time_share"))
+        return state
+
+    @property
+    def share(self) -> float:
+        """Share of the time that has passed, 0..1; 0 for a run without a time limit."""
+        passed = self._clock() - self._started
+        return min(self._before + passed / self._seconds, 1.0) if self._seconds else 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has passed."""
+        return self.share >= 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left; None for a run without a time limit."""
+        return (1.0 - self.share) * self._seconds if self._seconds else None
+
+    @property
+    def rate_factor(self) -> float:
+        """Current factor of the learning rate."""
+        return float(time_factor(self.share, self._end_ratio)) if self._seconds else 1.0
+
+    def stamp(self, state: TrainState) -> TrainState:
+        """Returns the state with the share of the time that has passed, after waiting for the last step."""
+        if not self._seconds:
+            return state
+        old = optax.tree.get(state.optimizer, "time_share")
+        jax.block_until_ready(state.step)
+        new = jax.device_put(np.float32(self.share), old.sharding)
+        return state._replace(optimizer=optax.tree.set(state.optimizer, time_share=new))

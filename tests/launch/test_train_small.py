@@ -1,0 +1,94 @@
+"""The recipe of the small model: its configs load, its times add up, and a stopped command reports how to resume."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.sprites import WorldConfig
+from launch.train_small import CLASSES, RESERVE, STAGES, STARTS, WORLD, Progress, world_options
+from smcd_jax.training.config import load_config
+from tests.errors import refused
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TestTimes:
+    def test_stages_and_reserves_use_the_whole_time(self, tmp_path):
+        progress = Progress(tmp_path, 100.0, 64)
+        minutes = []
+        for stage in STAGES:
+            minutes.append(progress.minutes_of(stage))
+            progress.values["used_seconds"] += 60 * minutes[-1]
+        assert 80 < sum(minutes) <= 100 * (1 - RESERVE["scene"]) + 0.1
+        assert progress.left == pytest.approx(100 - sum(minutes), abs=0.1)
+        assert minutes[4] > minutes[0] > minutes[1] > minutes[2]
+
+    def test_a_late_stage_gets_its_share_of_what_is_left(self, tmp_path):
+        progress = Progress(tmp_path, 100.0, 64)
+        first = progress.minutes_of(STAGES[0])
+        progress.values["used_seconds"] = 60 * (first + 30)  # half an hour was lost
+        late = [progress.minutes_of(STAGES[1])]
+        assert late[0] == pytest.approx((100 - first - 30 - 10) * 0.08 / 0.75, abs=0.1)
+        progress.values["used_seconds"] = 60 * 200
+        assert progress.minutes_of(STAGES[2]) == 1.0  # the time is over: a hundredth of the whole
+
+    def test_a_resumed_run_keeps_its_time_and_the_minutes_of_stages(self, tmp_path):
+        progress = Progress(tmp_path, 100.0, 64)
+        progress.values["used_seconds"] = 600.0
+        minutes = progress.minutes_of(STAGES[0])
+        again = Progress(tmp_path, None, 64)
+        assert again.left == pytest.approx(90, abs=0.1)
+        assert again.minutes_of(STAGES[0]) == minutes
+        assert json.loads((tmp_path / "progress.json").read_text())["stages"] == {"autoencoder": minutes}
+
+    def test_a_new_run_needs_minutes(self, tmp_path):
+        with pytest.raises(SystemExit, match="minutes"):
+            Progress(tmp_path, None, 64)
+
+
+class TestConfigs:
+    @pytest.mark.parametrize("size", ["64", "128"])
+    @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+    def test_the_config_of_a_stage_follows_the_time(self, stage, size):
+        config = load_config(f"configs/small/{stage.config}:{size}")
+        assert config.run.minutes > 0
+        assert config.optimizer.schedule == "cosine"
+        assert config.model.height == config.model.width == int(size)
+        assert config.model.autoencoder.downscale == 8
+        assert config.data.records == (f"runs/small_{size}/records",)
+
+    def test_other_sizes_are_refused(self):
+        with refused("preset", value="96"):
+            load_config("configs/small/autoencoder.py:96")
+
+    def test_options_of_prepare_are_those_of_the_world(self):
+        pairs = world_options(128, **STARTS)[1::2]
+        options = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+        assert WorldConfig(**options) == WorldConfig(width=128, height=128, **WORLD, **STARTS)
+        assert set(options["classes"]) == set(CLASSES)
+
+
+def test_a_stopped_command_says_how_to_resume_and_keeps_the_time(tmp_path):
+    command = [sys.executable, "launch/train_small.py", "--minutes", "60", "--output", str(tmp_path / "run")]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--clips", "100000"], cwd=ROOT, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "run").glob("records/*")):
+            assert time.monotonic() < deadline, "the records were not begun"
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) != 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "rerun the same command" in (tmp_path / "log").read_text()
+    assert json.loads((tmp_path / "run" / "progress.json").read_text())["used_seconds"] > 0
