@@ -71,7 +71,8 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
 def ddim(golden: Golden) -> Iterator[Comparison]:
     """DDIM with LVMM's network, and with LFDM's, which sees the features of the picture in every frame."""
     arrays, given = golden.arrays(), golden.config
-    table = reference_ddim_table(NoiseSchedule(kind="cosine"), given["steps"], eta=given["eta"])
+    schedule = NoiseSchedule(given.get("timesteps", 1000), kind="cosine")
+    table = reference_ddim_table(schedule, given["steps"], eta=given["eta"])
     transform = DDIMThreshold(given["dynamic_thres_percentile"])
     yield from _trajectory(golden, table, transform, DDIM_TOLERANCE)
     if given["eta"] == 0:  # the loop draws its own noise, so that only this one can be compared whole

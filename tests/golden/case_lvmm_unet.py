@@ -134,7 +134,8 @@ def spatial_attention(golden: Golden) -> Iterator[Comparison]:
 
 def linear_attention(golden: Golden) -> Iterator[Comparison]:
     """Linear attention among the pixels of each frame."""
-    yield from _one_layer(golden, LinearAttention(golden.config["heads"], golden.policy), linear_attention_rows())
+    layer = LinearAttention(golden.config["heads"], golden.policy, golden.config["dim_head"])
+    yield from _one_layer(golden, layer, linear_attention_rows())
 
 
 def residual_block(golden: Golden) -> Iterator[Comparison]:

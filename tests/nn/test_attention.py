@@ -22,9 +22,11 @@ def inputs(*, batch: int = 2, context: int = 2, queries: int = 5, keys: int = 7)
     return q, KeysValues(k, v)
 
 
-def in_float64(q: jax.Array, context: KeysValues, mask: np.ndarray | None = None) -> np.ndarray:
+def in_float64(
+    q: jax.Array, context: KeysValues, mask: np.ndarray | None = None, bias: np.ndarray | float = 0.0
+) -> np.ndarray:
     q, k, v = (np.asarray(array, np.float64) for array in (q, *context))
-    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + bias
     if mask is not None:
         scores = np.where(mask[:, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -112,6 +114,11 @@ def test_inputs_that_the_fused_kernel_does_not_take_go_to_xla():
 def test_frames_of_a_pixel_attend_to_each_other(implementation, frames):
     q, k, v = (random(seed, 2, frames, 3, 2, 8) for seed in range(3))
     by_pixel = lambda x: x.transpose(0, 2, 1, 3, 4).reshape(6, frames, 2, 8)  # noqa: E731
-    expected = in_float64(by_pixel(q), KeysValues(by_pixel(k), by_pixel(v)))
-    out = attend_frames(jnp.asarray(q), KeysValues(jnp.asarray(k), jnp.asarray(v)), implementation=implementation)
-    np.testing.assert_allclose(by_pixel(np.asarray(out)), expected, **FLOAT32)
+    context = KeysValues(jnp.asarray(k), jnp.asarray(v))
+    each_bias = random(3, 2, 2, frames, frames)
+    for bias in (None, each_bias, each_bias[:1]):  # none, of each example, of all
+        added = 0.0 if bias is None else np.broadcast_to(bias, each_bias.shape).repeat(3, axis=0)
+        expected = in_float64(by_pixel(q), KeysValues(by_pixel(k), by_pixel(v)), bias=added)
+        given = None if bias is None else jnp.asarray(bias)
+        out = attend_frames(jnp.asarray(q), context, bias=given, implementation=implementation)
+        np.testing.assert_allclose(by_pixel(np.asarray(out)), expected, **FLOAT32)

@@ -111,23 +111,29 @@ class LinearAttention(nn.Module):
 
     Queries are normalised over the channels of a head and keys over pixels, so that keys and values make one small
     matrix per head, which each query reads.
+
+    Attributes:
+        heads: Number of heads.
+        policy: Compute policy.
+        head_dim: Width of each head.
     """
 
     heads: int
     policy: ComputePolicy
+    head_dim: int = PIXEL_HEAD_DIM
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         """The video after the layer; softmax in float32."""
-        policy, inner = self.policy, self.heads * PIXEL_HEAD_DIM
+        policy, inner = self.policy, self.heads * self.head_dim
         normed = layer_norm(policy, use_bias=False, name="norm")(video)
         joined = dense(3 * inner, policy, use_bias=False, name="query_key_value")(normed)
         out = dense(video.shape[-1], policy, name="out")
 
         def mixed(frames: Float[Array, "bf h w e"]) -> Float[Array, "bf h w d"]:
-            parts = frames.reshape(frames.shape[0], -1, 3, self.heads, PIXEL_HEAD_DIM)
+            parts = frames.reshape(frames.shape[0], -1, 3, self.heads, self.head_dim)
             queries, keys, values = (parts[:, :, index] for index in range(3))
-            queries = jax.nn.softmax(queries.astype(jnp.float32), axis=-1) * PIXEL_HEAD_DIM**-0.5
+            queries = jax.nn.softmax(queries.astype(jnp.float32), axis=-1) * self.head_dim**-0.5
             keys = jax.nn.softmax(keys.astype(jnp.float32), axis=1).astype(values.dtype)
             matrix = jnp.einsum("bnhd,bnhe->bhde", keys, values, precision=policy.precision)
             read = jnp.einsum("bhde,bnhd->bnhe", matrix, queries.astype(values.dtype), precision=policy.precision)
