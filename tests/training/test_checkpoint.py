@@ -26,6 +26,7 @@ from smcd_jax.training.checkpoint.array_checksums import _program, array_checksu
 from smcd_jax.training.checkpoint.checkpoints import Checkpoints, read_checkpoint
 from smcd_jax.training.checkpoint.manifest import named_leaves
 from smcd_jax.training.checkpoint.mismatch import config_differences
+from smcd_jax.training.checkpoint.orbax_io import reason_of_failed_save
 from tests.errors import refused
 
 
@@ -536,6 +537,13 @@ class TestFailedSave:
         checkpoints.save(30, params=params, train=train, data={**DATA, "step": 30}, config=CONFIG)
         checkpoints.close()  # once there is space again, the same step can be saved
         assert_is(restore(folder), 30)
+
+    def test_a_file_that_is_missing_after_a_failure_is_not_the_reason(self):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "manifest.ocdbt")
+        assert reason_of_failed_save([missing, full]) == os.strerror(errno.ENOSPC)
+        assert reason_of_failed_save([full, missing]) == os.strerror(errno.ENOSPC)
+        assert reason_of_failed_save([missing]) == os.strerror(errno.ENOENT)
 
     def test_a_failed_save_is_reported_by_the_next_save_and_by_close(self, folder, monkeypatch):
         monkeypatch.setattr(ocp.JsonCheckpointHandler, "_save_fn", full_later)

@@ -19,7 +19,7 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, DamagedStep, Manifest, named_leaves
 from smcd_jax.training.checkpoint.mismatch import refuse_other_arrays, refuse_other_config
-from smcd_jax.training.checkpoint.orbax_io import make_manager, read_arrays, reason_of, save_items
+from smcd_jax.training.checkpoint.orbax_io import make_manager, read_arrays, reason_of_failed_save, save_items
 from smcd_jax.training.checkpoint.steps import (
     common_steps,
     has_damaged_steps,
@@ -211,11 +211,12 @@ class Checkpoints:
         except Exception as error:  # Orbax and TensorStore raise many types for files that cannot be written
             logger.debug("saving step %s", step, exc_info=True)
             self._saving = self._newest = None
+            reason = reason_of_failed_save([*self._failures, error])
             self._failures.clear()
             others = [other for other in self.steps() if other != step]
             newest = f"the newest checkpoint is step {others[-1]}" if others else "there is no other checkpoint"
             raise SMCDError(
-                f"{self.folder}: the checkpoint of step {step} could not be saved ({reason_of(error)}); {newest}. Free "
+                f"{self.folder}: the checkpoint of step {step} could not be saved ({reason}); {newest}. Free "
                 "disk space or fix the permissions, then start again",
                 argument="step",
                 path=self.folder,

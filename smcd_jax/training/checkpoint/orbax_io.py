@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import logging
+import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.checkpoint.manifest import ARRAY_ITEMS, JSON_FILES, DamagedStep
 
+_MISSING = os.strerror(errno.ENOENT).lower()
 CONCURRENT_GB = 8  # limit for arrays that are read, or written, at the same time
 
 
@@ -119,6 +122,16 @@ def reason_of(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
     text = " ".join(re.split(r" \[(tensorstore_spec|os_error_code|source locations)(\[\d+\])?=", text)[0].split())
     return text if len(text) <= 200 else f"{text[:60]} ... {text[-135:]}"  # TensorStore puts the cause at the end
+
+
+def reason_of_failed_save(errors: Sequence[BaseException]) -> str:
+    """Returns the reason of the first error of a save that is not a mere consequence of another.
+
+    Orbax writes items at the same time. After one of them has failed, for example because the disk is full, the others
+    may miss files and be the first to be reported.
+    """
+    reasons = [reason_of(error) for error in errors]
+    return next((reason for reason in reasons if _MISSING not in reason.lower()), reasons[0])
 
 
 def _restore_args(leaf: jax.ShapeDtypeStruct | None) -> Any:
