@@ -44,11 +44,15 @@ DATA = [
 # opencv: trackers and optical flow; scikit-image: PSNR and SSIM; jinja2: reports.
 EVAL = ["opencv-contrib-python-headless>=4.10,<6", "scikit-image>=0.25,<1", "jinja2>=3.1,<4"]
 
+# The page and the HTTP API of `smcd studio`; python-multipart reads uploads.
+STUDIO = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1"]
+
 EXTRAS = {
     "cuda": [f"jax[cuda13]{JAX}"],  # NVIDIA driver 580 or newer
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
     "tpu": [f"jax[tpu]{JAX}"],
     "convert": CONVERT,
+    "studio": STUDIO,
     "heif": ["pillow-heif>=0.18,<2"],  # pictures taken by iPhones
     "data": DATA,
     # Needs a separate environment: beam 2.77 requires older pillow and protobuf than launch/constraints.txt.
@@ -58,6 +62,8 @@ EXTRAS = {
         *CONVERT,
         *DATA,
         *EVAL,
+        *STUDIO,
+        "httpx>=0.28,<1",  # requests to the studio in tests
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",

@@ -40,6 +40,7 @@ def whole(least: int | None = None) -> Check:
         if least is not None and value < least:
             refuse(name, value, f"be at least {least}")
 
+    check.bounds = (least, None)
     return check
 
 
@@ -54,6 +55,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
         if not low <= value <= high:
             refuse(name, value, f"be between {low:g} and {high:g}")
 
+    check.bounds = tuple(bound if math.isfinite(bound) else None for bound in (low, high))
     return check
 
 
@@ -79,6 +81,7 @@ def _each(check: Check) -> Check:
         for value in values if isinstance(values, list | tuple) else (values,):
             check(name, value)
 
+    check_all.bounds = check.bounds
     return check_all
 
 
@@ -91,10 +94,13 @@ def _option(
     choices: tuple[str, ...] | None = None,
     every_family: bool = True,
     is_input: bool = False,
+    common: bool = False,
+    form: str | None = None,
 ) -> Any:
     about = {
         **{"help": help, "metavar": metavar, "choices": choices, "check": one_of(*choices) if choices else check},
         **{"every_family": every_family, "is_input": is_input},
+        **{"common": common, "form": form, "bounds": getattr(check, "bounds", (None, None))},
     }
     return dataclasses.field(default=default, metadata=about, compare=not is_input)
 
@@ -111,25 +117,33 @@ class SamplingOptions:
     """
 
     negative_prompt: str | Sequence[str | None] | None = _option(
-        "what the video should not show", metavar="TEXT", is_input=True
+        "what the video should not show", metavar="TEXT", is_input=True, common=True, form="text"
     )
     end_image: Any = _option(
         "last frame of the video, for models that interpolate between two pictures",
         metavar="FILE",
         every_family=False,
         is_input=True,
+        common=True,
+        form="picture",
     )
-    num_inference_steps: int | None = _option("number of denoising steps, 1 to 1000", whole(1), metavar="N")
-    guidance_scale: float | None = _option("guidance scale of the prompt; 1 turns guidance off", number(), metavar="S")
+    num_inference_steps: int | None = _option(
+        "number of denoising steps, 1 to 1000", whole(1), metavar="N", common=True
+    )
+    guidance_scale: float | None = _option(
+        "guidance scale of the prompt; 1 turns guidance off", number(), metavar="S", common=True
+    )
     image_guidance_scale: float | None = _option(
         "guidance scale of the picture", number(), metavar="S", every_family=False
     )
-    box_guidance_scale: float | None = _option("guidance scale of the boxes", number(), metavar="S", every_family=False)
+    box_guidance_scale: float | None = _option(
+        "guidance scale of the boxes", number(), metavar="S", every_family=False, common=True
+    )
     guidance_rescale: float | None = _option(
         "0 to 1; reduces overexposure at high guidance scales", number(0, 1), metavar="PHI"
     )
     seed: int | Sequence[int] = _option(
-        "seed of the first video; others use the next seeds", _each(whole()), default=0, metavar="N"
+        "seed of the first video; others use the next seeds", _each(whole()), default=0, metavar="N", common=True
     )
     height: int | None = _option("height of the video in pixels", whole(1), metavar="N")
     width: int | None = _option("width of the video in pixels", whole(1), metavar="N")
@@ -170,6 +184,7 @@ class SamplingOptions:
         _mode,
         metavar="MODE",
         every_family=False,
+        common=True,
     )
     frame_stride: int | None = _option(
         "frame stride stated to the model; larger is faster motion", whole(1), metavar="N", every_family=False

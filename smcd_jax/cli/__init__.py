@@ -16,6 +16,7 @@ from smcd_jax.errors import SMCDError
 COMMANDS = {
     "animate": "turn a picture, a prompt and box tracks into a video",
     "tracks": "validate, convert, draw and preview box tracks",
+    "studio": "open a local page to draw boxes, preview their motion and make videos",
     "convert": "convert PyTorch weights to a model folder and back",
     "prepare": "convert raw data sets to training records, and records to cached features",
     "inspect": "draw a contact sheet of the clips in a folder of records",

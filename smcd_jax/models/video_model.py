@@ -251,6 +251,10 @@ class VideoModel(abc.ABC):
             frames: Indices of the frames to render.
         """
 
+    def family_options(self) -> dict[str, tuple[str, ...]]:
+        """Returns the options of this model that not every family has, with their modes: `own_options` and scales."""
+        return {**{condition.option: () for condition in self.conditions}, **self.own_options}
+
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
         """Returns the options with the model's own value in place of each None.
 
@@ -258,7 +262,7 @@ class VideoModel(abc.ABC):
             SMCDError: The model does not have an option or a mode that is set, or the windows are wrong.
         """
         values = {name: value for name, value in options.as_dict().items() if value is not None}
-        own = {**{condition.option: () for condition in self.conditions}, **self.own_options}
+        own = self.family_options()
         for name in FAMILY_OPTIONS:
             if name not in values or values[name] is False:
                 continue

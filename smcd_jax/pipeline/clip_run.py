@@ -147,7 +147,8 @@ def _finish(
         seconds = {name: round(before.get(name, 0.0) + now.get(name, 0.0), 3) for name in {**before, **now}}
         provenance = {name: value for name, value in description.items() if name != "formats"} | {"seconds": seconds}
         descriptions = [{**provenance, "seed": description["seed"] + index} for index in range(files.count)]
-        files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
+        with progress.stage("write"):
+            files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
     except SMCDError as error:
         raise error.reworded(f"{error}; {kept}") from error
     except BaseException:
