@@ -89,6 +89,7 @@ export class Player {
       ["gif", video.gif],
       ["with boxes", video.boxes_mp4],
       ["frames", video.frames],
+      ["json", video.json],
       ["tracks.json", this.shown.tracks],
     ];
     const links = files
