@@ -173,6 +173,8 @@ export class Player {
     for (const element of [byId("video-frame"), byId("compare")]) {
       element.style.width = `${video.width * scale}px`;
       element.style.height = `${video.height * scale}px`;
+      // The pixels of a very small video are shown as they are.
+      element.classList.toggle("pixels", scale > 4);
     }
     if (both) this.prepareCompare(video);
     this.update();
