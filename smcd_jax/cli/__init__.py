@@ -113,7 +113,7 @@ def _top_parser() -> Any:
     parser = CommandParser(
         prog="smcd",
         usage="smcd [--debug] [--verbose] COMMAND ...",
-        description=f"Animates a still picture along tracks of labelled boxes.\n\ncommands:\n{lines}",
+        description=f"Animates a still picture along tracks of labelled boxes. Commands:\n{lines}",
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"smcd_jax {__version__}")
