@@ -27,6 +27,7 @@ SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are not 
 # presets by the name of get_config's parameter, or by file if it has its own presets
 FORMS = {
     "preset": ("smcd", "tiny"),
+    "size": ("64", "128"),
     "tiny/base": ("pictures", "clips"),
     "dynamicrafter/finetune": ("dynamicrafter_512", "dynamicrafter_256+still_time"),
     "dynamicrafter/low_rank": ("dynamicrafter_512",),
@@ -120,7 +121,7 @@ def test_a_shipped_config_loads_and_each_of_its_patterns_matches(name):
     select(paths, config.init.from_scratch, what="config: init.from_scratch")
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
     folder, file = name.split(".")[0].split("/")
-    assert config.name.startswith("tiny" if folder == "tiny" else file)
+    assert config.name.startswith(folder if folder in ("tiny", "small") else file)
     learning_rate(config.optimizer, config.run.steps)
 
 
