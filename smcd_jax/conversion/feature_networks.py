@@ -1,4 +1,4 @@
-"""Feature networks of evaluation, from the files in which they are usually published."""
+"""Feature networks of evaluation and of losses, from the files in which they are usually published."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import numpy as np
 
 from smcd_jax.conversion.dino_table import dino_config, dino_rows
 from smcd_jax.conversion.i3d_table import i3d_rows, without_counters
+from smcd_jax.conversion.vgg19_table import vgg19_rows
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.tables import clip_towers
 from smcd_jax.nn.i3d import I3DConfig
 from smcd_jax.nn.networks import Params, abstract_params, flatten, unflatten
+from smcd_jax.nn.vgg19 import VGG19Config
 from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import LazyTensor, file_sha256, open_tensors, values
@@ -58,6 +60,16 @@ def read_dino(file: Path) -> FeatureNetwork:
     tensors = open_tensors(file)
     config = dino_config(tensors, path=file)
     return _network(file, config, dino_rows(config), tensors)
+
+
+def read_vgg19(file: Path) -> FeatureNetwork:
+    """Returns the convolutions of VGG19 up to relu5_1, from torchvision's ``vgg19-dcbb9e9d.pth``.
+
+    The later convolutions and the classifier are not read; errors are those of `read_i3d`.
+    """
+    rows, tensors = vgg19_rows(VGG19Config()), open_tensors(file)
+    names = {row.torch for row in rows}
+    return _network(file, VGG19Config(), rows, {name: part for name, part in tensors.items() if name in names})
 
 
 def read_openclip(file: Path) -> tuple[FeatureNetwork, FeatureNetwork]:

@@ -51,7 +51,7 @@ def convert_to_torch(
         raise SMCDError(message, argument="output", path=output) from error
     with progress.stage("write", len(torch_files), "file") as advance:
         for file, path in zip(torch_files, tensor_paths, strict=True):
-            save_tensors(path, _tensors(folder, file), key=file.key)
+            save_tensors(path, _tensors(folder, file), key=file.key, groups=file.groups)
             advance()
     for path, text in texts.items():
         with write_atomically(path) as temporary:

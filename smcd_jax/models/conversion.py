@@ -65,11 +65,13 @@ class TorchFile:
         name: Name of the file. In the format "safetensors" the suffix becomes ``.safetensors``.
         tables: Conversion table of each component whose tensors the file holds.
         key: Key of the dictionary under which ``torch.save`` puts the tensors; empty for the top level.
+        groups: Keys of several dictionaries; names in the tables then begin with a key and a dot.
     """
 
     name: str
     tables: Mapping[str, Iterable[Row]]
     key: str = ""
+    groups: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,15 @@ FLAGS: Mapping[str, tuple[Flag, ...]] = {
         ),
         Flag("head_width", "channels per attention head (default: 64)", "int", "N"),
     ),
+    "lfdm": (
+        Flag("lfdm", "flow autoencoder of LFDM or MRAA", metavar="FILE", source=True),
+        Flag("lfdm_diffusion", "LFDM's diffusion model, to add to --lfdm", metavar="FILE"),
+        Flag(
+            "trained_on",
+            "data set of --lfdm: mug, mhad, natops, vox, taichi, ted or mgif; default: from the path of the file",
+            "text",
+        ),
+    ),
 }
 
 PRESETS: tuple[str, ...] = (
@@ -72,6 +81,12 @@ ControlNet). Each file may be .safetensors instead. With --smcd the UNet of --mo
     "dynamicrafter": """\
   smcd convert --dynamicrafter dynamicrafter_512_v1/model.ckpt --output models/dynamicrafter_512
   smcd convert --dynamicrafter dynamicrafter_512_interp_v1/model.ckpt --output models/interp --variant 512_interp""",
+    "lfdm": """\
+  smcd convert --lfdm LFAE_MUG.pth --lfdm_diffusion DM_MUG.pth --trained_on mug --output models/lfdm_mug
+  smcd convert --lfdm vox256.pth --output models/mraa_vox
+
+LFDM publishes a flow autoencoder and a diffusion model for each of MUG, MHAD and NATOPS, MRAA a flow autoencoder for
+each data set. Optimizer state is not kept. LVMM publishes no weights.""",
 }
 
 

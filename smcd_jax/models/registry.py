@@ -36,6 +36,7 @@ class Family:
 _BUILT_IN = {
     "smcd": "smcd_jax.models.smcd.family",
     "dynamicrafter": "smcd_jax.models.dynamicrafter.family",
+    "lfdm": "smcd_jax.models.lfdm.family",
 }
 _FAMILIES: dict[str, Family] = {}
 

@@ -25,6 +25,7 @@ from smcd_jax.nn.config import (
 from smcd_jax.nn.dino import DINO
 from smcd_jax.nn.i3d import I3D, I3DConfig
 from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.vgg19 import VGG19, VGG19Config
 
 Params = dict[str, Any]
 Network = nn.Module  # an alias, so that only nn/ and models/ import flax.linen
@@ -37,6 +38,7 @@ _NETWORKS: dict[type, type[nn.Module]] = {
     VisionEncoderConfig: VisionEncoder,
     DINOConfig: DINO,
     I3DConfig: I3D,
+    VGG19Config: VGG19,
 }
 
 

@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ _WRAPPERS = (
     *("state_dict", "module", "model_state_dict", "model", "params_ema", "ema", "model_ema", "params", "unet", "net"),
     *("generator", "weights"),
 )
-_USUAL = _WRAPPERS[:2]
 _DEEPEST = 4  # dictionaries around the tensors
 # Prefixes of all names: of DistributedDataParallel, torch.compile, DeepSpeed, and of modules around the network.
 _PREFIXES = (
@@ -83,13 +82,31 @@ def open_tensors(path: Path) -> dict[str, LazyTensor]:
     return _without_prefix(tensors, path)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = "") -> None:
+def open_groups(path: Path, groups: Sequence[str]) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Returns the tensors of several dictionaries of one file, and its other keys; errors are those of `open_tensors`.
+
+    A name is the key of the dictionary, a dot, and the name in it; files in .safetensors have such names.
+    """
+    check_not_dangling(path)
+    if not path.is_file():
+        raise SMCDError(f"{path} is missing", path=path)
+    check_is_content(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path), []
+    torch = _torch(path, hint="use weights in .safetensors")
+    content = _load(torch, path)
+    found = {f"{group}.{name}": value for group in groups for name, value in (content.get(group) or {}).items()}
+    return _lazy(torch, found), [str(key) for key in content if key not in groups]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = "", groups: Sequence[str] = ()) -> None:
     """Writes a file of tensors, which replaces an existing one when it is complete.
 
     Args:
         path: A .safetensors file, or one of another suffix that ``torch.save`` writes.
         tensors: C-contiguous arrays by name.
         key: Key of the dictionary under which ``torch.save`` puts the tensors; empty for the top level.
+        groups: Keys of several dictionaries, as `open_groups` reads them; ``key`` is then not used.
 
     Raises:
         SMCDError: Torch is needed and is not installed, or the file cannot be written.
@@ -102,7 +119,10 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = ""
             return
         torch = _torch(path, hint="use --format safetensors")
         as_torch = {name: _torch_tensor(torch, array) for name, array in tensors.items()}
-        torch.save({key: as_torch} if key else as_torch, temporary)
+        parts = {group: {} for group in groups}
+        for group, name in (name.split(".", 1) for name in as_torch if groups):
+            parts[group][name] = as_torch[f"{group}.{name}"]
+        torch.save(parts or ({key: as_torch} if key else as_torch), temporary)
 
 
 def find_tensor_file(folder: Path, *stems: str) -> Path | None:
@@ -221,10 +241,15 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
 def _open_torch(path: Path) -> dict[str, LazyTensor]:
     torch = _torch(path, hint="use weights in .safetensors")
     content = _unwrapped(torch, _load(torch, path), path)
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = _lazy(torch, content)
     if not tensors:
         raise SMCDError(f"{path} contains no tensors by name; give a file of weights", path=path)
-    return {str(name): LazyTensor(tuple(value.shape), _torch_reader(torch, value)) for name, value in tensors.items()}
+    return tensors
+
+
+def _lazy(torch: Any, content: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return {name: LazyTensor(tuple(value.shape), _torch_reader(torch, value)) for name, value in tensors.items()}
 
 
 def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -238,7 +263,7 @@ def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[st
         if not known and len(holding) != 1:
             return content
         key = known[0] if known else holding[0]
-        if key not in _USUAL:
+        if key not in _WRAPPERS[:2]:
             logger.warning("%s: the tensors under %r are read", path, key)
         content = content[key]
     return content

@@ -59,7 +59,9 @@ def test_dynamicrafter_agrees_with_the_reference(file):
 
 def lvmm_files():
     listed = json.loads(LVMM.read_text()) if LVMM.is_file() else {}
-    return [file for file, case in listed.items() if case["kind"] in RUNNERS]
+    # the training step is compiled in float32 and in float64 with VGG19: check.py and the slow run compare it
+    slow = [pytest.mark.slow]
+    return [pytest.param(file, id=file, marks=slow if "reconstruction" in file else []) for file in listed]
 
 
 @pytest.mark.skipif(not LVMM.is_file(), reason=f"needs the golden folder beside the project: {LVMM}")

@@ -17,8 +17,9 @@ from smcd_jax.models.lvmm.autoencoder_config import (
 from smcd_jax.models.lvmm.equivariance import Warp, draw_warp, warp_frames, warp_points
 from smcd_jax.models.lvmm.geometry import affine_of_covariance, inverse, principal_axes, without_axis_swap
 from smcd_jax.models.lvmm.predictors import Regions
+from smcd_jax.models.lvmm.reconstruction import equivariance_losses, perceptual_loss
 from smcd_jax.nn.networks import init_params, network
-from smcd_jax.nn.warp import corner_grid
+from smcd_jax.nn.warp import antialiased_downscale, corner_grid
 
 SMALL = {"base_channels": 4, "max_channels": 8, "levels": 2}
 
@@ -122,6 +123,30 @@ def test_a_warp_without_deviation_changes_nothing():
     np.testing.assert_allclose(jax.jit(warp_frames)(still, frames), frames, atol=1e-5)
     drawn: Warp = draw_warp(jax.random.key(0), 2)
     assert np.abs(warp_points(drawn, jnp.ones((2, 4, 2))) - 1).max() > 0.01
+
+
+def test_regions_that_move_with_the_warp_lose_nothing():
+    warp = Warp(jnp.array([[[0.9, 0.2, 0.1], [-0.1, 1.1, -0.2]]]), jnp.zeros((1, 25)))
+    covariance = jnp.asarray(covariances(3)[None])
+    seen = Regions(jnp.array([[[0.1, 0.2], [0.4, -0.3], [0.0, 0.0]]]), covariance, affine_of_covariance(covariance))
+    moved = Regions(warp_points(warp, seen.shift), covariance, warp.theta[:, None, :, :2] @ seen.affine)
+    losses = jax.jit(equivariance_losses)
+    np.testing.assert_allclose(losses(moved, seen, warp), 0, atol=1e-5)
+    shift, affine = losses(seen, seen, warp)
+    assert shift > 0.05
+    assert affine > 0.05
+
+
+def test_the_perceptual_loss_is_that_of_features_at_each_scale():
+    """With the picture itself as only feature it is the weighted mean difference of the scaled pictures."""
+    one, other = jax.random.uniform(jax.random.key(0), (2, 2, 16, 16, 3))
+    loss = lambda a, b: perceptual_loss(lambda x: [x], a, b, scales=(1.0, 0.5), weights=(3.0,))  # noqa: E731
+    wanted = sum(
+        3 * jnp.abs(antialiased_downscale(one, scale) - antialiased_downscale(other, scale)).mean(axis=(1, 2, 3))
+        for scale in (1.0, 0.5)
+    )
+    np.testing.assert_allclose(loss(one, other), wanted, rtol=1e-5)
+    assert not jax.grad(lambda b: loss(one, b).sum())(other).any()
 
 
 def test_every_form_has_the_parameters_of_its_table():

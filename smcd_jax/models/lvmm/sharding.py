@@ -1,4 +1,4 @@
-"""How the motion UNet's parameters are split over a mesh."""
+"""How the parameters of the motion UNet and of the flow autoencoder are split over a mesh."""
 
 from __future__ import annotations
 
@@ -21,4 +21,18 @@ def motion_unet_rules(component: str) -> tuple[Rule, ...]:
         Rule("motion upsampling", rf"{component}/.+/deconv/kernel", (None, None, "out", "in")),
         Rule("motion table", rf"{component}/(relative_bias|null_condition)", (None, None)),
         *convolution_rules(component),
+    )
+
+
+def flow_autoencoder_rules(*components: str) -> tuple[Rule, ...]:
+    """Returns the rules of predictors and renderer; further vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
+    name = f"({'|'.join(components)})"
+    return (
+        Rule(
+            "flow autoencoder",
+            rf"{name}/(.+/)?(conv|conv_[0-9]+|final|mask|occlusion|regions|jacobian)/kernel",
+            (None, None, "in", "out"),
+        ),
+        Rule("background matrix", rf"{name}/fc/kernel", ("in", "out")),
+        Rule("running statistics", rf"{name}/.+/(mean|variance)", (None,)),
     )

@@ -1,0 +1,66 @@
+"""Config of a model folder that holds published networks of LFDM or MRAA."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from smcd_jax.models.leftovers import LeftoversConfig
+from smcd_jax.models.lvmm.autoencoder_config import (
+    BackgroundPredictorConfig,
+    FlowPredictorConfig,
+    RegionPredictorConfig,
+    RendererConfig,
+)
+from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LFDMConfig:
+    """Config of each component, None where the folder has none, and sizes of videos.
+
+    The renderer and the flow predictor sample with ``align_corners=False``, as the weights were trained.
+
+    Attributes:
+        region_predictor: Network that finds regions in a picture.
+        flow_predictor: Network that composes a field of motion from regions.
+        renderer: Network that renders a picture through a field.
+        background_predictor: Network of the background's motion; None for a background that does not move.
+        unet: LFDM's network that denoises fields of motion; None for a flow autoencoder alone.
+        autoencoder_leftovers: Arrays of the file of the flow autoencoder that no network reads, kept for the way back.
+        unet_leftovers: The same of the file of the diffusion model.
+        frames: Number of frames of the published sampling.
+        height: Height in pixels.
+        width: Width in pixels.
+        max_objects: Boxes per frame; they are not read.
+        fps: Frames per second of the videos written.
+    """
+
+    region_predictor: RegionPredictorConfig = RegionPredictorConfig()
+    flow_predictor: FlowPredictorConfig = FlowPredictorConfig(align_corners=False)
+    renderer: RendererConfig = RendererConfig(align_corners=False, without_occlusion="replace")
+    background_predictor: BackgroundPredictorConfig | None = None
+    unet: MotionUNetConfig | None = None
+    autoencoder_leftovers: LeftoversConfig | None = None
+    unet_leftovers: LeftoversConfig | None = None
+    frames: int = 40
+    height: int = 128
+    width: int = 128
+    max_objects: int = 1
+    fps: int = 10
+
+    def components(self) -> dict[str, Any]:
+        """Config of each component that is present, by its name in the model folder."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
+
+    @property
+    def text_length(self) -> int:
+        """Number of tokens per text; the folder has no text encoder."""
+        return 77
+
+    @property
+    def size_multiple(self) -> int:
+        """Number of pixels of which height and width must be multiples."""
+        predictors = (self.region_predictor, self.flow_predictor)
+        return max(2**self.renderer.levels, *(round(2**part.levels / part.scale) for part in predictors))
