@@ -71,7 +71,7 @@ class LFDMModel(VideoModel):
         del request, tokenizer
         message = (
             "a model of LFDM or MRAA cannot be sampled from a prompt: its text encoder, BERT, is not in the model "
-            "folder; call its networks from Python, see docs/lvmm.md"
+            "folder; call its networks from Python, see docs/convert.md"
         )
         raise SMCDError(message, argument="model", value="lfdm")
 
