@@ -87,7 +87,10 @@ def write_published(folder):
     unet = shapes_of(unet_file_rows(SMALL.unet), SMALL.unet)
     diffusion = {name: torch.tensor(rng.normal(size=shape).astype(np.float32)) for name, shape in unet.items()}
     diffusion["betas"] = torch.linspace(0, 1, 10)
-    torch.save({"diffusion": diffusion, "optimizer_diff": {"state": {}}}, folder / "mhad_diffusion.pth")
+    example = torch.zeros(1, 3, 8, 8)
+    torch.save(
+        {"example": example, "diffusion": diffusion, "optimizer_diff": {"state": {}}}, folder / "mhad_diffusion.pth"
+    )
     return tensors, diffusion
 
 

@@ -19,7 +19,7 @@ from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
 from smcd_jax.models.tables.schedule_tables import schedule_notes
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 from smcd_jax.weights.conversion_table import Row
-from smcd_jax.weights.tensor_files import LazyTensor, open_tensors
+from smcd_jax.weights.tensor_files import LazyTensor, open_groups, open_tensors
 
 LFDM_PREFIX = "denoise_fn."
 LFDM_KEY, LVMM_KEY = "diffusion", "state_dict"  # of the dictionary in the file that holds the tensors
@@ -45,7 +45,7 @@ def read_unet_file(file: Path) -> UNetFile:
     Raises:
         SMCDError: The file is missing or damaged, or it is of another network.
     """
-    tensors = open_tensors(file)
+    tensors = _tensors(file)
     prefix = LFDM_PREFIX if any(name.startswith(LFDM_PREFIX) for name in tensors) else ""
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and not _is_buffer(name, tensor)}
     config = motion_unet_config({name.removeprefix(prefix): tensor for name, tensor in own.items()}, path=file)
@@ -106,6 +106,13 @@ def motion_unet_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Mot
         upsampling="nearest" if f"ups.0.{resampler}.1.weight" in shapes else "deconv",
         per_frame="seq_mlp.1.weight" in shapes,
     )
+
+
+def _tensors(file: Path) -> dict[str, LazyTensor]:
+    """Returns the tensors of the dictionary ``diffusion``, beside which LFDM's files have one of example pictures."""
+    found, _ = open_groups(file, (LFDM_KEY,))
+    own = {name.removeprefix(f"{LFDM_KEY}."): part for name, part in found.items() if name.startswith(f"{LFDM_KEY}.")}
+    return own or open_tensors(file)
 
 
 def _is_buffer(name: str, tensor: LazyTensor) -> bool:
