@@ -267,8 +267,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:
-        text = error.detail if error.status_code != 404 or error.detail != "Not Found" else "no such address; see /docs"
-        return _answer(error.status_code, text, None)
+        known = {
+            "Not Found": "no such address; see /docs",
+            "Method Not Allowed": f"no {request.method} here; see /docs",
+        }
+        return _answer(error.status_code, known.get(error.detail, error.detail), None)
 
     @app.exception_handler(OSError)
     def disk(request: Request, error: OSError) -> JSONResponse:
