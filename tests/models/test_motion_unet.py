@@ -21,7 +21,7 @@ from smcd_jax.models.tables.imagebind import (
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network
 from smcd_jax.nn.sharding_rules import SMALL, tower_rules
-from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh, partition_specs
+from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh, partition_specs, shardings
 from smcd_jax.weights.conversion_engine import match
 
 TINY = MotionUNetConfig(
@@ -35,6 +35,7 @@ TINY = MotionUNetConfig(
     context_dim=6,
     groups=4,
 )
+UNET_RULES = (*motion_unet_rules("unet"), *SMALL)
 LFDM_TINY = dataclasses.replace(TINY, condition="vector", confidence_channels=1)
 VARIANTS = {
     "tokens": TINY,
@@ -85,10 +86,20 @@ def under_component(name, rows):
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_every_parameter_matches_one_sharding_rule(config):
-    table = ShardingTable((*motion_unet_rules("unet"), *SMALL), frozenset({"unet"}), head_dim=8)
+    table = ShardingTable(UNET_RULES, frozenset({"unet"}), head_dim=8)
     specs = partition_specs({"unet": abstract_params(config)}, make_mesh(MeshShape(data=1, fsdp=8)), table)
     split = [spec for spec in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, jax.P)) if "fsdp" in spec]
     assert len(split) > 20
+
+
+def test_a_sharded_network_gives_the_same_output():
+    config = dataclasses.replace(TINY, channel_mult=(1,))
+    params = init_params(config, jax.random.key(0))
+    mesh, table = make_mesh(MeshShape(data=2, fsdp=2, tensor=2)), ShardingTable(UNET_RULES, frozenset({"unet"}), 8)
+    placed = jax.device_put({"unet": params}, shardings({"unet": params}, mesh, table))["unet"]
+    want = _output(config, params, ComputePolicy(), batch=4)
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(_output(config, placed, ComputePolicy(), batch=4), want, atol=1e-5)
 
 
 def test_recomputed_activations_give_the_same_gradients():
@@ -123,15 +134,15 @@ def test_tokens_are_dropped_one_by_one():
     np.testing.assert_array_equal(whole[1], jnp.broadcast_to(null, tokens[1].shape))
 
 
-def _output(config, params, policy):
-    x = jax.random.normal(jax.random.key(2), (2, 3, 4, 4, config.input_channels))
-    shape = (2, config.context_dim) if config.condition == "vector" else (2, 3, config.context_dim)
+def _output(config, params, policy, batch=2):
+    x = jax.random.normal(jax.random.key(2), (batch, 3, 4, 4, config.input_channels))
+    shape = (batch, config.context_dim) if config.condition == "vector" else (batch, 3, config.context_dim)
     condition, module = jax.random.normal(jax.random.key(3), shape), network(config, policy)
 
     @jax.jit
     def forward(params):
         context = module.apply({"params": params}, condition, method="context")
-        return module.apply({"params": params}, x, jnp.array([3.0, 800.0]), context)
+        return module.apply({"params": params}, x, jnp.linspace(3.0, 800.0, batch), context)
 
     return forward(params)
 

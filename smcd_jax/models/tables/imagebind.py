@@ -1,4 +1,4 @@
-"""Names of ImageBind's image and text tower in ``imagebind_huge.pth``, which holds towers of other senses too.
+"""Names of ImageBind's image and text tower in ``imagebind_huge.pth``, which also holds towers of other modalities.
 
 The towers have the form of CLIP's (`smcd_jax.nn.clip_towers`).
 """
