@@ -27,7 +27,10 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.files.text_files import read_json
-from smcd_jax.models.registry import family_of, get_family
+from smcd_jax.models.distilled import Distilled, distilled_model
+from smcd_jax.models.registry import family_of, get_family, make_model
+from smcd_jax.models.video_model import VideoModel
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
@@ -60,6 +63,7 @@ class ModelFolder:
         path: Absolute path of the folder.
         family: Model family.
         config: Config of the model.
+        distilled: Sampling of a distilled model; None for other models.
         origin: Origin of the weights.
     """
 
@@ -92,8 +96,15 @@ class ModelFolder:
         # a component that the file does not name is absent, although the config class has a default for it
         absent = {name: None for name in self.config.components() if name not in components}
         self.config = dataclasses.replace(self.config, **absent)
+        described = _object(content, "distilled", where)
+        self.distilled: Distilled | None = from_dict(Distilled, described, path=where) if described else None
         self.origin: Origin = from_dict(Origin, {"kind": "unknown", **_object(content, "origin", where)}, path=where)
         self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
+
+    def model(self, policy: ComputePolicy | None = None) -> VideoModel:
+        """Returns the model at a compute policy, float32 by default."""
+        model = make_model(self.config, policy)
+        return model if self.distilled is None else distilled_model(model, self.distilled)
 
     @property
     def digest(self) -> str:
@@ -195,6 +206,7 @@ def write_model_folder(
     *,
     origin: Origin,
     tokenizer: Tokenizer | None = None,
+    distilled: Distilled | None = None,
     overwrite: bool = False,
 ) -> ModelFolder:
     """Writes a model folder and returns it; the folder appears under its name when it is complete.
@@ -206,6 +218,7 @@ def write_model_folder(
             generator needs memory for one.
         origin: Origin of the weights.
         tokenizer: Tokenizer of the model; the published one by default.
+        distilled: Sampling of a distilled model.
         overwrite: Whether an existing model folder is replaced.
 
     Raises:
@@ -232,6 +245,7 @@ def write_model_folder(
         sampling = {name: value for name, value in description.items() if value is not None}
         content = {"format": FORMAT, "version": VERSION, "family": family_of(config).name}
         content |= {"components": parts, "sampling": sampling}
+        content |= {} if distilled is None else {"distilled": to_dict(distilled)}
         content["origin"] = {**dataclasses.asdict(origin), "sources": list(origin.sources)}
         (partial / "model.json").write_text(json.dumps(content, indent=2) + "\n")
         (partial / "checksums.json").write_text(json.dumps(dict(sorted(digests.items())), indent=0) + "\n")

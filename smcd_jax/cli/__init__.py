@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "draw a contact sheet of the clips in a folder of records",
     "plan": "estimate what a training run needs, even for devices that are not present",
     "train": "train a model from a config; resumes after an interruption",
+    "distill": "train a model that samples in few steps, from a model folder to a model folder",
     "export": "export a training run to a model folder",
     "evaluate": "sample and evaluate a fixed list of clips, or evaluate existing videos",
     "compare": "compare two evaluations of the same list, clip by clip",

@@ -25,6 +25,13 @@ def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: floa
     return noise + noise_offset * jax.random.normal(offset_key, one_per_channel, jnp.float32)
 
 
+def draw_timesteps(key: jax.Array, count: int, total: int, *, stratified: bool) -> Int[Array, " b"]:
+    """Returns timesteps, uniform in 0..total-1; ``stratified`` spaces them evenly to lower the variance of a loss."""
+    if not stratified:
+        return jax.random.randint(key, (count,), 0, total)
+    return ((jnp.arange(count) * total + total // 2) // count).astype(jnp.int32)
+
+
 def prediction_target(
     schedule: NoiseSchedule, x0: Float[Array, "b ..."], noise: Float[Array, "b ..."], *, t: Int[Array, " b"]
 ) -> Float[Array, "b ..."]:

@@ -30,6 +30,8 @@ def branch_outputs(
 ) -> Callable[[Array, Array], Array]:
     """Returns ``predict(latents, timestep) -> [k b ...]`` for `smcd_jax.diffusion.sampling.sample`.
 
+    The timestep is one for all examples, or one for each.
+
     Args:
         model: The model.
         params: Parameters of the components of stage "denoise".
@@ -75,7 +77,7 @@ def _outputs(
 ) -> Callable[[Array, Array], Array]:
     def predict(latents: Array, timestep: Array) -> Array:
         batch = jnp.concatenate([latents] * branches)
-        times = jnp.full((batch.shape[0],), timestep, jnp.float32)
+        times = jnp.tile(jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), len(latents)), branches)
         return model.denoise(params, batch, times, context, temporal=temporal).reshape(branches, *latents.shape)
 
     return predict

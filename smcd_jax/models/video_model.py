@@ -83,6 +83,7 @@ class VideoModel(abc.ABC):
         takes_tracks: Whether the model reads box tracks.
         own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
             with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
+        check_fixed: Check that refuses options which a distilled model has no more (`smcd_jax.models.distilled`).
         sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
             conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
@@ -98,6 +99,7 @@ class VideoModel(abc.ABC):
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
     takes_tracks: bool = True
     own_options: Mapping[str, tuple[str, ...]] = {}
+    check_fixed: Callable[[SamplingOptions], None] = staticmethod(lambda options: None)
     sampling_defaults: Mapping[str, Any] = {
         "num_inference_steps": 50,
         "guidance_rescale": 0.0,
@@ -261,6 +263,7 @@ class VideoModel(abc.ABC):
         Raises:
             SMCDError: The model does not have an option or a mode that is set, or the windows are wrong.
         """
+        self.check_fixed(options)
         values = {name: value for name, value in options.as_dict().items() if value is not None}
         own = self.family_options()
         for name in FAMILY_OPTIONS:

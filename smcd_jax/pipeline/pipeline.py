@@ -20,7 +20,6 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.branches import branch_inputs, branch_outputs, windowed_branch_outputs
-from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.low_rank import adapter_digest, check_adapter, load_adapter
@@ -94,7 +93,7 @@ class VideoPipeline:
             parts = folder.config.components()
             check_adapter(self.adapter, tuple(parts), lambda name: flatten(abstract_params(parts[name])), path=adapter)
         self.policy = ComputePolicy.for_device(dtype)
-        self.model = make_model(folder.config, self.policy)
+        self.model = folder.model(self.policy)
         self.tokenizer = folder.tokenizer()
         low_rank = {"adapter": self.adapter, "adapter_scale": adapter_scale}
         self.components = Components(folder, self.policy, verify=verify, keep_loaded=keep_loaded, **low_rank)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from smcd_jax.diffusion.guidance import resolve_scales
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.config_json import from_dict, to_dict
 from smcd_jax.models.registry import get_family, make_model, preset_family, presets
@@ -108,6 +109,21 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Few-step distillation, for the objective "distill" (`smcd_jax.training.distill`).
+
+    Attributes:
+        num_inference_steps: Number of sampling steps of the student, at least 1.
+        teacher_steps: Number of the teacher's steps in the place of one, at least 1.
+        guidance: Scales of the teacher's guidance, by name of the sampling option.
+    """
+
+    num_inference_steps: int = 4
+    teacher_steps: int = 4
+    guidance: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW; the defaults are the published settings of stage 2.
 
@@ -187,7 +203,7 @@ class TrainConfig:
         name: Name of the experiment.
         family: Name of the model family.
         model: Model config, a dataclass of the family.
-        objective: "denoise", or an objective of the model such as "autoencoder".
+        objective: "denoise", "distill", or an objective of the model such as "autoencoder".
         trainable: Path patterns of the trained parameters: regular expressions for whole paths, such as
             "unet/encoder_1/spatial/.*". Each must match a parameter.
         temporal: Whether temporal layers take part; False in stage 1.
@@ -201,6 +217,7 @@ class TrainConfig:
         data: Training data.
         init: Starting point of training.
         loss: Weights of the loss.
+        distill: Few-step distillation.
         optimizer: Optimizer.
         mesh: Size of the device mesh.
         run: Length of the run, and intervals in steps.
@@ -222,6 +239,7 @@ class TrainConfig:
     condition_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
     condition_dropout_unit: Literal["example", "batch"] = "example"
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     run: RunConfig = RunConfig()
@@ -269,9 +287,10 @@ def default_config(preset: str = "smcd") -> ConfigDict:
             argument="preset",
             value=preset,
         )
-    rates = dict.fromkeys(make_model(known[preset]).switches, 0.0)
-    family = preset_family(preset)
-    return ConfigDict(to_dict(TrainConfig(family=family, model=known[preset], condition_dropout=rates)))
+    model, family = make_model(known[preset]), preset_family(preset)
+    rates = dict.fromkeys(model.switches, 0.0)
+    distill = DistillConfig(guidance=resolve_scales(model.conditions, {}))
+    return ConfigDict(to_dict(TrainConfig(family=family, model=model.config, condition_dropout=rates, distill=distill)))
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -15,6 +15,7 @@ from smcd_jax.nn.low_rank import COMPONENT, Adapter, add_low_rank, save_adapter
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.data import tokenizer
+from smcd_jax.training.distill import distilled_of
 from smcd_jax.training.state import component_params, components, from_scratch_paths, trained_paths
 
 
@@ -88,6 +89,7 @@ def export_model(
         _all_components(config, trained, start, dtype),
         origin=Origin("trained", note=note, license=license, sources=sources),
         tokenizer=tokenizer(start),
+        distilled=distilled_of(config) if config.objective == "distill" else None,
         overwrite=overwrite,
     )
 

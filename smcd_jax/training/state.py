@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
@@ -21,6 +22,7 @@ from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.low_rank import COMPONENT, initial_low_rank, low_rank_shapes
 from smcd_jax.nn.networks import Params, abstract_params, flatten, init_leaves, unflatten
+from smcd_jax.runtime.sharding import batch_parts
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.selection import select
@@ -61,7 +63,7 @@ class TrainState(NamedTuple):
 def components(config: TrainConfig) -> dict[str, Component]:
     """Returns the components that the training step runs, by name."""
     model = make_model(config.model)
-    if config.objective != "denoise":
+    if config.objective not in ("denoise", "distill"):
         names = set(model.objectives[config.objective].components)
     else:
         computed = {step.component for step in model.feature_steps if not is_cached(step, config.data.inputs)}
@@ -251,6 +253,23 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, config
         fault=jnp.full((), NO_FAULT, jnp.int32),
         window=empty_window(),
     )
+
+
+def check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    """Checks that a mesh divides the batch.
+
+    Raises:
+        SMCDError: It does not.
+    """
+    parts, size = config.optimizer.grad_accum_steps, config.data.batch_size
+    multiple = batch_parts(mesh) * parts
+    if size % multiple:
+        raise SMCDError(
+            f"config: data.batch_size must be a multiple of {multiple} (data {mesh.shape['data']} x "
+            f"fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts}), got {size}",
+            argument="data.batch_size",
+            value=size,
+        )
 
 
 def empty_window() -> dict[str, jax.Array]:

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from smcd_jax.diffusion.loss import diffusion_loss, training_noise
+from smcd_jax.diffusion.loss import diffusion_loss, draw_timesteps, training_noise
 from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
 from smcd_jax.models.video_model import Inputs, Losses, Params, Stats, VideoModel
@@ -24,8 +24,9 @@ from smcd_jax.nn.low_rank import with_low_rank
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.flops import count_flops
 from smcd_jax.runtime.memory import gc_paused
-from smcd_jax.runtime.sharding import batch_parts, batch_sharding, constrain_batch, shardings, state_shardings
+from smcd_jax.runtime.sharding import batch_sharding, constrain_batch, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.distill import TEACHER, distillation_objective, teacher_part
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
 from smcd_jax.training.selection import join, split
 from smcd_jax.training.state import (
@@ -33,6 +34,7 @@ from smcd_jax.training.state import (
     NUM_BUCKETS,
     TrainState,
     abstract,
+    check_batch,
     empty_window,
     is_cached,
     load_params,
@@ -68,8 +70,10 @@ def make_objective(config: TrainConfig, model: VideoModel, *, null: Mapping[str,
     """
     if config.objective == "denoise":
         return _denoising_objective(config, model, null or {})
+    if config.objective == "distill":
+        return distillation_objective(config, model, null or {})
     if config.objective not in model.objectives:
-        known = ", ".join(("denoise", *model.objectives))
+        known = ", ".join(("denoise", "distill", *model.objectives))
         raise SMCDError(
             f"objective must be one of {known}, got {config.objective!r}", argument="objective", value=config.objective
         )
@@ -114,13 +118,6 @@ def _denoising_objective(config: TrainConfig, model: VideoModel, null: Mapping[s
         return Losses(loss, timesteps * NUM_BUCKETS // total), stats
 
     return objective
-
-
-def draw_timesteps(key: PRNGKeyArray, count: int, total: int, *, stratified: bool) -> Int[Array, " b"]:
-    """Returns timesteps, uniform in 0..total-1; ``stratified`` spaces them evenly to lower the variance of a loss."""
-    if not stratified:
-        return jax.random.randint(key, (count,), 0, total)
-    return ((jnp.arange(count) * total + total // 2) // count).astype(jnp.int32)
 
 
 def denoising_losses(
@@ -276,7 +273,7 @@ class TrainProgram:
             SMCDError: A pattern matches no parameter, or the mesh does not divide the batch.
         """
         self.config, self.mesh = config, mesh
-        _check_batch(config, mesh)
+        check_batch(config, mesh)
         self.platform: str = mesh.devices.flat[0].platform
         self._policy = policy(config, self.platform)
         self.model = make_model(config.model, self._policy)
@@ -287,9 +284,17 @@ class TrainProgram:
         self.trained = trained_paths(config)
         trained, frozen = split(abstract(config), self.trained)
         compute = self._policy.compute
-        frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), frozen)
+
+        def compute_shapes(shapes: Any) -> Any:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, compute if x.ndim else x.dtype), shapes)
+
+        frozen = compute_shapes(frozen)
         table = with_low_rank(self.model.sharding) if config.low_rank.rank else self.model.sharding
-        self.frozen = _placed(frozen, shardings(frozen, mesh, table))
+        frozen_places = shardings(frozen, mesh, table)
+        if config.objective == "distill":
+            teacher = compute_shapes(teacher_part(abstract(config), self.trained))
+            frozen, frozen_places[TEACHER] = {**frozen, TEACHER: teacher}, shardings(teacher, mesh, table)
+        self.frozen = _placed(frozen, frozen_places)
         state = jax.eval_shape(self._new_state, trained)
         self._state_places = state_shardings(state, mesh, table)
         self.state: TrainState = _placed(state, self._state_places)
@@ -312,8 +317,14 @@ class TrainProgram:
 
     def frozen_params(self) -> Params:
         """Returns the frozen parameters, sharded."""
-        places = jax.tree.map(lambda x: x.sharding, self.frozen)
-        return load_params(self.config, frozenset(flatten(self.frozen)), places, dtype=self._policy.compute)
+        places = dict(jax.tree.map(lambda x: x.sharding, self.frozen))
+        parts = {TEACHER: places.pop(TEACHER, {}), "": places}
+        read = {
+            name: load_params(self.config, frozenset(flatten(part)), part, dtype=self._policy.compute)
+            for name, part in parts.items()
+            if part
+        }
+        return {**read.get("", {}), **({TEACHER: read[TEACHER]} if TEACHER in read else {})}
 
     def compile(self) -> Any:
         """Returns the step, compiled for the shapes of this run."""
@@ -332,18 +343,6 @@ class TrainProgram:
 
     def _new_state(self, params: Params) -> TrainState:
         return new_state(params, self.optimizer, config=self.config)
-
-
-def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    parts, size = config.optimizer.grad_accum_steps, config.data.batch_size
-    multiple = batch_parts(mesh) * parts
-    if size % multiple:
-        raise SMCDError(
-            f"config: data.batch_size must be a multiple of {multiple} (data {mesh.shape['data']} x "
-            f"fsdp {mesh.shape['fsdp']} x grad_accum_steps {parts}), got {size}",
-            argument="data.batch_size",
-            value=size,
-        )
 
 
 def _placed(shapes: Any, places: Any) -> Any:
