@@ -172,13 +172,13 @@ export class BoxLayer {
     const next = "Now drag the box to where it is in the last frame, then press Space to play.";
     if (this.store.view.frame === last) return announce(next);
     announce("Now go to the last frame and drag the box to where it ends.");
-    const go = h("button", { class: "link", type: "button", text: `Go to frame ${last}` });
+    const go = h("button", { class: "small", type: "button", text: `Go to frame ${last}` });
     go.addEventListener("click", () => {
       this.store.show({ frame: last });
       this.focus(object.id);
       announce(next);
     });
-    byId("status").append(" ", go);
+    byId("status").append(go);
   }
 
   startPinch() {
