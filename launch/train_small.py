@@ -42,7 +42,7 @@ STARTS = {"empty_start_share": 0.1, "other_start_share": 0.15}
 HELD_OUT_SEED = 1
 CLIPS = {64: 4000, 128: 12_000}
 RESTART = 42  # exit status of `smcd train` when it was stopped and has saved
-_BEAT = 5.0  # seconds between two notes of the time used
+_BEAT, _LONGEST = 5.0, 60.0  # seconds between two notes of the time used; a longer gap is a pause of the process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Progress:
     def note(self) -> None:
         """Adds the time since the last call, and writes the file."""
         now = time.monotonic()
-        self.values["used_seconds"] += now - self._last
+        self.values["used_seconds"] += min(now - self._last, _LONGEST)
         self._last = now
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.values, indent=1) + "\n", encoding="utf-8")

@@ -48,8 +48,13 @@ def decay_by_time(end_ratio: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+_LONGEST = 300.0  # seconds between two readings that count; a longer gap means that the process was paused
+
+
 class TimeBox:
     """Clock of a run that lasts a given time. It counts from its creation, compilation included.
+
+    A pause of the process (SIGSTOP) counts as at most 5 minutes.
 
     The time that has passed is part of the training state, so that a resumed run uses only the rest.
 
@@ -68,19 +73,21 @@ class TimeBox:
                 "config: run.minutes needs a run of one process; use run.steps", argument="run.minutes", value=minutes
             )
         self._seconds, self._end_ratio, self._clock = 60.0 * minutes, end_ratio, clock
-        self._started, self._before = clock(), 0.0
+        self._last, self._passed = clock(), 0.0
 
     def resume(self, state: TrainState) -> TrainState:
         """Continues from the time that is stored in a state; returns the state."""
         if self._seconds:
-            self._before = float(optax.tree.get(state.optimizer, "time_share"))
+            self._passed += self._seconds * float(optax.tree.get(state.optimizer, "time_share"))
         return state
 
     @property
     def share(self) -> float:
         """Share of the time that has passed, 0..1; 0 for a run without a time limit."""
-        passed = self._clock() - self._started
-        return min(self._before + passed / self._seconds, 1.0) if self._seconds else 0.0
+        now = self._clock()
+        self._passed += min(now - self._last, _LONGEST)
+        self._last = now
+        return min(self._passed / self._seconds, 1.0) if self._seconds else 0.0
 
     @property
     def over(self) -> bool:

@@ -69,6 +69,14 @@ def test_a_clock_without_a_limit_changes_nothing():
     assert box.stamp(state) is state
 
 
+def test_a_pause_of_the_process_counts_as_five_minutes_at_most():
+    clock = Clock()
+    box = TimeBox(10.0, clock=clock)
+    clock.now += 8 * 3600
+    assert box.share == pytest.approx(0.5)
+    assert box.share == pytest.approx(0.5 + 1 / 600)
+
+
 def test_negative_minutes_are_refused(files):
     with refused("run.minutes", value=-1.0):
         configured(files, "run.minutes=-1.0")
