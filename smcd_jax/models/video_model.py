@@ -43,7 +43,7 @@ from smcd_jax.models.parts import (
     Stats,
 )
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of, with_windows
+from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of, refuse, with_windows
 from smcd_jax.tokenizer import Tokenizer
 
 __all__ = [  # the names that a family module uses
@@ -292,11 +292,9 @@ class VideoModel(abc.ABC):
         Raises:
             SMCDError: The sampler cannot be made with these options.
         """
-        schedule = self.schedule
-        if options.rescale_zero_terminal_snr != schedule.rescale_zero_terminal_snr:
-            schedule = dataclasses.replace(schedule, rescale_zero_terminal_snr=options.rescale_zero_terminal_snr)
+        zero_snr = options.rescale_zero_terminal_snr
         return make_solver_table(
-            schedule,
+            dataclasses.replace(self.schedule, rescale_zero_terminal_snr=zero_snr),
             sampler=options.scheduler,
             num_steps=options.num_inference_steps,
             spacing=options.timestep_spacing,
@@ -345,10 +343,8 @@ class VideoModel(abc.ABC):
         """
         for switch, rate in rates.items():
             if switch not in self.switches:
-                message = (
-                    f"condition_dropout: unknown condition {switch!r}; known conditions are {', '.join(self.switches)}"
-                )
+                known = ", ".join(self.switches)
+                message = f"condition_dropout: unknown condition {switch!r}; known conditions are {known}"
                 raise SMCDError(message, argument="condition_dropout", value=switch)
             if not 0 <= rate <= 1:
-                message = f"condition_dropout.{switch} must be between 0 and 1, got {rate:g}"
-                raise SMCDError(message, argument=f"condition_dropout.{switch}", value=rate)
+                refuse(f"condition_dropout.{switch}", rate, "be between 0 and 1")

@@ -282,11 +282,8 @@ def default_config(preset: str = "smcd") -> ConfigDict:
     """
     known = presets()
     if preset not in known:
-        raise SMCDError(
-            f"config: unknown preset {preset!r}; known presets: {', '.join(sorted(known))}",
-            argument="preset",
-            value=preset,
-        )
+        message = f"config: unknown preset {preset!r}; known presets: {', '.join(sorted(known))}"
+        raise SMCDError(message, argument="preset", value=preset)
     model, family = make_model(known[preset]), preset_family(preset)
     rates = dict.fromkeys(model.switches, 0.0)
     distill = DistillConfig(guidance=resolve_scales(model.conditions, {}))
