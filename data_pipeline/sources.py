@@ -10,14 +10,19 @@ import numpy as np
 from data_pipeline.examples import ArraySpec, ExampleSize, fill_boxes
 from data_pipeline.order.windows import window_frames
 from data_pipeline.records.reader import RecordFolder
+from data_pipeline.records.schema import BadClip
 from data_pipeline.transforms import crop_boxes, decode_frame, random_crop
+from smcd_jax.errors import SMCDError
 from smcd_jax.tokenizer import CONTEXT_LENGTH, Tokenizer
 
 _MAX_CACHED_TEXTS = 65536  # about 20 MB of token ids
 
 
 class VideoSource:
-    """Fills `video`, `token_ids`, `boxes`, `mask` and `label_ids` (see `data_pipeline.examples.ExampleSource`)."""
+    """Fills `video`, `token_ids`, `boxes`, `mask` and `label_ids` (see `data_pipeline.examples.ExampleSource`).
+
+    With ``fields`` also `fields`, the true motion that the records of some worlds store.
+    """
 
     def __init__(
         self,
@@ -27,6 +32,7 @@ class VideoSource:
         tokenizer: Tokenizer,
         token_length: int = CONTEXT_LENGTH,
         crop_keep: float = 1.0,
+        fields: bool = False,
     ):
         """Wraps records.
 
@@ -37,11 +43,13 @@ class VideoSource:
             token_length: Number of token ids per text.
             crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping.
                 0.9 in stage 1 of the paper.
+            fields: Whether examples hold the true fields of motion; frames are then not cropped.
 
         Raises:
-            SMCDError: ``crop_keep`` is out of range.
+            SMCDError: ``crop_keep`` is out of range, or the records store no fields.
         """
         random_crop(np.uint64(0), crop_keep)
+        self._field_shape = _field_shape(records, crop_keep) if fields else None
         self.name, self.size = f"{records.name} ({records.split})", size
         self.clip_ids, self.num_frames = records.clip_ids, records.index["frames"].astype(np.int64)
         self._records, self._crop_keep = records, crop_keep
@@ -54,7 +62,11 @@ class VideoSource:
     def specs(self) -> dict[str, ArraySpec]:
         """See `ExampleSource.specs`."""
         size, tokens = self.size, self._token_length
+        known = {}
+        if self._field_shape is not None:
+            known["fields"] = ArraySpec((size.frames, *self._field_shape), np.float32)
         return {
+            **known,
             "video": ArraySpec((size.frames, size.height, size.width, 3), np.uint8),
             "token_ids": ArraySpec((tokens,), np.int32),
             "boxes": ArraySpec((size.frames, size.objects, 4), np.float32),
@@ -75,9 +87,27 @@ class VideoSource:
             )
         row["video"][count:] = row["video"][count - 1]
         held = window_frames(0, self.size.frames, count)
+        if self._field_shape is not None:
+            if start or window.fields is None:
+                where = f"{self.name}: clip {window.clip_id}"
+                raise BadClip(f"{where}: fields are known from frame 0 on only, got {start}", kind="no fields")
+            row["fields"][:] = window.fields[held]
         boxes, mask = crop_boxes(window.boxes[held], window.mask[held], crop)
         chosen, dropped = fill_boxes(row, boxes, mask)
         row["token_ids"][:] = self._tokens(window.caption)
         for place, index in enumerate(chosen):
             row["label_ids"][place] = self._tokens(window.labels[index])
         return dropped
+
+
+def _field_shape(records: RecordFolder, crop_keep: float) -> tuple[int, ...]:
+    """Returns the shape of one field of the records."""
+    first = records.annotations(0) if len(records) else {}
+    if "fields" not in first or crop_keep != 1:
+        raise SMCDError(
+            f"{records.folder}: true fields of motion need records that store them, such as those of "
+            "'smcd prepare winds', and crop_keep=1",
+            argument="fields",
+            path=records.folder,
+        )
+    return first["fields"].shape[1:]

@@ -186,6 +186,27 @@ class SamplingOptions:
         every_family=False,
         common=True,
     )
+    loop_gradient: Literal["short", "full"] | None = _option(
+        "gradient of loop and box guidance: short is cheap, full is the published form through the network",
+        choices=("short", "full"),
+        every_family=False,
+    )
+    loop_weight: float | None = _option(
+        "strength of loop and box guidance relative to the noise", number(0, 100), metavar="W", every_family=False
+    )
+    slow: int | None = _option("slow motion: N steps for each frame", whole(1), metavar="N", every_family=False)
+    interpolation: Literal["linear", "cubic"] | None = _option(
+        "fields between two frames of slow motion", choices=("linear", "cubic"), every_family=False
+    )
+    strength: float | None = _option(
+        "factor of the motion; 1 is the sampled motion", number(0, 10), metavar="S", every_family=False
+    )
+    motion_from: str | None = _option(
+        "motion file (--save_motion) that moves the picture, in place of a sampled motion",
+        metavar="FILE",
+        every_family=False,
+        is_input=True,
+    )
     frame_stride: int | None = _option(
         "frame stride stated to the model; larger is faster motion", whole(1), metavar="N", every_family=False
     )

@@ -13,7 +13,7 @@ from data_pipeline.records.schema import Clip
 from data_pipeline.winds import SPLITS, WindConfig, WindWorld, clip_id
 from smcd_jax.errors import SMCDError
 
-COUNTS = ("train_clips", "val_clips", "test_clips")
+_NOT_WORLD = ("train_clips", "val_clips", "test_clips", "field_size")
 _MAX_CLIPS = 10**9  # sorted ids have nine digits
 
 
@@ -25,6 +25,7 @@ class Winds:
         train_clips: Number of clips in split `train`, 0 to 10^9. A larger split starts with the same clips.
         val_clips: Number of clips in split `val`, 0 to 10^9.
         test_clips: Number of clips in split `test`, 0 to 10^9, on which results are reported.
+        field_size: Side of the stored true fields in points, 2 to 256; 0 to store none.
         **world: Fields of `WindConfig`: width, height, frames, seed and so on.
 
     Raises:
@@ -41,6 +42,7 @@ class Winds:
         train_clips: int = 4000,
         val_clips: int = 100,
         test_clips: int = 100,
+        field_size: int = 32,
         **world: Any,
     ):
         if folder is not None:
@@ -51,7 +53,9 @@ class Winds:
         for split, count in self.clips.items():
             whole = isinstance(count, int) and not isinstance(count, bool)
             require(whole and 0 <= count <= _MAX_CLIPS, f"{split}_clips", f"an integer from 0 to {_MAX_CLIPS}", count)
-        self.world = world_of(world)
+        whole = isinstance(field_size, int) and not isinstance(field_size, bool)
+        require(whole and (field_size == 0 or 2 <= field_size <= 256), "field_size", "0, or from 2 to 256", field_size)
+        self.world, self._field_size = world_of(world), field_size
 
     def clip_ids(self, split: str) -> list[str]:
         """Returns the ids of the split's clips in order: `winds-train-000000000` and so on."""
@@ -65,7 +69,7 @@ class Winds:
         """
         count = self._count(split)
         require(0 <= index < count, "index", f"from 0 to {count - 1} in split {split}", index)
-        drawn = self.world.render(index, split=split)
+        drawn, side = self.world.render(index, split=split), self._field_size
         return Clip(
             clip_id=clip_id(split, index),
             caption=drawn.caption,
@@ -75,6 +79,7 @@ class Winds:
             boxes=drawn.boxes,
             mask=drawn.mask,
             labels=drawn.labels,
+            fields=self.world.fields(index, split=split, side=side) if side else None,
         )
 
     def validate(self) -> RawReport:
@@ -89,13 +94,13 @@ class Winds:
 
 
 def world_of(options: dict[str, Any]) -> WindWorld:
-    """Returns the world with these options, leaving out the numbers of clips.
+    """Returns the world of the options of `Winds`.
 
     Raises:
         SMCDError: An option is unknown or out of range.
     """
-    world = {name: value for name, value in options.items() if name not in COUNTS}
+    world = {name: value for name, value in options.items() if name not in _NOT_WORLD}
     known = [field.name for field in dataclasses.fields(WindConfig)]
     unknown = [name for name in world if name not in known]
-    require(not unknown, "options", f"among {', '.join((*COUNTS, *known))}", next(iter(unknown), None))
+    require(not unknown, "options", f"among {', '.join((*_NOT_WORLD, *known))}", next(iter(unknown), None))
     return WindWorld(WindConfig(**world))

@@ -73,6 +73,10 @@ class FeatureReport:
     unusable: int
     reasons: Mapping[str, str]
 
+    def line(self) -> str:
+        """Returns the counts as one line."""
+        return f"features: {self.clips} clips, {self.frames} frames, {self.unusable} frames unusable"
+
 
 def write_features(
     records: RecordFolder,
@@ -102,7 +106,7 @@ def write_features(
     output, lengths = Path(output), records.index["frames"]
     parts = split_parts(lengths)
     total, unusable, reasons = int(lengths.sum()), 0, {}
-    with _locked(output):
+    with locked(output):
         manifest = _begin(output, records, encoders, parts=len(parts))
         bar = tqdm(total=total, desc="features", unit="frame", disable=None if progress else True)
         with bar, ThreadPoolExecutor(workers) as pool:
@@ -211,7 +215,7 @@ _UNFINISHED = ".smcd-*"  # temporary files of `write_atomically` after the proce
 
 
 @contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """Creates the folder and locks it against other processes during the block."""
     try:
         output.mkdir(parents=True, exist_ok=True)

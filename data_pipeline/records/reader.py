@@ -146,7 +146,7 @@ class RecordFolder:
         example = self.annotations(position)
         first = int(self.first_frame[position]) + start
         example["frames"] = self._frames(position, first, count)
-        for key in ("boxes", "mask"):
+        for key in ("boxes", "mask", "fields"):
             if key in example:
                 example[key] = example[key][start : start + count]
         return self._named(position, example)

@@ -12,6 +12,7 @@ A record is a `tf.train.Example` as TensorFlow Datasets writes it for `features(
 | `mask/value`, `mask/shape`                   | bytes | bool, one byte each, `[T, N]`, 1 = present; int64 2         |
 | `labels`                                     | bytes | N texts, UTF-8                                              |
 | `label_embeddings/value`, `.../shape`        | bytes | float32 `[N, D]` if the data set has them, else `[N, 0]`    |
+| `fields/value`, `fields/shape`               | bytes | float16 `[T, S, S, 3]`, only in worlds whose motion is known |
 
 A record holds every object of its clip in the order of the raw data; the reader selects objects for a model. A clip may
 have no objects (N = 0), and an object may be absent from all frames.
@@ -75,6 +76,8 @@ class Clip:
         mask: Presence `[T, N]`, bool, True where the object is present. Numbers 0 and 1 are accepted.
         labels: Text per object.
         label_embeddings: Embeddings `[N, D]`, float32, made by the data set's authors, or None.
+        fields: True motion from frame 0 `[T, S, S, 3]`, float16: displacement x, y in -1..1 of the picture and
+            visibility in frame 0, on a grid whose corners are the centers of the corner pixels; None where unknown.
         notes: Changes made to the raw data, a few words each, for the report; not stored in the record.
 
     Raises:
@@ -91,6 +94,7 @@ class Clip:
     mask: np.ndarray
     labels: tuple[str, ...]
     label_embeddings: np.ndarray | None = None
+    fields: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -112,6 +116,7 @@ class Clip:
         mask.setflags(write=False)
         values = {"frames": frames, "labels": labels, "boxes": boxes, "mask": mask, "notes": tuple(self.notes)}
         values["label_embeddings"] = _checked_embeddings(self.clip_id, self.label_embeddings, len(labels))
+        values["fields"] = _checked_fields(self.clip_id, self.fields, len(frames))
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -193,6 +198,7 @@ def example_to_clip(example: Mapping[str, Any]) -> Clip:
         mask=example["mask"],
         labels=tuple(_text(label) for label in example["labels"]),
         label_embeddings=None if embeddings.ndim == 2 and embeddings.shape[1] == 0 else embeddings,
+        fields=example.get("fields"),
     )
 
 
@@ -215,6 +221,9 @@ def serialize(clip: Clip) -> tuple[bytes, bytes]:
         array = np.ascontiguousarray(example[key], dtype)
         feature[f"{key}/value"].bytes_list.value.append(array.tobytes())
         feature[f"{key}/shape"].int64_list.value.extend(array.shape)
+    if clip.fields is not None:  # not in `features()`, so that records of other data sets stay as they are
+        feature["fields/value"].bytes_list.value.append(clip.fields.astype("<f2").tobytes())
+        feature["fields/shape"].int64_list.value.extend(clip.fields.shape)
     frames.features.feature["frames"].bytes_list.value.extend(example["frames"])
     # Otherwise the order of a map in a protocol buffer depends on a hash that changes from run to run.
     return rest.SerializeToString(deterministic=True), frames.SerializeToString(deterministic=True)
@@ -253,7 +262,7 @@ def parse(record: bytes) -> dict[str, Any]:
             example[key] = feature[key].bytes_list.value[0]
     example["frames"] = list(feature["frames"].bytes_list.value)
     example["labels"] = list(feature["labels"].bytes_list.value)
-    for key, dtype in (("boxes", "<f4"), ("mask", "?"), ("label_embeddings", "<f4")):
+    for key, dtype in (("boxes", "<f4"), ("mask", "?"), ("label_embeddings", "<f4"), ("fields", "<f2")):
         values, shape = feature[f"{key}/value"].bytes_list.value, tuple(feature[f"{key}/shape"].int64_list.value)
         if len(values) == 1 and len(values[0]) == np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize:
             example[key] = np.frombuffer(values[0], dtype).reshape(shape)
@@ -317,3 +326,17 @@ def _checked_embeddings(clip_id: str, embeddings: np.ndarray | None, objects: in
         )
     embeddings.setflags(write=False)
     return embeddings
+
+
+def _checked_fields(clip_id: str, fields: np.ndarray | None, frames: int) -> np.ndarray | None:
+    if fields is None:
+        return None
+    fields = np.array(fields, np.float16)
+    square = fields.ndim == 4 and fields.shape[1] == fields.shape[2] and fields.shape[3] == 3
+    if not square or len(fields) != frames or not np.isfinite(fields).all():
+        raise BadClip(
+            f"{clip_id}: fields must be finite and have shape [{frames}, S, S, 3], got {list(fields.shape)}",
+            kind="bad fields",
+        )
+    fields.setflags(write=False)
+    return fields

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.cli import console
-from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING
+from smcd_jax.cli.clip_options import INPUTS, OPTIONS, OUTPUT, SAMPLING, SAVE_MOTION
 from smcd_jax.cli.clip_reporting import introduce, make_progress, open_pipeline, report_notes, report_result
 from smcd_jax.errors import SMCDError
 from smcd_jax.sampling_options import FORMATS
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _add_output(group: Any) -> None:
     OUTPUT.add_to(group)
+    SAVE_MOTION.add_to(group)
     group.add_argument(
         "--formats",
         type=_formats,

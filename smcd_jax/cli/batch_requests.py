@@ -22,7 +22,15 @@ from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clip import Clip, check_clip
 from smcd_jax.pipeline.clip_run import finish_clip, is_described, is_kept, make_clip
 
-_PATHS = ("image", "end_image", "tracks", "input_data_path", "output")  # options that name files and folders
+_PATHS = (
+    "image",
+    "end_image",
+    "motion_from",
+    "save_motion",
+    "tracks",
+    "input_data_path",
+    "output",
+)  # options that name files and folders
 # States of a row: not sampled; sampled but not decoded; complete except for a file that may be written again; complete.
 _WAITING, _KEPT, _PARTIAL, _FINISHED = "waiting", "kept", "partial", "finished"
 

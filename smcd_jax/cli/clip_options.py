@@ -158,4 +158,8 @@ SAMPLING = (
 
 OUTPUT = Option("output", str, "NAME of the results (default: that of the picture, in this folder)", metavar="NAME")
 
-OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, *SAMPLING)}
+SAVE_MOTION = Option(
+    "save_motion", str, "also write the motion, for --motion_from (models with motion fields)", metavar="FILE.npz"
+)
+
+OPTIONS: Mapping[str, Option] = {option.name: option for option in (*INPUTS, OUTPUT, SAVE_MOTION, *SAMPLING)}

@@ -104,7 +104,7 @@ def _with_scaling_factor(config: Any, factor: float) -> Any:
     from smcd_jax.models.registry import make_model
 
     for step in make_model(config).feature_steps:
-        if step.source == "video" and hasattr(getattr(config, step.component, None), "scaling_factor"):
+        if hasattr(getattr(config, step.component, None), "scaling_factor"):
             encoder = dataclasses.replace(getattr(config, step.component), scaling_factor=factor)
             return dataclasses.replace(config, **{step.component: encoder})
     raise SMCDError(

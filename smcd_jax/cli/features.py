@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from data_pipeline.features.clip_writer import ClipEncoders, ClipReport, write_clip_features
 from data_pipeline.features.encoder_identity import encoder_identity
 from data_pipeline.features.writer import FeatureEncoders, FeatureReport, write_features
 from data_pipeline.records.reader import RecordFolder, read_manifest
@@ -23,7 +24,7 @@ from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 from smcd_jax.runtime.compilation import enable_compile_cache
 
-FRAMES_PER_DEVICE, TEXTS_PER_DEVICE = 8, 16
+FRAMES_PER_DEVICE, TEXTS_PER_DEVICE, CLIPS_PER_DEVICE = 8, 16, 4
 
 
 def prepare_features(
@@ -38,7 +39,7 @@ def prepare_features(
     workers: int = 2,
     max_bad_share: float = 0.01,
     progress: bool = True,
-) -> list[FeatureReport]:
+) -> list[FeatureReport] | list[ClipReport]:
     """Writes the feature cache of a folder of records; after an interruption, the same call resumes.
 
     Args:
@@ -59,6 +60,10 @@ def prepare_features(
     content = read_manifest(records)
     chosen = list(content["splits"]) if splits is None else splits
     folders = [RecordFolder(records, split) for split in chosen]
+    if make_model(ModelFolder(model).config).max_clip_error is not None:
+        clips = clip_encoders(ModelFolder(model), dtype=dtype)
+        target = output or records / "features"
+        return [write_clip_features(folder, target / folder.split, clips, progress=progress) for folder in folders]
     encoders = model_encoders(ModelFolder(model), height=height, width=width, dtype=dtype)
     return [
         write_features(
@@ -116,6 +121,42 @@ def model_encoders(
     )
 
 
+def clip_encoders(folder: ModelFolder, *, dtype: str | None = None) -> ClipEncoders:
+    """Returns the frozen encoders of a model that encodes whole clips, on all local devices.
+
+    Args:
+        folder: Model folder.
+        dtype: "float32" or "bfloat16"; None for bfloat16 on accelerators and float32 on CPU.
+    """
+    enable_compile_cache()
+    config, policy = folder.config, ComputePolicy.for_device(dtype)
+    model = make_model(config, policy)
+    names = {step.component for step in model.feature_steps} | set(model.in_stage("decode"))
+    params = {name: folder.params(name, dtype=policy.params) for name in names}
+    tokenizer, length = folder.tokenizer(), config.text_length
+    stored = model.feature_shapes(1, config.frames)
+
+    def encode(params: Any, videos: jax.Array, ids: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        features = model.features(params, {"video": videos, "token_ids": ids}, jax.random.key(0))
+        return {name: features[name] for name in stored}, model.clip_errors(params, videos, features)
+
+    program = _OnAllDevices(encode, params, CLIPS_PER_DEVICE)
+
+    def encode_clips(videos: np.ndarray, captions: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        ids = tokenizer.encode(captions, length=length)
+        arrays, errors = program(videos, ids)
+        return {**arrays, "token_ids": ids}, errors
+
+    return ClipEncoders(
+        identity=encoder_identity(folder.path, {step.component for step in model.feature_steps}),
+        precision=jnp.dtype(policy.compute).name,
+        **{name: getattr(config, name) for name in ("frames", "height", "width")},
+        batch=program.batch,
+        max_error=model.max_clip_error,
+        encode=encode_clips,
+    )
+
+
 def _moments(autoencoder: Any, params: Any, frames: jax.Array) -> jax.Array:
     """Returns mean and log-variance [b, 2, h, w, c] of uint8 frames, scaled to -1..1 as by `media.to_model_range`."""
     pictures = (frames.astype(jnp.float32) / jnp.float32(255) - jnp.float32(0.5)) / jnp.float32(0.5)
@@ -126,7 +167,7 @@ def _moments(autoencoder: Any, params: Any, frames: jax.Array) -> jax.Array:
 class _OnAllDevices:
     """A program over batches of a fixed size, split over the local devices; smaller batches are padded."""
 
-    def __init__(self, function: Callable[[Any, jax.Array], jax.Array], params: Any, per_device: int):
+    def __init__(self, function: Callable[..., Any], params: Any, per_device: int):
         devices = jax.local_devices()
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.batch = per_device * len(devices)
@@ -134,7 +175,8 @@ class _OnAllDevices:
         self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         self._program = jax.jit(function, out_shardings=self._split)
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        missing = self.batch - len(values)
-        filled = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
-        return np.asarray(self._program(self._params, jax.device_put(filled, self._split)))[: len(values)]
+    def __call__(self, *values: np.ndarray) -> Any:
+        count = len(values[0])
+        filled = [np.concatenate([part, np.repeat(part[-1:], self.batch - count, axis=0)]) for part in values]
+        out = self._program(self._params, *jax.device_put(filled, self._split))
+        return jax.tree.map(lambda part: np.asarray(part)[:count], out)

@@ -151,8 +151,8 @@ def _prepare_features(args: argparse.Namespace) -> None:
         max_bad_share=args.max_bad_share,
     )
     for report in reports:
-        result(f"features: {report.clips} clips, {report.frames} frames, {report.unusable} frames unusable")
-        for clip_id, reason in report.reasons.items():
+        result(report.line())
+        for clip_id, reason in getattr(report, "reasons", {}).items():
             note(f"{clip_id}: {reason}")
 
 

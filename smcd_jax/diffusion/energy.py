@@ -2,7 +2,7 @@
 
 The score gains -grad(scale E), so the predicted noise gains scale sigma grad E and the sample moves to lower energy
 (Generative Image Dynamics, Li et al. 2023, arXiv 2309.07906, use it for seamless loops). The gradient is taken at the
-predicted x_0, not through the network.
+predicted x_0, or through the network that predicts it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,25 @@ from smcd_jax.diffusion.sampling import EstimateX0, X0Transform
 Energy = Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
 
 
-def energy_guidance(energy: Energy, *, scale: float = 1.0, min_alpha_cumprod: float = 0.05) -> X0Transform:
+def energy_guidance(
+    energy: Energy, *, scale: float = 1.0, min_alpha_cumprod: float = 0.05, through_network: bool = False
+) -> X0Transform:
     """Returns guidance that lowers an energy; each example's gradient is normalised to a root mean square of 1.
 
     Args:
         energy: Function from clean latents ``[b, ...]`` to the energy of each example, ``[b]``.
         scale: Root mean square of the guidance as a multiple of the noise level.
         min_alpha_cumprod: Smallest a_t, in 0..1, at which guidance is applied; below it, x_0 is mostly a guess.
+        through_network: Whether the gradient is taken at x through the network, and not at the predicted x_0 alone. It
+            costs a pass backwards through the network and damps motion more.
     """
 
     def transform(x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:
         x0 = estimate_x0(x)
-        gradient = jax.grad(lambda x0: energy(x0).sum())(x0)
+        if through_network:
+            gradient = jax.grad(lambda x: energy(estimate_x0(x)).sum())(x)
+        else:
+            gradient = jax.grad(lambda x0: energy(x0).sum())(x0)
         axes = tuple(range(1, x0.ndim))
         gradient = gradient / (jnp.sqrt(jnp.mean(jnp.square(gradient), axis=axes, keepdims=True)) + 1e-8)
         is_on = row.sigma**2 < 1 - min_alpha_cumprod

@@ -48,6 +48,7 @@ class FeatureStep(NamedTuple):
         apply: Function ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
         shape: Shape of one item's output at the size of the config.
         random: Whether ``apply`` needs keys.
+        of_video: Whether the source is itself made from the video, so that a cache of latents holds the output.
     """
 
     name: str
@@ -57,6 +58,7 @@ class FeatureStep(NamedTuple):
     apply: Callable[[Any, Array, PRNGKeyArray | None], Array]
     shape: tuple[int, ...]
     random: bool = False
+    of_video: bool = False
 
 
 class FittedPicture(NamedTuple):
@@ -108,12 +110,14 @@ class SamplingPlan(NamedTuple):
         latent_shape: Shape of one example's latents, frames first.
         notes: Remarks for the user, one line each.
         keep_frames: Indices of the sampled frames that become the video, in order; None for all.
+        shown_frames: Frame of the tracks that each frame of the video shows; None for ``keep_frames``, or all in order.
     """
 
     raw: Mapping[str, np.ndarray]
     latent_shape: tuple[int, ...]
     notes: tuple[str, ...] = ()
     keep_frames: tuple[int, ...] | None = None
+    shown_frames: tuple[int, ...] | None = None
 
 
 class Losses(NamedTuple):
@@ -128,9 +132,12 @@ class Objective(NamedTuple):
 
     Attributes:
         components: Components that it runs.
-        losses: Pure function ``(params, stats, batch, key, *, weights) -> (Losses, stats)``; ``weights`` are the run's
-            loss weights.
+        losses: Pure function ``(params, stats, batch, key, *, weights, train) -> (Losses, stats)``; ``weights`` are the
+            run's loss weights, and ``train`` is False in validation.
+        initial_stats: Function that returns the running statistics before the first step, a tree of parameters; a
+            model folder that training starts from replaces their values.
     """
 
     components: tuple[str, ...]
     losses: Callable[..., tuple[Losses, Stats]]
+    initial_stats: Callable[[], Stats] = dict

@@ -37,6 +37,7 @@ _BUILT_IN = {
     "smcd": "smcd_jax.models.smcd.family",
     "dynamicrafter": "smcd_jax.models.dynamicrafter.family",
     "lfdm": "smcd_jax.models.lfdm.family",
+    "lvmm": "smcd_jax.models.lvmm.family",
 }
 _FAMILIES: dict[str, Family] = {}
 

@@ -21,11 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
-from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance, resolve_scales
+from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
-from smcd_jax.diffusion.sampling import X0Transform
 from smcd_jax.diffusion.schedule import NoiseSchedule
-from smcd_jax.errors import SMCDError
 from smcd_jax.media import resize_picture
 from smcd_jax.models.parts import (
     Component,
@@ -42,9 +40,12 @@ from smcd_jax.models.parts import (
     Stage,
     Stats,
 )
+from smcd_jax.models.resolved_options import checked_rates, resolved_options
 from smcd_jax.runtime.sharding import ShardingTable
-from smcd_jax.sampling_options import FAMILY_OPTIONS, SamplingOptions, one_of, refuse, with_windows
+from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
+
+ModelX0Transform = Callable[..., Array]  # an `X0Transform` that also takes params and context
 
 __all__ = [  # the names that a family module uses
     "Component",
@@ -81,6 +82,9 @@ class VideoModel(abc.ABC):
         required: Arguments of a request that must be given: "image", and of "prompt" and "tracks" those that apply.
             A prompt that is neither required nor given is ``null_prompt``.
         takes_tracks: Whether the model reads box tracks.
+        field_shape: Height, width and channels of a field of motion; empty for models without motion fields.
+        max_clip_error: Largest `clip_errors` of a clip in a feature cache, for models that encode whole clips; None for
+            models that encode frames, whose caches hold one posterior per frame.
         own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
             with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
         check_fixed: Check that refuses options which a distilled model has no more (`smcd_jax.models.distilled`).
@@ -98,6 +102,8 @@ class VideoModel(abc.ABC):
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
     takes_tracks: bool = True
+    field_shape: tuple[int, ...] = ()
+    max_clip_error: float | None = None
     own_options: Mapping[str, tuple[str, ...]] = {}
     check_fixed: Callable[[SamplingOptions], None] = staticmethod(lambda options: None)
     sampling_defaults: Mapping[str, Any] = {
@@ -138,10 +144,6 @@ class VideoModel(abc.ABC):
             found[step.name] = out.reshape(*axes, *out.shape[1:])
         return found
 
-    def initial_stats(self) -> Stats:
-        """Returns running statistics before the first training step; empty for models without them."""
-        return {}
-
     def raw_shapes(self, rows: int, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the shapes of the raw arrays of a training batch: video, token ids, boxes and mask."""
         config, shape = self.config, jax.ShapeDtypeStruct
@@ -165,6 +167,12 @@ class VideoModel(abc.ABC):
                 axes = source.shape[: source.ndim - step.item_axes]
                 shapes[step.name] = jax.ShapeDtypeStruct((*axes, *step.shape), jnp.float32)
         return shapes
+
+    def clip_errors(
+        self, params: Params, video: UInt8[Array, "b f h w 3"], features: Mapping[str, Array]
+    ) -> Float[Array, " b"]:
+        """Returns how badly its features reproduce each clip, for models with ``max_clip_error``."""
+        raise NotImplementedError
 
     def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
         """Returns the raw arrays that replace dropped conditions, such as the null prompt's token ids; leading axis 1.
@@ -240,6 +248,24 @@ class VideoModel(abc.ABC):
         del params, inputs
         return latents
 
+    def playback(self, decoded: Any, options: SamplingOptions) -> Any:
+        """Returns the decoded frames (None with ``options.motion_from``) as they are played; by default unchanged.
+
+        Raises:
+            SMCDError: The motion file cannot be read.
+        """
+        del options
+        return decoded
+
+    def decoded_notes(self, decoded: Any) -> tuple[str, ...]:
+        """Returns remarks for the user about decoded frames, one line each."""
+        del decoded
+        return ()
+
+    def picture_inputs(self, pictures: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]) -> Inputs:
+        """Returns the inputs that `render` needs of pictures, 0..255; None for models that need no picture."""
+        del pictures
+
     @abc.abstractmethod
     def render(
         self, params: Params, decoded: Any, inputs: Inputs, frames: Int[Array, " k"]
@@ -258,33 +284,8 @@ class VideoModel(abc.ABC):
         return {**{condition.option: () for condition in self.conditions}, **self.own_options}
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """Returns the options with the model's own value in place of each None.
-
-        Raises:
-            SMCDError: The model does not have an option or a mode that is set, or the windows are wrong.
-        """
-        self.check_fixed(options)
-        values = {name: value for name, value in options.as_dict().items() if value is not None}
-        own = self.family_options()
-        for name in FAMILY_OPTIONS:
-            if name not in values or values[name] is False:
-                continue
-            if name not in own:
-                message = f"{name} is not an option of this model; it has {', '.join(sorted(own))}"
-                raise SMCDError(message, argument=name, value=values[name])
-            if own[name]:
-                values[name] = own[name][0] if values[name] is True else values[name]
-                one_of(*own[name])(name, values[name])
-        defaults = {
-            **self.sampling_defaults,
-            **{name: getattr(self.config, name) for name in ("height", "width")},
-            **dict.fromkeys(("num_frames", "window"), self.config.frames),
-            "rescale_zero_terminal_snr": self.schedule.rescale_zero_terminal_snr,
-        }
-        if values.get("scheduler", defaults["scheduler"]) != "ddim":
-            defaults["eta"] = 0.0  # only ddim adds noise
-        scales = {part.name: values.get(part.option) for part in self.conditions}
-        return with_windows(SamplingOptions(**{**defaults, **values, **resolve_scales(self.conditions, scales)}))
+        """Returns the options with the model's own value in place of each None; raises as `resolved_options`."""
+        return resolved_options(self, options)
 
     def solver_table(self, options: SamplingOptions) -> SolverTable:
         """Returns the sampler's coefficients for resolved options.
@@ -302,8 +303,11 @@ class VideoModel(abc.ABC):
             undo_dynamic_rescale=bool(options.undo_rescale),
         )
 
-    def x0_transform(self, options: SamplingOptions) -> X0Transform | None:
+    def x0_transform(self, options: SamplingOptions) -> ModelX0Transform | None:
         """Returns the transform of the predicted clean latents (`smcd_jax.diffusion.sampling.sample`), or None.
+
+        It also takes the keyword arguments ``params`` and ``context``, those of `denoise`; the context holds every
+        guidance branch in turn.
 
         Args:
             options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
@@ -341,10 +345,4 @@ class VideoModel(abc.ABC):
         Raises:
             SMCDError: The model does not have a switch, or a rate is outside 0..1.
         """
-        for switch, rate in rates.items():
-            if switch not in self.switches:
-                known = ", ".join(self.switches)
-                message = f"condition_dropout: unknown condition {switch!r}; known conditions are {known}"
-                raise SMCDError(message, argument="condition_dropout", value=switch)
-            if not 0 <= rate <= 1:
-                refuse(f"condition_dropout.{switch}", rate, "be between 0 and 1")
+        checked_rates(self.switches, rates)

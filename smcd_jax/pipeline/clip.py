@@ -17,10 +17,11 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files.examples import example_file
 from smcd_jax.media import check_encoder, read_picture
 from smcd_jax.models.video_model import Request
+from smcd_jax.motion import load_motion
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clip_files import ClipFiles, clip_files
 from smcd_jax.pipeline.request import make_request
-from smcd_jax.sampling_options import SamplingOptions, check_fps, from_values
+from smcd_jax.sampling_options import SamplingOptions, check_fps, from_values, refuse
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
@@ -71,13 +72,19 @@ def check_clip(
     model, config, folder = pipeline.model, pipeline.config, pipeline.folder
     if "end_image" in values:
         values = {**values, "end_image": str(example_file(base / values["end_image"], "img.png").absolute())}
+    if "motion_from" in values:
+        values = {**values, "motion_from": str((base / values["motion_from"]).absolute())}
     options = model.resolve(from_values(values))
+    if options.motion_from is not None:
+        load_motion(options.motion_from)  # so that a damaged file is found before any work
+    motion_file = _motion_file(values, base, moves=bool(model.field_shape), count=options.num_videos_per_prompt)
     frames = options.num_frames
     fps = float(values.get("fps", config.fps))
     check_fps(fps, formats)
     _check_memory(options)
     check_encoder()
     files = clip_files(_output(values, base), formats=formats, count=options.num_videos_per_prompt)
+    files = dataclasses.replace(files, motion=motion_file)
     image = _image_path(values, base)
     picture = read_picture(image)
     tracks, notes = _tracks(values, base, image_size=picture.shape[1::-1], frames=frames), ()
@@ -109,7 +116,8 @@ def check_clip(
         "prompt": request.prompts[0],
         "negative_prompt": values.get("negative_prompt"),
         "tracks": None if tracks is None else json.loads(track_file_text(tracks)),
-        **({"keep_frames": plan.keep_frames} if plan.keep_frames else {}),
+        **({"motion_sha256": _sha256(options.motion_from)} if options.motion_from else {}),
+        **({"keep_frames": shown} if (shown := plan.keep_frames or plan.shown_frames) else {}),
         "seed": options.seed,
         "options": {name: value for name, value in resolved.items() if name not in _OUTSIDE_OPTIONS},
     }
@@ -144,6 +152,19 @@ def _output(values: Mapping[str, Any], base: Path) -> Path | str:
     else:
         name = Path(values.get("image", "video")).stem
     return f"{name}_video" if Path(name).is_dir() else name  # not the name of an existing folder
+
+
+def _motion_file(values: Mapping[str, Any], base: Path, *, moves: bool, count: int) -> Path | None:
+    if "save_motion" not in values:
+        return None
+    path = base / values["save_motion"]
+    if not moves:
+        refuse("save_motion", values["save_motion"], "be left out: this model has no motion fields")
+    if path.suffix != ".npz":
+        refuse("save_motion", values["save_motion"], "end in .npz")
+    if count > 1:
+        refuse("save_motion", values["save_motion"], "be left out for several videos; a file holds one motion")
+    return path
 
 
 def _tracks(values: Mapping[str, Any], base: Path, *, image_size: tuple[int, int], frames: int) -> BoxTracks | None:

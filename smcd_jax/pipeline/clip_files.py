@@ -36,6 +36,7 @@ class ClipFiles:
         formats: Formats of the video; "mp4" is always among them.
         count: Number of videos.
         boxes_drawn: Whether a video with the boxes drawn is written too.
+        motion: File of the motion; None to write none.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class ClipFiles:
     formats: tuple[str, ...] = ("mp4",)
     count: int = 1
     boxes_drawn: bool = True
+    motion: Path | None = None
 
     @property
     def latents(self) -> Path:
@@ -68,7 +70,7 @@ class ClipFiles:
             found += [self.video(index, name) for name in self.formats]
             found += [self.boxes(index)] * self.boxes_drawn
             found.append(self.description(index))
-        return tuple(found)
+        return (*found, *([] if self.motion is None else [self.motion]))
 
     def complete(self) -> bool:
         """Returns whether all result files exist."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture
+from smcd_jax.motion import save_motion
 from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.pipeline.clip import Clip
 from smcd_jax.pipeline.clip_files import ClipFiles, files_of_kept, read_kept
@@ -32,6 +33,7 @@ _SAME = (
     "adapter",
     "image_sha256",
     "end_image_sha256",
+    "motion_sha256",
     "prompt",
     "negative_prompt",
     "tracks",
@@ -53,6 +55,9 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
     Raises:
         SMCDError: Memory or disk space ran out, the weights are damaged, or the sample is not finite.
     """
+    if clip.options.motion_from is not None:  # nothing to sample
+        description = {**clip.description, **device_summary(), "seconds": {}, "formats": clip.files.formats}
+        return _finish(pipeline, clip.files, None, description, progress=progress)
     with oom_as_user_error(SMALLER):
         sample = pipeline(
             clip.picture,
@@ -130,16 +135,28 @@ def is_kept(clip: Clip) -> bool:
 def _finish(
     pipeline: VideoPipeline,
     files: ClipFiles,
-    latents: Float[np.ndarray, "b f h w c"],
+    latents: Float[np.ndarray, "b f h w c"] | None,
     description: Mapping[str, Any],
     *,
     progress: Progress,
 ) -> dict[str, float]:
+    """Decodes latents, or reads the motion file of the description, and writes the videos."""
     kept = f"the sample is kept; finish it with: smcd animate --decode_latents {files.latents}"
     clock, options = Clock(pipeline.components.load_and_compile_seconds), description["options"]
+    pipeline.components.progress = progress
     try:
         with clock.stage("decode"), oom_as_user_error(SMALLER):
-            videos = pipeline.decode(latents, chunk_size=options["decode_chunk_size"], progress=progress)
+            inputs = None
+            if pipeline.model.field_shape:
+                pictures = _fitted(pipeline, description).repeat(files.count, axis=0)
+                inputs = pipeline.model.picture_inputs(pictures)
+            decoded = pipeline.decoded(latents, inputs, _playback(options))
+            videos = pipeline.render_decoded(decoded, inputs, chunk_size=options["decode_chunk_size"])
+            for note in pipeline.model.decoded_notes(decoded):
+                logger.warning("%s", note)
+            if files.motion is not None:
+                files.motion.parent.mkdir(parents=True, exist_ok=True)
+                save_motion(files.motion, decoded)
             if options.get("replace_first_frame"):
                 videos, note = replace_first_frame(videos, _fitted(pipeline, description))
                 logger.warning("%s", note)
@@ -150,12 +167,18 @@ def _finish(
         with progress.stage("write"):
             files.write(videos, _tracks_of(description), descriptions, fps=options["fps"])
     except SMCDError as error:
-        raise error.reworded(f"{error}; {kept}") from error
+        raise error if latents is None else error.reworded(f"{error}; {kept}") from error
     except BaseException:
-        logger.warning("%s", kept)
+        if latents is not None:
+            logger.warning("%s", kept)
         raise
     files.latents.unlink(missing_ok=True)
     return seconds
+
+
+def _playback(options: Mapping[str, Any]) -> SamplingOptions:
+    names = ("loop", "slow", "interpolation", "strength", "motion_from")
+    return SamplingOptions(**{name: options[name] for name in names if name in options})
 
 
 def _fitted(pipeline: VideoPipeline, description: Mapping[str, Any]) -> np.ndarray:

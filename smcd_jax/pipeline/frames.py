@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-OutputType = Literal["np", "uint8", "pil", "latent"]
+OutputType = Literal["np", "uint8", "pil", "latent", "motion"]
 
 
 def replace_first_frame(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from smcd_jax.diffusion.samplers import SamplerState, SolverTable, initial_state
 from smcd_jax.diffusion.sampling import initial_noise, on_device, sample
 from smcd_jax.diffusion.windows import Windows, make_windows
 from smcd_jax.errors import SMCDError
-from smcd_jax.media import to_uint8
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.branches import branch_inputs, branch_outputs, windowed_branch_outputs
 from smcd_jax.models.video_model import Context, Inputs, Request, SamplingPlan
+from smcd_jax.motion import Motion
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.low_rank import adapter_digest, check_adapter, load_adapter
 from smcd_jax.nn.networks import abstract_params, flatten
@@ -28,10 +29,11 @@ from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
 from smcd_jax.pipeline.frames import OutputType, as_output, replace_first_frame
+from smcd_jax.pipeline.rendering import Rendering
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.runtime.compilation import enable_compile_cache
-from smcd_jax.runtime.progress import Bars, Progress
-from smcd_jax.sampling_options import SamplingOptions, refuse
+from smcd_jax.runtime.progress import Progress, as_progress
+from smcd_jax.sampling_options import SamplingOptions, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +50,23 @@ class VideoOutput:
     Attributes:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
-        latents: Scaled latents of the frames, whatever the output type.
+        latents: Scaled latents of the frames, whatever the output type; None for a motion from a file.
+        motion: Motion of the frames (`smcd_jax.motion.Motion`) as it is played, for models with motion fields and
+            output types other than "latent".
         request: The checked inputs.
         notes: Remarks about the inputs, one line each.
         seconds: Seconds spent in load, compile, encode, denoise and decode.
     """
 
     frames: Any
-    latents: np.ndarray
+    latents: np.ndarray | None
     request: Request
     notes: tuple[str, ...]
     seconds: dict[str, float]
+    motion: Motion | None = None
 
 
-class VideoPipeline:
+class VideoPipeline(Rendering):
     """Animates a picture with the model of a model folder.
 
         pipe = VideoPipeline.from_pretrained("tiny")
@@ -149,7 +154,7 @@ class VideoPipeline:
             tracks: `BoxTracks`, a path in any format that `smcd_jax.tracks.load_tracks` reads, or a list of them.
             options: Sampling options; by default the model's own.
             guidance: Guidance branches and weights, in place of the guidance scales.
-            output_type: "np", "uint8", "pil" or "latent".
+            output_type: "np", "uint8", "pil", "latent", or "motion" for no frames but their motion.
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
                 may return a dict with other latents.
             before_decode: Function called with the final latents, so that they can be kept if decoding fails.
@@ -159,9 +164,9 @@ class VideoPipeline:
         Raises:
             SMCDError: An argument is wrong, weights are damaged, or the sample is not finite.
         """
-        if output_type not in ("np", "uint8", "pil", "latent"):
-            refuse("output_type", output_type, "be np, uint8, pil or latent")
-        self.components.progress = _progress(progress)
+        known = tuple(name for name in get_args(OutputType) if name != "motion" or self.model.field_shape)
+        one_of(*known)("output_type", output_type)
+        self.components.progress = as_progress(progress)
         options = (options or SamplingOptions()).updated(overrides)
         request = make_request(self.model, image=image, prompt=prompt, tracks=tracks, options=options)
         options = request.options
@@ -169,13 +174,48 @@ class VideoPipeline:
         notes = (*request.notes, *plan.notes)
         for note in notes:
             logger.warning("%s", note)
-        table = self.model.solver_table(options)
-        guidance = guidance or self.model.guidance(options.as_dict())
-        windows = None
+        clock = Clock(self.components.load_and_compile_seconds)
+        latents = inputs = None
+        if options.motion_from is None:
+            settings = {
+                "guidance": guidance or self.model.guidance(options.as_dict()),
+                "callback": callback_on_step_end,
+            }
+            latents, inputs = self._sample(request, plan, clock, **settings)
+            if before_decode is not None:
+                before_decode(latents)
+        frames, motion = latents, None
+        if output_type != "latent":
+            inputs = self.model.picture_inputs(request.pictures) if inputs is None else inputs
+            with clock.stage("decode"):
+                decoded = self.decoded(latents, inputs, options)
+                motion = decoded if self.model.field_shape else None
+                if output_type != "motion":
+                    frames = self.render_decoded(decoded, inputs, chunk_size=options.decode_chunk_size)
+            for note in self.model.decoded_notes(decoded):
+                logger.warning("%s", note)
+                notes = (*notes, note)
+            if options.replace_first_frame and output_type != "motion":
+                frames, note = replace_first_frame(frames, request.pictures)
+                logger.warning("%s", note)
+                notes = (*notes, note)
+            frames = motion if output_type == "motion" else as_output(frames, output_type)
+        return VideoOutput(frames, latents, request, notes, clock.seconds(), motion)
+
+    def _sample(
+        self,
+        request: Request,
+        plan: SamplingPlan,
+        clock: Clock,
+        *,
+        guidance: Guidance,
+        callback: StepCallback | None,
+    ) -> tuple[np.ndarray, Inputs]:
+        """Returns the latents of a request, and its inputs."""
+        options, denoisers = request.options, self.model.in_stage("denoise")
+        table, windows = self.model.solver_table(options), None
         if options.num_frames > options.window:
             windows = make_windows(plan.latent_shape[0], window=options.window, overlap=options.window_overlap)
-
-        clock, denoisers = Clock(self.components.load_and_compile_seconds), self.model.in_stage("denoise")
         with clock.stage("encode"):
             inputs = self.encode_inputs(plan, request.seeds)
             context = self.encode(inputs, guidance, windows)
@@ -184,27 +224,14 @@ class VideoPipeline:
             with clock.stage("encode"):
                 context = self.components.program("precompute", self.model.precompute)(params, context)
         with clock.stage("denoise"):
-            settings = {"table": table, "guidance": guidance, "options": options, "callback": callback_on_step_end}
+            settings = {"table": table, "guidance": guidance, "options": options, "callback": callback}
             settings |= {"shape": plan.latent_shape, "windows": windows, "seeds": request.seeds}
             latents = self._denoise(params, context, **settings)
         if plan.keep_frames is not None:
             latents = latents[:, list(plan.keep_frames)]
         del params, context
         self.components.release(*denoisers)
-        if before_decode is not None:
-            before_decode(latents)
-        frames = latents
-        if output_type != "latent":
-            with clock.stage("decode"):
-                frames = self.decode(
-                    latents, inputs, chunk_size=options.decode_chunk_size, progress=self.components.progress
-                )
-            if options.replace_first_frame:
-                frames, note = replace_first_frame(frames, request.pictures)
-                logger.warning("%s", note)
-                notes = (*notes, note)
-            frames = as_output(frames, output_type)
-        return VideoOutput(frames, latents, request, notes, clock.seconds())
+        return latents, inputs
 
     def encode_inputs(self, plan: SamplingPlan, seeds: Sequence[int]) -> Inputs:
         """Returns the conditions of a request, from the frozen encoders."""
@@ -242,38 +269,8 @@ class VideoPipeline:
 
     def load(self, *, progress: bool | Progress = False) -> None:
         """Reads every component that sampling needs, so that damage is detected before the first sample."""
-        self.components.progress = _progress(progress)
+        self.components.progress = as_progress(progress)
         self.components.params_of(self.model.in_stage("features", "encode", "denoise", "decode"))
-
-    def decode(
-        self, latents: np.ndarray, inputs: Inputs = None, *, chunk_size: int = 8, progress: bool | Progress = False
-    ) -> np.ndarray:
-        """Returns uint8 frames [b, f, H, W, 3] of scaled latents [b, f, h, w, c], decoded in chunks by one program.
-
-        Args:
-            latents: Scaled latents.
-            inputs: Inputs of the request, for models that render through the picture.
-            chunk_size: Number of frames decoded at once.
-            progress: See `__call__`.
-        """
-        self.components.progress = _progress(progress)
-        names = self.model.in_stage("decode")
-        params = self.components.params_of(names)
-        decoded = self.components.program("motion", self.model.decode)(params, latents.astype(np.float32), inputs)
-        program = self.components.program("decode", self.model.render)
-        count = latents.shape[1]
-        size = min(max(1, chunk_size // len(latents)), count)
-        starts = range(0, count, size)
-        frames = []
-        program.program(params, decoded, inputs, np.arange(size, dtype=np.int32))
-        with self.components.progress.stage("decode", len(starts), "chunk") as advance:
-            for start in starts:
-                chosen = np.minimum(np.arange(start, start + size), count - 1).astype(np.int32)
-                pictures = program(params, decoded, inputs, chosen)
-                frames.append(to_uint8(np.asarray(pictures)[:, : count - start]))
-                advance()
-        self.components.release(*names)
-        return np.concatenate(frames, axis=1)
 
     def _denoise(
         self,
@@ -292,7 +289,7 @@ class VideoPipeline:
         state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
         settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
         branches, transform = len(guidance.branches), self.model.x0_transform(options)
-        fixed = {"guidance_rescale": options.guidance_rescale, "x0_transform": transform}
+        fixed = {"guidance_rescale": options.guidance_rescale}
 
         def steps(params: Any, state: SamplerState, context: Any, settings: Any, start: Any, stop: Any) -> SamplerState:
             context, windows = context
@@ -300,7 +297,8 @@ class VideoPipeline:
                 predict = branch_outputs(self.model, params, context, branches)
             else:
                 predict = windowed_branch_outputs(self.model, params, context, windows, branches)
-            return sample(predict, state, start=start, stop=stop, **fixed, **settings)
+            with_arrays = transform and functools.partial(transform, params=params, context=context)
+            return sample(predict, state, start=start, stop=stop, x0_transform=with_arrays, **fixed, **settings)
 
         program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         context = (context, windows)
@@ -330,9 +328,3 @@ class VideoPipeline:
     def _call_back(self, callback: StepCallback, step: int, timestep: float, state: SamplerState) -> SamplerState:
         changed = callback(self, step, timestep, {"latents": np.asarray(state.latents)}) or {}
         return state._replace(latents=jnp.asarray(changed["latents"])) if "latents" in changed else state
-
-
-def _progress(progress: bool | Progress) -> Progress:
-    if isinstance(progress, Progress):
-        return progress
-    return Bars() if progress else Progress()

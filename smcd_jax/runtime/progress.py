@@ -100,3 +100,10 @@ def _ticking(make_bar: Callable[[], tqdm]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def as_progress(progress: bool | Progress) -> Progress:
+    """Returns a progress reporter: itself, progress bars for True, or one that shows nothing for False."""
+    if isinstance(progress, Progress):
+        return progress
+    return Bars() if progress else Progress()

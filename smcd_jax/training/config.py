@@ -41,6 +41,7 @@ class DataConfig:
         crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping. Only
             for inputs "video".
         short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
+        fields: Whether examples hold the true fields of motion, for records that store them and inputs "video".
         epoch_length: Number of examples per epoch; 0 for the number of clips.
         max_bad_share: Largest share of damaged clips per folder, 0..1.
         threads: Number of threads that load examples; 0 for one per core.
@@ -56,6 +57,7 @@ class DataConfig:
     batch_size: int = 16
     crop_keep: float = 1.0
     short_clips: Literal["leave_out", "hold"] = "leave_out"
+    fields: bool = False
     epoch_length: int = 0
     max_bad_share: float = 0.01
     threads: int = 0
@@ -100,12 +102,14 @@ class LossConfig:
         noise_offset: Offset of `smcd_jax.diffusion.loss.training_noise`; 0 in the reference.
         kl_weight: Weight of the KL divergence of the autoencoder's posterior from a unit Gaussian, per latent value.
         edge_weight: Weight of the autoencoder's error in differences between neighboring pixels.
+        field_weight: Weight of the error of predicted fields of motion, where the data know the true ones.
     """
 
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     kl_weight: float = 1e-6
     edge_weight: float = 1.0
+    field_weight: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)

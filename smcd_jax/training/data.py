@@ -17,7 +17,7 @@ from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.video_model import VideoModel
 from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.config import DataConfig
-from smcd_jax.training.state import cached_null
+from smcd_jax.training.state import cached_null, is_cached
 
 if TYPE_CHECKING:
     from data_pipeline.batches import HostBatch
@@ -130,6 +130,7 @@ def open_source(
     """Returns a split of a folder of records in the form of ``data.inputs``."""
     from data_pipeline.examples import ExampleSize
     from data_pipeline.features.cache import FeatureCache, read_features_manifest
+    from data_pipeline.features.clip_cache import ClipCache, ClipFeatureSource
     from data_pipeline.features.latent_source import LatentSource
     from data_pipeline.features.source import FeatureSource
     from data_pipeline.records.reader import RecordFolder
@@ -139,7 +140,10 @@ def open_source(
     size = ExampleSize(frames=config.frames, height=shape.height, width=shape.width, objects=shape.max_objects)
     texts: dict[str, Any] = {"tokenizer": tokenizer(base), "token_length": shape.text_length}
     if config.inputs == "video":
-        return VideoSource(RecordFolder(folder, split), size, crop_keep=config.crop_keep, **texts)
+        records = RecordFolder(folder, split)
+        return VideoSource(records, size, crop_keep=config.crop_keep, fields=config.fields, **texts)
+    if config.fields:
+        raise SMCDError("config: data.fields needs data.inputs=video", argument="data.fields", value=True)
     if config.crop_keep != 1:
         raise SMCDError(
             f"config: data.crop_keep must be 1 unless data.inputs=video, got {config.crop_keep:g}; cached latents "
@@ -149,6 +153,11 @@ def open_source(
         )
     cached = folder / config.features / split
     identity = _encoder_identity(model, base)
+    if model.max_clip_error is not None:
+        needed = [step for step in model.feature_steps if is_cached(step, config.inputs)]
+        made = {step.component: identity[step.component] for step in needed}
+        shapes = model.feature_shapes(1, config.frames, cached=lambda step: is_cached(step, config.inputs))
+        return ClipFeatureSource(ClipCache(cached, encoders=made), size, tuple(shapes))
     if config.inputs == "features":
         return FeatureSource(FeatureCache(cached, encoders=identity), size)
     # Only the encoders of frames must match: the text encoder is trained, so it may differ from the cache's.
@@ -167,11 +176,11 @@ def null_arrays(config: DataConfig, model: VideoModel, base: ModelFolder | None)
     from data_pipeline.features.cache import FeatureCache
 
     null = model.null_raw(tokenizer(base))
-    if config.inputs != "features":
+    if not (steps := cached_null(model, null, config.inputs)):
         return null
     folder = Path(config.records[0]) / config.features / config.split
     cache = FeatureCache(folder, encoders=_encoder_identity(model, base))
-    for step in cached_null(model, null, config.inputs):
+    for step in steps:
         if step.name != "null_text":
             raise SMCDError(f"{folder}: the cache does not hold {step.name}", argument="data.inputs", path=folder)
         del null[step.source]

@@ -18,6 +18,8 @@ from smcd_jax.training.data import tokenizer
 from smcd_jax.training.distill import distilled_of
 from smcd_jax.training.state import component_params, components, from_scratch_paths, trained_paths
 
+_STATISTICS = "stats/"
+
 
 def check_base(model: str, sha256: str) -> None:
     """Checks that a model folder is the one that a run started from, because the export contains its frozen weights.
@@ -62,7 +64,8 @@ def export_model(
     Args:
         path: Folder to write.
         config: Config of the run.
-        trained: Trained parameters by path, such as "unet/encoder_0/conv/kernel".
+        trained: Trained parameters by path, such as "unet/encoder_0/conv/kernel", and running statistics by path after
+            "stats/".
         note: Description of the run for ``model.json``: experiment and step, one line.
         dtype: Dtype of the stored arrays; scalars such as gates stay float32.
         overwrite: Whether to replace an existing model folder.
@@ -72,7 +75,8 @@ def export_model(
         SMCDError: The parameters are not those that the config trains, or the folder cannot be written
             (`write_model_folder`).
     """
-    different = trained_paths(config) ^ set(trained)
+    statistics = {name: leaf for name, leaf in trained.items() if name.startswith(_STATISTICS)}
+    different = trained_paths(config) ^ (set(trained) - set(statistics))
     if different:
         raise SMCDError(
             f"trained must hold the parameters that the config trains; {len(different)} differ, such as "
@@ -80,6 +84,7 @@ def export_model(
             argument="trained",
             value=min(different),
         )
+    trained = {name.removeprefix(_STATISTICS): leaf for name, leaf in trained.items()}
     start = ModelFolder(config.init.model) if config.init.model else None
     license = start.origin.license if start and license == "unknown" else license
     sources = ({"component": "all", "file": start.path.name, "sha256": start.digest},) if start else ()

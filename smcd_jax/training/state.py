@@ -73,7 +73,7 @@ def components(config: TrainConfig) -> dict[str, Component]:
 
 def is_cached(step: FeatureStep, inputs: str) -> bool:
     """Returns whether a feature comes from the cache if ``data.inputs`` is ``inputs``."""
-    return inputs == "features" or (inputs == "latents" and step.source == "video")
+    return inputs == "features" or (inputs == "latents" and (step.source == "video" or step.of_video))
 
 
 def cached_null(model: VideoModel, null: Mapping[str, Any], inputs: str) -> list[FeatureStep]:
@@ -247,7 +247,7 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, config
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=optimizer.init(params),
-        stats=dict(make_model(config.model).initial_stats()),
+        stats=dict(_initial_stats(config)),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else {},
         key=jax.random.key_data(jax.random.key(config.seed)),
         fault=jnp.full((), NO_FAULT, jnp.int32),
@@ -270,6 +270,11 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
             argument="data.batch_size",
             value=size,
         )
+
+
+def _initial_stats(config: TrainConfig) -> Stats:
+    objectives = make_model(config.model).objectives
+    return objectives[config.objective].initial_stats() if config.objective in objectives else {}
 
 
 def empty_window() -> dict[str, jax.Array]:

@@ -7,6 +7,7 @@ any video model, or an objective that a model defines itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -77,15 +78,7 @@ def make_objective(config: TrainConfig, model: VideoModel, *, null: Mapping[str,
         raise SMCDError(
             f"objective must be one of {known}, got {config.objective!r}", argument="objective", value=config.objective
         )
-    losses = model.objectives[config.objective].losses
-
-    def objective(
-        params: Params, stats: Stats, batch: Batch, key: PRNGKeyArray, train: bool = True
-    ) -> tuple[Losses, Stats]:
-        del train
-        return losses(params, stats, batch, key, weights=config.loss)
-
-    return objective
+    return functools.partial(model.objectives[config.objective].losses, weights=config.loss)
 
 
 def _denoising_objective(config: TrainConfig, model: VideoModel, null: Mapping[str, Any]) -> TrainObjective:
@@ -302,14 +295,21 @@ class TrainProgram:
         shapes = self.model.feature_shapes(
             config.data.batch_size, config.data.frames, cached=lambda step: is_cached(step, inputs)
         )
+        if config.data.fields:
+            known = (config.data.batch_size, config.data.frames, *self.model.field_shape)
+            shapes["fields"] = jax.ShapeDtypeStruct(known, jnp.float32)
         self.batch = _placed(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
         step = make_train_step(config, self.objective, self.optimizer)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=self._state_places)
 
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, from the model folder or from scratch, sharded."""
-        params = load_params(self.config, self.trained, self._state_places.params)
-        return self.state_from(params)
+        places = self._state_places
+        state = self.state_from(load_params(self.config, self.trained, places.params))
+        if not self.config.init.model or not state.stats:
+            return state
+        known = frozenset(flatten(abstract(self.config))) & frozenset(flatten(state.stats))
+        return state._replace(stats=load_params(self.config, known, places.stats))
 
     def state_from(self, params: Params) -> TrainState:
         """Returns the state before the first step with these trained parameters, sharded."""

@@ -48,7 +48,7 @@ class Validation:
         self._config = config = program.config
         self._batches: dict[str, list[dict[str, jax.Array]]] = {}
         self._sampler = None
-        if config.objective == "denoise":
+        if config.objective == "denoise" and not program.model.field_shape:  # motion needs a picture to render
             sampler = make_sampler(
                 program.model,
                 null,

@@ -201,10 +201,11 @@ def test_messages_of_troubleshooting_are_those_of_the_source():
 
 
 def test_versions_of_formats_are_those_of_the_source():
-    from data_pipeline.features import cache
+    from data_pipeline.features import cache, clip_cache
     from data_pipeline.records import schema
     from smcd_jax import model_folder
     from smcd_jax.evaluation.report import results
+    from smcd_jax.motion import motion_file
     from smcd_jax.tracks import track_file
     from smcd_jax.training.checkpoint import manifest
 
@@ -215,6 +216,8 @@ def test_versions_of_formats_are_those_of_the_source():
         "checkpoint, `smcd-checkpoint`": manifest.VERSION,
         "records": schema.SCHEMA_VERSION,
         "feature cache": cache.VERSION,
+        "feature cache of clips": clip_cache.VERSION,
+        "motion, `smcd-motion`": motion_file.VERSION,
         "results, `metrics.json`": results.VERSION,
     }
 

@@ -62,7 +62,7 @@ class ToyInputs(NamedTuple):
     picture: Any
 
 
-def in_range(x, estimate_x0, row):
+def in_range(x, estimate_x0, row, **arrays):
     return jnp.clip(estimate_x0(x), -1, 1)
 
 

@@ -33,6 +33,7 @@ FORMS = {
     "dynamicrafter/low_rank": ("dynamicrafter_512",),
     "dynamicrafter/boxes": ("dynamicrafter_512", "dynamicrafter_512+unet"),
     "dynamicrafter/tiny": ("image", "interp", "boxes"),
+    "stage": ("motion", "motion_vae", "diffusion"),
     "tiny/ablation": ("object", "image", "zc", "gca", "zc_gca", "joint"),
 }
 

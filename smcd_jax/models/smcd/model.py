@@ -264,8 +264,16 @@ class SMCDModel(LatentVideoModel):
         return self._apply("unet", params, x, t, context.unet, control=control, **switches)
 
     def _autoencoder_losses(
-        self, params: Params, stats: Any, batch: Mapping[str, Array], key: PRNGKeyArray, *, weights: Any
+        self,
+        params: Params,
+        stats: Any,
+        batch: Mapping[str, Array],
+        key: PRNGKeyArray,
+        *,
+        weights: Any,
+        train: Any = None,
     ) -> tuple[Losses, Any]:
+        del train
         network, kinds = self.networks["autoencoder"], {"kl": weights.kl_weight, "edge": weights.edge_weight}
         loss = autoencoder_losses(network, params["autoencoder"], batch["video"], key, weights=kinds)
         return Losses(loss, jnp.zeros(len(loss), jnp.int32)), stats

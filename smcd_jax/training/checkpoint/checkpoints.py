@@ -235,7 +235,7 @@ def read_checkpoint(
         ema: Whether to read the moving average of the parameters, if the run kept one. The choice is logged.
 
     Returns:
-        (step, arrays by path, data, config).
+        (step, arrays by path, data, config). Paths of running statistics start with "stats/".
 
     Raises:
         SMCDError: The step does not exist, or it is damaged.
@@ -278,10 +278,18 @@ def _host_arrays(folder: Path, *, ema: bool) -> tuple[dict[str, np.ndarray], dic
     averaged = [name for name in manifest.arrays["train"] if name.startswith("ema/")]
     item, names = ("train", averaged) if ema and averaged else ("params", list(manifest.arrays["params"]))
     logger.info("%s: reading %s", folder, "the moving average" if item == "train" else "the trained parameters")
+    leaves = _verified(folder, manifest, item, names)
+    statistics = [name for name in manifest.arrays["train"] if name.startswith("stats/")]
+    if statistics:
+        leaves |= _verified(folder, manifest, "train", statistics)
+    return {name.removeprefix("ema/"): leaf for name, leaf in leaves.items()}, values["data"], values["config"]
+
+
+def _verified(folder: Path, manifest: Manifest, item: str, names: list[str]) -> dict[str, np.ndarray]:
     leaves = read_arrays(folder / item, dict.fromkeys(names))
     for name, leaf in leaves.items():
         manifest.verify(item, {name: jax.device_put(leaf)})
-    return {name.removeprefix("ema/"): leaf for name, leaf in leaves.items()}, values["data"], values["config"]
+    return leaves
 
 
 def _read_description(folder: Path) -> tuple[Manifest, dict[str, Any]]:

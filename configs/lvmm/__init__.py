@@ -1,0 +1,1 @@
+"""Training configs of LVMM at the sizes of the paper."""

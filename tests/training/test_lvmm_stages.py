@@ -1,0 +1,147 @@
+"""The stages of the motion model in the training loop: statistics of BatchNorm, clip caches, and resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.features.clip_cache import ClipCache, array_path
+from data_pipeline.records.prepare import prepare
+from data_pipeline.records.runners import Processes
+from smcd_jax.cli.features import prepare_features
+from smcd_jax.model_folder import ModelFolder
+from smcd_jax.nn.batch_norm import is_statistic
+from smcd_jax.training.checkpoint.checkpoints import read_checkpoint
+from smcd_jax.training.config import TrainConfig, load_config
+from smcd_jax.training.export import export_model
+from smcd_jax.training.loop import train
+from tests.errors import refused
+from tests.models.test_lvmm import SMALL
+
+STATS = "stats/"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    path = tmp_path_factory.mktemp("winds") / "records"
+    options = {
+        "train_clips": 6,
+        "val_clips": 2,
+        "test_clips": 0,
+        "width": 32,
+        "height": 32,
+        "frames": 5,
+        "field_size": 16,
+    }
+    prepare("winds", None, path, splits=["train", "val"], options=options, runner=Processes(1))
+    return path
+
+
+def config_of(stage: str, records, *, steps: int, **changes) -> TrainConfig:
+    config = load_config(f"configs/tiny/lvmm.py:{stage}")
+    run = dataclasses.replace(config.run, steps=steps, save_every=2, log_every=1, validate_every=0, tensorboard=False)
+    data = dataclasses.replace(config.data, records=(str(records),), frames=5, batch_size=8, threads=1)
+    optimizer = dataclasses.replace(config.optimizer, warmup_steps=1)
+    return dataclasses.replace(config, model=SMALL, run=run, data=data, optimizer=optimizer, **changes)
+
+
+def exported(workdir, path, config):
+    leaves = read_checkpoint(workdir / "checkpoints")[1]
+    return export_model(path, config, leaves, note="test"), leaves
+
+
+@pytest.fixture(scope="module")
+def motion(records, tmp_path_factory):
+    """Folder, config and checkpoint of 4 steps of stage motion, with a stop after step 2."""
+    folder = tmp_path_factory.mktemp("motion")
+    config = config_of("motion", records, steps=4)
+    first = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2))
+    for run in (first, config):
+        schedule = dataclasses.replace(run.optimizer, schedule="constant")
+        train(dataclasses.replace(run, optimizer=schedule), folder / "resumed")
+    model, leaves = exported(folder / "resumed", folder / "model", config)
+    return model, config, leaves
+
+
+def test_statistics_of_batch_norm_move_and_are_exported(motion):
+    model, _, leaves = motion
+    statistics = {name.removeprefix(STATS): leaf for name, leaf in leaves.items() if name.startswith(STATS)}
+    assert statistics
+    assert all(is_statistic(name) for name in statistics)
+    stored = {
+        f"{name}/{path}": leaf for name in ("pair_motion", "renderer") for path, leaf in model.leaves(name).items()
+    }
+    for name, leaf in statistics.items():
+        start = 0.0 if name.endswith("mean") else 1.0
+        assert np.abs(leaf - start).max() > 1e-4, name
+        np.testing.assert_array_equal(stored[name], leaf)
+
+
+def test_resuming_gives_the_same_parameters_and_statistics_bit_for_bit(motion, records, tmp_path):
+    _, config, resumed = motion
+    whole = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, schedule="constant"))
+    train(whole, tmp_path / "whole")
+    leaves = read_checkpoint(tmp_path / "whole" / "checkpoints")[1]
+    assert set(leaves) == set(resumed)
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, resumed[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def cached(motion, records, tmp_path_factory):
+    """Model folder after stage motion_vae, whose features are cached in the records; every clip is kept."""
+    folder = tmp_path_factory.mktemp("vae")
+    init = dataclasses.replace(load_config("configs/tiny/lvmm.py:motion_vae").init, model=str(motion[0].path))
+    config = config_of("motion_vae", records, steps=2, init=init)
+    train(config, folder / "run")
+    model, _ = exported(folder / "run", folder / "model", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", 1e9)
+        reports = prepare_features(records, model.path, progress=False)
+    return model, reports
+
+
+def test_the_frozen_statistics_survive_a_later_stage(motion, cached):
+    for name, leaf in motion[0].leaves("renderer").items():
+        np.testing.assert_array_equal(cached[0].leaves("renderer")[name], leaf)
+
+
+def test_the_cache_counts_clips_that_are_reproduced_badly(motion, cached, records, tmp_path):
+    assert [(report.kept, report.dropped) for report in cached[1]] == [(6, 0), (2, 0)]
+    errors = ClipCache(records / "features" / "train", encoders={}).errors
+    with pytest.MonkeyPatch.context() as patch:
+        bar = float(np.median(errors))
+        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", bar)
+        [report] = prepare_features(records, cached[0].path, output=tmp_path, splits=["train"], progress=False)
+        assert report.kept == (errors <= bar).sum()
+        assert report.dropped == 6 - report.kept
+        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", 0.0)
+        with refused(argument="max_error"):
+            prepare_features(records, cached[0].path, output=tmp_path / "none", splits=["train"], progress=False)
+
+
+def test_diffusion_trains_on_the_cache_and_refuses_one_of_another_model(motion, cached, records, tmp_path):
+    init = dataclasses.replace(load_config("configs/tiny/lvmm.py:diffusion").init, model=str(cached[0].path))
+    config = config_of("diffusion", records, steps=2, init=init)
+    assert train(config, tmp_path / "run").step == 2
+    model, _ = exported(tmp_path / "run", tmp_path / "model", config)
+    assert set(ModelFolder(model.path).config.components()) == set(SMALL.components())
+    other = dataclasses.replace(config, init=dataclasses.replace(init, model=str(motion[0].path)))
+    with refused(argument="encoders"):
+        train(other, tmp_path / "other")
+
+
+def test_a_changed_bit_in_the_cache_is_found(cached, records, tmp_path):
+    cache = ClipCache(records / "features" / "val", encoders={})
+    assert cache.read(0, "latents").shape == (5, 4, 4, 4)
+    path = array_path(records / "features" / "val", 0, "latents")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    changed = ClipCache(records / "features" / "val", encoders={})
+    with pytest.raises(Exception, match="checksum"):
+        changed.read(1, "latents")
+    assert jax.tree.leaves(changed.read(0, "latents"))
