@@ -204,7 +204,7 @@ def _check_sheet(videos: list[np.ndarray], columns: int | None, captions: Sequen
         raise SMCDError(f"columns must be at least 1, got {columns}", argument="columns", value=columns)
     if captions is not None and len(captions) != len(videos):
         raise SMCDError(
-            f"captions must be {len(videos)}, one per video, got {len(captions)}",
+            f"captions must have {len(videos)} entries, one per video, got {len(captions)}",
             argument="captions",
             value=len(captions),
         )

@@ -213,7 +213,7 @@ class Dropout(nn.Module):
 
 
 def _mixed(bits: UInt32[Array, ...]) -> UInt32[Array, ...]:
-    """The finalizer of MurmurHash3: every bit of the input changes half of the bits of the output."""
+    """The finalizer of MurmurHash3: every bit of the input changes about half of the bits of the output."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
     return bits ^ (bits >> np.uint32(16))

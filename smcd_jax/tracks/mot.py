@@ -121,7 +121,7 @@ def read_mot(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
 
 
 def read_cvat_mot(path: Path) -> PixelTracks:
-    """Returns the objects of a file of `read_mot` whose pixels count from 0, as CVAT's do."""
+    """Like `read_mot`, for files whose pixel coordinates start at 0, as in CVAT's."""
     return read_mot(path, pixels_from=0)
 
 

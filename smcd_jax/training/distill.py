@@ -33,7 +33,7 @@ def distilled_of(config: TrainConfig) -> Distilled:
 
 
 def teacher_part(shapes: Params, trained: frozenset[str]) -> Params:
-    """Returns the components of which the run trains a part, the only ones that the teacher needs separately."""
+    """Returns the components that the run trains in whole or in part; the teacher shares all others."""
     names = {path.split("/", 1)[0] for path in trained}
     return {name: part for name, part in shapes.items() if name in names}
 

@@ -270,7 +270,7 @@ def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[st
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses an archive that unpacks to more bytes than it has: torch stores everything uncompressed."""
+    """Refuses an archive that unpacks to more bytes than the file has: torch stores everything uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -71,7 +71,7 @@ def load_unet(golden: Golden, file: str) -> tuple[MotionUNetConfig, dict[str, An
 def layer_params(
     layer: nn.Module, rows: Sequence[Row], tensors: Mapping[str, np.ndarray], *inputs: Any, method: str = "__call__"
 ) -> dict[str, Any]:
-    """Variables of a layer from the weights of a file; the inputs are those of the method that uses them all."""
+    """Returns the parameters of a layer from ``tensors``; ``inputs`` are arguments of a method that uses them all."""
     shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), *inputs, method=method)["params"])
     return {"params": params_of(rows, tensors, shapes, type(layer).__name__)}
 

@@ -141,7 +141,7 @@ def test_black_is_minus_one_and_white_is_one():
     frames = np.zeros((2, 50, 70, 3), np.uint8)
     frames[1] = 255
     got = fvd_frames(frames)
-    np.testing.assert_allclose(got[0], -1, atol=1e-6)  # weights sum to one up to float32
+    np.testing.assert_allclose(got[0], -1, atol=1e-6)  # the weights of the resize sum to one up to rounding
     np.testing.assert_allclose(got[1], 1, atol=1e-6)
 
 

@@ -84,8 +84,8 @@ def test_first_preview_comes_at_once_and_frames_are_fast(studio, tmp_path):
     studio.drag((400, 400), (700, 300))
     studio.until("window.delay !== undefined")
     assert studio.js("window.delay") < 100
-    # All script of a frame: state, boxes, timeline, and the preview on a canvas of the picture's size. A pixel is
-    # read so that the drawing is not put off.
+    # All scripting work of a frame: state, boxes, timeline, and the preview on a canvas of the picture's size.
+    # Reading a pixel forces the browser to finish drawing.
     times = studio.js("""() => {
         const { stage, store } = studio;
         [stage.canvas.width, stage.canvas.height] = [1024, 768];

@@ -101,7 +101,7 @@ def test_resampling_twice_the_steps_keeps_the_old_frames_exactly():
 def test_resampling_takes_presence_from_the_nearest_frame_and_never_blends_with_an_absent_box():
     tracks = tracks_of(moving(3), [[1], [0], [1]])
     resampled = tracks.resample(9)
-    # Old frames fall on 0, 4 and 8; half way (2 and 6) counts as the later one.
+    # Old frames fall on 0, 4 and 8; frames halfway (2 and 6) take the later one.
     np.testing.assert_array_equal(resampled.mask[:, 0], [1, 1, 0, 0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(resampled.boxes[1], tracks.boxes[0])
     np.testing.assert_array_equal(resampled.boxes[6], tracks.boxes[2])

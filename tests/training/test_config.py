@@ -1,4 +1,4 @@
-"""Training configs: the shipped ones train the documented parameters, and invalid ones are refused in one line."""
+"""Training configs: the shipped ones train the documented parameters, and invalid ones are one-line errors."""
 
 from __future__ import annotations
 

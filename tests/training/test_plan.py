@@ -195,7 +195,7 @@ class TestCollectives:
         assert report.by_kind == {
             "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, 7/8 of it
             "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs: 2 x 1/2; one device sends nothing
-            "reduce-scatter": Collective(1, 48, 36),  # 3 float32 each of 4, 3/4 of them
+            "reduce-scatter": Collective(1, 48, 36),  # 12 float32 in groups of 4 devices, 3/4 of them
             "all-to-all": Collective(1, 16, 14),
             # 5 stated trips, 1 for an unknown number, and 4 steps of 2 up to 7
             "collective-permute": Collective(10, 6 * 16 + 4 * 24, 6 * 16 + 4 * 24),

@@ -94,7 +94,7 @@ class VitTracker:
         return boxes
 
     def _find(self, template: np.ndarray, search: np.ndarray) -> Float[np.ndarray, " 4"]:
-        """Box, xyxy in sides of the search picture."""
+        """Returns the box as xyxy, in fractions of the side of the search picture."""
         scores, sizes, offsets = self._run(template, search)
         row, column = np.unravel_index(np.argmax(scores[0] * self._window), scores[0].shape)
         centre = (np.array([column, row]) + offsets[:, row, column]) / CELLS

@@ -73,7 +73,8 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         """Returns token ids, the pictures, the index of the latent that joins each frame, and boxes.
 
         Raises:
-            SMCDError: A model that interpolates gets neither or both of an end picture and a loop, or too few frames.
+            SMCDError: The model interpolates and the request has neither an end picture nor a loop, or has both; or
+                its number of frames is not the model's.
         """
         config, count, options = self.config, len(request.prompts), request.options
         self._check_ends(options)

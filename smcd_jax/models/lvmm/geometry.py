@@ -1,4 +1,4 @@
-"""2x2 matrices in closed form: principal axes of covariances, inverses, and the sign of a region's map."""
+"""2x2 matrices in closed form: principal axes of covariances, inverses, and the sign of an affine map."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Rendered(NamedTuple):
     """A rendered picture.
 
     Attributes:
-        prediction: The picture, 0..1 with an occlusion map.
+        prediction: Rendered picture, in 0..1 if an occlusion map is given.
         deformed: The source picture, warped.
         deformed_features: Warped features that enter the residual blocks.
     """

@@ -19,7 +19,7 @@ class ControlNet(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Creates the encoder, whose blocks have the numbers of the UNet's; there is no middle block."""
+        """Creates the encoder, whose blocks are numbered like the UNet's; there is no middle block."""
         config, plan = self.config.unet, encoder_plan(self.config.unet)
         self.time_embedding = TimeEmbedding(config.base_channels, self.policy)
         self.hint_conv = conv(config.base_channels, self.policy)
