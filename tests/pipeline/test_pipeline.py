@@ -88,7 +88,7 @@ def test_single_steps_give_the_same_result_as_the_whole_range(pipeline, sample):
     program = components.programs["denoise", 2, 0.0, None]
 
     def run(state, start, stop):
-        return program(params, state, context, settings, np.int32(start), np.int32(stop))
+        return program(params, state, (context, None), settings, np.int32(start), np.int32(stop))
 
     begin = initial_state(jax.random.normal(jax.random.key(1), sample.latents.shape))
     whole, state = run(begin, 0, 3), begin
