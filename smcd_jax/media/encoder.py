@@ -41,6 +41,10 @@ class Encoding:
     bt709: bool = False
 
 
+# Pixels. For smaller frames, macroblock-tree rate control of x264 depends on memory that it does not initialise: the
+# same frames give different files (3 different ones in 60 runs at 32 x 32).
+_SMALL = 64
+
 # Players assume BT.709 for H.264; without the tags some assume BT.601 and show other colours. CRF 14 is close to
 # transparent and still small for clips of seconds; faststart lets a browser play before the whole file has arrived.
 MP4 = Encoding(
@@ -110,7 +114,10 @@ def encode(frames: Iterable[np.ndarray], path: Path, encoding: Encoding, *, fps:
         ),
         av.open(f"file:{path}", "w", format=encoding.container, options=options) as container,
     ):
-        stream = container.add_stream(encoding.codec, rate=fps, options=dict(encoding.codec_options))
+        codec_options = dict(encoding.codec_options)
+        if encoding.codec == "libx264" and min(first.shape[:2]) < _SMALL:
+            codec_options["x264-params"] = "mbtree=0"
+        stream = container.add_stream(encoding.codec, rate=fps, options=codec_options)
         stream.height, stream.width, _ = first.shape
         stream.pix_fmt = encoding.pix_fmt
         context = stream.codec_context

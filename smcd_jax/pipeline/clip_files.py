@@ -51,6 +51,11 @@ class ClipFiles:
         """File of the sample before decoding, which exists until the videos are written."""
         return self.folder / f"{self.name}{_KEPT}"
 
+    @property
+    def partial(self) -> Path:
+        """File of a sample that was interrupted between two steps, which exists until sampling is complete."""
+        return self.folder / f"{self.name}.partial.npz"
+
     def video(self, index: int, format: str) -> Path:
         """Returns the path of NAME.mp4, NAME.gif or NAME.webp, or the folder of pictures NAME_frames."""
         return self._path(index, "_frames" if format == "frames" else f".{format}")

@@ -20,6 +20,7 @@ from smcd_jax.pipeline.clip import Clip
 from smcd_jax.pipeline.clip_files import ClipFiles, files_of_kept, read_kept
 from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.frames import replace_first_frame
+from smcd_jax.pipeline.partial_sample import PartialSample, read_partial, save_partial
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.memory import oom_as_user_error
 from smcd_jax.runtime.progress import Progress
@@ -58,6 +59,9 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
     if clip.options.motion_from is not None:  # nothing to sample
         description = {**clip.description, **device_summary(), "seconds": {}, "formats": clip.files.formats}
         return _finish(pipeline, clip.files, None, description, progress=progress)
+    resume = _partial_of(clip)
+    if resume is not None:
+        logger.warning("continuing the interrupted sample after step %d", resume.step)
     with oom_as_user_error(SMALLER):
         sample = pipeline(
             clip.picture,
@@ -65,10 +69,13 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
             tracks=clip.tracks,
             options=clip.options,
             output_type="latent",
+            resume=resume,
+            on_interrupt=lambda partial: _keep_partial(clip, partial),
             progress=progress,
         )
     description = {**clip.description, **device_summary(), "seconds": sample.seconds, "formats": clip.files.formats}
     clip.files.keep(sample.latents, description)
+    clip.files.partial.unlink(missing_ok=True)
     return _finish(pipeline, clip.files, sample.latents, description, progress=progress)
 
 
@@ -130,6 +137,23 @@ def is_kept(clip: Clip) -> bool:
     if not clip.files.latents.exists():
         return False
     return _same(clip.description, read_kept(clip.files.latents)[1], first_seed=clip.description["seed"])
+
+
+def _partial_of(clip: Clip) -> PartialSample | None:
+    """Returns the interrupted sample of the same inputs and options, if there is one."""
+    found = read_partial(clip.files.partial)
+    if found is None or not _same(clip.description, found[1], first_seed=clip.description["seed"]):
+        return None
+    return found[0]
+
+
+def _keep_partial(clip: Clip, partial: PartialSample) -> None:
+    try:
+        save_partial(clip.files.partial, partial, clip.description)
+    except SMCDError as error:  # the interruption is reported, and not what failed because of it
+        logger.warning("the interrupted sample is not kept: %s", error)
+    else:
+        logger.warning("%d steps are kept; the same command continues from there", partial.step)
 
 
 def _finish(

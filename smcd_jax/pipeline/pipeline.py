@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from smcd_jax.pipeline.clock import Clock
 from smcd_jax.pipeline.components import Components
 from smcd_jax.pipeline.features import encode_features
 from smcd_jax.pipeline.frames import OutputType, as_output, replace_first_frame
+from smcd_jax.pipeline.partial_sample import PartialSample
 from smcd_jax.pipeline.rendering import Rendering
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.runtime.compilation import enable_compile_cache
@@ -64,6 +65,12 @@ class VideoOutput:
     notes: tuple[str, ...]
     seconds: dict[str, float]
     motion: Motion | None = None
+
+
+class _Loop(NamedTuple):
+    callback: StepCallback | None
+    resume: PartialSample | None
+    on_interrupt: Callable[[PartialSample], None] | None
 
 
 class VideoPipeline(Rendering):
@@ -143,6 +150,8 @@ class VideoPipeline(Rendering):
         output_type: OutputType = "np",
         callback_on_step_end: StepCallback | None = None,
         before_decode: Callable[[np.ndarray], None] | None = None,
+        resume: PartialSample | None = None,
+        on_interrupt: Callable[[PartialSample], None] | None = None,
         progress: bool | Progress = False,
         **overrides: Any,
     ) -> VideoOutput:
@@ -158,6 +167,8 @@ class VideoPipeline(Rendering):
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
                 may return a dict with other latents.
             before_decode: Function called with the final latents, so that they can be kept if decoding fails.
+            resume: Interrupted sample of the same request, from whose step sampling continues.
+            on_interrupt: Function called with the state of the last complete step if sampling is interrupted.
             progress: True for progress bars, or a `smcd_jax.runtime.progress.Progress`.
             **overrides: Fields of `SamplingOptions`, such as ``seed`` or ``loop``, in place of those in ``options``.
 
@@ -177,11 +188,9 @@ class VideoPipeline(Rendering):
         clock = Clock(self.components.load_and_compile_seconds)
         latents = inputs = None
         if options.motion_from is None:
-            settings = {
-                "guidance": guidance or self.model.guidance(options.as_dict()),
-                "callback": callback_on_step_end,
-            }
-            latents, inputs = self._sample(request, plan, clock, **settings)
+            guidance = guidance or self.model.guidance(options.as_dict())
+            loop = _Loop(callback_on_step_end, resume, on_interrupt)
+            latents, inputs = self._sample(request, plan, clock, guidance=guidance, loop=loop)
             if before_decode is not None:
                 before_decode(latents)
         frames, motion = latents, None
@@ -209,7 +218,7 @@ class VideoPipeline(Rendering):
         clock: Clock,
         *,
         guidance: Guidance,
-        callback: StepCallback | None,
+        loop: _Loop,
     ) -> tuple[np.ndarray, Inputs]:
         """Returns the latents of a request, and its inputs."""
         options, denoisers = request.options, self.model.in_stage("denoise")
@@ -224,7 +233,7 @@ class VideoPipeline(Rendering):
             with clock.stage("encode"):
                 context = self.components.program("precompute", self.model.precompute)(params, context)
         with clock.stage("denoise"):
-            settings = {"table": table, "guidance": guidance, "options": options, "callback": callback}
+            settings = {"table": table, "guidance": guidance, "options": options, "loop": loop}
             settings |= {"shape": plan.latent_shape, "windows": windows, "seeds": request.seeds}
             latents = self._denoise(params, context, **settings)
         if plan.keep_frames is not None:
@@ -283,10 +292,11 @@ class VideoPipeline(Rendering):
         table: SolverTable,
         guidance: Guidance,
         options: SamplingOptions,
-        callback: StepCallback | None,
+        loop: _Loop,
     ) -> np.ndarray:
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         state = initial_state(initial_noise(keys, shape, num_rows=table.timesteps.size))
+        first, state = loop.resume or PartialSample(0, state)
         settings = {"table": on_device(table), "weights": jnp.asarray(guidance.weights, jnp.float32), "keys": keys}
         branches, transform = len(guidance.branches), self.model.x0_transform(options)
         fixed = {"guidance_rescale": options.guidance_rescale}
@@ -304,18 +314,27 @@ class VideoPipeline(Rendering):
         context = (context, windows)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
         self.components.release()  # memory that compiling left behind
-        size = 1 if callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
-        with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
-            for start in range(0, table.num_steps, size):
-                stop = min(start + size, table.num_steps)
-                state = program(params, state, context, settings, np.int32(start), np.int32(stop))
-                if callback is not None:
-                    state = self._call_back(callback, start, float(table.timesteps[start]), state)
-                if self.components.progress.live:
-                    jax.block_until_ready(state.latents)
-                for _ in range(start, stop):
+        size = 1 if loop.callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
+        done = first
+        try:
+            with self.components.progress.stage("denoise", table.num_steps, "step") as advance:
+                for _ in range(first):
                     advance()
-            jax.block_until_ready(state.latents)
+                for start in range(first, table.num_steps, size):
+                    stop = min(start + size, table.num_steps)
+                    after = program(params, state, context, settings, np.int32(start), np.int32(stop))
+                    if loop.callback is not None:
+                        after = self._call_back(loop.callback, start, float(table.timesteps[start]), after)
+                    if self.components.progress.live:
+                        jax.block_until_ready(after.latents)
+                    state, done = after, stop
+                    for _ in range(start, stop):
+                        advance()
+                jax.block_until_ready(state.latents)
+        except BaseException:
+            if loop.on_interrupt is not None and done > first:
+                loop.on_interrupt(PartialSample(done, state))
+            raise
         latents = np.asarray(state.latents)
         if not np.isfinite(latents).all():
             raise SMCDError(

@@ -99,12 +99,14 @@ class JobQueue:
     def start(self) -> None:
         """Takes over what an earlier server left unfinished, and starts the worker.
 
-        A kept sample is decoded. Other jobs are listed as failed, since one of them may have stopped the server.
+        A kept sample is decoded, and an interrupted one is continued. Other jobs are listed as failed, since one of
+        them may have stopped the server.
         """
         for entry in self._results.unfinished():
             job = Job(entry)
-            if entry.files.latents.exists() and entry.settings.get("model") in self._pipelines:
-                job.resumed = True
+            complete = entry.files.latents.exists()
+            if (complete or entry.files.partial.exists()) and entry.settings.get("model") in self._pipelines:
+                job.resumed = complete
                 self._waiting.append(job)
             else:
                 job.change(state="failed", error="the studio was stopped before this video was made; start it again")
@@ -178,7 +180,7 @@ class JobQueue:
         return job is not None and job.state not in FINAL
 
     def close(self) -> None:
-        """Lets the running job end between two steps, with its sample kept if it is complete; waits for that."""
+        """Lets the running job end between two steps, with its sample kept for the next start."""
         with self._changed:
             self.closing = True
             if self._running is not None:
@@ -228,7 +230,7 @@ class JobQueue:
             message = _one_line(error).replace(f"{entry.folder}/", "")
             logger.warning("a video failed: %s", message)
             job.change(state="failed", error=message)
-            if not entry.files.latents.exists():
+            if not (entry.files.latents.exists() or entry.files.partial.exists()):
                 self._results.remove(entry.id)
 
     def _forget_old(self) -> None:

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.pipeline.clip_run import make_clip
 from smcd_jax.studio.studio import Studio
+from tests.pipeline.test_partial_sample import Steps
 from tests.studio.support import client_of, finished, request_of
 
 # The server with a stand-in for sampling. "kill" ends the process between two of the files of the second video, and
@@ -174,6 +176,26 @@ def test_a_kept_sample_is_decoded_after_a_restart(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_interrupted_sample_continues_after_a_restart(tmp_path):
+    pipeline = VideoPipeline.from_pretrained("tiny", keep_loaded=True)
+    studio = Studio({"tiny": pipeline}, tmp_path)
+    client = client_of(studio)
+    job = client.post("/api/jobs", json=request_of(client)).json()  # the worker has not been started
+    entry = studio.results.entry(job["id"])
+    with pytest.raises(KeyboardInterrupt):
+        make_clip(pipeline, studio.queue.check(entry), progress=Steps(last=1))
+    assert entry.files.partial.exists()
+    studio.close()
+    again = Studio({"tiny": pipeline}, tmp_path)
+    again.queue.start()
+    client = client_of(again)
+    assert finished(client, job)["state"] == "done"
+    assert not entry.files.partial.exists()
+    again.queue.close()
+    assert again.queue.wait_closed(60)
+    again.close()
+
+
 def test_ctrl_c_while_decoding_keeps_the_sample(tmp_path):
     with server("kept", tmp_path, steps=1_000_000) as (process, client):
         job = start(client)
