@@ -106,7 +106,7 @@ class Progress:
         os.replace(temporary, self._file)
 
     def minutes_of(self, stage: Stage) -> float:
-        """Returns the minutes of a stage, fixed when it begins, at least a hundredth of the whole time."""
+        """Returns the time of a stage in minutes: set when the stage begins, and at least 1 % of the total."""
         if stage.name not in self.values["stages"]:
             later = [other.share for other in STAGES[STAGES.index(stage) :]]
             free = self.left - RESERVE[stage.name] * self.values["minutes"]

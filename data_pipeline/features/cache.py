@@ -106,8 +106,8 @@ class FeatureCache:
         different = different_encoder(self.manifest["encoders"], encoders)
         if different:
             raise SMCDError(
-                f"{self.folder}: the feature cache was made by other encoders ({different}); make one for this model "
-                "in another folder with 'smcd prepare --features MODEL --features_output DIR'",
+                f"{self.folder}: the feature cache was made with different encoders ({different}); make one for "
+                "this model in another folder with 'smcd prepare --features MODEL --features_output DIR'",
                 argument="encoders",
                 path=self.folder,
                 value=different,

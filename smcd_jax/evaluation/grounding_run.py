@@ -26,7 +26,7 @@ from smcd_jax.evaluation.video_store import GENERATED, EvalClip, Video, VideoSto
 from smcd_jax.media import resize_picture
 from smcd_jax.runtime.progress import Progress
 
-SPRITES = "sprites"  # name of the exact detector among those of the trackers
+SPRITES = "sprites"  # tracker name that selects the exact sprite detector
 COUNTED_FRAMES = "every frame of an object except its first, boxes cut to the picture"
 
 Boxes = Float32[np.ndarray, "f n 4"]

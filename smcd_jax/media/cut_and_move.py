@@ -95,7 +95,7 @@ def cut_layers(
         inside = np.clip(np.nan_to_num(box, nan=-1.0), 0, 1)
         if not np.isfinite(box).all() or not (inside[:2] < inside[2:]).all():
             raise SMCDError(
-                f"box {index} must lie in the picture and have an area, got {box.tolist()}",
+                f"box {index} must be finite and overlap the picture, got {box.tolist()}",
                 argument="boxes",
                 value=box.tolist(),
             )

@@ -43,7 +43,7 @@ class VAEResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """A 1x1 convolution fits the input where the width changes."""
+        """Returns the output; the skip connection is a 1x1 convolution if the number of channels changes."""
         h = conv(self.channels, self.policy, name="conv_0")(
             nn.silu(group_norm(self.policy, epsilon=1e-6, name="norm_0")(x))
         )

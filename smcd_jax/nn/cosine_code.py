@@ -16,7 +16,7 @@ _LARGEST, _FALL = 0.5, 2.6  # typical size of the constant coefficient per pixel
 
 
 def cosine_code(side: int, channels: int) -> tuple[Float32[np.ndarray, "p c"], Float32[np.ndarray, "c p"]]:
-    """Returns the matrices of encoder and decoder for patches of a picture in -1..1.
+    """Returns the encoder and decoder matrices for patches of a picture in -1..1.
 
     Args:
         side: Side of a patch in pixels.

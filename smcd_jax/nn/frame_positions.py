@@ -1,4 +1,4 @@
-"""Positions of frames in temporal attention: rotary embedding, and the learned bias of relative positions of T5."""
+"""Frame positions in temporal attention: rotary embedding, and T5's learned relative position bias."""
 
 from __future__ import annotations
 

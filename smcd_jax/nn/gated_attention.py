@@ -145,7 +145,7 @@ class GatedCrossAttention(GatedBlock):
 
 
 class GatedAdapters(nn.Module):
-    """Base of the forms: a projection of box tokens to the block's width, and the object gate."""
+    """Base class of all gated adapters: a projection of box tokens to the block's width, and the object gate."""
 
     width: int
     heads: int

@@ -30,7 +30,7 @@ def unet_rules(*components: str) -> tuple[Rule, ...]:
 
 
 def convolution_rules(*components: str) -> tuple[Rule, ...]:
-    """Rule of two-dimensional convolutions."""
+    """Returns the sharding rule of two-dimensional convolutions."""
     return (Rule("convolution", rf"({'|'.join(components)})/(.+/)?({_CONV})/kernel", (None, None, "in", "out")),)
 
 
@@ -40,7 +40,7 @@ def box_token_rules(component: str) -> tuple[Rule, ...]:
 
 
 def autoencoder_rules(component: str) -> tuple[Rule, ...]:
-    """Rule of the KL autoencoder's dense layers."""
+    """Returns the sharding rule of the KL autoencoder's dense layers."""
     layers = r"(.+/attention/(query|key|value|out)|.+_residual_[0-9]+/skip|quant|post_quant|shortcut_(in|out))"
     return (Rule("autoencoder dense", rf"{component}/{layers}/kernel", ("in", "out")),)
 

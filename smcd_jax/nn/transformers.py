@@ -103,7 +103,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame and to the conditions; added to its input.
+    """Transformer over the pixels of each frame, with attention to the conditions and a residual connection.
 
     Attributes:
         channels: Channels of the input.

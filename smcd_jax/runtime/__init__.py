@@ -1,1 +1,1 @@
-"""The machine: devices, memory, compilation, sharding, distributed start, FLOP counting and progress."""
+"""Runtime utilities: devices, memory, compilation, sharding, distributed initialisation, FLOP counting and progress."""

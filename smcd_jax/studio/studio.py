@@ -44,7 +44,7 @@ class Studio:
         self._models = {name: describe_model(name, pipeline) for name, pipeline in self.pipelines.items()}
 
     def close(self) -> None:
-        """Removes the sent pictures and lets another studio use the output folder."""
+        """Removes the uploaded pictures and lets another studio use the output folder."""
         self.pictures.close()
         self.results.close()
 

@@ -16,7 +16,7 @@ CLIP_REPORTED = 1e-6
 ASPECT_TOLERANCE = 0.01
 # Boxes within 0..1 of a picture with longer sides than this are fractions of it, not boxes within its first pixel.
 FRACTIONS_FROM = 8
-# More than the longest sequence of MOT20 (3,315 frames of 1,211 objects); more would fill the memory.
+# Limits memory; above the longest sequence of MOT20 (3,315 frames, 1,211 objects).
 MAX_BOXES = 5_000_000
 
 
@@ -196,7 +196,7 @@ def to_pixels(tracks: BoxTracks, image_size: tuple[float, float] | None, format:
 
 
 def whole_size(image_size: tuple[float, float], format: str) -> tuple[int, int]:
-    """Returns `image_size` in whole pixels, for the writer of a `format` that states it so.
+    """Returns `image_size` as integers, for writers of formats that store it in whole pixels.
 
     Raises:
         SMCDError: A side is not a whole number.

@@ -19,7 +19,7 @@ IDENTITY = np.stack(np.meshgrid(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64)),
 
 
 def warped(picture, field):
-    """The picture at a backward field in -1..1."""
+    """Returns the picture warped by a backward displacement field, in coordinates of -1..1."""
     at = (IDENTITY + field[..., :2] + 1) / 2 * 63
     channels = [map_coordinates(picture[..., c].astype(float), [at[..., 1], at[..., 0]], order=1) for c in range(3)]
     return np.stack(channels, axis=-1)

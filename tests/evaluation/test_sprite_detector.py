@@ -115,7 +115,7 @@ class TestWhereSpritesAre:
         scene = ALONE.scene(1, split="test")
         drawn = render_scene(scene)
         brighter = np.clip(drawn.video.astype(int) + 60, 0, 255).astype(np.uint8)
-        assert drawn.video.max() > 195  # some of it is cut off, as a decoder does
+        assert drawn.video.max() > 195  # some values are clipped at 255, as a decoder clips them
         assert np.nanmin(clip_overlap(detect_sprites(brighter, scene).boxes, drawn.boxes, drawn.mask).ious) > 0.8
 
     def test_the_box_of_a_sprite_half_outside_is_that_of_its_visible_part(self):

@@ -165,7 +165,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
     """The block and its temporal part alone."""
     arrays, given = golden.arrays(), golden.config
     batch, channels = given["batch"], given["out_channels"]
-    # every frame has a time embedding of its own, so frames enter as clips of one; the temporal part then sees clips
+    # every frame has its own time embedding, so frames enter as clips of length 1; the temporal part gets whole clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
     module = ResidualBlock(channels, golden.policy)
     params = module_params(golden, residual_rows(skip=given["channels"] != channels), module, x, time)

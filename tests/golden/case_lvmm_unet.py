@@ -153,7 +153,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def resampling(golden: Golden) -> Iterator[Comparison]:
-    """Strided and transposed convolution, and nearest neighbours with reflection."""
+    """Compares downsampling, and upsampling by transposed convolution or by nearest neighbour with reflection."""
     arrays, channels, policy = golden.arrays(), golden.config["dim"], golden.policy
     x = video(arrays["in/x"])
     prefixed = lambda prefix: {f"x.{name}": tensor for name, tensor in golden.weights(prefix=prefix).items()}  # noqa: E731

@@ -137,7 +137,7 @@ def test_boxes_move_the_fields_in_them(pipe):
         weight: float(box_energy(jnp.asarray(m.displacement[:, 1:]), jnp.asarray(boxes), jnp.asarray(mask))[0])
         for weight, m in found.items()
     }
-    assert energy[1.0] < energy[0.0]  # random networks: a few percent
+    assert energy[1.0] < energy[0.0]  # with random weights only by a few percent
 
 
 def test_a_box_energy_is_zero_for_the_motion_of_the_box():

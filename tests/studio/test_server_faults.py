@@ -1,4 +1,4 @@
-"""Wrong and hostile requests to the studio: each is one line with a status, and the server stays usable."""
+"""Invalid and hostile requests to the studio: answers are one line with a status, and the server stays usable."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_prompt_that_is_not_text_is_refused():
 def test_resampling_a_linear_motion_gives_the_same_motion(frames):
     resampled = tracks_of(moving(5)).resample(frames)
     expected = moving(frames) if frames > 1 else moving(5)[:1]
-    # Coordinates are float32 in 0..1: a few roundings of 6e-8.
+    # Coordinates are float32 in 0..1: a few rounding errors of 6e-8 each.
     np.testing.assert_allclose(resampled.boxes, expected, atol=2e-7)
 
 

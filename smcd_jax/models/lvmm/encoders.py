@@ -20,7 +20,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class LVMMEncoders(VideoModel):
-    """The encoders of LVMM; `networks.LVMMNetworks` is the model.
+    """Base class with LVMM's encoders; `model.LVMMModel` is the complete model.
 
     Attributes:
         networks: Network of each component, by name.

@@ -20,7 +20,7 @@ _RETURNS = 0.03  # distance between first and last box that counts as the same p
 
 
 class LVMMModel(LVMMNetworks):
-    """LVMM with its requests: pictures animated by motion, as loops, in slow motion, along boxes, or from a file."""
+    """The complete LVMM model with its sampling options: loops, slow motion, boxes, and motion read from a file."""
 
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image",)

@@ -70,7 +70,7 @@ class TemporalAttention(MotionAttention):
     def __call__(
         self, video: Float[Array, "b f h w c"], bias: Float[Array, "#b heads f f"] | None = None
     ) -> Float[Array, "b f h w c"]:
-        """The video after the layer; ``bias`` is added to the products of queries and keys."""
+        """Returns the video after the layer; ``bias`` is added to the attention logits."""
         b, f, h, w, c = video.shape
         queries, context = self._projections(self.norm(video).reshape(b, f, h * w, c))
         rotated = min(ROTATED_CHANNELS, self.head_dim)

@@ -30,8 +30,8 @@ class TensorShapes:
         """
         if name not in self._tensors:
             raise SMCDError(
-                f"{self._path} contains no {self._network}: {name} is missing; check that it is the right file and "
-                "complete",
+                f"{self._path} contains no {self._network}: {name} is missing; check that this is the "
+                "right file and that it is complete",
                 path=self._path,
                 value=name,
             )

@@ -16,7 +16,7 @@ from smcd_jax.weights.conversion_table import (
 
 
 def embedding_rows(torch: str, path: str) -> list[Row]:
-    """Returns the rows of the embedding of a number, such as the timestep or the frames per second."""
+    """Returns the rows of the MLP that embeds a scalar, such as the timestep or the frame rate."""
     return weighted(f"{torch}.0", f"{path}/dense_in", LINEAR) + weighted(f"{torch}.2", f"{path}/dense_out", LINEAR)
 
 

@@ -263,7 +263,7 @@ def _start_wandb(folder: Path, run_config: dict[str, Any]) -> Any:
             "(WANDB_MODE=offline), or turn it off (run.wandb=False)",
             argument="wandb",
         ) from error
-    # The step counter of wandb cannot decrease, which a resumed run needs.
+    # wandb's own step counter cannot decrease, but the step of a resumed run does; plot against our step instead.
     run.define_metric("*", step_metric="step")
     return run
 

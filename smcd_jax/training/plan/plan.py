@@ -61,7 +61,7 @@ class Planner:
         """
         if not -1 <= effort <= 1:
             raise SMCDError(
-                f"effort must be in -1 (fast to compile) to 1 (fast to run), got {effort:g}",
+                f"effort must be between -1 (fast to compile) and 1 (fast to run), got {effort:g}",
                 argument="effort",
                 value=effort,
             )
