@@ -1,10 +1,10 @@
-"""Measures loops and in-betweens of a DynamiCrafter model that interpolates, on held-out clips of records.
+"""Measures loops and interpolations of a DynamiCrafter interpolation model on held-out clips of records.
 
     python launch/measure_ends.py MODEL RECORDS --count 32 --output ends.json
 
 A loop starts from the first frame of a clip; its last-to-first step is compared with the mean of its other steps, both
-as mean absolute differences of pixels in 0..255. An in-between gets the first and last frame of a clip; PSNR compares
-its ends with them.
+as mean absolute differences of pixels in 0..255. An interpolation gets the first and last frame of a clip, and PSNR
+compares its ends with them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from smcd_jax.tokenizer import Tokenizer
 
 
 def main() -> None:
-    """Prints the figures, and writes them to --output."""
+    """Prints the measurements, and writes them to --output."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("records", type=Path)
@@ -67,7 +67,7 @@ def held_out(config: Any, records: Path, split: str, count: int) -> tuple[np.nda
 
 
 def loop_figures(loops: np.ndarray) -> dict[str, float]:
-    """Returns the last-to-first step, the mean step, and in how many loops the former is no larger.
+    """Returns the last-to-first step, the mean step, and the number of loops in which the former is not larger.
 
     Args:
         loops: Loops, uint8 [n, f, h, w, 3].
@@ -83,10 +83,10 @@ def loop_figures(loops: np.ndarray) -> dict[str, float]:
 
 
 def between_figures(videos: np.ndarray, clips: np.ndarray) -> dict[str, float]:
-    """Returns the PSNR in dB of the ends of in-betweens against the two pictures, and of one picture against the other.
+    """Returns the PSNR in dB of first and last frames against the given pictures, and between the two pictures.
 
     Args:
-        videos: In-betweens, uint8 [n, f, h, w, 3].
+        videos: Interpolations, uint8 [n, f, h, w, 3].
         clips: Real clips whose ends are the pictures, uint8 [n, f, h, w, 3].
     """
     return {

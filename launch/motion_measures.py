@@ -1,9 +1,9 @@
-"""Measures of a motion model: the scales that training needs, and figures on held-out clips of the world of winds.
+"""Measures a motion model: the scales that training needs, and errors on held-out clips of the world of winds.
 
     python launch/motion_measures.py scales MODEL RECORDS               field_scale and scaling_factor, as JSON
     python launch/motion_measures.py measure MODEL RECORDS OUT.json     figures of docs/lvmm.md
 
-Errors of motion are in pixels of the picture; PSNR is that of 8-bit pixels.
+Motion errors are in pixels of the picture; PSNR is computed on 8-bit pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from smcd_jax.motion import Motion
 from smcd_jax.nn.warp import corner_grid, grid_sample, resize_bilinear
 from smcd_jax.pipeline import VideoPipeline
 
-MOVING = 0.5  # pixels; points that move less count as still
+MOVING = 0.5  # motion in pixels below which a point counts as still
 BATCH = 8
 
 
@@ -71,7 +71,7 @@ def read_clips(records: Path, split: str, count: int, config: Any) -> Iterator[d
 
 
 def scales(pipe: VideoPipeline, records: Path, count: int) -> dict[str, float]:
-    """Returns the standard deviation of predicted displacements, and 1 / that of unscaled latents."""
+    """Returns the standard deviation of predicted displacements, and the reciprocal of that of unscaled latents."""
     model, sums = pipe.model, {"fields": [], "latents": []}
     for features in _features(pipe, read_clips(records, "train", count, pipe.config)):
         fields = np.asarray(features["fields"])[:, 1:]
@@ -197,7 +197,7 @@ def sampled_figures(pipe: VideoPipeline, records: Path, clips: list[dict[str, An
 def _world_figures(
     records: Path, clips: list[dict[str, Any]], config: Any, size: np.ndarray, moving: np.ndarray
 ) -> dict[str, float]:
-    """Returns the world's own diversity (other winds in the same scene), and the error of slow motion by 4."""
+    """Returns the diversity of the true motion (other winds in the same scene), and the error of slow motion by 4."""
     import dataclasses
 
     world = world_of(read_manifest(records).get("plan", {}).get("options", {}))
@@ -240,7 +240,7 @@ def _world_figures(
 
 
 def _pingpong(motion: Motion) -> tuple[np.ndarray, np.ndarray]:
-    """Returns back and forth playback, cut so that its ends meet in the still like a loop of K frames."""
+    """Returns the motion played forward and backward, cut to the length of a loop of K frames."""
     played = motion.from_still().back_and_forth()
     return (
         np.concatenate([played.displacement, played.displacement[:, :1]], axis=1),

@@ -1,4 +1,4 @@
-"""Trains the small model within a time, from nothing to an exported and evaluated model; resumable.
+"""Trains, exports and evaluates the small model from scratch within a given time; can be resumed.
 
     python launch/train_small.py --minutes 75 [--size 64|128] [--output DIR]
 
@@ -41,8 +41,8 @@ WORLD: dict[str, Any] = {
 STARTS = {"empty_start_share": 0.1, "other_start_share": 0.15}
 HELD_OUT_SEED = 1
 CLIPS = {64: 4000, 128: 12_000}
-RESTART = 42  # exit status of `smcd train` when it was stopped and has saved
-_BEAT, _LONGEST = 5.0, 60.0  # seconds between two notes of the time used; a longer gap is a pause of the process
+RESTART = 42  # exit status of `smcd train` after it was stopped and has saved a checkpoint
+_BEAT, _LONGEST = 5.0, 60.0  # seconds between updates of the used time; a longer gap is a pause of the process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ STAGES = (
     Stage("object", "stage1_object.py", 0.25),
     Stage("scene", "stage2_scene.py", 0.38),
 )
-# Share of the whole time that is kept for exports, latents and evaluation after a stage.
+# Share of the total time that is reserved for exports, latents and evaluation after each stage.
 RESERVE = {"autoencoder": 0.16, "base_pictures": 0.1, "base_clips": 0.1, "object": 0.1, "scene": 0.08}
 
 
@@ -76,7 +76,7 @@ class Progress:
 
     Args:
         folder: Folder of the run.
-        minutes: Time of the whole run; None for that of the run that is resumed.
+        minutes: Total time of the run; None to keep the time of a resumed run.
         size: Width and height of the videos in pixels.
     """
 
@@ -93,11 +93,11 @@ class Progress:
 
     @property
     def left(self) -> float:
-        """Minutes left; negative if the run took longer."""
+        """Remaining minutes; negative if the run took longer."""
         return self.values["minutes"] - self.values["used_seconds"] / 60
 
     def note(self) -> None:
-        """Adds the time since the last call, and writes the file."""
+        """Adds the time since the last call to the used time, and writes the file."""
         now = time.monotonic()
         self.values["used_seconds"] += min(now - self._last, _LONGEST)
         self._last = now
@@ -117,10 +117,10 @@ class Progress:
 
 
 class Runner:
-    """Runs commands of `smcd` one after the other and keeps the time; a signal stops the current one.
+    """Runs `smcd` commands one after the other and measures their time; a signal stops the current command.
 
     Args:
-        progress: Time of the run.
+        progress: Used time of the run.
     """
 
     def __init__(self, progress: Progress):
@@ -135,7 +135,7 @@ class Runner:
         if self._stopped:
             sys.exit(RESTART)
         command = [sys.executable, "-m", "smcd_jax", *map(str, arguments)]
-        # A session of its own, so that Ctrl-C reaches it once, through `_stop`.
+        # A separate session, so that Ctrl-C reaches the command only once, through `_stop`.
         self._child = subprocess.Popen(command, cwd=ROOT, env=_environment(), start_new_session=True)
         status = None
         while status is None:
@@ -158,7 +158,7 @@ def _environment() -> dict[str, str]:
 
 
 def say(text: str) -> None:
-    """Prints one line at once."""
+    """Prints one line without buffering."""
     print(f"train_small: {text}", flush=True)
 
 
@@ -216,7 +216,7 @@ def train_stage(
 
 
 def evaluate(run: Runner, folder: Path, size: int, clips: int) -> None:
-    """Measures the model on clips of a seed that no stage has seen, with their own and with swapped labels."""
+    """Measures the model on clips of a seed that no stage has seen, with correct and with swapped labels."""
     records, model = folder / "held_out", folder / "model"
     options = world_options(size, seed=HELD_OUT_SEED, test_clips=clips)
     run.smcd("prepare", "sprites", "--output", records, "--splits", "test", *options)
@@ -230,7 +230,7 @@ def evaluate(run: Runner, folder: Path, size: int, clips: int) -> None:
 
 
 def main() -> None:
-    """Runs all steps that are not done yet."""
+    """Runs all steps that are not complete yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="time of the whole run; a resumed run keeps its own")
     parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="width and height (default: 64)")

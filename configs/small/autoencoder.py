@@ -15,7 +15,7 @@ def get_config(size: str = "64") -> ConfigDict:
     config.trainable = ("autoencoder/.*",)
     config.data.inputs = "video"
     config.data.frames = 1
-    config.data.batch_size = 32 if size == "128" else 8  # many small steps: at first, their number limits sharpness
+    config.data.batch_size = 32 if size == "128" else 8  # early sharpness depends on the number of steps
     config.loss.kl_weight = 1e-3
     config.loss.edge_weight = 0.5
     config.optimizer.learning_rate = 1e-3

@@ -21,7 +21,7 @@ def get_config(size: str = "64") -> ConfigDict:
     config.temporal = False
     config.loss.min_snr_gamma = 5.0
     config.condition_dropout.text = 0.1
-    config.optimizer.ema_decay = 0.0  # the average would lag behind in a short stage
+    config.optimizer.ema_decay = 0.0  # in a short stage, the average would lag behind the weights
     config.data.frames = 1
     config.data.batch_size = 128 if size == "128" else 64
     return config

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.config import default_config
 
-NO_LIMIT = 10_000_000  # steps; the time ends a stage
+NO_LIMIT = 10_000_000  # number of steps; the time limit ends a stage first
 
 
 def check_size(size: str) -> int:
@@ -54,7 +54,7 @@ def small_config(name: str, size: str) -> ConfigDict:
 
 
 def _set_model(model: ConfigDict, *, large: bool) -> None:
-    """Sets networks of 8 x 8 latents (16 x 16 if large) with 24 channels; texts end after 40 tokens."""
+    """Sets networks for latents of 8 x 8 pixels (16 x 16 if large) with 24 channels, and texts of at most 40 tokens."""
     model.height = model.width = 128 if large else 64
     model.max_objects = 3
     model.autoencoder.patch = 4

@@ -3,7 +3,7 @@
 Command   smcd distill --config configs/smcd/distill.py --workdir runs/distill --output models/smcd_4step
           --config.init.model=models/smcd --config.data.records=records/got10k,records/youtube_vis
 Starts    from a model folder of stage 2, with features cached by its encoders; the teacher is the same model
-Trains    the UNet; the teacher makes 4 guided steps (16 in all) in the place of one, with 2 guidance branches
+Trains    the UNet; each student step replaces 4 guided steps of the teacher (16 in total), with 2 guidance branches
 """
 
 from ml_collections import ConfigDict

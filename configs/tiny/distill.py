@@ -1,9 +1,9 @@
 """Few-step distillation of the small model: 4 steps with guidance 2 and box guidance 2 built in.
 
-The UNet is trained; the teacher makes 3 guided steps in the place of one, with two guidance branches.
+The UNet is trained; each student step replaces 3 guided steps of the teacher, with two guidance branches.
 
 Command   smcd distill --config configs/tiny/distill.py --workdir runs/tiny/distill --output runs/tiny/model_4step
-Starts    from the model that ships, with features cached by it: smcd prepare --features tiny --output runs/tiny/records
+Starts    from the shipped model, with features cached by it: smcd prepare --features tiny --output runs/tiny/records
 Hardware  2 CPU cores are enough
 """
 

@@ -1,4 +1,4 @@
-"""The world of winds (`data_pipeline/winds`) as a source of clips, generated from their indices."""
+"""The procedural world of winds (`data_pipeline/winds`) as a source of clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipeline.winds import SPLITS, WindConfig, WindWorld, clip_id
 from smcd_jax.errors import SMCDError
 
 _NOT_WORLD = ("train_clips", "val_clips", "test_clips", "field_size")
-_MAX_CLIPS = 10**9  # sorted ids have nine digits
+_MAX_CLIPS = 10**9  # ids have nine digits, so that they sort by index
 
 
 class Winds:
@@ -94,7 +94,7 @@ class Winds:
 
 
 def world_of(options: dict[str, Any]) -> WindWorld:
-    """Returns the world of the options of `Winds`.
+    """Returns the world that the options of `Winds` describe.
 
     Raises:
         SMCDError: An option is unknown or out of range.

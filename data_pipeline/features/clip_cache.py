@@ -4,10 +4,10 @@
 FOLDER/
   clip_cache.json          arrays, encoders and records of the cache; `complete` is false until every part is written
   part-00000.npz           index of the part: clip ids, errors, checksums (NumPy, no pickles)
-  part-00000-NAME.npy      one array per name, a row per clip: float16, or int32 for token ids
+  part-00000-NAME.npy      one array per name with one row per clip: float16, or int32 for token ids
 ```
 
-A cache leaves out clips that their own features reproduce badly: `write_clip_features` counts them.
+A cache omits clips whose features reproduce them badly; `write_clip_features` counts these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ClipCache:
         folder: Folder of the cache.
         manifest: Content of `clip_cache.json`.
         clip_ids: Clip ids by position.
-        errors: Error of each clip's reproduction, by position.
+        errors: Reconstruction error of each clip, by position.
     """
 
     def __init__(self, folder: str | Path, *, encoders: Mapping[str, str]):

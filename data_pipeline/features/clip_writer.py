@@ -1,4 +1,4 @@
-"""Writing a cache of clips: encodes every clip once, and leaves out those that their features reproduce badly."""
+"""Writer of the feature cache of clips, which omits clips whose features reproduce them badly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ClipEncoders:
         height: Frame height in pixels.
         width: Frame width in pixels.
         batch: Number of clips per call of `encode`.
-        max_error: Largest error of a clip's reproduction, as a mean squared error of pixels in 0..255.
+        max_error: Largest reconstruction error of a clip that is kept, as a mean squared error of pixels in 0..255.
         encode: Function from videos and captions to arrays by name, and the error of each clip.
     """
 
@@ -94,7 +94,7 @@ class ClipReport:
 def write_clip_features(
     records: RecordFolder, output: Path, encoders: ClipEncoders, *, progress: bool = True
 ) -> ClipReport:
-    """Writes the cache of a split from the first frames of each clip; an interrupted cache resumes at its last part.
+    """Writes the cache of a split from the first frames of each clip; an interrupted write resumes at the last part.
 
     Args:
         records: Split to encode.
@@ -134,7 +134,7 @@ def write_clip_features(
 
 
 def _begin(output: Path, records: RecordFolder, encoders: ClipEncoders, *, parts: int) -> dict[str, Any]:
-    """Returns the manifest of the cache to write; a new cache gets it on disk with `complete` false."""
+    """Returns the manifest of the cache to write; for a new cache, it is also written with `complete` false."""
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -209,7 +209,7 @@ def _write_part(
 def _batches(
     clips: range, records: RecordFolder, encoders: ClipEncoders
 ) -> Iterator[list[tuple[int, np.ndarray, str] | None]]:
-    """Yields position, frames and caption of clips in batches; None for those that cannot be used."""
+    """Yields batches of clips as position, frames and caption, or None for a clip that cannot be used."""
     for start in range(clips.start, clips.stop, encoders.batch):
         yield [_read(position, records, encoders) for position in range(start, min(start + encoders.batch, clips.stop))]
 

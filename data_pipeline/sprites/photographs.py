@@ -1,4 +1,4 @@
-"""Backgrounds that look like photographs, made by procedure: places, walls and lights out of focus.
+"""Procedural backgrounds that look like photographs: landscapes, walls, and lights out of focus.
 
 As in photographs, detail fades with its frequency: textures are sums of smooth noise (octaves) whose amplitude halves
 as the frequency doubles. Coordinates are in units of the picture's shorter side, so that a picture is the same at every
@@ -17,8 +17,8 @@ from PIL import Image
 from data_pipeline.sprites.colors import hsv_to_rgb
 from data_pipeline.sprites.rng import ClipRng
 
-_FINEST = 64  # cells of the finest noise across the shorter side
-_VIGNETTE = 0.22  # largest loss of light in the corners
+_FINEST = 64  # number of cells of the finest noise along the shorter side
+_VIGNETTE = 0.22  # largest darkening of the corners
 
 
 class Canvas:
@@ -86,7 +86,7 @@ def draw_photograph(kind: str, rng: ClipRng, *, width: int, height: int) -> UInt
 
     Args:
         kind: Name of the subject, one of `PHOTOGRAPHS`.
-        rng: Random numbers.
+        rng: Random number generator.
         width: Width in pixels.
         height: Height in pixels.
     """
@@ -125,7 +125,7 @@ def _beach(rng: ClipRng, canvas: Canvas) -> np.ndarray:
     picture = canvas.mix(picture, sea, canvas.below(np.float32(horizon)))
     line = shore + 0.02 * canvas.noise(3, 1, octaves=3)[:1] + rng.uniform(-0.12, 0.12) * (canvas.x - canvas.x.mean())
     sand = np.asarray(_color(rng, (32, 46), (0.25, 0.42), (0.78, 0.9))) * (1 + 0.05 * canvas.noise(8))[..., None]
-    sand = sand * (0.82 + 0.18 * np.clip((canvas.y - line) / 0.12, 0, 1))[..., None]  # wet near the water
+    sand = sand * (0.82 + 0.18 * np.clip((canvas.y - line) / 0.12, 0, 1))[..., None]  # darker near the water
     picture = canvas.mix(picture, sand, canvas.below(line))
     foam = np.exp(-(((canvas.y - line + 0.012) / 0.016) ** 2))
     return canvas.mix(picture, (0.97, 0.98, 0.98), 0.85 * foam)
@@ -215,7 +215,7 @@ def _stone(rng: ClipRng, canvas: Canvas) -> np.ndarray:
 
 
 def _bokeh(rng: ClipRng, canvas: Canvas) -> np.ndarray:
-    """Lights or leaves far behind the plane of focus: discs over a soft ground."""
+    """Draws lights or leaves far behind the plane of focus, as discs over a soft background."""
     leaves = rng.chance(0.5)
     hue = rng.uniform(75, 150) if leaves else rng.uniform(0, 360)
     value = rng.uniform(0.38, 0.55) if leaves else rng.uniform(0.14, 0.26)
@@ -283,5 +283,5 @@ def _edge_distance(place: np.ndarray) -> np.ndarray:
 
 
 def _bump(place: np.ndarray, half: float, pixel: float) -> np.ndarray:
-    """Returns 1 within `half` of the middle of each unit interval, and 0 elsewhere, smoothed over a pixel."""
+    """Returns 1 within distance `half` of the middle of each unit interval and 0 elsewhere, smoothed over a pixel."""
     return np.clip(0.5 + (half - np.abs(place % 1 - 0.5)) / pixel, 0, 1)

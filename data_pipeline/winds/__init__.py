@@ -1,4 +1,4 @@
-"""Procedural videos of textured pictures that sway, grow and drift, with their true fields of motion."""
+"""Procedural videos of textured pictures that sway, grow and drift, with ground-truth motion fields."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from data_pipeline.sprites.config import SPLITS
 
 __all__ = ["SPLITS", "WORLD_VERSION", "WindConfig"]
 
-# Increase this when the same parameters give different clips; it is part of every fingerprint.
+# Part of every fingerprint; increase it when a change of the code changes the clips.
 WORLD_VERSION = 1
 
 
@@ -21,12 +21,12 @@ WORLD_VERSION = 1
 class WindConfig:
     """Parameters of the world of winds. The same parameters give the same clips, up to rounding.
 
-    Width and height only change the sampling of a scene; lengths of the scene are shares of the picture's side.
+    Width and height only change the sampling of a scene; lengths in a scene are fractions of the picture's side.
 
     Attributes:
         width: Width in pixels, 16 to 1024.
         height: Height in pixels, 16 to 1024.
-        frames: Number of frames per clip, 2 to 256: a still and the motion after it.
+        frames: Number of frames per clip, 2 to 256.
         min_regions: Smallest number of moving regions, at least 1.
         max_regions: Largest number of moving regions, at most 6.
         sway: Largest deflection of the top of a plant, as a share of the picture's side, 0 to 0.3.

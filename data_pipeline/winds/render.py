@@ -1,4 +1,4 @@
-"""Rendering of scenes of winds: frames with boxes, and the true field of motion with its validity."""
+"""Rendering of scenes of winds: frames with boxes, and the ground-truth motion field with its validity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from data_pipeline.winds.scene import Layer, Scene, texture_at
 
-_SEEN = 0.02  # smallest share of the picture's pixels of a layer that counts as present
+_SEEN = 0.02  # smallest visible share of the picture's pixels for which a layer counts as present
 
 
 class WindRendering(NamedTuple):
@@ -39,7 +39,7 @@ def render_scene(scene: Scene, *, width: int, height: int, frames: Sequence[floa
         scene: Scene.
         width: Width in pixels.
         height: Height in pixels.
-        frames: Times in frames, whole or not; None for every frame of the scene.
+        frames: Times in frames, which may be fractional; None for every frame of the scene.
     """
     times = range(scene.num_frames) if frames is None else frames
     points = pixel_centers(width, height)
@@ -70,7 +70,7 @@ def true_fields(
         side: Number of points of the grid along each axis.
         width: Width of the picture in pixels.
         height: Height of the picture in pixels.
-        frames: Times in frames, whole or not; None for every frame of the scene.
+        frames: Times in frames, which may be fractional; None for every frame of the scene.
 
     Returns:
         Displacement (x, y) from the point of frame t to its place in frame 0, in units in which the picture spans
@@ -97,7 +97,7 @@ def pixel_centers(width: int, height: int) -> Float[np.ndarray, "h w 2"]:
 
 
 def _front(layers: Sequence[Layer], points: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the number of the layer in front at each point (-1: background), and the place in frame 0."""
+    """Returns the index of the front layer at each point (-1: background), and its position in frame 0."""
     front, origins = np.full(points.shape[:-1], -1), points.copy()
     for number, layer in enumerate(layers):
         own = layer.origin(points, time)

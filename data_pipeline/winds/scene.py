@@ -1,6 +1,6 @@
 """Scenes of the world of winds: textured regions over a background, and the backward motion of each.
 
-Every region is a picture of its own in the coordinates of the first frame. Its motion is given backwards: where a
+Every region has its own texture in the coordinates of the first frame. Its motion is given backward: where a
 point of frame t was in frame 0. Plants sway about their foot, all in the wind of the scene; balloons grow or shrink;
 clouds drift along the wind. Coordinates are x, y in 0..1 of the picture, y downwards.
 """
@@ -23,7 +23,7 @@ Kind = Literal["plant", "balloon", "cloud"]
 # Random streams. Changing one changes every clip.
 _BACKGROUND, _WIND, _REGIONS, _TEXTURES = 0, 1, 2, 3
 _KINDS: tuple[tuple[Kind, float], ...] = (("plant", 0.5), ("balloon", 0.25), ("cloud", 0.25))
-# Hue range in degrees, saturation range and value range by what is painted.
+# Hue range in degrees, saturation range and value range for each kind of region.
 _COLORS = {
     "background": ((190.0, 400.0), (0.12, 0.35), (0.5, 0.92)),
     "plant": ((75.0, 155.0), (0.45, 0.85), (0.35, 0.7)),
@@ -32,8 +32,8 @@ _COLORS = {
 }
 # Cells of the two octaves of a texture per side of the picture: about 13 and 5 pixels at 64 x 64.
 _OCTAVES = ((5, 0.6), (13, 0.4))
-_MARGIN = 0.25  # of a texture around the picture
-_PLANNED = 8  # frames over which `WindConfig.growth` is reached
+_MARGIN = 0.25  # margin of a texture around the picture, as a fraction of the side
+_PLANNED = 8  # number of frames to which `WindConfig.growth` refers
 
 Points = Float[np.ndarray, "*k 2"]
 
@@ -55,7 +55,7 @@ class Wind:
     phase: float
 
     def swing(self, frame: float, delay: float) -> float:
-        """Returns the deflection at a frame minus that at frame 0, in -2..2; places downwind follow with a delay."""
+        """Returns the deflection at a frame minus that at frame 0, in -2..2; ``delay`` is a phase in radians."""
         angle = self.phase - delay
         return self.strength * (math.sin(2 * math.pi * frame / self.period + angle) - math.sin(angle))
 
@@ -65,13 +65,13 @@ class Layer:
     """A moving region.
 
     Attributes:
-        kind: What it is and how it moves.
-        center: Center in frame 0; of a plant, that of its crown.
+        kind: Kind of the region, which determines its motion.
+        center: Center in frame 0; for a plant, the center of its crown.
         radii: Half width and half height.
-        lobes: Number and depth of the waves of its outline, and their phase.
+        lobes: Number, depth and phase of the waves along the outline.
         speed: Largest deflection, logarithm of growth per frame, or distance per frame.
         wind: Wind of the scene.
-        texture: Picture of the region, over `texture_at`'s range.
+        texture: Texture of the region, which covers the range of `texture_at`.
     """
 
     kind: Kind
@@ -84,11 +84,11 @@ class Layer:
 
     @property
     def foot(self) -> float:
-        """Height y at which a plant does not move."""
+        """Coordinate y of the foot of a plant, which does not move."""
         return self.center[1] + 1.35 * self.radii[1]
 
     def origin(self, points: Points, frame: float) -> Points:
-        """Returns where points of a frame were in frame 0; frames in between are allowed."""
+        """Returns the positions in frame 0 of points of a frame; the frame may be fractional."""
         if self.kind == "plant":
             lift = np.clip((self.foot - points[..., 1]) / (2.35 * self.radii[1]), 0, 1.3) ** 1.5
             shift = self.speed * self.wind.swing(frame, 3.0 * self.center[0] * self.wind.direction) * lift
@@ -99,7 +99,7 @@ class Layer:
         return points - np.asarray([self.speed * self.wind.direction * frame, 0.0])
 
     def inside(self, origins: Points) -> Float[np.ndarray, "*k"]:
-        """Returns the distance from the outline at points of frame 0, positive inside."""
+        """Returns the signed distance from the outline at points of frame 0, positive inside."""
         offset = (origins - np.asarray(self.center)) / np.asarray(self.radii)
         count, depth, phase = self.lobes
         radius = np.hypot(offset[..., 0], offset[..., 1])
@@ -118,7 +118,7 @@ class Scene:
 
     Attributes:
         caption: Description of the motion.
-        background: Picture behind the layers, over `texture_at`'s range.
+        background: Texture behind the layers, which covers the range of `texture_at`.
         layers: Moving regions.
         num_frames: Number of frames.
     """
@@ -178,7 +178,7 @@ def _draw_layer(config: WindConfig, wind: Wind, rng: ClipRng, texture_rng: ClipR
 
 
 def _placed(kind: Kind, rng: ClipRng) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Draws center and radii."""
+    """Draws the center and the radii of a region."""
     if kind == "plant":
         radii = rng.uniform(0.11, 0.17), rng.uniform(0.18, 0.26)
         return (rng.uniform(0.18, 0.82), rng.uniform(0.42, 0.62)), radii
@@ -189,7 +189,7 @@ def _placed(kind: Kind, rng: ClipRng) -> tuple[tuple[float, float], tuple[float,
 
 
 def _gap(placed: tuple[tuple[float, float], tuple[float, float]], others: list[Layer]) -> float:
-    """Returns the smallest distance to other layers in radii."""
+    """Returns the smallest distance to the other layers, in units of the radii."""
     (x, y), (width, height) = placed
     gaps = [
         math.hypot((x - o.center[0]) / (width + o.radii[0]), (y - o.center[1]) / (height + o.radii[1])) for o in others
@@ -227,7 +227,7 @@ def _texture(what: str, rng: ClipRng, config: WindConfig) -> Float[np.ndarray, "
 
 
 def _smooth(grid: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Interpolates a grid along both axes with smooth steps between its points."""
+    """Interpolates a grid along both axes with smoothstep weights."""
     low = at.astype(int)
     part = at - low
     part = part * part * (3 - 2 * part)
@@ -236,7 +236,7 @@ def _smooth(grid: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def texture_at(texture: Float[np.ndarray, "n n 3"], points: Points) -> Float[np.ndarray, "*k 3"]:
-    """Returns the colors of a texture at points, by bilinear interpolation; its margin reaches 0.25 beyond 0..1."""
+    """Returns the colors of a texture at points, by bilinear interpolation; points may lie up to 0.25 outside 0..1."""
     side = len(texture)
     place = np.clip((points + _MARGIN) / (1 + 2 * _MARGIN) * side - 0.5, 0, side - 1.001)
     low = place.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The world of winds: clips by split and index, as scenes, as arrays, or as true fields of motion."""
+"""The world of winds: scenes, rendered clips and ground-truth motion fields by split and index."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class WindWorld:
         return draw_scene(self.config, split, index)
 
     def render(self, index: int, *, split: str = "train", frames: Sequence[float] | None = None) -> WindRendering:
-        """Renders a clip, at whole frames or at any times in frames; raises as `scene`."""
+        """Renders a clip at its frames, or at other times in frames; errors are those of `scene`."""
         scene = self.scene(index, split=split)
         return render_scene(scene, width=self.config.width, height=self.config.height, frames=frames)
 
     def fields(
         self, index: int, *, split: str = "train", side: int, frames: Sequence[float] | None = None
     ) -> Float32[np.ndarray, "t side side 3"]:
-        """Returns the true fields of a clip (`data_pipeline.winds.render.true_fields`); raises as `scene`."""
+        """Returns the true fields of a clip (`data_pipeline.winds.render.true_fields`); errors are those of `scene`."""
         scene, config = self.scene(index, split=split), self.config
         return true_fields(scene, side=side, width=config.width, height=config.height, frames=frames)
 

@@ -4,7 +4,7 @@ Examples:
   smcd distill --config configs/tiny/distill.py --workdir runs/tiny/distill --output runs/tiny/model_4step
   smcd distill --config configs/smcd/distill.py --workdir runs/distill --output models/smcd_4step \
       --config.init.model=models/smcd --config.data.records=records/got10k
-Exit status 42: the run was stopped and has saved; rerun the same command.
+Exit status 42: the run was stopped and has saved a checkpoint; rerun the same command to resume.
 """
 
 from __future__ import annotations

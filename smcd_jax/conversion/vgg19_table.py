@@ -1,4 +1,4 @@
-"""Names of VGG19's convolutions in torchvision's file."""
+"""Conversion table of VGG19's convolutions from torchvision's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from smcd_jax.weights.conversion_table import CONV, Row, weighted
 
 
 def vgg19_rows(config: VGG19Config) -> list[Row]:
-    """Returns the table; torchvision numbers convolutions, ReLUs and poolings in one sequence."""
+    """Returns the conversion table; torchvision numbers convolutions, ReLUs and poolings in one sequence."""
     rows, number = [], 0
     for block, count in enumerate(config.convolutions):
         for index in range(count):

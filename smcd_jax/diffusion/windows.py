@@ -1,6 +1,6 @@
 """Overlapping windows in time, which let a network denoise videos longer than those it was trained on.
 
-At every step the network's outputs of all windows are averaged where the windows overlap, and the sampler takes one
+At every step the network's outputs for all windows are averaged where the windows overlap, and the sampler takes one
 step of the whole video (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113, along the time axis; Gen-L-Video, Wang
 et al. 2023, arXiv 2305.18264).
 """
@@ -28,7 +28,7 @@ class Windows(NamedTuple):
 def make_windows(num_frames: int, *, window: int, overlap: int) -> Windows | None:
     """Returns the windows of a video, or None if one window holds all of it.
 
-    The last window ends with the video, so it may overlap more. Weights fall linearly from the middle of a window to
+    The last window ends at the last frame, so it may overlap more. Weights fall linearly from the middle of a window to
     its ends.
 
     Args:

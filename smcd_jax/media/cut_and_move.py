@@ -13,9 +13,9 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.media.inpainting import fill_holes
 from smcd_jax.media.pictures import resize_picture
 
-LARGEST_PREVIEW = 1024  # pixels of the longer side of a preview
-_FEATHER = 16  # pixels; two latent cells
-_FEATHER_SHARE = 0.12  # of the shorter side of the box, for small boxes
+LARGEST_PREVIEW = 1024  # longer side of a preview in pixels
+_FEATHER = 16  # width of the soft edge in pixels: two latent cells
+_FEATHER_SHARE = 0.12  # limit of the soft edge as a share of the shorter side of the box
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +64,13 @@ class Layers:
 
 
 def preview_size(width: int, height: int) -> tuple[int, int]:
-    """Returns the width and height of the preview of a picture: its own, or at most 1024 pixels on the longer side."""
+    """Returns the width and height of a preview: those of the picture, reduced to at most 1024 pixels per side."""
     scale = min(1.0, LARGEST_PREVIEW / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def preview_picture(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the picture in the size of its preview."""
+    """Returns the picture resized to the size of its preview."""
     width, height = preview_size(picture.shape[1], picture.shape[0])
     return resize_picture(picture, height=height, width=width)
 
@@ -137,7 +137,7 @@ def move_boxes(
 
 
 def _outward(edges: np.ndarray) -> tuple[int, int, int, int]:
-    """Whole pixels that a box in pixels touches."""
+    """Returns the range of whole pixels that a box in pixels touches."""
     low, high = np.floor(edges[:2] + 1e-4), np.ceil(edges[2:] - 1e-4)
     x1, y1, x2, y2 = np.concatenate([low, np.maximum(high, low + 1)]).astype(int).tolist()
     return x1, y1, x2, y2
@@ -161,7 +161,7 @@ def _cut(picture: np.ndarray, edges: np.ndarray, box: tuple[float, ...]) -> Cuto
 
 
 def _ramp(at: np.ndarray, low: int, high: int, feather: int) -> np.ndarray:
-    """1 at pixels from ``low`` up to ``high``, and a smooth step to 0 within ``feather`` pixels on both sides."""
+    """Returns 1 at pixels from ``low`` up to ``high``, falling smoothly to 0 within ``feather`` pixels outside."""
     outside = np.maximum(np.maximum(low - at, at - (high - 1)), 0)
     rest = np.clip(1 - outside / (feather + 1), 0, 1)
     return rest * rest * (3 - 2 * rest)
@@ -188,7 +188,7 @@ def _paste(frame: np.ndarray, cutout: Cutout, box: np.ndarray) -> None:
 
 
 def _resampled(pixels: np.ndarray, source: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The rectangle ``source`` (xyxy, in pixels, may be fractional) resized to ``size`` (width, height), bilinear."""
+    """Returns the rectangle ``source`` (xyxy in fractional pixels), resized bilinearly to ``size`` (width, height)."""
     pad = int(np.ceil(max(0, -source[:2].min(), (source[2:] - pixels.shape[1::-1]).max()) - 1e-4))
     if pad:
         pixels = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge")

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage, signal
 
-_SWEEPS = 24  # of diffusion per level
-_SEARCH_SIDE = 96  # pixels of the longer side while a source of texture is searched
-_RING = 2  # pixels around a hole that must agree with the source, at that size
-_INSIDE_WEIGHT = 0.15  # of colours inside the hole in the search, which are only estimates; the ring counts 1
+_SWEEPS = 24  # number of diffusion sweeps per level
+_SEARCH_SIDE = 96  # longer side in pixels of the picture in which the source of the texture is searched
+_RING = 2  # width in pixels, at that size, of the ring around a hole that must match the source
+_INSIDE_WEIGHT = 0.15  # weight of the estimated colours inside the hole; the ring has weight 1
 _MARGIN = 8  # pixels kept around a hole while it is filled
 
 
@@ -71,7 +71,7 @@ def diffuse(values: Float32[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"])
 
 
 def _mirrored(values: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Holes filled with the mirror image of their surroundings at the nearest edge, and smoothly beyond it."""
+    """Fills holes with the mirror image of their surroundings at the nearest edge, and smoothly beyond it."""
     if hole.all():
         return diffuse(values, hole)
     nearest = ndimage.distance_transform_edt(hole, return_distances=False, return_indices=True)
@@ -83,7 +83,7 @@ def _mirrored(values: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
-    """Means over 2 x 2 pixels, the last row and column repeated for odd sizes."""
+    """Returns means over 2 x 2 pixels; for odd sizes the last row or column is repeated."""
     height, width, _ = values.shape
     values = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return (values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]) / np.float32(4)
@@ -103,7 +103,7 @@ def _interpolated(values: np.ndarray, at: np.ndarray, *, axis: int) -> np.ndarra
 
 
 def _relaxed(values: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Jacobi sweeps of Laplace's equation in the hole; the derivative across the border of the picture is zero."""
+    """Runs Jacobi sweeps of Laplace's equation in the hole; the derivative across the border of the picture is zero."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     box = (slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2))
     part, mask = values[box].copy(), hole[box][..., None]
@@ -151,7 +151,7 @@ def _reduced(values: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _shifted(values: np.ndarray, rows: slice, columns: slice, shift: tuple[int, int]) -> np.ndarray:
-    """Values at ``rows`` and ``columns`` moved by ``shift``; those of the border beyond the picture."""
+    """Returns the values at ``rows`` and ``columns`` moved by ``shift``, clamped to the border of the picture."""
     indices = [
         np.clip(np.arange(side.start, side.stop) + by, 0, extent - 1)
         for side, by, extent in zip((rows, columns), shift, values.shape[:2], strict=True)

@@ -1,4 +1,4 @@
-"""Models with guidance built in: few steps, and guidance scales that no longer exist."""
+"""Distilled models, which sample in few steps and have built-in guidance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Distilled:
     timestep_spacing: Spacing = "trailing"
 
     def teacher_options(self, teacher_steps: int) -> SamplingOptions:
-        """Returns the options of the teacher, which makes ``teacher_steps`` steps in the place of each step."""
+        """Returns the options of the teacher, which takes ``teacher_steps`` steps for each step of the student."""
         return SamplingOptions(
             num_inference_steps=self.num_inference_steps * teacher_steps,
             scheduler=self.scheduler,
@@ -58,7 +58,7 @@ def distilled_model(model: VideoModel, distilled: Distilled) -> VideoModel:
 
 @dataclasses.dataclass(frozen=True)
 class _CheckFixed:
-    """The check that options keep their built-in values."""
+    """Check that raises an error if an option differs from its built-in value."""
 
     scales: tuple[str, ...]
 

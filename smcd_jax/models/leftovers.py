@@ -28,12 +28,12 @@ class LeftoversConfig:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Shaped]) -> LeftoversConfig:
-        """Returns the config of these arrays."""
+        """Returns the config that describes these arrays."""
         return cls(tuple(tensors), tuple(tuple(tensor.shape) for tensor in tensors.values()))
 
 
 class Leftovers(nn.Module):
-    """Parameters by their names in the file, so that a model folder can hold them; no computation uses them."""
+    """Parameters under their names in the file, stored in the model folder but used by no computation."""
 
     config: LeftoversConfig
     policy: ComputePolicy
@@ -46,7 +46,7 @@ class Leftovers(nn.Module):
 
 
 def leftovers_rows(config: LeftoversConfig) -> list[Row]:
-    """Returns the table of the arrays."""
+    """Returns the conversion table of the arrays."""
     return [row for name in config.names for row in array(name, name)]
 
 

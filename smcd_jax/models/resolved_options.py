@@ -1,4 +1,4 @@
-"""A model's own values for sampling options, and the refusal of options and conditions that it does not have."""
+"""A model's own values for sampling options, and errors for options and conditions that it does not have."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def resolved_options(model: VideoModel, options: SamplingOptions) -> SamplingOpt
         "rescale_zero_terminal_snr": model.schedule.rescale_zero_terminal_snr,
     }
     if values.get("scheduler", defaults["scheduler"]) != "ddim":
-        defaults["eta"] = 0.0  # only ddim adds noise
+        defaults["eta"] = 0.0  # eta applies only to ddim
     scales = {part.name: values.get(part.option) for part in model.conditions}
     return with_windows(SamplingOptions(**{**defaults, **values, **resolve_scales(model.conditions, scales)}))
 
 
 def checked_rates(switches: tuple[str, ...], rates: Mapping[str, float]) -> None:
-    """Checks rates of dropping conditions.
+    """Checks dropout rates of conditions.
 
     Raises:
-        SMCDError: There is no such switch, or a rate is outside 0..1.
+        SMCDError: A condition is unknown, or a rate is outside 0..1.
     """
     for switch, rate in rates.items():
         if switch not in switches:

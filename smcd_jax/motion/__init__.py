@@ -1,4 +1,4 @@
-"""Motion of a picture as fields: looping, slow motion, strength, and the motion file."""
+"""Motion fields of a picture: loops, slow motion, scaling, and the motion file format."""
 
 from smcd_jax.motion.motion import INTERPOLATIONS, Motion
 from smcd_jax.motion.motion_file import load_motion, save_motion

@@ -1,7 +1,7 @@
-"""Fields of motion, and what can be done with them without a model: slower, stronger, back and forth.
+"""Motion fields, and operations on them that need no model: slow motion, scaling and loops.
 
 Every field refers to the picture itself, so fields can be interpolated without drift, and one motion can move another
-picture. The ways to use them are those of LVMM (CVPR 2024).
+picture. The operations are those of LVMM (CVPR 2024).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Motion:
         return float(np.abs(fields[:, -1] - fields[:, 0]).mean()) / max(self.mean_step, 1e-12)
 
     def from_still(self) -> Motion:
-        """Returns the motion with the picture itself in front, where nothing has moved and everything is visible."""
+        """Returns the motion with the still picture prepended: zero displacement, and confidence 1."""
         still = np.zeros_like(np.asarray(self.displacement)[:, :1])
         return dataclasses.replace(
             self,
@@ -69,11 +69,11 @@ class Motion:
         )
 
     def closed(self) -> Motion:
-        """Returns a motion whose last frame coincides with its first as a loop, without the last frame."""
+        """Returns the motion as a loop, without its last frame, which must coincide with the first."""
         return dataclasses.replace(self.frames(0, self.num_frames - 1), loop=True)
 
     def back_and_forth(self) -> Motion:
-        """Returns the motion, then the same frames backwards, as a loop: f frames become 2 f - 2."""
+        """Returns a loop that plays the motion forward and then backward: f frames become 2 f - 2."""
         displacement, confidence = (
             np.concatenate([x, x[:, -2:0:-1]], axis=1) for x in (self.displacement, self.confidence)
         )
@@ -85,7 +85,7 @@ class Motion:
         return dataclasses.replace(self, displacement=displacement)
 
     def slow(self, factor: int, interpolation: Interpolation = "linear") -> Motion:
-        """Returns the motion in slow motion: f frames become factor (f - 1) + 1, or factor f in a loop.
+        """Returns the motion slowed down: f frames become factor (f - 1) + 1, or factor f in a loop.
 
         Args:
             factor: Number of steps between two frames, at least 1.

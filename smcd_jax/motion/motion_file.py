@@ -1,4 +1,4 @@
-"""The motion file: the fields of one video as .npz, which any model with motion fields can render."""
+"""The motion file format: the motion fields of one video as .npz, for any model that renders motion fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smcd_jax.files import write_atomically
 from smcd_jax.motion.motion import Motion
 
 FORMAT, VERSION = "smcd-motion", 1
-MAX_BYTES = 256 * 2**20  # of the arrays: 1000 frames of 128 x 128 take 197 MB
+MAX_BYTES = 256 * 2**20  # limit for all arrays; 1000 frames of 128 x 128 take 197 MB
 MAX_FRAMES, MAX_SIDE, MAX_DISPLACEMENT = 4096, 1024, 8.0
 _MEMBERS = ("format", "version", "loop", "displacement", "confidence")
 _AGAIN = "write a new one with --save_motion"
@@ -27,7 +27,7 @@ def save_motion(path: str | os.PathLike[str], motion: Motion) -> None:
         motion: Motion with b = 1.
 
     Raises:
-        SMCDError: The motion has another number of videos, or the file cannot be written.
+        SMCDError: The motion does not hold exactly one video, or the file cannot be written.
     """
     if motion.displacement.shape[0] != 1:
         raise SMCDError(
@@ -78,7 +78,7 @@ def load_motion(path: str | os.PathLike[str]) -> Motion:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuses files whose arrays would not fit in memory, before any of them is decompressed."""
+    """Raises an error if the arrays exceed `MAX_BYTES`, before any of them is decompressed."""
     with zipfile.ZipFile(path) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > MAX_BYTES:

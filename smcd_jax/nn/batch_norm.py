@@ -1,4 +1,4 @@
-"""BatchNorm whose running statistics are parameters that a step returns, and functions to move them.
+"""BatchNorm that stores its running statistics as parameters, and functions that update them.
 
 The running mean and variance are leaves ``mean`` and ``variance`` of the parameter tree, so that model folders store
 them. No gradient reaches them. In training, a network is applied with ``mutable=[STATISTICS]`` and also returns new
@@ -28,14 +28,14 @@ MOMENTUM = 0.1  # weight of the batch in the new running statistics
 class BatchNorm(nn.Module):
     """BatchNorm over all axes but the last, with PyTorch's epsilon and momentum; statistics are at least float32.
 
-    In training under `jax.jit` the mean is that of the whole batch, also where it is split over devices.
+    In training under `jax.jit` the mean is taken over the whole batch, even if it is split over devices.
     """
 
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"], *, train: bool = False) -> Float[Array, "... c"]:
-        """The normalized array: by the running statistics, or with ``train`` by those of the batch."""
+        """Returns the array normalized by the running statistics, or with ``train`` by those of the batch."""
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         initial = {"scale": ones, "bias": zeros, "mean": zeros, "variance": ones}
         given = {name: self.param(name, start, x.shape[-1:], self.policy.params) for name, start in initial.items()}

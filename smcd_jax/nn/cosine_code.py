@@ -1,4 +1,4 @@
-"""A linear code of picture patches: the largest coefficients of the discrete cosine transform, as in JPEG.
+"""Linear code of image patches: the largest coefficients of the discrete cosine transform, as in JPEG.
 
 It is the starting point of an autoencoder's linear shortcut. Natural pictures need few of the coefficients, so that an
 autoencoder that starts from this code only learns what the code leaves out.
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 # Orthonormal axes of color: brightness, red against blue, green against both; and the size of typical coefficients.
 _COLOR_AXES = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
 _COLOR_SIZES = (1.0, 0.6, 0.3)
-_LARGEST, _FALL = 0.5, 2.6  # typical size of the constant coefficient per pixel of the side, and its fall by frequency
+_LARGEST, _FALL = 0.5, 2.6  # typical constant coefficient per pixel of the side, and decay with frequency
 
 
 def cosine_code(side: int, channels: int) -> tuple[Float32[np.ndarray, "p c"], Float32[np.ndarray, "c p"]]:

@@ -33,7 +33,7 @@ def rotate_by_frame(x: Float[Array, "b f *axes d"], width: int) -> Float[Array, 
 def relative_buckets(frames: int, *, num_buckets: int = 32, max_distance: int = 32) -> Int32[np.ndarray, "f f"]:
     """Returns the bucket of each pair of frames (query i, key j) (Raffel et al. 2019, arXiv 1910.10683, section 2.1).
 
-    Half of the buckets are for keys before the query, half for later ones. The first half of either are for one
+    Half of the buckets are for keys before the query, half for later ones. In each half, the first buckets hold one
     distance each; the others grow with the logarithm of the distance.
 
     Args:

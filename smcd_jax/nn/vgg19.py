@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 
 from smcd_jax.nn.layers import ComputePolicy, conv
 
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures in 0..1
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # channel statistics of ImageNet for images in 0..1
 
 
 @dataclasses.dataclass(frozen=True)
 class VGG19Config:
-    """Channels and number of 3x3 convolutions of each block; those after the last feature are left out."""
+    """Channels and number of 3x3 convolutions per block, up to the last feature map."""
 
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
     convolutions: tuple[int, ...] = (2, 2, 4, 4, 1)
@@ -29,7 +29,7 @@ class VGG19(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"]) -> list[Array]:
-        """One feature map per block, each of half the size of the one before, for pictures in 0..1."""
+        """Returns one feature map per block for pictures in 0..1; each has half the size of the one before."""
         dtype = self.policy.compute
         x = (images.astype(dtype) - jnp.asarray(_MEAN, dtype)) / jnp.asarray(_DEVIATION, dtype)
         features = []

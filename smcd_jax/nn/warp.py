@@ -1,4 +1,4 @@
-"""Sampling of pictures at fields of coordinates, and the two resamplings that motion models use.
+"""Backward warping of pictures by fields of coordinates, and the two resizing methods of motion models.
 
 A field contains, for each output pixel, the coordinates (x, y) in the source picture to read (a backward warp).
 Coordinates run from -1 to 1 between the centers of the corner pixels: column j of w columns lies at 2 j / (w - 1) - 1.
@@ -32,12 +32,12 @@ def grid_sample(
     padding: Padding = "zeros",
     align_corners: bool = True,
 ) -> Float[Array, "b *pixels c"]:
-    """Returns the picture at the coordinates of a field, by bilinear interpolation; as PyTorch's function of this name.
+    """Returns the picture sampled bilinearly at the coordinates of a field, as PyTorch's function of the same name.
 
     Args:
         image: Pictures.
         grid: Coordinates (x, y), of a floating dtype of at least 32 bits.
-        padding: What lies outside of the picture: zeros, or its reflection at the border.
+        padding: Values outside the picture: zeros, or its reflection at the border.
         align_corners: Whether -1 and 1 are the centers of the corner pixels, as in `corner_grid`. False makes them the
             outer edges of the corner pixels, PyTorch's default: the identity field then moves a picture by up to half a
             pixel.
@@ -60,7 +60,7 @@ def grid_sample(
 
 
 def _pixels(at: Array, size: int, *, padding: Padding, align_corners: bool) -> Array:
-    """Coordinates in pixels of one axis; reflected coordinates lie inside of the picture."""
+    """Returns coordinates of one axis in pixels; reflected coordinates lie inside the picture."""
     pixels = (at + 1) / 2 * (size - 1) if align_corners else ((at + 1) * size - 1) / 2
     if padding == "zeros":
         return pixels
@@ -96,7 +96,7 @@ def resize_bilinear(x: Float[Array, "b h w c"], height: int, width: int) -> Floa
 def antialiased_downscale(x: Float[Array, "b h w c"], scale: float) -> Float[Array, "b hh ww c"]:
     """Returns pictures blurred by a Gaussian and reduced to every (1 / scale)-th pixel, starting with the first.
 
-    Pixels outside of the picture count as 0. The blur is a product with one matrix for each axis.
+    Pixels outside the picture count as 0. The blur is a product with one matrix for each axis.
 
     Args:
         x: Pictures.

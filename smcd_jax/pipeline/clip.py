@@ -27,8 +27,8 @@ from smcd_jax.tracks import BoxTracks, join_tracks, load_tracks, parse_track
 from smcd_jax.tracks.track_file import track_file_text
 
 RUN_FORMAT, RUN_VERSION = "smcd-run", 1
-_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # separate entries of NAME.json
-# A thousand times the published clip; its activations alone take terabytes.
+_OUTSIDE_OPTIONS = ("seed", "negative_prompt", "end_image")  # stored as separate entries of NAME.json
+# A thousand times the size of the published clip, whose activations alone would take terabytes.
 _MOST_PIXELS = 1000 * 8 * 256 * 256
 
 
@@ -76,7 +76,7 @@ def check_clip(
         values = {**values, "motion_from": str((base / values["motion_from"]).absolute())}
     options = model.resolve(from_values(values))
     if options.motion_from is not None:
-        load_motion(options.motion_from)  # so that a damaged file is found before any work
+        load_motion(options.motion_from)  # finds a damaged file before any work starts
     motion_file = _motion_file(values, base, moves=bool(model.field_shape), count=options.num_videos_per_prompt)
     frames = options.num_frames
     fps = float(values.get("fps", config.fps))
@@ -94,7 +94,7 @@ def check_clip(
         tracks, notes = tracks.without_absent()
         notes = (*tracks.notes, *notes)
     request = make_request(model, image=picture, prompt=values.get("prompt"), tracks=tracks, options=options)
-    plan = model.plan(request, pipeline.tokenizer)  # refuses what the model cannot take, such as too many objects
+    plan = model.plan(request, pipeline.tokenizer)  # raises for invalid requests
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(values.get("truncate_prompt"))
@@ -151,7 +151,7 @@ def _output(values: Mapping[str, Any], base: Path) -> Path | str:
         name = Path(values["input_data_path"]).absolute().name
     else:
         name = Path(values.get("image", "video")).stem
-    return f"{name}_video" if Path(name).is_dir() else name  # not the name of an existing folder
+    return f"{name}_video" if Path(name).is_dir() else name  # avoids the name of an existing folder
 
 
 def _motion_file(values: Mapping[str, Any], base: Path, *, moves: bool, count: int) -> Path | None:
@@ -202,7 +202,7 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
                 argument=name,
                 value=text,
             )
-        if count > most and name == "label":  # the model notes the prompts
+        if count > most and name == "label":  # the model itself reports prompts that are too long
             notes.append(f"the label has {count} tokens; the model reads the first {most}: {text[:60]}...")
     return tuple(notes)
 

@@ -1,4 +1,4 @@
-"""The result files of a clip: their names, protection of existing files, and writing all of them or none."""
+"""The result files of a clip: their names, checks for existing files, and atomic writing of all files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from smcd_jax.tracks import BoxTracks
 _OTHER_SUFFIXES = (".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".png", ".jpg", ".jpeg", ".json", ".npz")
 _LONGEST_ENDING = len("_0000_boxes.mp4")
 _KEPT, _DECODE = ".latents.npz", "decode_latents"
-_READABLE_SIDE = 256  # pixels, of a video with labels
+_READABLE_SIDE = 256  # smallest side in pixels of a video with labels
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sampling, decoding and writing a clip, and finishing an interrupted run from the latents that it saved."""
+"""Sampling, decoding and writing of a clip, and completion of an interrupted run from its saved latents."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_clip(pipeline: VideoPipeline, clip: Clip, *, progress: Progress) -> dic
     Raises:
         SMCDError: Memory or disk space ran out, the weights are damaged, or the sample is not finite.
     """
-    if clip.options.motion_from is not None:  # nothing to sample
+    if clip.options.motion_from is not None:  # the motion is given, so there is nothing to sample
         description = {**clip.description, **device_summary(), "seconds": {}, "formats": clip.files.formats}
         return _finish(pipeline, clip.files, None, description, progress=progress)
     resume = _partial_of(clip)
@@ -150,7 +150,7 @@ def _partial_of(clip: Clip) -> PartialSample | None:
 def _keep_partial(clip: Clip, partial: PartialSample) -> None:
     try:
         save_partial(clip.files.partial, partial, clip.description)
-    except SMCDError as error:  # the interruption is reported, and not what failed because of it
+    except SMCDError as error:  # reports the interruption, not the error that followed from it
         logger.warning("the interrupted sample is not kept: %s", error)
     else:
         logger.warning("%d steps are kept; the same command continues from there", partial.step)
@@ -222,7 +222,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # absent, or a file of another program
+        return None  # missing, or written by another program
 
 
 def _same(wanted: Mapping[str, Any], found: Any, *, first_seed: int) -> bool:

@@ -1,4 +1,4 @@
-"""Decoded frames: the first one replaced by the picture, and the output types of a call."""
+"""Postprocessing of decoded frames: replacement of the first frame, and output types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OutputType = Literal["np", "uint8", "pil", "latent", "motion"]
 def replace_first_frame(
     videos: UInt8[np.ndarray, "b f h w 3"], pictures: Shaped[np.ndarray, "b h w 3"]
 ) -> tuple[UInt8[np.ndarray, "b f h w 3"], str]:
-    """Returns the videos with the pictures as first frames, and a note on the jump that this causes."""
+    """Returns the videos with the pictures as first frames, and a note about the jump that this causes."""
     videos = videos.copy()
     videos[:, 0] = np.rint(pictures)
     steps = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean(axis=(0, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""Sampling that was interrupted between two steps: its state, and the file that keeps it."""
+"""State of a sample that was interrupted between two steps, and the file that stores it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from smcd_jax.files import write_atomically
 class PartialSample(NamedTuple):
     """An interrupted sample.
 
-    The noise of every step follows from the seed and the number of the step, so that a sample that continues from here
-    equals an uninterrupted one.
+    The noise of every step follows from the seed and the number of the step, so that a resumed sample equals an
+    uninterrupted one.
 
     Attributes:
-        step: Number of steps that are done.
-        state: State of the sampler after them.
+        step: Number of completed steps.
+        state: State of the sampler after these steps.
     """
 
     step: int

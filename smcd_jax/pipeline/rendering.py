@@ -1,4 +1,4 @@
-"""From latents to frames: decoding, playback of motion, and rendering in chunks, also without diffusion."""
+"""Conversion of latents and motion to frames: decoding, playback of motion, and rendering in chunks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Rendering:
         return self.render_decoded(self.decoded(latents, inputs), inputs, chunk_size=chunk_size)
 
     def decoded(self, latents: np.ndarray | None, inputs: Inputs = None, options: SamplingOptions | None = None) -> Any:
-        """Returns decoded frames as they are played: the latents, or a `smcd_jax.motion.Motion` on the host.
+        """Returns the decoded latents after the playback options: an array, or a `smcd_jax.motion.Motion` on the host.
 
         Args:
             latents: Scaled latents [b, f, h, w, c]; None with ``options.motion_from``.
@@ -85,7 +85,7 @@ class Rendering:
         return self(image, prompt, output_type="motion", **options).motion
 
     def render(self, image: Any, motion: Motion, **options: Any) -> np.ndarray:
-        """Returns uint8 frames [b, f, H, W, 3] of a picture that a motion moves; no diffusion takes place.
+        """Returns uint8 frames [b, f, H, W, 3] of a picture animated by a given motion, without diffusion.
 
         Args:
             image: A path, PIL picture or array, or a list of them.
@@ -105,7 +105,7 @@ class Rendering:
 
 
 def _for_rows(decoded: Any, inputs: Inputs) -> Any:
-    """Returns decoded frames of one video, repeated for every row of the inputs; others as they are."""
+    """Returns the decoded frames; those of a single video are repeated for every row of the inputs."""
     leaves = jax.tree.leaves(inputs)
     if not leaves or jax.tree.leaves(decoded)[0].shape[0] == leaves[0].shape[0]:
         return decoded

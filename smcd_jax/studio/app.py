@@ -32,7 +32,7 @@ from smcd_jax.tracks.track_file import MAX_FRAMES
 
 STATIC = Path(__file__).with_name("static")
 _POLL_SECONDS, _KEEP_ALIVE_SECONDS = 0.05, 15.0
-_LARGEST_SIDE = 100_000  # pixels, of a picture that tracks refer to
+_LARGEST_SIDE = 100_000  # largest side in pixels of the picture that tracks refer to
 
 
 class _Body(BaseModel):
@@ -74,7 +74,7 @@ class JobRequest(_Body):
 
 
 def make_app(studio: Studio, access: Access) -> FastAPI:
-    """Returns the application of a studio; its middleware refuses requests that ``access`` does not allow."""
+    """Returns the application of a studio; its middleware rejects requests that ``access`` does not allow."""
     title = "smcd studio"
     app = FastAPI(title=title, version=smcd_jax.__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.add_middleware(Guard, access=access)
@@ -199,7 +199,7 @@ def _add_job_routes(app: FastAPI, studio: Studio) -> None:
                     await asyncio.sleep(_POLL_SECONDS)
                     idle += _POLL_SECONDS
                     if version[1] and round(idle / _POLL_SECONDS) % 20 == 0:
-                        break  # the position may have changed
+                        break  # the position in the queue may have changed without a new version
                 if idle >= _KEEP_ALIVE_SECONDS:
                     idle = 0.0
                     yield ": still here\n\n"

@@ -18,7 +18,7 @@ COOKIE = "smcd_studio_token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UPLOAD_BYTES = 64 * 2**20
 _JSON_BYTES = 4 * 2**20
-_FORM_BYTES = 64 * 2**10  # names and boundaries around an upload
+_FORM_BYTES = 64 * 2**10  # allowance for the names and boundaries of a multipart upload
 _UPLOADS = ("/api/pictures", "/api/tracks/import")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
@@ -36,7 +36,7 @@ class Access:
     Attributes:
         hosts: Names by which clients may address the server, in lower case, without port.
         any_address: Whether every IP address is accepted as a host, for a server that listens on all of them. A page
-            of another site reaches the server only under a name of that site, which is no IP address.
+            of another site reaches the server only under a host name of that site, never under an IP address.
         token: Secret that every request needs, or None.
     """
 
@@ -51,7 +51,7 @@ class Access:
 
 
 class Guard:
-    """ASGI middleware that refuses requests that are not for this server, come from another site, or are too large.
+    """ASGI middleware that rejects requests for other hosts, from other sites, or of excessive size.
 
     A web page of another site can send requests to a server on this machine: under a name that it points to 127.0.0.1
     (the Host header shows the name), or with a form or script (the Origin header shows the site).
@@ -61,7 +61,7 @@ class Guard:
         self.app, self.access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a valid request on, and answers others with 4xx."""
+        """Passes on a valid request, and answers any other with status 4xx."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
@@ -82,10 +82,10 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         try:
             if not self.access.allows_host(host):
-                return _error(403, "this host name is not of the studio; open the address that smcd studio printed")
+                return _error(403, "unknown host name; open the address that smcd studio printed")
             if origin is not None and (urlsplit(origin).netloc.lower() != host.lower() or not urlsplit(origin).scheme):
-                return _error(403, "requests from pages of other sites are refused; open the page of the studio itself")
-        except ValueError:  # such as an IPv6 address without a bracket
+                return _error(403, "requests from pages of other sites are refused; open the page of the studio")
+        except ValueError:  # for example, an IPv6 address without a closing bracket
             return _error(403, "invalid Host or Origin header; open the address that smcd studio printed")
         if self.access.token is None:
             return None
@@ -99,7 +99,7 @@ class Guard:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(bearer) or self._is_token(_cookie(headers.get("cookie", ""))):
             return None
-        return _error(401, "a token is needed; open the whole address that smcd studio printed")
+        return _error(401, "the token is missing or wrong; open the full address that smcd studio printed")
 
     def _is_token(self, text: str) -> bool:
         return secrets.compare_digest(text.encode("utf-8", "replace"), self.access.token.encode())

@@ -1,4 +1,4 @@
-"""Jobs: a queue that one thread works off, so that videos are made one after the other."""
+"""Job queue: one worker thread generates the videos one after the other."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ logger = logging.getLogger(__name__)
 
 FINAL = ("done", "failed", "cancelled")
 MOST_WAITING = 2000
-_MOST_FINISHED = 500  # jobs that are remembered; results stay in the history
+_MOST_FINISHED = 500  # number of finished jobs that are listed; their results stay in the history
 _STATES = {"load": "loading", "compile": "compiling", "denoise": "sampling", "decode": "decoding", "write": "writing"}
 
 
 class QueueFullError(SMCDError):
-    """Too many jobs wait."""
+    """Raised if too many jobs are waiting."""
 
 
 class _StopJob(BaseException):
-    """Ends a job between two steps; no `Exception`, so that no handler of errors stops it."""
+    """Raised to end a job between two steps; not an `Exception`, so that error handlers do not catch it."""
 
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """A requested video and its state; written by the worker and read by any thread.
+    """A requested video and its state; the worker writes it, and any thread may read it.
 
     Attributes:
         entry: Folder of the job.
         state: "queued", "loading", "compiling", "sampling", "decoding", "writing", "done", "failed" or "cancelled".
-        step: Steps of sampling or decoding that are done.
+        step: Number of completed steps of sampling or decoding.
         steps: Number of steps, 0 if unknown.
         error: One line about a failure, or None.
         notes: Remarks about the inputs, one line each.
-        stopping: Whether the job ends at the next step.
+        stopping: Whether the job is to end after the current step.
         version: Number of changes so far.
-        resumed: Whether only decoding remains, of a sample that an earlier server kept.
+        resumed: Whether the job only decodes a sample that an earlier server kept.
     """
 
     entry: Entry
@@ -85,7 +85,7 @@ class Job:
 
 
 class JobQueue:
-    """Queue of jobs, and the thread that works them off; the methods may be called from any thread."""
+    """Queue of jobs and its worker thread; all methods are thread-safe."""
 
     def __init__(self, pipelines: Mapping[str, VideoPipeline], results: Results):
         self._pipelines, self._results = pipelines, results
@@ -97,7 +97,7 @@ class JobQueue:
         self._thread = threading.Thread(target=self._work, name="smcd-studio-worker", daemon=True)
 
     def start(self) -> None:
-        """Takes over what an earlier server left unfinished, and starts the worker.
+        """Resumes the unfinished jobs of an earlier server, and starts the worker.
 
         A kept sample is decoded, and an interrupted one is continued. Other jobs are listed as failed, since one of
         them may have stopped the server.
@@ -126,9 +126,9 @@ class JobQueue:
             raise error.reworded(str(error).replace(f"{entry.folder}/", "")) from error
 
     def check_room(self) -> None:
-        """Raises QueueFullError if too many jobs wait."""
+        """Raises QueueFullError if too many jobs are waiting."""
         if len(self._waiting) >= MOST_WAITING:
-            raise QueueFullError(f"{MOST_WAITING} videos wait already; try again later", argument="jobs")
+            raise QueueFullError(f"{MOST_WAITING} videos are already waiting; try again later", argument="jobs")
 
     def add(self, entry: Entry) -> Job:
         """Appends a job whose inputs have been checked."""
@@ -165,7 +165,7 @@ class JobQueue:
             return [job.described(positions.get(job_id, 0)) for job_id, job in self._jobs.items()]
 
     def cancel(self, job: Job) -> None:
-        """Cancels a job: immediately if it waits, between two steps if it runs; a finished job stays as it is."""
+        """Cancels a job: immediately if it is waiting, or between two steps if it is running."""
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -175,12 +175,12 @@ class JobQueue:
                 job.stopping = True
 
     def is_active(self, entry_id: str) -> bool:
-        """Returns whether a job of this id waits or runs."""
+        """Returns whether the job with this id is waiting or running."""
         job = self._jobs.get(entry_id)
         return job is not None and job.state not in FINAL
 
     def close(self) -> None:
-        """Lets the running job end between two steps, with its sample kept for the next start."""
+        """Requests the running job to end between two steps; its sample is kept for the next start."""
         with self._changed:
             self.closing = True
             if self._running is not None:
@@ -225,7 +225,7 @@ class JobQueue:
             job.change(state="cancelled")
             if not self.closing:
                 self._results.remove(entry.id)
-        except BaseException as error:  # the worker must outlive any failure of a job
+        except BaseException as error:  # a failing job must not end the worker
             logger.debug("job %s failed", entry.id, exc_info=True)
             message = _one_line(error).replace(f"{entry.folder}/", "")
             logger.warning("a video failed: %s", message)
@@ -240,7 +240,7 @@ class JobQueue:
 
 
 class _JobProgress(Progress):
-    """Progress reporting into a job; ends the job between two steps when it is to stop."""
+    """Progress reporting that updates a job, and ends it between two steps on request."""
 
     live = True
 

@@ -1,4 +1,4 @@
-"""Description of models and their options for forms, and the check of option values that a client sends."""
+"""Descriptions of models and their options for forms, and validation of the option values that clients send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smcd_jax.sampling_options import SamplingOptions, refuse
 
 _MOST_GIF_FPS = 50.0
 _LARGEST_SEED = 2**32 - 1
-_SEPARATE = ("num_videos_per_prompt",)  # fields of a request of their own
+_SEPARATE = ("num_videos_per_prompt",)  # separate fields of a request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FormOption:
         maximum: Largest value, or None.
         choices: Allowed values of a choice, else None.
         help: Description.
-        common: Whether most users change it.
+        common: Whether the option is listed among the common ones.
     """
 
     name: str
@@ -122,7 +122,7 @@ def describe_model(name: str, pipeline: VideoPipeline) -> dict[str, Any]:
 
 
 def checked_options(options: tuple[FormOption, ...], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that are set, after a check of their names and types.
+    """Checks the names and types of option values, and returns those that are set.
 
     Raises:
         SMCDError: An option is unknown, or a value has the wrong type.

@@ -1,4 +1,4 @@
-"""Pictures that clients have sent, as upright PNG files in a temporary folder, and their layers for previews."""
+"""Uploaded pictures, stored as upright PNG files in a temporary folder, and their layers for previews."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.media import read_picture
 from smcd_jax.media.cut_and_move import Layers, cut_layers, preview_picture
 
-_MOST_PICTURES = 100  # the least recently used ones are removed
-_MOST_BYTES = 2 * 2**30  # of all files
-_MOST_LAYERS = 4  # per picture
+_MOST_PICTURES = 100  # above this number, the least recently used pictures are removed
+_MOST_BYTES = 2 * 2**30  # total size of all files
+_MOST_LAYERS = 4  # limit per picture
 _MOST_OBJECTS = 64
 _UNSAFE = re.compile(r"[^\w.()+ -]")
 
@@ -37,7 +37,7 @@ class Picture:
         name: Name of the file as the client sent it, without folders.
         width: Width in pixels.
         height: Height in pixels.
-        path: PNG file, turned as its EXIF orientation says.
+        path: PNG file, rotated according to the EXIF orientation of the upload.
         layers: Folders of the layers by id, oldest first.
     """
 
@@ -54,20 +54,20 @@ class Picture:
 
 
 class PictureStore:
-    """Pictures by id; safe to use from several threads."""
+    """Uploaded pictures by id; thread-safe."""
 
     def __init__(self):
         self._folder = Path(tempfile.mkdtemp(prefix="smcd-studio-"))
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self._lock = threading.Lock()
-        self._decoding = threading.Lock()  # one at a time: a picture of 80 megapixels takes a gigabyte
+        self._decoding = threading.Lock()  # decodes one picture at a time, because 80 megapixels take a gigabyte
 
     def close(self) -> None:
         """Removes all files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, file: BinaryIO, name: str | None) -> Picture:
-        """Reads a picture as the command line does and keeps it.
+        """Reads a picture as the command line does, and stores it.
 
         Raises:
             SMCDError: The file is no picture, is damaged, or has too many pixels.
@@ -88,7 +88,7 @@ class PictureStore:
         """Returns a picture.
 
         Raises:
-            SMCDError: There is no picture of this id, or it has been removed in favour of newer ones.
+            SMCDError: There is no picture with this id, or newer pictures have replaced it.
         """
         with self._lock:
             if picture_id not in self._pictures:
@@ -97,7 +97,7 @@ class PictureStore:
             return self._pictures[picture_id]
 
     def cut(self, picture_id: str, boxes: Sequence[Sequence[float]]) -> tuple[str, Layers]:
-        """Cuts a picture in layers (`smcd_jax.media.cut_and_move`), and keeps them as PNG files.
+        """Splits a picture into layers (`smcd_jax.media.cut_and_move`), and stores them as PNG files.
 
         Args:
             picture_id: Id of the picture.
@@ -127,7 +127,7 @@ class PictureStore:
         return layers_id, layers
 
     def layer_file(self, picture_id: str, layers_id: str, index: int | None) -> Path:
-        """Returns the PNG file of a cut-out, or of the background for None.
+        """Returns the PNG file of a cut-out, or that of the background if the index is None.
 
         Raises:
             SMCDError: There is no such file.
@@ -159,7 +159,7 @@ class PictureStore:
 
 
 def client_name(name: str | None, default: str) -> str:
-    """Returns the name of a file that a client sent, without folders and unusual characters, for messages."""
+    """Returns a client's file name for use in messages, without folders and unusual characters."""
     last = re.split(r"[/\\]", name or "")[-1]
     return _UNSAFE.sub("_", last).strip(". ")[-80:] or default
 

@@ -1,4 +1,4 @@
-"""The output folder: one folder per job with the files of `smcd animate`, from which the history is read."""
+"""The output folder: one subfolder per job with the files of `smcd animate`. The history lists these folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Entry:
     """Folder of a job.
 
     Attributes:
-        id: Id of the job, which sorts by time.
+        id: Id of the job; ids sort by time.
         folder: Folder of the files.
         settings: Request as the client sent it.
         created: Time of the request, in seconds since 1970.
@@ -41,7 +41,7 @@ class Entry:
 
     @property
     def files(self) -> ClipFiles:
-        """The result files, as `smcd animate` names them."""
+        """Result files, named as by `smcd animate`."""
         count, drawn = self.settings["num_videos"], self.settings["tracks"] is not None
         return ClipFiles(self.folder, _NAME, FORMATS, count, drawn)
 
@@ -73,8 +73,8 @@ class Entry:
 class Results:
     """The output folder of a studio; only one studio uses it at a time.
 
-    A folder belongs to the history when all its files exist. They get their names together, so an entry is whole or
-    absent, whenever the server is stopped.
+    A folder belongs to the history once all its files exist. All files get their final names together, so an entry is
+    complete or absent, even if the server is killed.
     """
 
     def __init__(self, folder: Path):
@@ -96,7 +96,7 @@ class Results:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def close(self) -> None:
-        """Lets another studio use the folder."""
+        """Releases the folder for another studio."""
         os.close(self._lock)
 
     def create(self, settings: Mapping[str, Any], pictures: Mapping[str, Path]) -> Entry:
@@ -130,7 +130,7 @@ class Results:
         return entry
 
     def entry(self, entry_id: str) -> Entry:
-        """Returns an entry, complete or not.
+        """Returns an entry, whether it is complete or not.
 
         Raises:
             SMCDError: There is no such entry.
@@ -197,7 +197,7 @@ class Results:
                     return None
                 self._cache[entry_id] = _description(entry)
             except (SMCDError, OSError, ValueError, KeyError, TypeError):
-                return None  # files of another program, or damaged by one
+                return None  # written or damaged by another program
         return self._cache[entry_id]
 
 
@@ -235,7 +235,7 @@ def _description(entry: Entry) -> dict[str, Any]:
 
 def _link(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)  # pictures are never modified
+        os.link(source, target)  # stored pictures are never modified, so a link is enough
     except OSError:
         shutil.copyfile(source, target)
 

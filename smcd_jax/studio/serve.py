@@ -1,4 +1,4 @@
-"""Running the studio: the socket, the server, the browser, and a clean end."""
+"""Startup and shutdown of the studio server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from smcd_jax.studio.app import make_app
 from smcd_jax.studio.guard import LOOPBACK, Access
 from smcd_jax.studio.studio import Studio, pipelines_by_name
 
-_CLOSE_SECONDS = 600  # for the running step, or for writing files
+_CLOSE_SECONDS = 600  # time for the running step to end, or for files to be written
 
 
 def serve(
@@ -37,11 +37,11 @@ def serve(
 
     Args:
         models: Model folders, or names of shipped models.
-        host: Name or address to listen on. Unless it is of this machine only, every request needs a token.
+        host: Name or address to listen on. Unless it is a loopback address, every request needs a token.
         port: Port; 0 for a free one.
         output: Folder of the results.
         open_browser: Whether to open the page in a browser.
-        announce: Function that shows a line to the user.
+        announce: Function that prints a line for the user.
 
     Raises:
         SMCDError: A model, the port or the output folder cannot be used.
@@ -67,7 +67,7 @@ def serve(
 
 
 def make_access(host: str) -> Access:
-    """Returns who may use a server that listens on ``host``: on another than the loopback address, a token is drawn."""
+    """Returns the access rules of a server on ``host``, with a random token unless it is a loopback address."""
     if host.lower() in LOOPBACK:
         return Access(frozenset(LOOPBACK))
     names = {*LOOPBACK, host.lower(), socket.gethostname().lower()}
@@ -109,7 +109,7 @@ def _run(server: uvicorn.Server, listening: socket.socket) -> None:
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after shutdown
             server.run([listening])
     finally:
         signal.signal(signal.SIGTERM, before)

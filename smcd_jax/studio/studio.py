@@ -25,7 +25,7 @@ class Studio:
 
     Attributes:
         pipelines: Pipelines by the name of the model.
-        pictures: Pictures that clients have sent.
+        pictures: Pictures uploaded by clients.
         results: Output folder.
         queue: Queue of jobs.
     """
@@ -68,7 +68,7 @@ class Studio:
         """Checks a request as the command line does, and appends it to the queue.
 
         Raises:
-            SMCDError: An input or option is wrong, the queue or the disk is full.
+            SMCDError: An input or option is invalid, or the queue or the disk is full.
         """
         self.model(settings["model"])
         options = self._options[settings["model"]]
@@ -88,7 +88,7 @@ class Studio:
         return self.queue.add(entry)
 
     def examples(self) -> list[dict[str, Any]]:
-        """Returns the name and the prompt of the examples that come with the package."""
+        """Returns the names and prompts of the examples that come with the package."""
         return [{"name": name, "prompt": _example(name)[1].get("prompt")} for name in EXAMPLES]
 
     def open_example(self, name: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Studio:
 
 
 def pipelines_by_name(models: Iterable[str]) -> dict[str, VideoPipeline]:
-    """Opens model folders; a model is named as its folder, with a number if two folders have the same name.
+    """Opens model folders, and returns pipelines by folder name, with a number added to repeated names.
 
     Raises:
         SMCDError: There is no model folder at one of the paths.

@@ -1,4 +1,4 @@
-"""Track files that clients send, and warnings about drawn tracks."""
+"""Import of track files, and warnings about drawn tracks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smcd_jax.studio.pictures import client_name
 from smcd_jax.tracks import TrackFile, parse_track_file, read_tracks
 from smcd_jax.tracks.track_file import track_file_text
 
-LABEL = "object"  # of objects that a file does not label
+LABEL = "object"  # default label of objects that have none in the file
 
 
 def import_tracks(
@@ -35,7 +35,7 @@ def import_tracks(
         Content of a tracks.json, and remarks for the user.
 
     Raises:
-        SMCDError: The file is in no known format or is damaged.
+        SMCDError: The format is unknown, or the file is damaged.
     """
     name = client_name(name, "tracks.json")
     with tempfile.TemporaryDirectory(prefix="smcd-studio-") as folder:
@@ -66,7 +66,7 @@ def track_warnings(document: Any, model: Mapping[str, Any]) -> list[dict[str, An
         model: Description of the model (`smcd_jax.studio.model_options.describe_model`).
 
     Returns:
-        Message, index of the object and first frame concerned; None where a warning is about all.
+        Message, index of the object, and first affected frame; None where a warning concerns all objects or frames.
 
     Raises:
         SMCDError: The document violates the format.
@@ -83,7 +83,7 @@ def track_warnings(document: Any, model: Mapping[str, Any]) -> list[dict[str, An
         for faulty, problem in (
             (outside, "is outside the picture; move it, or hide the object there"),
             (leaves, "leaves the picture and is cut at its edge"),
-            ((width * cells[0] < 1) | (height * cells[1] < 1), "is smaller than the model can see"),
+            ((width * cells[0] < 1) | (height * cells[1] < 1), "is smaller than one cell of the model's latent"),
         ):
             frames = np.flatnonzero(faulty[:, index] & present)
             if len(frames):

@@ -1,4 +1,4 @@
-"""Few-step distillation: a student learns to make one step in the place of several guided steps of its teacher.
+"""Few-step distillation: one step of the student replaces several guided steps of the teacher.
 
 Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512) of a guided teacher (Meng et al. 2023, arXiv 2210.03142)
 in a single round: the student is trained at the few timesteps that it visits in sampling, and nowhere else. At the
@@ -24,11 +24,11 @@ from smcd_jax.models.video_model import Inputs, Losses, Params, Stats, VideoMode
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.state import NUM_BUCKETS
 
-TEACHER = "teacher"  # part of the frozen parameters with the components of the teacher that are trained in the student
+TEACHER = "teacher"  # key, in the frozen parameters, of the teacher's copy of the components that the student trains
 
 
 def distilled_of(config: TrainConfig) -> Distilled:
-    """Returns the sampling of the model that a run with the objective "distill" makes."""
+    """Returns the sampling settings of the model that a run with the objective "distill" produces."""
     return Distilled(guidance=config.distill.guidance, num_inference_steps=config.distill.num_inference_steps)
 
 
@@ -61,7 +61,7 @@ def distillation_objective(
         latents = features[model.target].astype(jnp.float32)
         inputs = model.inputs(features, jax.random.fold_in(feature_key, 0) if train else None)
         first = jax.random.randint(row_key, (), 0, count) if train else 0
-        rows = (jnp.arange(len(latents)) + first) % count  # every step equally often in each batch
+        rows = (jnp.arange(len(latents)) + first) % count  # each step occurs equally often in every batch
         times = jnp.asarray(student.timesteps)[rows]
         noise = training_noise(noise_key, latents.shape)
         x = model.schedule.add_noise(latents, noise, times.astype(jnp.int32))

@@ -1,4 +1,4 @@
-"""Training for a given time: the share of the time that has passed sets the learning rate and ends the run."""
+"""Training with a time limit: the elapsed share of the time sets the learning rate and ends the run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class TimeShare(NamedTuple):
     """State of `decay_by_time`.
 
     Attributes:
-        time_share: Share of the run's time that has passed, 0..1; the loop sets it before every step.
+        time_share: Elapsed share of the run's time, 0..1; the loop sets it before every step.
     """
 
     time_share: Float[Array, ""]
 
 
 def time_factor(share: Float[Array, ""] | float, end_ratio: float) -> Float[Array, ""]:
-    """Returns the factor of the learning rate after this share of the time: a cosine from 1 to ``end_ratio``."""
+    """Returns the learning rate factor at this share of the time, a cosine decay from 1 to ``end_ratio``."""
     return end_ratio + (1 - end_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0.0, 1.0)))
 
 
@@ -48,15 +48,15 @@ def decay_by_time(end_ratio: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-_LONGEST = 300.0  # seconds between two readings that count; a longer gap means that the process was paused
+_LONGEST = 300.0  # longest interval in seconds that counts in full; a longer gap means that the process was paused
 
 
 class TimeBox:
-    """Clock of a run that lasts a given time. It counts from its creation, compilation included.
+    """Clock of a run with a time limit. It starts when it is created, so compilation time counts.
 
     A pause of the process (SIGSTOP) counts as at most 5 minutes.
 
-    The time that has passed is part of the training state, so that a resumed run uses only the rest.
+    The time that has passed is part of the training state, so that a resumed run uses only the remaining time.
 
     Args:
         minutes: Time of the run; 0 for a run that is limited by steps alone.
@@ -83,7 +83,7 @@ class TimeBox:
 
     @property
     def share(self) -> float:
-        """Share of the time that has passed, 0..1; 0 for a run without a time limit."""
+        """Elapsed share of the time, 0..1; 0 for a run without a time limit."""
         now = self._clock()
         self._passed += min(now - self._last, _LONGEST)
         self._last = now
@@ -91,12 +91,12 @@ class TimeBox:
 
     @property
     def over(self) -> bool:
-        """Whether the time has passed."""
+        """Whether the time limit is reached."""
         return self.share >= 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left; None for a run without a time limit."""
+        """Remaining time in seconds; None for a run without a time limit."""
         return (1.0 - self.share) * self._seconds if self._seconds else None
 
     @property
@@ -105,7 +105,7 @@ class TimeBox:
         return float(time_factor(self.share, self._end_ratio)) if self._seconds else 1.0
 
     def stamp(self, state: TrainState) -> TrainState:
-        """Returns the state with the share of the time that has passed, after waiting for the last step."""
+        """Returns the state with the elapsed share of the time, after waiting for the last step."""
         if not self._seconds:
             return state
         old = optax.tree.get(state.optimizer, "time_share")

@@ -33,7 +33,7 @@ def test_true_fields_carry_frame_0_to_later_frames(index):
         valid = fields[frame, ..., 2] > 0
         error = np.square(warped(video[0], fields[frame]) - video[frame])[valid].mean()
         copied = np.square(video[0].astype(float) - video[frame])[valid].mean()
-        assert error < 60  # 30 dB; soft outlines mix two layers
+        assert error < 60  # 30 dB; pixels on soft outlines mix two layers
         assert error < 0.4 * copied
 
 

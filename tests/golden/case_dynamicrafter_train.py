@@ -1,4 +1,4 @@
-"""Golden cases of DynamiCrafter's training step: conditions with drops, loss and gradients."""
+"""Golden cases of DynamiCrafter's training step: conditions with dropout, loss and gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Step(NamedTuple):
 
 
 def train_step(golden: Golden) -> Iterator[Comparison]:
-    """Conditions with drops, the loss, and the gradient of every parameter of UNet and resampler."""
+    """Compares conditions with dropout, the loss, and the gradients of UNet and resampler."""
     arrays, given = golden.arrays(), golden.config
     model, params = model_of(given, golden, aux=True, interpolation=given["interp_mode"])
     step = _train_step_inputs(model, params, arrays, given)

@@ -35,11 +35,11 @@ from smcd_jax.weights.conversion_table import under
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture
 
 jitted_sample = jax.jit(grid_sample, static_argnames=("padding", "align_corners"))
-WARPED_TOLERANCE = 5e-5  # bilinear sampling multiplies the rounding of a coordinate by image size times slope
+WARPED_TOLERANCE = 5e-5  # bilinear sampling amplifies coordinate rounding by image size times slope
 
 
 def antialias(golden: Golden) -> Iterator[Comparison]:
-    """Pictures and kernels at each scale."""
+    """Compares antialiased pictures and kernels at each scale."""
     arrays = golden.arrays()
     for scale in golden.config["scales"]:
         kernel = gaussian_kernel(scale)
@@ -49,7 +49,7 @@ def antialias(golden: Golden) -> Iterator[Comparison]:
 
 
 def sampling(golden: Golden) -> Iterator[Comparison]:
-    """Both paddings and both alignments, and resizing."""
+    """Compares sampling with both paddings and both alignments, and resizing."""
     arrays = golden.arrays()
     image, grid, small = picture(arrays["in/image"]), jnp.asarray(arrays["in/grid"]), picture(arrays["in/small"])
     for padding in ("zeros", "reflection"):
@@ -63,7 +63,7 @@ def sampling(golden: Golden) -> Iterator[Comparison]:
 
 
 def hourglass(golden: Golden) -> Iterator[Comparison]:
-    """Evaluation with every level of the encoder, and training with the new running statistics."""
+    """Compares the hourglass in evaluation, with every encoder level, and in training, with new running statistics."""
     arrays, given = golden.arrays(), golden.config
     config = RegionPredictorConfig(
         base_channels=given["block_expansion"], max_channels=given["max_features"], levels=given["num_blocks"]
@@ -87,7 +87,7 @@ def hourglass(golden: Golden) -> Iterator[Comparison]:
 
 
 def compare_statistics(name: str, rows: Any, statistics: Any, arrays: Any, prefix: str) -> Comparison:
-    """The largest error of any running statistic."""
+    """Compares running statistics by their largest error."""
     leaves = flatten(statistics)
     got = to_torch([row for row in rows if row.path in leaves], leaves)
     expected = {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
@@ -97,7 +97,7 @@ def compare_statistics(name: str, rows: Any, statistics: Any, arrays: Any, prefi
 
 
 def residual_block(golden: Golden) -> Iterator[Comparison]:
-    """The pre-activation residual block."""
+    """Compares the pre-activation residual block."""
     arrays, module = golden.arrays(), ResidualBlock(golden.policy)
     x = picture(arrays["in/x"])
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
@@ -106,7 +106,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def singular_vectors(golden: Golden) -> Iterator[Comparison]:
-    """Vectors with their signs, and values; exactly diagonal matrices apart."""
+    """Compares singular vectors with their signs, and values; exactly diagonal matrices are compared separately."""
     arrays = golden.arrays()
     covariance = arrays["in/covar"]
     axes, variances = map(np.asarray, jax.jit(principal_axes)(covariance))
@@ -118,7 +118,7 @@ def singular_vectors(golden: Golden) -> Iterator[Comparison]:
 
 
 def region_config(given: Mapping[str, Any]) -> RegionPredictorConfig:
-    """Our config from the reference's argument names."""
+    """Returns the config for the argument names of the reference."""
     return RegionPredictorConfig(
         regions=given["num_regions"],
         channels=given["num_channels"],
@@ -133,7 +133,7 @@ def region_config(given: Mapping[str, Any]) -> RegionPredictorConfig:
 
 
 def region_predictor(golden: Golden) -> Iterator[Comparison]:
-    """Moments and heat maps."""
+    """Compares the moments and heat maps of regions."""
     arrays, config = golden.arrays(), region_config(golden.config)
     params = params_of(region_predictor_rows(config), golden.weights(), abstract_params(config), golden.file)
     got: Regions = jax.jit(network(config, golden.policy).apply)({"params": params}, picture(arrays["in/x"]))
@@ -153,7 +153,7 @@ def region_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def background_config(given: Mapping[str, Any]) -> BackgroundPredictorConfig:
-    """Our config from the reference's argument names."""
+    """Returns the config for the argument names of the reference."""
     return BackgroundPredictorConfig(
         channels=given["num_channels"],
         base_channels=given["block_expansion"],
@@ -164,7 +164,7 @@ def background_config(given: Mapping[str, Any]) -> BackgroundPredictorConfig:
 
 
 def background_predictor(golden: Golden) -> Iterator[Comparison]:
-    """The matrix; the form "zero" has no network."""
+    """Compares the background matrix; the variant "zero" has no network."""
     arrays = golden.arrays()
     if golden.config["bg_type"] == "zero":
         return
@@ -177,7 +177,7 @@ def background_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def flow_config(given: Mapping[str, Any], **more: Any) -> FlowPredictorConfig:
-    """Our config from the reference's argument names."""
+    """Returns the config for the argument names of the reference."""
     given = {**given, **more}
     return FlowPredictorConfig(
         regions=given["num_regions"],
@@ -210,7 +210,7 @@ def _motion_inputs(arrays: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
 
 
 def flow_predictor(golden: Golden) -> Iterator[Comparison]:
-    """The field and the occlusion map, and what they are made from."""
+    """Compares the field, the occlusion map and their intermediate results."""
     arrays, config = golden.arrays(), flow_config(golden.config)
     params = params_of(flow_predictor_rows(config), golden.weights(), abstract_params(config), golden.file)
     inputs, module = _motion_inputs(arrays), network(config, golden.policy)
@@ -238,7 +238,7 @@ def flow_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def renderer_config(given: Mapping[str, Any], **more: Any) -> RendererConfig:
-    """Our config from the reference's argument names."""
+    """Returns the config for the argument names of the reference."""
     given = {**given, **more}
     aligned = given.get("align_corners", True)
     return RendererConfig(
@@ -254,7 +254,7 @@ def renderer_config(given: Mapping[str, Any], **more: Any) -> RendererConfig:
 
 
 def generator(golden: Golden) -> Iterator[Comparison]:
-    """Both networks in a row, and the renderer on a given field."""
+    """Compares flow predictor and renderer together, and the renderer on a given field."""
     arrays, given = golden.arrays(), golden.config
     shared = {name: given[name] for name in ("num_regions", "num_channels", "revert_axis_swap", "align_corners")}
     configs = {
@@ -287,7 +287,7 @@ def generator(golden: Golden) -> Iterator[Comparison]:
     found = {"prediction": got.prediction, "deformed": got.deformed}
     if on_given is not None:
         found |= {"with_flow_prediction": on_given.prediction, "with_flow_deformed": on_given.deformed}
-        found["with_flow_deformed_feat"] = on_given.deformed_features  # LFDM's code does not return it
+        found["with_flow_deformed_feat"] = on_given.deformed_features  # LFDM's code does not return this output
     for name, value in found.items():
         if name == "with_flow_deformed_feat" and f"out/{name}" not in arrays:
             continue
@@ -295,7 +295,7 @@ def generator(golden: Golden) -> Iterator[Comparison]:
 
 
 def equivariance_transform(golden: Golden) -> Iterator[Comparison]:
-    """Warped points, Jacobians and frames."""
+    """Compares warped points, Jacobians and frames."""
     arrays = golden.arrays()
     warp = Warp(jnp.asarray(arrays["in/theta"]), jnp.asarray(arrays["in/control_params"][:, 0]))
     points, frame = jnp.asarray(arrays["in/points"]), picture(arrays["in/frame"])

@@ -36,11 +36,11 @@ from tests.golden.case_lvmm_unet import load_unet
 from tests.golden.case_train import LOSS_TOLERANCE, worst_gradient
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, picture, video
 
-DDIM_TOLERANCE, ANCESTRAL_TOLERANCE = 2e-4, 1e-4  # of the folder's README; its own float32 noise is up to 2e-5
+DDIM_TOLERANCE, ANCESTRAL_TOLERANCE = 2e-4, 1e-4  # from the README of the files; float32 rounding is up to 2e-5
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
-    """The cosine schedule and its tables, DDIM's times, noising and its inverse, and the dynamic threshold."""
+    """Compares the cosine schedule, its tables, DDIM's timesteps, noising with its inverse, and the threshold."""
     arrays = golden.arrays()
     ours = NoiseSchedule(golden.config["timesteps"], kind="cosine")
     a = ours.alphas_cumprod
@@ -69,13 +69,13 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
 
 
 def ddim(golden: Golden) -> Iterator[Comparison]:
-    """DDIM with LVMM's network, and with LFDM's, which sees the features of the picture in every frame."""
+    """Compares DDIM with LVMM's network, and with LFDM's, which reads the features of the picture in every frame."""
     arrays, given = golden.arrays(), golden.config
     schedule = NoiseSchedule(given.get("timesteps", 1000), kind="cosine")
     table = reference_ddim_table(schedule, given["steps"], eta=given["eta"])
     transform = DDIMThreshold(given["dynamic_thres_percentile"])
     yield from _trajectory(golden, table, transform, DDIM_TOLERANCE)
-    if given["eta"] == 0:  # the loop draws its own noise, so that only this one can be compared whole
+    if given["eta"] == 0:  # the loop draws its own noise otherwise
         predict, weights = _prediction(golden)
         state = initial_state(video(arrays["in/noise"]))
         keys = jax.random.split(jax.random.key(0), len(state.latents))
@@ -85,7 +85,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
 
 
 def ancestral(golden: Golden) -> Iterator[Comparison]:
-    """All steps of a short chain."""
+    """Compares all steps of a short ancestral chain."""
     table = reference_ancestral_table(NoiseSchedule(golden.config["timesteps"], kind="cosine"))
     yield from _trajectory(golden, table, AncestralThreshold(), ANCESTRAL_TOLERANCE)
 
@@ -119,7 +119,7 @@ def _step(transform: X0Transform) -> Callable[..., Any]:
 
 
 def _prediction(golden: Golden) -> tuple[Callable[..., jax.Array], jax.Array]:
-    """Returns the network without and with the condition, and the weights of both in guidance."""
+    """Returns the unconditional and the conditional prediction, and their weights in guidance."""
     arrays, scale = golden.arrays(), golden.config["cond_scale"]
     config, params = load_unet(golden, golden.case["unet"])
     features = picture(arrays["in/features"]) if "in/features" in arrays else None
@@ -130,7 +130,7 @@ def _prediction(golden: Golden) -> tuple[Callable[..., jax.Array], jax.Array]:
 
 @functools.cache
 def _program(config: MotionUNetConfig, policy: ComputePolicy) -> Callable[..., jax.Array]:
-    """Returns one program for all files of a network."""
+    """Returns a compiled program, shared by all files of a network."""
     module = network(config, policy)
 
     @jax.jit
@@ -149,7 +149,7 @@ def _program(config: MotionUNetConfig, policy: ComputePolicy) -> Callable[..., j
 
 
 def diffusion_step(golden: Golden) -> Iterator[Comparison]:
-    """The loss, the gradient of every parameter, and x0 after the threshold; one condition is dropped."""
+    """Compares the loss, all gradients, and x0 after the threshold, with one dropped condition."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.case["unet"])
     module, noise_schedule = network(config, golden.policy), NoiseSchedule(kind="cosine")
@@ -176,7 +176,7 @@ def diffusion_step(golden: Golden) -> Iterator[Comparison]:
 
 
 def fourier(golden: Golden) -> Iterator[Comparison]:
-    """Lowest bins of a clip, a clip from arbitrary bins, and both in turn."""
+    """Compares the lowest bins of a clip, a clip from arbitrary bins, and the round trip."""
     arrays, frames, bins = golden.arrays(), golden.config["num_frames"], golden.config["k_frequency"]
     coefficients = to_frequencies(video(arrays["in/x"]), bins)
     yield compare("coefficients", channels_first(coefficients), arrays["out/coefficients"])

@@ -38,14 +38,14 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 from tests.golden.formula_weights import formula_weights, i3d_rule
 
 LOSS_TOLERANCE = 1e-5
-PREDICTION_TOLERANCE = 1e-4  # of a whole network in training, where batch statistics add up roundings
-# Of a gradient's own norm, plus of the global norm. L1 and ReLU flip signs by rounding: float32 gradients of PyTorch
-# itself are off by 2e-3. The stored ones are of float64.
+PREDICTION_TOLERANCE = 1e-4  # for a whole network in training, where batch statistics accumulate rounding errors
+# Relative to the norm of each gradient, plus relative to the global norm. Rounding flips signs in L1 and ReLU, so that
+# even PyTorch's float32 gradients differ by 2e-3 from the stored ones, which were computed in float64.
 GRADIENT_TOLERANCES = {"float64": (1e-5, 1e-9), "float32": (1e-2, 1e-5)}
 
 
 def autoencoder_configs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config of each component from the reference's nested arguments."""
+    """Returns the config of each component from the nested arguments of the reference."""
     shared = {name: given[name] for name in ("num_regions", "num_channels", "revert_axis_swap", "estimate_affine")}
     shared["align_corners"] = given.get("align_corners", True)
     generator = given["generator_params"]
@@ -58,7 +58,7 @@ def autoencoder_configs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def autoencoder_rows(configs: Mapping[str, Any]) -> list[Row]:
-    """The table of all four networks, with paths under the names of the components."""
+    """Returns the conversion table of all four networks, with paths under the names of the components."""
     return [
         *under("region_predictor", "region_predictor", region_predictor_rows(configs["region_predictor"])),
         *under("bg_predictor", "background_predictor", background_predictor_rows(configs["background_predictor"])),
@@ -89,7 +89,7 @@ def _vgg19(policy: ComputePolicy) -> tuple[Any, Any, dict[str, float]]:
 
 
 def reconstruction_step(golden: Golden) -> Iterator[Comparison]:
-    """Losses, gradients, running statistics and outputs of one step, in float32 and in float64."""
+    """Compares losses, gradients, running statistics and outputs of one step, in float32 and in float64."""
     yield from _step(golden, golden.policy, "float32")
     with jax.enable_x64(True):
         double = dataclasses.replace(golden.policy, params=jnp.float64, compute=jnp.float64)
@@ -155,7 +155,7 @@ def _worst_gradient(got: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarr
 
 
 def pipeline(golden: Golden) -> Iterator[Comparison]:
-    """A clip to the frequencies that the diffusion learns, and frequencies to a clip rendered from its first frame."""
+    """Compares the frequencies of a clip, which the diffusion learns, and the clip rendered from frequencies."""
     arrays, given = golden.arrays(), golden.config
     networks, _, params = _loaded(golden, golden.policy)
     clip, coefficients = video(arrays["in/video"]), video(arrays["in/coefficients"])

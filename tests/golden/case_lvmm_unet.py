@@ -42,7 +42,7 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 
 
 def unet_config(given: Mapping[str, Any], *, vector: bool = False) -> MotionUNetConfig:
-    """Our config from the reference's argument names; ``vector`` for LFDM's network."""
+    """Returns the config for the argument names of the reference; ``vector`` selects LFDM's network."""
     return MotionUNetConfig(
         input_channels=given["channels"],
         grid_channels=given["out_grid_dim"],
@@ -62,7 +62,7 @@ def unet_config(given: Mapping[str, Any], *, vector: bool = False) -> MotionUNet
 
 
 def load_unet(golden: Golden, file: str) -> tuple[MotionUNetConfig, dict[str, Any]]:
-    """Config and parameters of a UNet file."""
+    """Returns the config and parameters of a UNet file."""
     case = golden.other_case(file)
     config = unet_config(case["config"], vector=case["kind"] == "lfdm_unet")
     return config, params_of(motion_unet_rows(config), golden.weights(file), abstract_params(config), file)
@@ -77,7 +77,7 @@ def layer_params(
 
 
 def relative_position_bias(golden: Golden) -> Iterator[Comparison]:
-    """Bias of every number of frames, and the buckets, exactly."""
+    """Compares the bias and the buckets exactly, for several numbers of frames."""
     arrays, given = golden.arrays(), golden.config
     (table,) = golden.weights().values()
     for name in (name for name in arrays if name.startswith("out/")):
@@ -91,7 +91,7 @@ def relative_position_bias(golden: Golden) -> Iterator[Comparison]:
 
 
 def rotary(golden: Golden) -> Iterator[Comparison]:
-    """Queries of every head width after rotation."""
+    """Compares rotated queries of every head width."""
     arrays = golden.arrays()
     for name in (name for name in arrays if name.startswith("in/q_")):
         by_frame = jnp.moveaxis(jnp.asarray(arrays[name]), -2, 1)
@@ -100,7 +100,7 @@ def rotary(golden: Golden) -> Iterator[Comparison]:
 
 
 def temporal_attention(golden: Golden) -> Iterator[Comparison]:
-    """With and without bias, and with frames that attend to themselves alone."""
+    """Compares temporal attention with and without bias, and with frames that attend to themselves alone."""
     arrays, given = golden.arrays(), golden.config
     layer = TemporalAttention(given["dim"], given["heads"], given["dim_head"], golden.policy)
     x, bias = video(arrays["in/x"]), jnp.asarray(arrays["in/pos_bias"])[None]
@@ -114,7 +114,7 @@ def temporal_attention(golden: Golden) -> Iterator[Comparison]:
 
 
 def cross_attention(golden: Golden) -> Iterator[Comparison]:
-    """Attention to tokens, and to tokens of zeros, which change nothing."""
+    """Compares attention to tokens, and to tokens of zeros, which change nothing."""
     arrays, given = golden.arrays(), golden.config
     layer = CrossAttention(given["dim"], given["heads"], given["dim_head"], golden.policy)
     x, tokens = video(arrays["in/x"]), jnp.asarray(arrays["in/cond"])
@@ -126,20 +126,20 @@ def cross_attention(golden: Golden) -> Iterator[Comparison]:
 
 
 def spatial_attention(golden: Golden) -> Iterator[Comparison]:
-    """Attention among the pixels of each frame."""
+    """Compares attention among the pixels of each frame."""
     given = golden.config
     layer = SpatialAttention(given["dim"], given["heads"], given["dim_head"], golden.policy)
     yield from _one_layer(golden, layer, attention_rows())
 
 
 def linear_attention(golden: Golden) -> Iterator[Comparison]:
-    """Linear attention among the pixels of each frame."""
+    """Compares linear attention among the pixels of each frame."""
     layer = LinearAttention(golden.config["heads"], golden.policy, golden.config["dim_head"])
     yield from _one_layer(golden, layer, linear_attention_rows())
 
 
 def residual_block(golden: Golden) -> Iterator[Comparison]:
-    """With the time embedding, and without it at equal widths."""
+    """Compares residual blocks with the time embedding, and without it at equal widths."""
     arrays, given = golden.arrays(), golden.config
     policy = network(MotionUNetConfig(groups=given["groups"]), golden.policy).policy
     x, time = video(arrays["in/x"]), jnp.asarray(arrays["in/t"])
@@ -172,7 +172,7 @@ def resampling(golden: Golden) -> Iterator[Comparison]:
 
 
 def time_embedding(golden: Golden) -> Iterator[Comparison]:
-    """The sinusoid and the layers behind it."""
+    """Compares the sinusoidal embedding and the layers after it."""
     arrays, width = golden.arrays(), golden.config["dim"]
     times = jnp.asarray(arrays["in/t"], jnp.float32)
     yield compare("sinusoid", sine_first_sinusoid(times, width), arrays["out/sinusoid"])
@@ -183,7 +183,7 @@ def time_embedding(golden: Golden) -> Iterator[Comparison]:
 
 
 def motion_unet(golden: Golden) -> Iterator[Comparison]:
-    """The output of every run of LVMM's network: conditions dropped, guided, swapped, frames reversed or alone."""
+    """Compares outputs of LVMM's network with dropped, guided and swapped conditions, and reversed or single frames."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     forward = _forward(config, golden)
@@ -211,7 +211,7 @@ def motion_unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def frame_unet(golden: Golden) -> Iterator[Comparison]:
-    """The output of LVMM's network for features of one frame."""
+    """Compares the output of LVMM's network for features of one frame."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     x = jnp.concatenate([video(arrays["in/x"]), video(arrays["in/cat"])], axis=-1)
@@ -228,7 +228,7 @@ def frame_unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def lfdm_unet(golden: Golden) -> Iterator[Comparison]:
-    """The output of LFDM's network with its condition and without."""
+    """Compares the output of LFDM's network with and without its condition."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     forward = _forward(config, golden)
@@ -240,7 +240,7 @@ def lfdm_unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def imagebind_towers(golden: Golden) -> Iterator[Comparison]:
-    """Tokens of pictures, enlarged from small ones, and of texts, whose table of tokens holds the rows in use."""
+    """Compares tokens of enlarged pictures and of texts; the token table holds only the rows in use."""
     arrays, weights = golden.arrays(), golden.weights()
     stem = weights["modality_preprocessors.vision.rgbt_stem.proj.1.weight"].shape
     positions = weights["modality_preprocessors.vision.pos_embedding_helper.pos_embed"].shape[1]
@@ -269,7 +269,7 @@ def imagebind_towers(golden: Golden) -> Iterator[Comparison]:
 
 
 def _forward(config: MotionUNetConfig, golden: Golden) -> Any:
-    """Returns one program of the network, with masks of kept conditions and of frames that are alone."""
+    """Returns the compiled network, with masks of kept conditions and of frames that attend to themselves alone."""
     module = network(config, golden.policy)
 
     @jax.jit

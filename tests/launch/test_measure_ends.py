@@ -1,4 +1,4 @@
-"""Figures of loops and in-betweens on videos whose figures are known."""
+"""Metrics of loops and interpolations on videos with known values."""
 
 from __future__ import annotations
 

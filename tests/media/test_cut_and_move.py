@@ -16,7 +16,7 @@ BOX = np.array([20, 15, 36, 35]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """A smooth noise with a red rectangle in BOX."""
+    """Returns smooth noise with a red rectangle in BOX."""
     noise = np.random.default_rng(0).uniform(60, 160, (HEIGHT, WIDTH, 3))
     picture = ndimage.gaussian_filter(noise, (2, 2, 0)).astype(np.uint8)
     picture[15:35, 20:36] = (250, 10, 10)
@@ -106,7 +106,7 @@ class TestFill:
         hole[20:36, 24:44] = True
         broken = np.where(hole[..., None], 0, picture).astype(np.uint8)
         error = np.abs(fill_holes(broken, hole).astype(int) - picture)[hole]
-        assert error.mean() < 3  # of 255; the mean of the surroundings alone is off by 40
+        assert error.mean() < 3  # on a scale of 255; filling with the mean of the surroundings has an error of 40
 
     def test_a_hole_larger_than_any_source_mirrors_its_surroundings(self, picture):
         hole = np.zeros((HEIGHT, WIDTH), bool)

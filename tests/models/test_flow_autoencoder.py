@@ -1,4 +1,4 @@
-"""The flow autoencoder of LVMM: geometry of regions, and what its networks do without weights."""
+"""The flow autoencoder of LVMM: geometry of regions, and properties of its networks without trained weights."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ SMALL = {"base_channels": 4, "max_channels": 8, "levels": 2}
 
 
 def apply(config):
-    """The network under jit: operations that run one by one are compiled one by one."""
+    """Applies the network under jit, which avoids compiling each operation separately."""
     return jax.jit(network(config).apply)
 
 
@@ -42,11 +42,11 @@ def test_principal_axes_are_lapacks_with_signs():
     axes, variances = jax.jit(principal_axes)(matrices)
     u, s, _ = torch.svd(torch.tensor(matrices.astype(np.float64)))
     np.testing.assert_allclose(variances, s, atol=2e-5)
-    np.testing.assert_allclose(axes, u, atol=2e-4)  # of nearly round regions a rounding turns the axes
+    np.testing.assert_allclose(axes, u, atol=2e-4)  # rounding rotates the axes of nearly round regions
 
 
 def test_gradients_are_finite_for_round_and_empty_regions():
-    """Variances that are equal or 0 have no derivative; the floors bound it."""
+    """The derivative at equal or zero variances is undefined; the floors bound it."""
     regions = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.array([[0.3, 1e-9], [1e-9, 0.3]])])
 
     def total(covariance):
@@ -138,7 +138,7 @@ def test_regions_that_move_with_the_warp_lose_nothing():
 
 
 def test_the_perceptual_loss_is_that_of_features_at_each_scale():
-    """With the picture itself as only feature it is the weighted mean difference of the scaled pictures."""
+    """With the picture as the only feature map, it is the weighted mean difference of the scaled pictures."""
     one, other = jax.random.uniform(jax.random.key(0), (2, 2, 16, 16, 3))
     loss = lambda a, b: perceptual_loss(lambda x: [x], a, b, scales=(1.0, 0.5), weights=(3.0,))  # noqa: E731
     wanted = sum(

@@ -1,4 +1,4 @@
-"""Files of LFDM and MRAA: every published name, the data set, and the way there and back on the command line."""
+"""Files of LFDM and MRAA: every published name, the data set, and round trips on the command line."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ SMALL = LFDMConfig(
 
 
 def published_shapes():
-    """Names and shapes of LFDM's file for MHAD, with the key of each dictionary before the names."""
+    """Returns names and shapes of LFDM's file for MHAD, prefixed by the key of each dictionary."""
     groups = ("generator", "region_predictor", "bg_predictor")
     read = {group: json.loads((KEYS / f"lfdm_mhad_{group}.json").read_text()) for group in groups}
     return {f"{group}.{name}": tuple(shape) for group, names in read.items() for name, shape in names.items()}
@@ -58,7 +58,7 @@ def shapes_of(rows, config):
 
 
 def small_tensors():
-    """Random tensors of a small model, with everything that the published file has besides the networks."""
+    """Returns random tensors of a small model, with all extra entries of the published file."""
     rng, tensors = np.random.default_rng(0), {}
     for name in AUTOENCODER_COMPONENTS:
         config = getattr(SMALL, name)
@@ -80,7 +80,7 @@ def nested(tensors):
 
 
 def write_published(folder):
-    """The two files as LFDM saves them, with their training state."""
+    """Writes the two files as LFDM saves them, with their training state."""
     tensors, rng = small_tensors(), np.random.default_rng(1)
     state = {"optimizer": {"state": {0: {"step": 7}}, "param_groups": []}, "epoch": 99, "example": torch.zeros(1, 3)}
     torch.save({"example": torch.zeros(2), **nested(tensors), **state}, folder / "mhad_autoencoder.pth")
@@ -161,7 +161,7 @@ def test_both_files_there_and_back_bit_for_bit(tmp_path, capsys):
 
 
 def test_written_files_are_read_again_with_their_config(tmp_path):
-    """Also as safetensors, whose names contain the dictionaries' keys, and where the path names no data set."""
+    """This includes safetensors files, whose names contain the dictionary keys, and paths that name no data set."""
     tensors, _ = write_published(tmp_path)
     convert(tmp_path, tmp_path / "model")
     command = ["convert", "--to_torch", str(tmp_path / "model"), "--output", str(tmp_path / "back")]

@@ -20,7 +20,7 @@ from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import parse_track
 from tests.errors import refused
 
-LVMM_TINY = presets()["lvmm_tiny"]  # registers the networks
+LVMM_TINY = presets()["lvmm_tiny"]  # importing it registers the networks
 SMALL = dataclasses.replace(
     LVMM_TINY,
     unet=dataclasses.replace(LVMM_TINY.unet, base_channels=8, channel_mult=(1,), heads=1, groups=4, context_dim=16),
@@ -39,7 +39,7 @@ STEPS = {"num_inference_steps": 2}
 
 
 def random_leaves(config, seed):
-    """Random parameters, so that motion is not zero; no program is compiled for them."""
+    """Returns random parameters, so that motion is not zero, without compiling an initializer."""
     rng, leaves = np.random.default_rng(seed), {}
     for path, leaf in flatten(abstract_params(config)).items():
         name, shape = path.rsplit("/", 1)[-1], leaf.shape
@@ -81,7 +81,7 @@ def test_a_motion_starts_at_the_still_and_renders_one_frame_per_field(pipe, moti
     assert np.abs(motion.displacement[:, 1:]).max() > 0
     frames = pipe.render(PICTURE, motion)
     assert frames.shape == (1, 5, 32, 32, 3)
-    # The renderer resizes fields as the published one does, which moves borders by up to half a pixel (4 levels here).
+    # Resizing of fields as in the published renderer moves borders by up to half a pixel (4 levels here).
     assert np.abs(frames[0, 0].astype(int) - PICTURE).max() <= 4
     np.testing.assert_array_equal(frames, pipe(PICTURE, "a plant sways", seed=3, output_type="uint8", **STEPS).frames)
 
@@ -143,7 +143,7 @@ def test_boxes_move_the_fields_in_them(pipe):
 def test_a_box_energy_is_zero_for_the_motion_of_the_box():
     boxes = jnp.asarray([[[[0.2, 0.2, 0.6, 0.6]], [[0.3, 0.2, 0.7, 0.6]]]])
     mask = jnp.ones((1, 2, 1))
-    shift = jnp.broadcast_to(jnp.asarray([-0.2, 0.0]), (1, 1, 16, 16, 2))  # where the pixel came from
+    shift = jnp.broadcast_to(jnp.asarray([-0.2, 0.0]), (1, 1, 16, 16, 2))  # displacement to the source of each pixel
     assert float(box_energy(shift, boxes, mask)[0]) == pytest.approx(0, abs=1e-5)
     assert float(box_energy(-shift, boxes, mask)[0]) > 0.3
 

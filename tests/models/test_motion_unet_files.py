@@ -1,4 +1,4 @@
-"""Files of the motion UNet: LFDM's diffusion models and LVMM's UNet3D.pth, from names and back bit for bit."""
+"""Files of the motion UNet: LFDM's diffusion models and LVMM's UNet3D.pth, with bit-exact round trips."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ VARIANTS = {
 
 
 def published(config, *, dtype=np.float32):
-    """Tensors of a file by name: the network, the rotary frequencies, and for LFDM the schedule's tables."""
+    """Returns the tensors of a file: the network, the rotary frequencies, and for LFDM the schedule's tables."""
     rng, leaves = np.random.default_rng(0), flatten(abstract_params(config))
     tensors = {}
     for row in unet_file_rows(config):
@@ -84,7 +84,7 @@ def test_the_config_follows_from_published_names_and_shapes(shared, monkeypatch,
     tables = schedule_tables(NoiseSchedule(kind="cosine"))
     tensors = {
         name: LazyTensor(tuple(shape), lambda name=name: tables[name]) for name, shape in listed.items()
-    }  # only the values of tables are read
+    }  # only the values of tables are loaded
     monkeypatch.setattr(unet_file, "open_tensors", lambda path: tensors)
     found = read_unet_file(tmp_path / "file.pth")
     assert found.unet.config == config

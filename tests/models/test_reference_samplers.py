@@ -1,4 +1,4 @@
-"""The samplers of LVMM's and LFDM's code against their formulas, written out step by step in float64."""
+"""The samplers of LVMM's and LFDM's code compared with their formulas in float64."""
 
 import itertools
 
@@ -27,7 +27,7 @@ SHAPE = (2, 3, 4, 4, 2)
 
 
 def predicted_noise(x, t):
-    """A stand-in for the network whose x_0 leaves -1..1, so that the threshold acts."""
+    """Returns the noise of a mock network whose x_0 exceeds -1..1, so that the threshold has an effect."""
     module = jnp if isinstance(x, jax.Array) else np
     return 0.3 * x + module.sin(3 * x + t / 100)
 
@@ -61,7 +61,7 @@ def test_ddim_keeps_the_noise_that_was_predicted_before_the_threshold():
         x = np.sqrt(BEFORE[next_t]) * x0 + np.sqrt(1 - BEFORE[next_t]) * noise
     got = by_the_loop(reference_ddim_table(SCHEDULE, 7, eta=0.0), DDIMThreshold(0.8))
     np.testing.assert_allclose(got, x, atol=2e-5)
-    assert np.abs(got).max() <= 1  # the last step is the clipped x_0
+    assert np.abs(got).max() <= 1  # the last step returns the clipped x_0
 
 
 def test_the_threshold_matters():
@@ -87,7 +87,7 @@ def test_ancestral_steps_are_draws_from_the_posterior():
     table = reference_ancestral_table(schedule)
     t = table.timesteps[:20].astype(int)
     assert t.tolist() == list(range(19, -1, -1))
-    # given x_0, the next x has the signal and the variance of its level
+    # given x_0, the next x has the mean and variance of its noise level
     signal = table.update[:20, 1] + table.update[:20, 0] * np.sqrt(a[t])
     variance = table.update[:20, 0] ** 2 * (1 - a[t]) + table.noise[:20] ** 2
     np.testing.assert_allclose(signal, np.sqrt(before[t]), atol=1e-6)

@@ -9,7 +9,7 @@ from smcd_jax.nn.batch_norm import STATISTICS, BatchNorm, is_statistic, statisti
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import flatten
 
-TOLERANCE = 2e-6  # a few roundings of float32
+TOLERANCE = 2e-6  # allows a few float32 rounding errors
 
 
 def layers():

@@ -50,7 +50,7 @@ def test_windows_that_cannot_be_made_are_refused_by_name(options, argument):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A pipeline whose network treats each frame alone, so windows must not change anything."""
+    """Returns a pipeline whose network treats each frame separately, so windows must not change the result."""
     return VideoPipeline.from_pretrained(write_untrained(tmp_path_factory.mktemp("models") / "toy", ToyConfig()).path)
 
 
@@ -85,7 +85,7 @@ def test_a_callback_reads_and_changes_the_latents_of_the_whole_video(toy):
 
 
 class Frames:
-    """A model whose output at a frame is its place in the window plus its place in the video, from the context."""
+    """A model whose output at a frame is its index in the window plus its index in the video, from the context."""
 
     def before_steps(self, params):
         return params
@@ -109,7 +109,7 @@ def test_each_window_has_its_own_context_and_the_last_may_overlap_more():
 
 
 def test_memory_grows_with_the_window_and_not_with_the_video(tmp_path):
-    config = ToyConfig(net=ToyNetConfig(width=1024))  # so that activations need more than latents
+    config = ToyConfig(net=ToyNetConfig(width=1024))  # wide, so that activations take more memory than latents
     wide = VideoPipeline.from_pretrained(write_untrained(tmp_path / "wide", config).path)
     needed = []
     for frames in (2, 24):

@@ -1,4 +1,4 @@
-"""Sampling that is interrupted between two steps continues there, with the frames of an uninterrupted run."""
+"""Interrupted sampling resumes after the last completed step, and gives the frames of an uninterrupted run."""
 
 import contextlib
 

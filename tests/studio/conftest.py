@@ -7,7 +7,7 @@ from tests.studio.studio_page import StudioPage, browser_path, running_studio
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless Chromium."""
+    """Yields a headless Chromium."""
     path = browser_path()
     from playwright.sync_api import sync_playwright
 
@@ -19,20 +19,20 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory):
-    """The output folder of the server."""
+    """Returns the output folder of the server."""
     return tmp_path_factory.mktemp("studio")
 
 
 @pytest.fixture(scope="session")
 def url(chromium, output):
-    """The address of a running studio with the tiny model."""
+    """Yields the address of a running studio with the tiny model."""
     with running_studio(output, "--model", "tiny") as address:
         yield address
 
 
 @pytest.fixture
 def studio(chromium, url):
-    """A new tab; the test fails if a script of the page raises an error."""
+    """Yields a new tab; the test fails if a script of the page raises an error."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     tab = StudioPage(context.new_page(), url)
     yield tab
@@ -43,5 +43,5 @@ def studio(chromium, url):
 
 @pytest.fixture(scope="session")
 def rocket(request):
-    """The folder of the shipped example with a photograph."""
+    """Returns the folder of the shipped example with a photograph."""
     return request.config.rootpath / "smcd_jax" / "assets" / "examples" / "rocket"

@@ -1,4 +1,4 @@
-"""Stands in for sampling in tests of the server; inputs are checked and files written by the real code."""
+"""Mock of sampling for tests of the server; the real code checks inputs and writes files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smcd_jax.runtime.progress import Progress
 
 
 class FakeClip:
-    """A `make_clip` that "samples" black frames, one step at a time, while its gate is open.
+    """Mock of `make_clip` that produces black frames step by step while its gate is open.
 
     Attributes:
         gate: Event that lets steps pass.

@@ -1,4 +1,4 @@
-"""The studio's page in headless Chromium, driven with the units of a user: pixels of the picture, frames, labels."""
+"""The studio's page in headless Chromium, controlled by pixels of the picture, frames and labels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def browser_path() -> str:
 def running_studio(output: Path, *flags: str) -> Iterator[str]:
     """Runs `smcd studio` on a free port, and yields the address of its page."""
     command = [sys.executable, "-m", "smcd_jax", "studio", "--port", "0", "--no_browser", "--output", str(output)]
-    # fake devices of the tests slow the tiny model down
+    # the simulated devices of the tests would slow down the tiny model
     env = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
@@ -74,7 +74,7 @@ def _wait_for(url: str) -> None:
 
 
 class StudioPage:
-    """One tab.
+    """A browser tab with the studio's page.
 
     Attributes:
         page: Playwright's page.
@@ -89,7 +89,7 @@ class StudioPage:
         self.load()
 
     def load(self) -> None:
-        """Opens the page, or opens it again."""
+        """Loads or reloads the page."""
         self.page.goto(self.url)
         self.page.wait_for_selector("body[data-ready]")
 
@@ -128,7 +128,7 @@ class StudioPage:
 
     @property
     def tracks(self) -> dict[str, Any]:
-        """The edited document."""
+        """Track document in the editor."""
         return self.js("studio.store.tracks")
 
     def point(self, x: float, y: float) -> tuple[float, float]:
@@ -179,7 +179,7 @@ class StudioPage:
         return [keyframe["frame"] for keyframe in self.tracks["objects"][index]["keyframes"]]
 
     def status(self) -> str:
-        """Returns the line that tells what happened."""
+        """Returns the status line of the page."""
         return self.page.inner_text("#status")
 
     def set_option(self, name: str, value: str) -> None:

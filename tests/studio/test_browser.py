@@ -1,4 +1,4 @@
-"""The studio in a browser: from a dropped photograph to a video that the command line repeats."""
+"""The studio in a browser: from a dropped photograph to a video that the command line reproduces."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tests.studio.studio_page import LAMP_BOXES, ROCKET_BOXES
 
 
 def frames_of(url, entry, index=0):
-    """The frames of a result, uint8 [f, h, w, 3], from its zip of pictures."""
+    """Returns the frames of a result, uint8 [f, h, w, 3], from its zip file."""
     with urllib.request.urlopen(url.rstrip("/") + entry["videos"][index]["frames"]) as answer:
         archive = zipfile.ZipFile(io.BytesIO(answer.read()))
     return np.stack([np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in sorted(archive.namelist())])
@@ -35,7 +35,7 @@ def test_two_objects_become_a_video_that_the_command_line_repeats(studio, url, o
     studio.draw_motion(ROCKET_BOXES, "rocket")
     studio.draw_motion(LAMP_BOXES, "lamp")
     assert [studio.keyframes(0), studio.keyframes(1)] == [[0, 3, 7], [0, 4, 7]]
-    # The mouse moves in whole pixels of the window, about one of the picture.
+    # The mouse moves in whole window pixels, each about one pixel of the picture.
     drawn = [keyframe["box"] for keyframe in studio.tracks["objects"][0]["keyframes"]]
     np.testing.assert_allclose(drawn, list(ROCKET_BOXES.values()), atol=2)
 
@@ -75,7 +75,7 @@ def test_two_objects_become_a_video_that_the_command_line_repeats(studio, url, o
     first = studio.page.locator("#history .entry-prompt").first
     first.wait_for()
     assert first.inner_text() == "a rocket lifts off beside a lamp"
-    assert len(studio.tracks["objects"]) == 2  # a reload keeps the document
+    assert len(studio.tracks["objects"]) == 2  # the document survives a reload
     studio.page.locator("#history .entry-open").first.click()
     studio.page.wait_for_selector("#result:not([hidden])")
     studio.page.click("#result-reuse")

@@ -45,7 +45,7 @@ def test_a_mot_file_is_imported(studio, rocket, tmp_path):
     studio.page.set_input_files("#tracks-file", str(tmp_path / "gt.txt"))
     studio.until("studio.store.tracks.objects.length === 2")
     first, second = (item["keyframes"] for item in studio.tracks["objects"])
-    # MOT counts pixels from 1.
+    # MOT pixel coordinates start at 1.
     np.testing.assert_allclose(first[0]["box"], (19, 99, 59, 149), atol=0.01)
     np.testing.assert_allclose(second[-1]["box"], (82, 199, 122, 249), atol=0.01)
     studio.page.click("#undo")
@@ -144,7 +144,7 @@ def test_two_fingers_zoom_and_one_draws(studio, rocket):
         for index, point in enumerate(points):
             studio.js(touch, [name, 10 + index, *studio.point(*point)])
 
-    studio.js("Element.prototype.setPointerCapture = () => {}")  # the events above come from no device
+    studio.js("Element.prototype.setPointerCapture = () => {}")  # synthetic events have no pointer device to capture
     fingers("pointerdown", (200, 200), (300, 200))
     fingers("pointermove", (150, 200), (350, 200))
     fingers("pointerup", (150, 200), (350, 200))

@@ -1,4 +1,4 @@
-"""The studio's preview and interpolation in a browser, compared with Python, and their times."""
+"""The studio's preview and interpolation in a browser, compared with Python, and their timings."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def test_interpolation_equals_that_of_python(studio):
     for kind in INTERPOLATIONS:
         for keys in (1, 2, 3, 6):
             key_times = np.sort(rng.choice(24, keys, replace=False)).astype(float)
-            # Repeated values make flat parts, where a monotone cubic has slope 0.
+            # Repeated values give flat segments, where a monotone cubic has slope 0.
             values = np.round(rng.uniform(0, 500, (keys, 4)) / 100) * 100
             cases.append((key_times, values, np.linspace(-1, 25, 53), kind))
     found = studio.js(
@@ -58,7 +58,7 @@ def test_preview_equals_that_of_python(studio, rocket, tmp_path):
     expected = move_boxes(picture, tracks.boxes, tracks.mask)
     for content, frame in zip(drawn, expected, strict=True):
         found = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
-        # Browser and Pillow resample differently at the edges of pixels.
+        # Chromium and Pillow resample differently at pixel edges.
         assert np.abs(found.astype(int) - frame).mean() < 0.5
     assert np.abs(expected[7].astype(int) - picture).mean() > 3
 

@@ -42,7 +42,7 @@ def client(studio):
 
 @pytest.fixture(scope="module")
 def made(client):
-    """A finished job of two videos."""
+    """Returns a finished job of two videos."""
     request = request_of(client, num_videos=2, options={"num_inference_steps": 2, "seed": 5})
     answer = client.post("/api/jobs", json=request)
     assert answer.status_code == 202
@@ -120,7 +120,7 @@ class TestDescriptions:
         assert {"/api/info", "/api/pictures", "/api/jobs", "/api/history"} <= paths.keys()
         page = client.get("/docs").text
         assert all(path in page for path in paths)
-        assert "http" not in page.replace("HTTP", "")  # nothing from the network
+        assert "http" not in page.replace("HTTP", "")  # the page refers to no external resource
 
     def test_layers_of_a_picture_compose_to_it(self, client):
         picture = send_picture(client).json()
@@ -156,7 +156,7 @@ class TestDescriptions:
         document = {"format": "smcd-tracks", "version": 1, "frames": 8, "size": [100, 100], "objects": [item] * 5}
         warnings = client.post("/api/tracks/check", json={"tracks": document, "model": "tiny"}).json()["warnings"]
         assert [(item["object"], item["frame"]) for item in warnings[:2]] == [(0, 6), (0, 0)]
-        assert warnings[-1]["object"] is None  # five objects, and the model takes four
+        assert warnings[-1]["object"] is None  # five objects, one more than the model accepts
 
     def test_an_example_is_opened_as_if_sent(self, client):
         assert {"sprite", "rocket"} == {item["name"] for item in client.get("/api/examples").json()["examples"]}

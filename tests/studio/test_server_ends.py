@@ -24,8 +24,8 @@ from smcd_jax.studio.studio import Studio
 from tests.pipeline.test_partial_sample import Steps
 from tests.studio.support import client_of, finished, request_of
 
-# The server with a stand-in for sampling. "kill" ends the process between two of the files of the second video, and
-# "full" lets no file grow beyond 200 bytes while the second one is written, which stands in for a full disk.
+# The server with mocked sampling. "kill" ends the process between two of the files of the second video, and
+# "full" lets no file grow beyond 200 bytes while the second one is written, which simulates a full disk.
 PROGRAM = """
     import os, resource, signal, sys
     from smcd_jax import cli
@@ -113,7 +113,7 @@ def test_a_server_killed_while_it_writes_leaves_the_history_whole(tmp_path):
         second = start(client)
         assert process.wait(60) == -signal.SIGKILL
     written = {path.name for path in (tmp_path / second["id"]).iterdir()}
-    assert written & {"video.json", "video.mp4", "video.gif", "video_boxes.mp4"}  # killed between the files
+    assert written & {"video.json", "video.mp4", "video.gif", "video_boxes.mp4"}  # killed while writing
     studio = Studio({"tiny": VideoPipeline.from_pretrained("tiny")}, tmp_path)
     client = client_of(studio)
     (entry,) = client.get("/api/history").json()["entries"]
@@ -158,7 +158,7 @@ def test_a_kept_sample_is_decoded_after_a_restart(tmp_path):
     pipeline = VideoPipeline.from_pretrained("tiny", keep_loaded=True)
     studio = Studio({"tiny": pipeline}, tmp_path)
     client = client_of(studio)
-    job = client.post("/api/jobs", json=request_of(client)).json()  # the worker has not been started
+    job = client.post("/api/jobs", json=request_of(client)).json()  # the job waits, because the worker is not running
     entry = studio.results.entry(job["id"])
     clip = studio.queue.check(entry)
     description = {**clip.description, "seconds": {}, "formats": clip.files.formats}
@@ -180,7 +180,7 @@ def test_an_interrupted_sample_continues_after_a_restart(tmp_path):
     pipeline = VideoPipeline.from_pretrained("tiny", keep_loaded=True)
     studio = Studio({"tiny": pipeline}, tmp_path)
     client = client_of(studio)
-    job = client.post("/api/jobs", json=request_of(client)).json()  # the worker has not been started
+    job = client.post("/api/jobs", json=request_of(client)).json()  # the job waits, because the worker is not running
     entry = studio.results.entry(job["id"])
     with pytest.raises(KeyboardInterrupt):
         make_clip(pipeline, studio.queue.check(entry), progress=Steps(last=1))

@@ -49,7 +49,7 @@ def client(studio):
 
 
 def refused(answer, status: int, argument: str | None = None) -> str:
-    """Returns the line of an answer that refuses a request."""
+    """Returns the error message of a rejected request."""
     assert answer.status_code == status, answer.text
     content = answer.json()
     assert content.keys() == {"error", "argument"}
@@ -191,7 +191,7 @@ class TestHostAndOrigin:
         assert {"httponly", "samesite=strict"} <= {
             part.strip().lower() for part in answer.headers["set-cookie"].split(";")
         }
-        assert client.get("/api/info").status_code == 200  # with the cookie
+        assert client.get("/api/info").status_code == 200  # the cookie authorizes the request
         assert page_address("192.168.0.7", 80, access).endswith(f":80/?token={access.token}")
 
 

@@ -55,13 +55,13 @@ def loss_of(config, params):
 def test_a_student_that_already_makes_the_step_of_its_teacher_has_no_loss(params):
     losses = loss_of(config_of(1.0), params)
     np.testing.assert_allclose(losses.loss, 0, atol=1e-6)
-    assert losses.timestep_bucket.tolist() == [3, 2, 1, 0]  # one example for each of the four steps
+    assert losses.timestep_bucket.tolist() == [3, 2, 1, 0]  # one example per student step
     doubled = {**params, TEACHER: jax.tree.map(lambda leaf: 2 * leaf, params[TEACHER])}
     assert (loss_of(config_of(1.0), doubled).loss > 1e-3).all()
 
 
 def test_the_loss_of_an_untrained_student_is_the_effect_of_guidance(params):
-    """At one teacher step the difference is guided minus conditional output; a dropped text reaches the teacher."""
+    """With one teacher step, the difference is guided minus conditional output; text dropout affects the teacher."""
     noise = jax.random.normal(jax.random.split(jax.random.split(jax.random.key(0), 3)[1])[0], (4, 2, 4, 4, 3))
     features = MODEL.features(params, {**BATCH, **NULL}, jax.random.key(0))
     branches = (frozenset(), frozenset({"text"}))
@@ -119,7 +119,7 @@ def test_the_command_writes_a_model_with_fixed_guidance_and_resumes(files, tmp_p
     distill.append("--config.objective=distill")
     assert main([*distill, "--config.run.steps=2"]) == 0
     assert failure(distill).argument == "output"
-    assert main([*distill, "--overwrite"]) == 0  # four steps, from the checkpoint of step 2
+    assert main([*distill, "--overwrite"]) == 0  # resumes from the checkpoint of step 2 and ends at step 4
     assert json.loads((output / "model.json").read_text())["distilled"]["guidance"] == {"guidance_scale": 3.0}
     assert "step 4" in ModelFolder(output).origin.note
     assert flatten(ModelFolder(output).params("net")).keys() == flatten(ModelFolder(base).params("net")).keys()

@@ -55,7 +55,7 @@ def exported(workdir, path, config):
 
 @pytest.fixture(scope="module")
 def motion(records, tmp_path_factory):
-    """Folder, config and checkpoint of 4 steps of stage motion, with a stop after step 2."""
+    """Returns folder, config and checkpoint of stage motion after 4 steps, with an interruption after step 2."""
     folder = tmp_path_factory.mktemp("motion")
     config = config_of("motion", records, steps=4)
     first = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2))
@@ -92,7 +92,7 @@ def test_resuming_gives_the_same_parameters_and_statistics_bit_for_bit(motion, r
 
 @pytest.fixture(scope="module")
 def cached(motion, records, tmp_path_factory):
-    """Model folder after stage motion_vae, whose features are cached in the records; every clip is kept."""
+    """Returns the model folder after stage motion_vae; the records cache its features, and every clip is kept."""
     folder = tmp_path_factory.mktemp("vae")
     init = dataclasses.replace(load_config("configs/tiny/lvmm.py:motion_vae").init, model=str(motion[0].path))
     config = config_of("motion_vae", records, steps=2, init=init)

@@ -1,4 +1,4 @@
-"""Runs with a time limit: the learning rate follows the time, the run ends in time, and a resumed run uses the rest."""
+"""Runs with a time limit: the learning rate decays with time, the run ends in time, and a resumed run uses the rest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def counted_time(monkeypatch):
-    """Makes runs count calls of the clock instead of seconds."""
+    """Replaces the clock of runs by one that counts its calls."""
     clock = Clock()
     monkeypatch.setattr(training_run.loop, "TimeBox", lambda minutes, **kwargs: TimeBox(minutes, clock=clock, **kwargs))
     return clock
@@ -56,9 +56,9 @@ def test_updates_are_those_of_a_lower_learning_rate():
     params, gradient = {"x": jnp.ones(3)}, {"x": jnp.array([1.0, -2.0, 3.0])}
     timed, plain = (make_optimizer(settings, 10, timed=timed) for timed in (True, False))
     state = optax.tree.set(timed.init(params), time_share=jnp.float32(0.5))
-    with jax.numpy_dtype_promotion("standard"):  # as in the training step
+    with jax.numpy_dtype_promotion("standard"):  # the training step uses the same promotion
         halved, _ = timed.update(gradient, state, params)
-        whole, _ = plain.update(gradient, plain.init(params), params)  # the first of ten steps has the full rate
+        whole, _ = plain.update(gradient, plain.init(params), params)  # full rate at the first of ten steps
     np.testing.assert_allclose(halved["x"], 0.5 * whole["x"], rtol=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_a_run_ends_in_time_with_the_lowest_learning_rate_and_the_last_step_save
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(0.1 * 2e-3, rel=1e-3)
     saved = counted_time.now
-    assert train_here(files, workdir, *TIMED, "run.minutes=1") == 0  # finished: no further step
+    assert train_here(files, workdir, *TIMED, "run.minutes=1") == 0  # a finished run takes no further step
     assert checkpoint_steps(workdir) == [len(rates)]
     assert counted_time.now < saved + 10
 
@@ -103,7 +103,7 @@ def test_a_resumed_run_uses_the_time_that_is_left(files, tmp_path, counted_time)
     first = counted_time.now
     assert train_here(files, workdir, *TIMED, "run.minutes=1") == 0
     both = counted_time.now - first
-    # The first part had used at least its readings until step 4; both together have about a minute of 60 readings.
+    # The first run read the clock several times before step 4; both runs together have about 60 readings, one minute.
     assert both < 60
     assert first + both == pytest.approx(60, abs=12)
     rates = [line["learning_rate"] for line in read_metrics(workdir / METRICS_FILE) if "learning_rate" in line]

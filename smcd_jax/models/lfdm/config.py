@@ -1,4 +1,4 @@
-"""Config of a model folder that holds published networks of LFDM or MRAA."""
+"""Config of a model folder with the published networks of LFDM or MRAA."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LFDMConfig:
         renderer: Network that renders a picture through a field.
         background_predictor: Network of the background's motion; None for a background that does not move.
         unet: LFDM's network that denoises fields of motion; None for a flow autoencoder alone.
-        autoencoder_leftovers: Arrays of the file of the flow autoencoder that no network reads, kept for the way back.
-        unet_leftovers: The same of the file of the diffusion model.
+        autoencoder_leftovers: Unused arrays of the flow autoencoder's file, kept for conversion back to PyTorch.
+        unet_leftovers: Unused arrays of the diffusion model's file.
         frames: Number of frames of the published sampling.
         height: Height in pixels.
         width: Width in pixels.
-        max_objects: Boxes per frame; they are not read.
+        max_objects: Largest number of boxes per frame, which the model does not use.
         fps: Frames per second of the videos written.
     """
 
@@ -61,6 +61,6 @@ class LFDMConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels of which height and width must be multiples."""
+        """Number of pixels that must divide height and width."""
         predictors = (self.region_predictor, self.flow_predictor)
         return max(2**self.renderer.levels, *(round(2**part.levels / part.scale) for part in predictors))

@@ -29,9 +29,9 @@ from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import open_groups
 
 LICENSE = "that of the source weights (LFDM: BSD-2; the flow autoencoder is Snap's, see the repository of MRAA)"
-CONFIG_FILE = "smcd_jax_config.json"  # written beside the weights by `smcd convert --to_torch`
+CONFIG_FILE = "smcd_jax_config.json"  # `smcd convert --to_torch` writes this file next to the weights
 AUTOENCODER_FILE, DIFFUSION_FILE = "flow_autoencoder.pth", "diffusion.pth"
-# Padding of the convolution to heat maps, which does not show in shapes, and side of the pictures, by data set
+# Padding of the heat map convolution, which shapes do not determine, and picture size in pixels, by data set
 TRAINED_ON = {
     "mug": (3, 128),
     "mhad": (0, 128),
@@ -47,7 +47,7 @@ class LFDMConversion(FamilyConversion):
     """Conversion of a flow autoencoder with or without a diffusion model."""
 
     def read(self, options: Mapping[str, Any]) -> PublishedModel:
-        """Reads the file ``lfdm`` and, if it is given, the file ``lfdm_diffusion``."""
+        """Reads the file ``lfdm`` and, if given, the file ``lfdm_diffusion``."""
         file = _file(Path(options["lfdm"]))
         tensors, others = open_groups(file, GROUPS)
         stored = file.parent / CONFIG_FILE
@@ -72,7 +72,7 @@ class LFDMConversion(FamilyConversion):
         sources["autoencoder_leftovers"] = Source(file, unread, kept, leftovers_rows(kept))
         config = dataclasses.replace(config, autoencoder_leftovers=kept)
         if others:
-            notes += (f"not kept, for it is state of the training: {', '.join(sorted(others))}",)
+            notes += (f"training state is not converted: {', '.join(sorted(others))}",)
         if options.get("lfdm_diffusion"):
             diffusion = read_unet_file(_file(Path(options["lfdm_diffusion"])))
             sources |= {"unet": diffusion.unet, "unet_leftovers": diffusion.leftovers}
@@ -98,7 +98,7 @@ class LFDMConversion(FamilyConversion):
         return files
 
     def text_files(self, config: LFDMConfig) -> dict[str, str]:
-        """Returns the config, for settings that the arrays do not show."""
+        """Returns the config file, which holds settings that the arrays do not determine."""
         return {CONFIG_FILE: json.dumps(to_dict(config), indent=2) + "\n"}
 
 

@@ -1,7 +1,7 @@
 """LFDM's networks as a `VideoModel`.
 
 Its text condition is the mean of the last states of BERT, which is not part of the model folder. Requests with prompts
-are therefore refused; the networks can be called with vectors of the caller.
+are therefore rejected; from Python, the networks accept text vectors that the caller provides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
     Attributes:
         picture: Pictures in 0..1.
         vector: Text vectors.
-        keep: False where the text is dropped; None for none dropped.
+        keep: False where the text is dropped; None to keep all texts.
     """
 
     picture: Float[Array, "b h w 3"]
@@ -40,7 +40,7 @@ class Inputs(NamedTuple):
 
 
 class LFDMModel(VideoModel):
-    """The published networks: fields (x, y, 2 c - 1) of each frame are denoised and rendered from one picture."""
+    """LFDM: denoises a field (x, y, 2 c - 1) for each frame, and renders the frames from one picture."""
 
     conditions = (Condition("text", "guidance_scale", ("text",), 1.0),)
     feature_steps = ()
@@ -63,7 +63,7 @@ class LFDMModel(VideoModel):
         self.sharding = ShardingTable(rules, components=frozenset(self.networks))
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> NoReturn:
-        """Refuses every request: the model folder has no BERT, which makes the text condition.
+        """Raises an error for every request, because the model folder does not contain the text encoder, BERT.
 
         Raises:
             SMCDError: Always.
@@ -103,7 +103,7 @@ class LFDMModel(VideoModel):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """Returns the predicted noise of the fields; the picture's features join every frame."""
+        """Returns the predicted noise of the fields; the picture's features are concatenated to every frame."""
         del dropout_key
         features, condition = context
         repeated = jnp.repeat(features[:, None], x.shape[1], axis=1).astype(x.dtype)
@@ -114,7 +114,7 @@ class LFDMModel(VideoModel):
     def motion(
         self, params: Params, picture: Float[Array, "b h w 3"], video: Float[Array, "b f h w 3"]
     ) -> Float[Array, "b f y x 3"]:
-        """Returns the fields from each frame of a driving video to the picture: what LFDM's diffusion learns.
+        """Returns the fields from each frame of a driving video to the picture, the targets of LFDM's diffusion.
 
         Args:
             params: Parameters of all components but the UNet.

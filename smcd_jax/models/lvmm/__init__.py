@@ -1,4 +1,4 @@
-"""LVMM (CVPR 2024) and LFDM (CVPR 2023): pictures animated by motion that a diffusion model draws."""
+"""LVMM (CVPR 2024) and LFDM (CVPR 2023): image animation by motion fields that a diffusion model samples."""
 
 from smcd_jax.models.lvmm.autoencoder_config import (
     BackgroundPredictorConfig,

@@ -1,7 +1,7 @@
 """Sizes of the networks of the flow autoencoder. Defaults are those that LFDM published for faces (MUG).
 
-Every hourglass and encoder has ``base_channels`` channels at full size, twice as many at each of its ``levels``, and at
-most ``max_channels``.
+Every hourglass and encoder has ``base_channels`` channels at full size, and each of its ``levels`` doubles the channels
+up to ``max_channels``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RegionPredictorConfig:
         levels: Number of levels of the hourglass.
         temperature: Temperature of the softmax over pixels.
         scale: Scale of the picture that the hourglass reads, 0..1.
-        padding: Padding of the 7x7 convolution to heat maps: 3 keeps their size, 0 takes 6 pixels off each axis.
+        padding: Padding of the 7x7 convolution to heat maps: 3 keeps their size, 0 reduces each axis by 6 pixels.
         affine: Source of the affine map of a region: principal axes of its heat map, a regressed Jacobian, or none.
     """
 
@@ -49,7 +49,7 @@ class BackgroundPredictorConfig:
         base_channels: Channels at full size.
         max_channels: Largest number of channels.
         levels: Number of levels of the encoder.
-        motion: Free entries of the matrix: 2 of a shift, 6 of an affine map, 8 of a perspective map.
+        motion: Number of free entries of the matrix: 2 for a shift, 6 for an affine map, 8 for a perspective map.
     """
 
     channels: int = 3
@@ -70,12 +70,12 @@ class FlowPredictorConfig:
         max_channels: Largest number of channels.
         levels: Number of levels of the hourglass.
         scale: Scale of the picture and of the field, 0..1.
-        covariance_heatmap: Whether the Gaussian of a region has its covariance; otherwise ``region_variance``.
+        covariance_heatmap: Whether Gaussians use the covariance of their region instead of ``region_variance``.
         region_variance: Variance of the Gaussians without covariance, in units of the coordinates -1..1.
-        deformed_sources: Whether the hourglass also reads the picture deformed by each motion.
+        deformed_sources: Whether the hourglass also reads the picture warped by each motion.
         occlusion: Whether an occlusion map is predicted.
         revert_axis_swap: Whether the sign of a region's map is chosen so that its first entry is positive.
-        align_corners: `smcd_jax.nn.warp.grid_sample`'s argument; False for the weights of LFDM and MRAA.
+        align_corners: Argument of `smcd_jax.nn.warp.grid_sample`; False for the weights of LFDM and MRAA.
     """
 
     regions: int = 10
@@ -103,8 +103,8 @@ class RendererConfig:
         levels: Number of levels, each of half the size.
         residual_blocks: Number of residual blocks at the smallest size.
         skips: Whether warped features of each level are blended into the result.
-        align_corners: `smcd_jax.nn.warp.grid_sample`'s argument; False for the weights of LFDM and MRAA.
-        without_occlusion: What happens to warped features where no occlusion map is given: they are added to the
+        align_corners: Argument of `smcd_jax.nn.warp.grid_sample`; False for the weights of LFDM and MRAA.
+        without_occlusion: Use of warped features if no occlusion map is given: they are added to the
             result (LVMM) or replace it (LFDM, MRAA).
     """
 

@@ -14,7 +14,7 @@ from smcd_jax.nn.layers import ComputePolicy, conv
 
 
 class ConvBlock(nn.Module):
-    """Convolution, BatchNorm, ReLU; before it nearest-neighbor upsampling x2, or after it average pooling 2x2.
+    """Convolution, BatchNorm and ReLU, after 2x nearest-neighbor upsampling or before 2x2 average pooling.
 
     Attributes:
         features: Channels of the output.
@@ -30,7 +30,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b hh ww d"]:
-        """The block on feature maps."""
+        """Applies the block to feature maps."""
         if self.resample == "up":
             x = x.repeat(2, axis=1).repeat(2, axis=2)
         x = conv(self.features, self.policy, kernel=self.kernel, name="conv")(x)
@@ -42,13 +42,13 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x plus twice BatchNorm, ReLU and a 3x3 convolution."""
+    """Residual block whose branch applies BatchNorm, ReLU and a 3x3 convolution twice."""
 
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """The block on feature maps."""
+        """Applies the block to feature maps."""
         hidden = x
         for index in (1, 2):
             hidden = nn.relu(BatchNorm(self.policy, name=f"norm_{index}")(hidden, train=train))
@@ -62,14 +62,14 @@ def level_channels(config: Any, level: int) -> int:
 
 
 class Encoder(nn.Module):
-    """Levels of halved size. The config has ``base_channels``, ``max_channels`` and ``levels``."""
+    """Encoder whose levels halve the size. The config has ``base_channels``, ``max_channels`` and ``levels``."""
 
     config: Any
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> list[Array]:
-        """The input and the feature maps of each level.
+        """Returns the input followed by the feature maps of each level.
 
         Raises:
             SMCDError: 2^levels does not divide height and width.
@@ -89,14 +89,14 @@ class Encoder(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """An encoder, and a decoder whose levels are concatenated with those of the encoder: d = base_channels + c."""
+    """Encoder and decoder with skip connections at every level; the output has base_channels + c channels."""
 
     config: Any
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w d"]:
-        """Feature maps of the size of the input, followed by the input itself; raises as `Encoder`."""
+        """Returns decoded feature maps concatenated with the input; errors are those of `Encoder`."""
         *skips, x = Encoder(self.config, self.policy, name="encoder")(x, train=train)
         for index, skip in enumerate(reversed(skips)):
             channels = level_channels(self.config, len(skips) - 1 - index)

@@ -37,7 +37,7 @@ class PairMotionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RegionMotionConfig:
-    """The published way to a field: regions of both pictures, motion of the background, and their composition.
+    """The published prediction of a field from the regions of both pictures and the motion of the background.
 
     Attributes:
         region_predictor: Network that finds regions in a picture.
@@ -62,7 +62,7 @@ class RegionMotionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AppearanceConfig:
-    """The projection of the renderer's features that joins the motion latents.
+    """The projection of the renderer's features that is concatenated to the motion latents.
 
     Attributes:
         features: Channels of the renderer's smallest feature maps.
@@ -84,7 +84,7 @@ class LVMMConfig:
         renderer: Network that renders a picture through a field.
         motion_vae: Autoencoder of fields: residual displacement in units of ``field_scale``, and 2 c - 1 of the
             confidence c.
-        appearance: Projection of the renderer's features; None for a model that sees the picture in tokens only.
+        appearance: Projection of the renderer's features; None for a model that reads the picture from tokens only.
         text_encoder: Text tower of the prompt; None for a model without prompt.
         vision_encoder: Vision tower of the picture; None for a model without image token.
         field_scale: Standard deviation of the displacements over the training set, in units in which the picture spans
@@ -135,7 +135,7 @@ class LVMMConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels of which height and width must be multiples."""
+        """Number of pixels that must divide height and width."""
         motion, latent = getattr(self, self.motion_part), self.motion_vae.downscale * self.unet.downscale
         return round(max(2**self.renderer.levels, latent / self.scale, 2**motion.levels / motion.scale))
 

@@ -1,4 +1,4 @@
-"""LVMM's frozen encoders: fields between frames, their latents, and what is seen of picture and prompt."""
+"""LVMM's frozen encoders: fields between frames, their latents, and tokens of picture and prompt."""
 
 from __future__ import annotations
 
@@ -115,6 +115,6 @@ class LVMMEncoders(VideoModel):
 
 
 def _unit_variance(embedded: Float[Array, "m e"]) -> Float[Array, "m e"]:
-    """Returns embeddings of length sqrt(e), so that entries have about unit variance."""
+    """Returns embeddings normalized to length sqrt(e), so that entries have about unit variance."""
     length = jnp.linalg.norm(embedded, axis=-1, keepdims=True)
     return embedded / jnp.maximum(length, 1e-6) * embedded.shape[-1] ** 0.5

@@ -1,4 +1,4 @@
-"""Random smooth warps, under which the regions of a picture must move as the picture does."""
+"""Random smooth warps for the equivariance losses: regions must move with the picture."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def draw_warp(
 def warp_points(warp: Warp, points: Float[Array, "b *n 2"]) -> Float[Array, "b *n 2"]:
     """Returns warped coordinates.
 
-    The spline adds the same number to x and y. Its distances are |dx| + |dy|, as in the official code, where a thin
-    plate spline has Euclidean ones.
+    The spline adds the same number to x and y. Distances are |dx| + |dy|, as in the official code; a standard thin
+    plate spline uses Euclidean distances.
     """
     return jax.vmap(_warped)(warp, points)
 
@@ -71,7 +71,7 @@ def warp_frames(warp: Warp, frames: Float[Array, "b h w c"], *, align_corners: b
     Args:
         warp: One warp per picture.
         frames: Pictures.
-        align_corners: `smcd_jax.nn.warp.grid_sample`'s argument.
+        align_corners: Argument of `smcd_jax.nn.warp.grid_sample`.
     """
     grid = corner_grid(*frames.shape[1:3], warp.theta.dtype)
     at = warp_points(warp, jnp.broadcast_to(grid, (frames.shape[0], *grid.shape)))

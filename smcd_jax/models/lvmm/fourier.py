@@ -1,7 +1,7 @@
 """Motion as the lowest frequencies of each pixel over time, the representation that LVMM's published code diffuses.
 
-It is here for agreement with that code: no model of this package uses it. A clip rebuilt from these coefficients is
-periodic, so it loops exactly and bends motion that is not periodic.
+No model of this package uses it; it serves comparison with that code. A clip rebuilt from these coefficients is
+periodic, so it loops exactly, and motion that is not periodic is distorted.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-VARIANCE_FLOOR = 1e-10  # of principal variances under the root; a heat map on a single pixel has variance 0
-ANISOTROPY_FLOOR = 1e-5  # half difference of the principal variances below which the gradient of the axes is limited
+VARIANCE_FLOOR = 1e-10  # smallest principal variance; a heat map with a single nonzero pixel has variance 0
+ANISOTROPY_FLOOR = 1e-5  # half difference of the variances below which the gradient of the axes is bounded
 _DETERMINANT_FLOOR = 1e-20
 
 
@@ -37,7 +37,7 @@ def principal_axes(
         covariance: Symmetric positive semidefinite matrices.
 
     Returns:
-        Unit vectors as columns, that of the largest variance first, and the variances in falling order.
+        Unit vectors as columns, that of the largest variance first, and the variances in descending order.
     """
     a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     difference = (a - c) / 2
@@ -61,7 +61,7 @@ def affine_of_covariance(covariance: Float[Array, "*k 2 2"]) -> Float[Array, "*k
 
 
 def inverse(matrix: Float[Array, "*k 2 2"]) -> Float[Array, "*k 2 2"]:
-    """Returns inverses of 2x2 matrices; determinants nearer to 0 than 1e-20 count as 1e-20."""
+    """Returns inverses of 2x2 matrices; determinants of magnitude below 1e-20 are replaced by 1e-20."""
     a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
     determinant = a * d - b * c
     tiny = jnp.abs(determinant) < _DETERMINANT_FLOOR

@@ -1,8 +1,8 @@
 """Guidance of motion by energies of its fields: a seamless loop, and box tracks.
 
 The loop is LVMM's motion self-guidance: position and velocity of the last frame agree with those of the first, as in
-Generative Image Dynamics (arXiv 2309.07906). A box track is a motion too: the box of each frame shows what the box of
-the first frame showed. Losses are summed, so both work together.
+Generative Image Dynamics (arXiv 2309.07906). A box track also describes motion: each box shows the content of the first
+box. The energies are summed, so both can be combined.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smcd_jax.diffusion.energy import energy_guidance
 from smcd_jax.motion import Motion
 from smcd_jax.nn.warp import corner_grid
 
-_LARGEST_LATENT = 4.0  # standard deviations
+_LARGEST_LATENT = 4.0  # limit of decoded latents, in standard deviations
 
 
 def loop_energy(fields: Float[Array, "b f h w c"]) -> Float[Array, " b"]:
@@ -31,7 +31,7 @@ def loop_energy(fields: Float[Array, "b f h w c"]) -> Float[Array, " b"]:
 def box_energy(
     displacement: Float[Array, "b f h w 2"], boxes: Float[Array, "b g n 4"], mask: Float[Array, "b g n"]
 ) -> Float[Array, " b"]:
-    """Returns how far the fields are from moving the first box onto each later box, inside of the boxes.
+    """Returns how far the fields are from moving the first box onto each later box, inside the boxes.
 
     Args:
         displacement: Displacement of frames 1 to f, in units in which the picture spans -1..1.
@@ -62,9 +62,9 @@ class MotionGuidance:
 
     Attributes:
         decode: Function from parameters, latents and inputs to a `Motion`.
-        unit: Displacement that counts as 1.
-        loop: Whether the motion becomes a loop.
-        boxes: Weight of the boxes beside the loop; they guide requests with tracks.
+        unit: Displacement by which fields are divided in the energies.
+        loop: Whether the motion is guided to a seamless loop.
+        boxes: Weight of the box energy relative to the loop energy, for requests with tracks.
         weight: Root mean square of the guidance as a multiple of the noise level.
         through_network: Whether the gradient passes through the network.
     """
@@ -77,7 +77,7 @@ class MotionGuidance:
     through_network: bool
 
     def __call__(self, x: Array, estimate_x0: Any, row: Any, *, params: Any, context: Any) -> Float[Array, "b f h w c"]:
-        """Returns the clean latents, moved to lower energy."""
+        """Returns the clean latents after a step toward lower energy."""
         count, boxes = len(x), self.boxes if context.boxes is not None else 0.0
         if not (self.loop or boxes):
             return estimate_x0(x)

@@ -14,7 +14,7 @@ from smcd_jax.nn.config import TextEncoderConfig, VisionEncoderConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import network
 
-MAX_SCALE = 100.0  # of text tokens
+MAX_SCALE = 100.0  # largest length of text tokens
 
 
 def image_token(
@@ -38,7 +38,7 @@ def text_token(
 
     Args:
         params: Parameters of the text tower.
-        ids: Ids of CLIP's tokenizer, each row with an end of text.
+        ids: Ids of CLIP's tokenizer, with an end-of-text token in each row.
         config: Config of the text tower.
         policy: Compute policy.
     """

@@ -1,4 +1,4 @@
-"""LVMM's requests: what a picture, a prompt, box tracks and options mean to the networks, and how motion is played."""
+"""LVMM's requests: inputs of the networks from a picture, prompt, box tracks and options, and playback of motion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smcd_jax.motion import Motion, load_motion
 from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
-_RETURNS = 0.03  # distance between first and last box that counts as the same place, as a share of the picture
+_RETURNS = 0.03  # largest distance between the first and last box of a closed track, as a share of the picture
 
 
 class LVMMModel(LVMMNetworks):
@@ -48,7 +48,7 @@ class LVMMModel(LVMMNetworks):
             raw["seen_picture"] = request.pictures
         notes: tuple[str, ...] = ()
         if options.motion_from is not None and any(tracks is not None for tracks in request.tracks):
-            refuse("tracks", "tracks", "be left out with motion_from, whose motion is given")
+            refuse("tracks", "tracks", "be omitted with motion_from, which provides the motion")
         if config.text_encoder is not None:
             prompts, negative = request.prompts, request.negative_prompts
             raw["token_ids"] = self._ids(tokenizer, prompts)
@@ -79,7 +79,7 @@ class LVMMModel(LVMMNetworks):
         )
 
     def playback(self, decoded: Motion | None, options: SamplingOptions) -> Motion:
-        """Returns the motion as it is played: from the still, as a loop, stronger, slower, or from a file."""
+        """Returns the motion after the playback options: as a loop, scaled, slowed down, or from a file."""
         if options.motion_from is not None:
             motion = load_motion(options.motion_from)
         elif options.loop == "guided":
@@ -91,7 +91,7 @@ class LVMMModel(LVMMNetworks):
         return motion.scaled(options.strength).slow(options.slow, options.interpolation)
 
     def decoded_notes(self, decoded: Motion) -> tuple[str, ...]:
-        """Returns the share of points that the renderer has to paint, and the seam of a loop."""
+        """Returns remarks about the share of points that the renderer has to paint, and the seam of a loop."""
         share = decoded.hidden_share
         notes = [f"{share:.1%} of the points have confidence below 0.5 and are painted, not taken from the picture"]
         if decoded.loop:
@@ -114,14 +114,14 @@ class LVMMModel(LVMMNetworks):
 
 
 def _unclosed_tracks(boxes: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
-    """Returns a note if a box of the last frame is elsewhere than that of frame 1, which the loop starts with."""
+    """Returns a remark if a box of the last frame is far from that of frame 1, with which the loop starts."""
     both = (mask[:, 1] > 0) & (mask[:, -1] > 0)
     apart = np.abs(boxes[:, 1] - boxes[:, -1]).max(axis=-1)[both]
     if not len(apart) or apart.max() <= _RETURNS:
         return ()
     return (
-        f"a track ends {apart.max():.2f} of the picture from its start; in a loop it should return, or loop and boxes "
-        "pull apart",
+        f"a track ends {apart.max():.2f} of the picture from its start; in a loop it should return to its "
+        "start, because the two guidance terms conflict otherwise",
     )
 
 

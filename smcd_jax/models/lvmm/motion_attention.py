@@ -15,18 +15,18 @@ from smcd_jax.nn.attention import KeysValues, attend, attend_frames
 from smcd_jax.nn.frame_positions import rotate_by_frame
 from smcd_jax.nn.layers import ComputePolicy, dense, layer_norm, on_frames
 
-ROTATED_CHANNELS = 32  # of each head, or all channels of narrower heads
+ROTATED_CHANNELS = 32  # number of rotated channels per head, or all channels of narrower heads
 
 
 class MotionAttention(nn.Module):
-    """Projections of an attention layer behind a LayerNorm without bias.
+    """Attention layer that normalizes its input by a LayerNorm without bias, and projects it without bias.
 
     Attributes:
         width: Channels of the input.
         heads: Number of heads.
         head_dim: Width of each head.
         policy: Compute policy.
-        fused: Whether one kernel makes queries, keys and values (LFDM); otherwise one makes queries and one the rest.
+        fused: Whether one kernel computes queries, keys and values (LFDM); otherwise queries have a separate kernel.
     """
 
     width: int
@@ -36,7 +36,7 @@ class MotionAttention(nn.Module):
     fused: bool = False
 
     def setup(self) -> None:
-        """Two or three linear layers."""
+        """Creates the norm and the linear layers."""
         inner = self.heads * self.head_dim
         self.norm = layer_norm(self.policy, use_bias=False)
         if self.fused:
@@ -47,11 +47,11 @@ class MotionAttention(nn.Module):
         self.out = dense(self.width, self.policy, use_bias=False)
 
     def keys_values(self, tokens: Float[Array, "b *n e"]) -> KeysValues:
-        """Keys and values of tokens to attend to."""
+        """Returns keys and values of the tokens to attend to."""
         return KeysValues(*map(self._heads, jnp.split(self.key_value(tokens), 2, axis=-1)))
 
     def _projections(self, normed: Float[Array, "b *n d"]) -> tuple[Array, KeysValues]:
-        """Queries, keys and values of the same tokens."""
+        """Returns queries, keys and values of the same tokens."""
         if self.fused:
             queries, *context = map(self._heads, jnp.split(self.query_key_value(normed), 3, axis=-1))
             return queries, KeysValues(*context)
@@ -88,7 +88,7 @@ class SpatialAttention(MotionAttention):
     """Attention among the pixels of each frame."""
 
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        """The video after the layer."""
+        """Returns the video after the layer."""
         b, f, h, w, c = video.shape
         queries, context = self._projections(self.norm(video).reshape(b * f, h * w, c))
         mixed = attend(queries, context, implementation=self.policy.attention, precision=self.policy.precision)
@@ -99,7 +99,7 @@ class CrossAttention(MotionAttention):
     """Attention of each pixel to the condition's tokens."""
 
     def __call__(self, video: Float[Array, "b f h w c"], context: KeysValues) -> Float[Array, "b f h w c"]:
-        """The video after the layer; ``context`` is the result of `keys_values`."""
+        """Returns the video after the layer; ``context`` is the result of `keys_values`."""
         b, f, h, w, c = video.shape
         queries = self._heads(self.query(self.norm(video).reshape(b, f * h * w, c)))
         mixed = attend(queries, context, implementation=self.policy.attention, precision=self.policy.precision)
@@ -109,8 +109,8 @@ class CrossAttention(MotionAttention):
 class LinearAttention(nn.Module):
     """Attention among the pixels of each frame in linear time (Shen et al. 2018, arXiv 1812.01243).
 
-    Queries are normalised over the channels of a head and keys over pixels, so that keys and values make one small
-    matrix per head, which each query reads.
+    Queries are normalised over the channels of a head and keys over pixels, so that keys and values form one small
+    matrix per head, by which every query is multiplied.
 
     Attributes:
         heads: Number of heads.
@@ -124,7 +124,7 @@ class LinearAttention(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        """The video after the layer; softmax in float32."""
+        """Returns the video after the layer; softmax is computed in float32."""
         policy, inner = self.policy, self.heads * self.head_dim
         normed = layer_norm(policy, use_bias=False, name="norm")(video)
         joined = dense(3 * inner, policy, use_bias=False, name="query_key_value")(normed)

@@ -23,7 +23,7 @@ _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def sine_first_sinusoid(numbers: Float[Array, " b"], width: int) -> Float[Array, "b width"]:
-    """Sines, then cosines, of frequencies 10000^(-i / (half - 1)); ``width`` is even and at least 4."""
+    """Returns sines, then cosines, of frequencies 10000^(-i / (half - 1)); ``width`` is even and at least 4."""
     half = width // 2
     exponents = np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1))
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
@@ -32,22 +32,22 @@ def sine_first_sinusoid(numbers: Float[Array, " b"], width: int) -> Float[Array,
 
 
 class NumberEmbedding(nn.Module):
-    """`sine_first_sinusoid` of ``width``, Linear width -> 4 width, GELU, Linear: for time and for a frame's index."""
+    """Embedding of timesteps or frame indices: `sine_first_sinusoid`, Linear width -> 4 width, GELU, Linear."""
 
     width: int
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, numbers: Float[Array, " b"]) -> Float[Array, "b d"]:
-        """One vector per example."""
+        """Returns one vector per example."""
         hidden = dense(4 * self.width, self.policy, name="dense_in")(sine_first_sinusoid(numbers, self.width))
         return dense(4 * self.width, self.policy, name="dense_out")(gelu(hidden))
 
 
 class MotionResidualBlock(nn.Module):
-    """Twice convolution, GroupNorm, SiLU, added to the input; the embedding scales and shifts the first norm's output.
+    """Residual block with two layers of convolution, GroupNorm and SiLU; the embedding modulates the first norm.
 
-    Norm statistics run over all frames of a clip.
+    Statistics of the norms are computed over all frames of a clip.
     """
 
     channels: int
@@ -57,7 +57,7 @@ class MotionResidualBlock(nn.Module):
     def __call__(
         self, video: Float[Array, "b f h w c"], embedding: Float[Array, "b e"] | None = None
     ) -> Float[Array, "b f h w d"]:
-        """The video after the block; without an embedding, the block has no layer for it."""
+        """Returns the video after the block; without an embedding, there is no modulation."""
         h = on_frames(conv(self.channels, self.policy, name="conv_in"), video)
         h = group_norm(self.policy, epsilon=1e-5, silu=embedding is None, name="norm_in")(h)
         if embedding is not None:
@@ -72,7 +72,7 @@ class MotionResidualBlock(nn.Module):
 
 
 class MotionDownsample(nn.Module):
-    """A convolution of width 4 and stride 2 on every frame."""
+    """A convolution with kernel size 4 and stride 2 on every frame."""
 
     channels: int
     policy: ComputePolicy
@@ -85,7 +85,7 @@ class MotionDownsample(nn.Module):
 
 
 class MotionUpsample(nn.Module):
-    """A transposed convolution of width 4 and stride 2 on every frame, or nearest neighbours and a convolution."""
+    """A transposed convolution (kernel 4, stride 2) per frame, or nearest-neighbor upsampling and a convolution."""
 
     channels: int
     config: MotionUNetConfig
@@ -131,7 +131,7 @@ class MotionLevel(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Layers in the order of use."""
+        """Creates the layers in the order of use."""
         config, policy = self.config, self.policy
         self.residual = [MotionResidualBlock(self.channels, policy) for _ in range(2)]
         self.linear_attention = LinearAttention(config.heads, policy)
@@ -140,7 +140,7 @@ class MotionLevel(nn.Module):
         self.frame_attention = frame_attention(self.channels, config, policy)
 
     def keys_values(self, tokens: Float[Array, "b n d"]) -> KeysValues:
-        """Keys and values of the condition's tokens."""
+        """Returns keys and values of the condition's tokens."""
         return self.cross_attention.keys_values(tokens)
 
     def __call__(
@@ -150,7 +150,7 @@ class MotionLevel(nn.Module):
         context: KeysValues | None,
         bias: Float[Array, "#b heads f f"],
     ) -> Float[Array, "b f h w d"]:
-        """The video after the level; ``bias`` is that of temporal attention."""
+        """Returns the video after the level; ``bias`` is that of temporal attention."""
         for block in self.residual:
             video = block(video, embedding)
         video = self.linear_attention(video)
@@ -159,14 +159,14 @@ class MotionLevel(nn.Module):
 
 
 class MotionMiddle(nn.Module):
-    """The lowest resolution: residual block, attention to pixels, condition and frames, residual block."""
+    """The lowest resolution: spatial, cross- and temporal attention between two residual blocks."""
 
     channels: int
     config: MotionUNetConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Layers in the order of use."""
+        """Creates the layers in the order of use."""
         config, policy = self.config, self.policy
         fused = config.condition == "vector"
         self.residual = [MotionResidualBlock(self.channels, policy) for _ in range(2)]
@@ -176,7 +176,7 @@ class MotionMiddle(nn.Module):
         self.frame_attention = frame_attention(self.channels, config, policy)
 
     def keys_values(self, tokens: Float[Array, "b n d"]) -> KeysValues:
-        """Keys and values of the condition's tokens."""
+        """Returns keys and values of the condition's tokens."""
         return self.cross_attention.keys_values(tokens)
 
     def __call__(
@@ -186,7 +186,7 @@ class MotionMiddle(nn.Module):
         context: KeysValues | None,
         bias: Float[Array, "#b heads f f"],
     ) -> Float[Array, "b f h w c"]:
-        """The video after the middle; arguments as in `MotionLevel`."""
+        """Returns the video after the middle block; arguments are those of `MotionLevel`."""
         video = self.spatial_attention(self.residual[0](video, embedding))
         video = video if context is None else self.cross_attention(video, context)
         video = self.frame_attention(video) if self.config.per_frame else self.frame_attention(video, bias)
@@ -202,7 +202,7 @@ class MotionHead(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w d"]:
-        """The head's output for every pixel."""
+        """Returns the output of the head for every pixel."""
         return dense(self.outputs, self.policy, name="out")(
             MotionResidualBlock(self.channels, self.policy, name="residual")(video)
         )

@@ -27,7 +27,7 @@ from smcd_jax.nn.frame_positions import relative_bias
 from smcd_jax.nn.layers import ComputePolicy, conv, on_frames
 from smcd_jax.runtime.sharding import constrain_batch
 
-BUCKETS = 32  # of relative positions, and the distance from which all pairs of frames share the last one
+BUCKETS = 32  # number of buckets of relative positions, and the distance from which all pairs share the last bucket
 
 
 class MotionContext(NamedTuple):
@@ -36,7 +36,7 @@ class MotionContext(NamedTuple):
     Attributes:
         cross: Keys and values of the condition's tokens by name of the block, such as "encoder_1"; empty without
             cross-attention.
-        vector: What joins the time embedding: the condition vector, or the embedding of the frame's index.
+        vector: Vector concatenated to the time embedding: the condition, or the embedding of the frame index.
     """
 
     cross: dict[str, KeysValues]
@@ -50,7 +50,7 @@ class MotionUNet(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Numbered as in the published weights: encoder_i is downs.i, decoder_i is ups.i (lowest resolution first)."""
+        """Creates the blocks; encoder_i is published as downs.i, and decoder_i as ups.i (lowest resolution first)."""
         config, policy, widths = self.config, self.policy, self.config.widths
         normal = nn.initializers.normal
         self.relative_bias = self.param("relative_bias", normal(1.0), (BUCKETS, config.heads), policy.params)
@@ -76,11 +76,11 @@ class MotionUNet(nn.Module):
     def with_null(
         self, condition: Float[Array, "b *n d"], keep: Bool[Array, " b"] | Bool[Array, "b n"]
     ) -> Float[Array, "b *n d"]:
-        """Returns the condition with zeros, or the learned row, where it is dropped.
+        """Returns the condition, replaced by zeros or by the learned row where it is dropped.
 
         Args:
             condition: Tokens ``[b, n, d]`` or vectors ``[b, d]``.
-            keep: True where the condition is seen, for each example or for each of its tokens.
+            keep: True where the condition is kept, per example or per token.
         """
         null = self.null_condition[0] if self.config.learned_null else jnp.zeros((condition.shape[-1],))
         keep = keep.reshape(keep.shape + (1,) * (condition.ndim - keep.ndim))
@@ -92,7 +92,7 @@ class MotionUNet(nn.Module):
         *,
         frame_index: Float[Array, " b"] | None = None,
     ) -> MotionContext:
-        """Returns keys and values of every cross-attention, and what joins the time embedding.
+        """Returns keys and values of every cross-attention, and the vector concatenated to the time embedding.
 
         Args:
             condition: Tokens for configs with ``condition="tokens"``, vectors otherwise.
@@ -111,7 +111,7 @@ class MotionUNet(nn.Module):
         *,
         focus_present: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b f h w d"]:
-        """The predicted noise in float32: channels of the first head, then of the second.
+        """Returns the predicted noise in float32: channels of the first head, then of the second.
 
         Args:
             motion: Noisy motion, followed on the channel axis by features that the config counts as input channels.
@@ -149,7 +149,7 @@ class MotionUNet(nn.Module):
     def dummy_call(self) -> Float[Array, "b f h w d"]:
         """Uses every parameter once."""
         config, zeros = self.config, jnp.zeros
-        side = 2 * config.downscale  # reflection needs two pixels
+        side = 2 * config.downscale  # reflection padding needs at least two pixels
         condition = zeros((1, 1, config.context_dim) if config.condition == "tokens" else (1, config.context_dim))
         context = self.context(condition, frame_index=zeros((1,)) if config.per_frame else None)
         return self(zeros((1, 1, side, side, config.input_channels)), zeros((1,)), context)
@@ -162,14 +162,14 @@ class MotionUNet(nn.Module):
     def _run(
         self, block: nn.Module, x: Array, embedding: Array, context: KeysValues | None, bias: Array
     ) -> Float[Array, "b f h w c"]:
-        """A block whose batch keeps its sharding; with ``remat`` its activations are recomputed for gradients."""
+        """Runs a block with a sharded batch; with ``remat`` its activations are recomputed for gradients."""
         call = lambda module, *args: module(*args)  # noqa: E731
         call = nn.remat(call) if self.policy.remat else call
         return constrain_batch(call(block, x, embedding, context, bias))
 
 
 def _masked(bias: Float[Array, "1 heads f f"], focus_present: Bool[Array, " b"] | None) -> Float[Array, "#b heads f f"]:
-    """Returns the bias with only the diagonal left for examples whose frames attend to themselves alone."""
+    """Returns the bias, masked to the diagonal for examples whose frames attend to themselves alone."""
     if focus_present is None:
         return bias
     visible = jnp.eye(bias.shape[-1], dtype=bool) | ~focus_present[:, None, None, None]

@@ -1,4 +1,4 @@
-"""LVMM as training and the sampling loop call it; `model.LVMMModel` adds requests and rendering options."""
+"""LVMM's interface for training and the sampling loop; `model.LVMMModel` adds requests and rendering options."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STAGES = {
     "pair_motion": ("features",),
     "region_motion": ("features",),
     "renderer": ("features", "decode"),
-    "motion_vae": ("features", "denoise", "decode"),  # guidance by an energy of fields decodes at every step
+    "motion_vae": ("features", "denoise", "decode"),  # energy guidance decodes at every step
     "appearance": ("encode",),
     "text_encoder": ("features",),
     "vision_encoder": ("features",),
@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What joins the noisy latents on channels, and the tokens that cross-attention reads."""
+    """Channels concatenated to the noisy latents, and tokens for cross-attention."""
 
     joined: Float[Array, "b h w d"]
     tokens: Float[Array, "b n e"]
@@ -88,11 +88,11 @@ class Context(NamedTuple):
 
 
 class LVMMNetworks(LVMMEncoders):
-    """LVMM (CVPR 2024): small fields of motion, drawn in the latent space of an autoencoder, animate a picture."""
+    """LVMM (CVPR 2024): motion fields, sampled in the latent space of an autoencoder, animate a picture."""
 
     target: ClassVar[str] = "motion_latents"
     conditions = (IMAGE, TEXT)
-    max_clip_error = 50.0  # 31.1 dB; the paper drops clips above 50 and leaves the unit open
+    max_clip_error = 50.0  # 31.1 dB; the paper drops clips above 50 but does not state the unit
 
     def __init__(self, config: LVMMConfig, policy: ComputePolicy | None = None):
         self.config = config
@@ -121,7 +121,7 @@ class LVMMNetworks(LVMMEncoders):
     def feature_shapes(
         self, rows: int, frames: int, *, cached: Callable[[FeatureStep], bool] = lambda step: True
     ) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shapes of a batch; everything that comes from the video is cached, or nothing of it."""
+        """Returns the shapes of a batch; features of the video are either all cached or all computed."""
         shapes, steps = self.raw_shapes(rows, frames), {step.name: step for step in self.feature_steps}
         if cached(steps["fields"]):
             shapes = {"token_ids": shapes["token_ids"]} if "text_token" in steps else {}
@@ -141,7 +141,7 @@ class LVMMNetworks(LVMMEncoders):
         if "prompted" in features:
             given["text_token"] = given["text_token"] * features["prompted"][:, None]
         still = features["latents"][:, 0].astype(jnp.float32)
-        if "guided_picture" not in features:  # boxes of training examples are no guidance
+        if "guided_picture" not in features:  # boxes of training examples do not guide
             given |= dict.fromkeys(("boxes", "mask"))
         return Inputs(still, picture=features.get("guided_picture"), **given)
 
@@ -159,7 +159,7 @@ class LVMMNetworks(LVMMEncoders):
         return inputs._replace(**image, text_token=kept("text", inputs.text_token, null), null_text=None)
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
-        """Returns what joins the latents, and the tokens; a model without towers has one token of zeros."""
+        """Returns channels to concatenate to the latents, and tokens; a model without towers has one zero token."""
         del frames
         joined = inputs.still
         if inputs.appearance is not None:
@@ -223,7 +223,7 @@ class LVMMNetworks(LVMMEncoders):
         return jnp.square(127.5 * (last + 1) - video[:, -1].astype(jnp.float32)).mean(axis=(1, 2, 3))
 
     def _train(self, name: str, params: Params, *args: Any, train: bool) -> tuple[Any, Stats]:
-        """Applies a network with BatchNorm; in training also returns its new running statistics."""
+        """Applies a network with BatchNorm, and in training also returns its new running statistics."""
         if not train:
             return self._apply(name, params, *args), {}
         out, new = self.networks[name].apply({"params": params[name]}, *args, train=True, mutable=[STATISTICS])
@@ -276,7 +276,7 @@ class LVMMNetworks(LVMMEncoders):
 
 
 def initial_statistics(config: LVMMConfig, components: tuple[str, ...]) -> Stats:
-    """Returns running statistics of BatchNorm before the first step: means of 0 and variances of 1."""
+    """Returns the initial running statistics of BatchNorm: means of 0 and variances of 1."""
     shapes = {name: flatten(abstract_params(config.components()[name])) for name in components}
     leaves = {f"{name}/{path}": leaf for name, part in shapes.items() for path, leaf in part.items()}
     values = {"mean": jnp.zeros, "variance": jnp.ones}

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-SCALES = 4  # 1, 1/2, 1/4, 1/8
-_GRADIENT = 0.5  # weight of differences of pixels
-_HIDDEN_CELLS = 8  # cells of the random mask along each side
+SCALES = 4  # scales 1, 1/2, 1/4 and 1/8
+_GRADIENT = 0.5  # weight of the error of differences between neighboring pixels
+_HIDDEN_CELLS = 8  # number of cells of the random mask along each side
 _HIDDEN_SHARE = 0.3  # largest share of hidden cells
 _FIELD_GRADIENT, _VISIBILITY = 0.5, 0.1
 
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     Attributes:
         source: First frame, 0..1.
         driving: A later frame, 0..1.
-        field: True displacement and visibility, None where the data do not know them.
+        field: True displacement and visibility; None if the data do not contain them.
     """
 
     source: Float[Array, "b h w 3"]
@@ -43,7 +43,7 @@ def draw_pair(key: PRNGKeyArray, video: UInt8[Array, "b f h w 3"], fields: Float
 
 
 def random_visibility(key: PRNGKeyArray, b: int, side: tuple[int, int]) -> Float[Array, "b y x 1"]:
-    """Returns masks with random cells at 0, so that the decoder learns to paint; half of the examples have none."""
+    """Returns masks with random cells set to 0, so that the decoder learns to paint; half of the masks are all ones."""
     cells_key, share_key = jax.random.split(key)
     share = jnp.maximum(jax.random.uniform(share_key, (b, 1, 1, 1), minval=-_HIDDEN_SHARE, maxval=_HIDDEN_SHARE), 0)
     cells = jax.random.uniform(cells_key, (b, _HIDDEN_CELLS, _HIDDEN_CELLS, 1)) >= share
@@ -98,7 +98,7 @@ def autoencoder_loss(
 
 
 def no_buckets(loss: Float[Array, " b"]) -> Int[Array, " b"]:
-    """Returns the timestep bucket of losses without timesteps."""
+    """Returns the timestep bucket of examples whose loss has no timestep."""
     return jnp.zeros(len(loss), jnp.int32)
 
 

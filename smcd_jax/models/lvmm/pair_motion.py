@@ -1,7 +1,7 @@
-"""Networks of this project beside the published ones: motion between two pictures, and the projection of appearance.
+"""Networks that are not part of the published code: motion between two pictures, and projection of appearance.
 
-The published predictor composes a field from regions; started from scratch on little data it stays at no motion for
-long. A plain hourglass on both pictures has the same output and moves at once.
+The published predictor composes a field from regions; trained from scratch on little data, it predicts no motion for a
+long time. A plain hourglass on both pictures has the same output and learns faster.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from smcd_jax.models.lvmm.predictors import BackgroundPredictor, Flow, FlowPredi
 from smcd_jax.nn.layers import ComputePolicy, conv, dense
 from smcd_jax.nn.warp import antialiased_downscale, corner_grid
 
-_REACH = 0.25  # displacement of an output of 1, of a picture that spans -1..1
-_VISIBLE = 2.0  # logit of the confidence at the start: 0.88
+_REACH = 0.25  # displacement for a network output of 1, in units in which the picture spans -1..1
+_VISIBLE = 2.0  # initial logit of the confidence, which is 0.88
 
 
 class PairMotion(nn.Module):
-    """The field from a driving picture back to a source, and where the source shows what the driving picture shows."""
+    """Hourglass that predicts the field from a driving picture to a source picture, and its confidence."""
 
     config: PairMotionConfig
     policy: ComputePolicy
@@ -32,7 +32,7 @@ class PairMotion(nn.Module):
     def __call__(
         self, source: Float[Array, "b h w c"], driving: Float[Array, "b h w c"], *, train: bool = False
     ) -> Flow:
-        """The field; no motion at initialization.
+        """Returns the field, which is zero motion at initialization.
 
         Args:
             source: Source picture, 0..1.
@@ -53,13 +53,13 @@ class PairMotion(nn.Module):
 
 
 class RegionMotion(nn.Module):
-    """The same field by the published networks: regions of both pictures, the background, and their composition."""
+    """The same field from the published networks, composed from regions of both pictures and the background."""
 
     config: RegionMotionConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Named as in the published weights, but for the background."""
+        """Creates the networks, named as in the published weights except for the background predictor."""
         config, policy = self.config, self.policy
         self.region_predictor = RegionPredictor(config.region_predictor, policy)
         self.flow_predictor = FlowPredictor(config.flow_predictor, policy)
@@ -86,14 +86,14 @@ class RegionMotion(nn.Module):
 
 
 class Appearance(nn.Module):
-    """A learned projection of features to a few channels, pixel by pixel."""
+    """Learned pointwise projection of features to a few channels."""
 
     config: AppearanceConfig
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        """The projected features."""
+        """Returns the projected features."""
         return dense(self.config.channels, self.policy, name="project")(features.astype(self.policy.compute))
 
     def dummy_call(self) -> Any:

@@ -31,7 +31,7 @@ class Regions(NamedTuple):
         shift: Centers (x, y).
         covariance: Covariances.
         affine: Affine maps from the unit circle to the regions; None for models without them.
-        heatmap: Share of each pixel in each region; sums to 1 over pixels.
+        heatmap: Weight of each pixel in each region; sums to 1 over pixels.
     """
 
     shift: Float[Array, "b k 2"]
@@ -44,7 +44,7 @@ class Flow(NamedTuple):
     """A field of motion with its occlusion map.
 
     Attributes:
-        grid: Place in the source of each pixel, (x, y) in -1..1.
+        grid: Position in the source of each pixel, (x, y) in -1..1.
         occlusion: Occlusion map in 0..1, 1 where the source is visible; None for models without it.
     """
 
@@ -57,14 +57,14 @@ def _wide(x: Array) -> Array:
 
 
 class RegionPredictor(nn.Module):
-    """Heat maps of regions by an hourglass, and their moments."""
+    """Hourglass that predicts heat maps of regions, whose moments describe the regions."""
 
     config: RegionPredictorConfig
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Regions:
-        """The regions of pictures in 0..1."""
+        """Returns the regions of pictures in 0..1."""
         config, policy = self.config, self.policy
         x = antialiased_downscale(image, config.scale).astype(policy.compute)
         hidden = Hourglass(config, policy, name="hourglass")(x, train=train)
@@ -93,7 +93,7 @@ class RegionPredictor(nn.Module):
 
 
 class BackgroundPredictor(nn.Module):
-    """The motion of the background between two pictures, as a matrix on (x, y, 1)."""
+    """Predicts the motion of the background between two pictures, as a matrix on (x, y, 1)."""
 
     config: BackgroundPredictorConfig
     policy: ComputePolicy
@@ -102,7 +102,7 @@ class BackgroundPredictor(nn.Module):
     def __call__(
         self, source: Float[Array, "b h w c"], driving: Float[Array, "b h w c"], *, train: bool = False
     ) -> Float[Array, "b 3 3"]:
-        """Matrices that map coordinates of the driving picture to the source; the identity at initialization."""
+        """Returns matrices from coordinates of the driving picture to the source; the identity at initialization."""
         pair = jnp.concatenate([source, driving], axis=-1).astype(self.policy.compute)
         deepest = Encoder(self.config, self.policy, name="encoder")(pair, train=train)[-1]
         pooled = deepest.mean(axis=(1, 2))
@@ -120,7 +120,7 @@ class BackgroundPredictor(nn.Module):
 
 
 class FlowPredictor(nn.Module):
-    """A field of motion as a mixture of the motions of regions and background, pixel by pixel."""
+    """Predicts a motion field as a per-pixel mixture of the motions of regions and background."""
 
     config: FlowPredictorConfig
     policy: ComputePolicy
@@ -135,7 +135,7 @@ class FlowPredictor(nn.Module):
         *,
         train: bool = False,
     ) -> Flow:
-        """The field from a driving picture to the source.
+        """Returns the field from a driving picture to the source.
 
         Args:
             source: Source picture, 0..1.
@@ -148,12 +148,12 @@ class FlowPredictor(nn.Module):
         small = antialiased_downscale(source, config.scale)
         motions = self.motions(small, source_regions, driving_regions, background)
         heat = gaussians(config, small, driving_regions) - gaussians(config, small, source_regions)
-        features = jnp.pad(heat, ((0, 0), (1, 0), (0, 0), (0, 0)))[..., None]  # no heat map for the background
+        features = jnp.pad(heat, ((0, 0), (1, 0), (0, 0), (0, 0)))[..., None]  # the heat map of the background is zero
         if config.deformed_sources:
             deformed = grid_sample(small, motions, align_corners=config.align_corners)
             features = jnp.concatenate([features, deformed.astype(features.dtype)], axis=-1)
         by_pixel = jnp.moveaxis(features, 1, 3)
-        by_pixel = by_pixel.reshape(*by_pixel.shape[:3], -1).astype(policy.compute)  # region after region
+        by_pixel = by_pixel.reshape(*by_pixel.shape[:3], -1).astype(policy.compute)  # channels are grouped by region
         hidden = Hourglass(config, policy, name="hourglass")(by_pixel, train=train)
         mask = nn.softmax(_wide(conv(config.regions + 1, policy, kernel=7, name="mask")(hidden)), axis=-1)
         flow = (jnp.moveaxis(mask, -1, 1)[..., None] * motions).sum(axis=1)
@@ -174,7 +174,7 @@ class FlowPredictor(nn.Module):
         driving: Regions,
         background: Float[Array, "b 3 3"] | None = None,
     ) -> Float[Array, "b m h w 2"]:
-        """Where each motion looks from each pixel, that of the background first.
+        """Returns the source coordinates of each pixel under each motion; the first motion is that of the background.
 
         Args:
             small: Picture of the size of the field.
@@ -213,6 +213,6 @@ def _transformed(matrix: Float[Array, "... n m"], vector: Float[Array, "... m"])
 
 
 def _blank(config: Any, channels: int) -> Float[Array, "1 h w c"]:
-    """The smallest picture that the hourglass accepts and that leaves pixels in heat maps without padding."""
+    """Returns the smallest blank picture that the hourglass accepts and whose unpadded heat maps are not empty."""
     side = round(max(2**config.levels, 8) / getattr(config, "scale", 1))
     return jnp.zeros((1, side, side, channels))

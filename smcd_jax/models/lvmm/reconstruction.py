@@ -1,7 +1,7 @@
 """Losses that train the flow autoencoder of LVMM, LFDM and MRAA on pairs of frames, as published.
 
 One of two frames of a clip is rendered from the other. The perceptual loss compares the rendered frame with the true
-one; the equivariance losses move the regions of a warped frame as the frame itself. `smcd_jax.models.lvmm.objectives`
+one; the equivariance losses require that the regions move with a warped frame. `smcd_jax.models.lvmm.objectives`
 has losses that need no weights of VGG19; they are not those of the paper.
 """
 
@@ -23,8 +23,8 @@ from smcd_jax.nn.networks import Network, Params
 from smcd_jax.nn.warp import antialiased_downscale
 
 SCALES = (1.0, 0.5, 0.25, 0.125)
-FEATURE_WEIGHTS = (10.0,) * 5  # of relu1_1 to relu5_1
-EQUIVARIANCE_WEIGHT = 10.0  # of each of the two equivariance losses
+FEATURE_WEIGHTS = (10.0,) * 5  # weights of relu1_1 to relu5_1
+EQUIVARIANCE_WEIGHT = 10.0  # weight of each of the two equivariance losses
 Features = Callable[[Array], list[Array]]
 
 
@@ -43,7 +43,7 @@ class ReconstructionLosses(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """Networks' outputs of one training step.
+    """Outputs of the networks in one training step.
 
     Attributes:
         losses: Losses of each example.
@@ -87,7 +87,7 @@ def perceptual_loss(
 def equivariance_losses(
     driving: Regions, warped: Regions, warp: Warp, *, revert_axis_swap: bool = True
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Returns the equivariance losses of centers and of affine maps; the second is 0 for regions without maps.
+    """Returns the equivariance losses of centers and of affine maps; the latter is 0 for regions without affine maps.
 
     Args:
         driving: Regions of a frame.

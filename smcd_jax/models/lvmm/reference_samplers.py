@@ -19,13 +19,13 @@ from smcd_jax.diffusion.sampling import EstimateX0
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.sampling_options import refuse
 
-PERCENTILE = 0.9  # of the dynamic threshold in both repositories
+PERCENTILE = 0.9  # percentile of the dynamic threshold in both repositories
 
 
 def reference_ddim_times(schedule: NoiseSchedule, num_steps: int) -> Int[np.ndarray, " n"]:
     """Returns the timesteps of ``num_steps`` steps and the final 0, in visiting order.
 
-    They are the first S + 1 of S + 2 points from 0 to T, cut to whole numbers and reversed.
+    They are the first S + 1 of S + 2 points from 0 to T, truncated to integers and reversed.
 
     Args:
         schedule: Noise schedule, of which only T is used.
@@ -37,7 +37,7 @@ def reference_ddim_times(schedule: NoiseSchedule, num_steps: int) -> Int[np.ndar
     total = schedule.num_train_timesteps
     if not 1 <= num_steps < total:
         refuse("num_steps", num_steps, f"be a whole number from 1 to {total - 1}")
-    # torch.linspace in float32 counts from the nearer end
+    # torch.linspace in float32 computes each half from its own end
     index, points = np.arange(num_steps + 2), num_steps + 2
     step = np.float64(np.float32(total) / np.float32(points - 1))
     line = np.where(index < points // 2, step * index, total - step * (points - 1 - index)).astype(np.float32)
@@ -50,7 +50,7 @@ def reference_ddim_table(schedule: NoiseSchedule, num_steps: int, *, eta: float 
     Args:
         schedule: Noise schedule with noise prediction.
         num_steps: Number of steps, from 1 to T - 1.
-        eta: Amount of fresh noise, 0 (deterministic) to 1.
+        eta: Amount of added noise, 0 (deterministic) to 1.
 
     Raises:
         SMCDError: The number of steps is out of range.
@@ -94,7 +94,7 @@ def threshold_level(x0: Float[Array, "b ..."], percentile: float = PERCENTILE) -
 def dynamic_threshold(x0: Float[Array, "b ..."], percentile: float = PERCENTILE) -> Float[Array, "b ..."]:
     """Returns x_0 clipped to `threshold_level` and divided by it, in -1..1 (Saharia et al. 2022, arXiv 2205.11487).
 
-    It suits data in -1..1. Larger data, such as Fourier coefficients of motion, lose their size.
+    It suits data in -1..1. Data beyond this range, such as Fourier coefficients of motion, lose their scale.
     """
     level = per_example(threshold_level(x0, percentile), x0)
     return jnp.clip(x0, -level, level) / level
@@ -102,7 +102,7 @@ def dynamic_threshold(x0: Float[Array, "b ..."], percentile: float = PERCENTILE)
 
 @dataclasses.dataclass(frozen=True)
 class DDIMThreshold:
-    """The threshold for `reference_ddim_table`, an ``x0_transform`` that keeps the noise predicted before it.
+    """The threshold for `reference_ddim_table`, as an ``x0_transform`` that does not change the predicted noise.
 
     The sampling loop derives the noise from x and x_0. The result is therefore not the clipped x_0 itself, but the one
     that gives the same next x as the clipped x_0 with the noise kept.
@@ -116,7 +116,7 @@ class DDIMThreshold:
     def __call__(self, x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:
         """Returns x_0 for the step of ``row``."""
         x0 = estimate_x0(x)
-        kept = row.update[0] * row.alpha  # of x_0 in the predicted noise's part of the next x
+        kept = row.update[0] * row.alpha  # coefficient of x_0 in the noise term of the next x
         return ((row.update[1] + kept) * dynamic_threshold(x0, self.percentile) - kept * x0) / row.update[1]
 
 

@@ -31,13 +31,13 @@ class Rendered(NamedTuple):
 
 
 class Renderer(nn.Module):
-    """Pictures from a source picture, a field of motion and an occlusion map (the generator of LFDM and MRAA)."""
+    """Renders pictures from a source picture, a motion field and an occlusion map (the generator of LFDM and MRAA)."""
 
     config: RendererConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Two levels down, residual blocks, two levels up."""
+        """Creates the downsampling levels, the residual blocks and the upsampling levels."""
         config, policy = self.config, self.policy
         channels = [level_channels(config, level) for level in range(config.levels + 1)]
         self.first = ConvBlock(channels[0], policy, kernel=7)
@@ -47,7 +47,7 @@ class Renderer(nn.Module):
         self.final = conv(config.channels, policy, kernel=7)
 
     def levels(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Levels:
-        """Feature maps of a picture in 0..1, from full size to the smallest; the last are what LFDM diffuses with.
+        """Returns feature maps of a picture in 0..1, from full size to the smallest, which condition LFDM's diffusion.
 
         Height and width must be multiples of 2^levels.
         """
@@ -65,7 +65,7 @@ class Renderer(nn.Module):
         *,
         train: bool = False,
     ) -> Rendered:
-        """Renders a picture from the result of `levels`, so that many fields need them only once.
+        """Renders a picture from the result of `levels`, which can be reused for many fields.
 
         Args:
             image: Source picture, 0..1.
@@ -97,7 +97,7 @@ class Renderer(nn.Module):
         *,
         train: bool = False,
     ) -> Rendered:
-        """`levels`, then `render`."""
+        """Applies `levels` and `render`."""
         return self.render(image, self.levels(image, train=train), flow, occlusion, train=train)
 
     def dummy_call(self) -> Rendered:
@@ -110,7 +110,7 @@ class Renderer(nn.Module):
         return grid_sample(x, grid, align_corners=self.config.align_corners)
 
     def _blend(self, warped: Array, painted: Array | None, occlusion: Array | None) -> Array:
-        """Warped values where the map is 1 and painted ones where it is 0; None stands for zeros."""
+        """Returns warped values where the map is 1 and painted ones where it is 0; None stands for zeros."""
         if occlusion is None:
             added = painted is not None and self.config.without_occlusion == "add"
             return warped + painted if added else warped

@@ -1,4 +1,4 @@
-"""How the family's parameters are split over a mesh."""
+"""Sharding rules of the family's parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the parameters of the motion UNet and of the flow autoencoder are split over a mesh."""
+"""Sharding rules of the parameters of the motion UNet and of the flow autoencoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from smcd_jax.runtime.sharding import Rule
 
 
 def motion_unet_rules(component: str) -> tuple[Rule, ...]:
-    """Returns the rules of the motion UNet; its vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
+    """Returns the rules of the motion UNet; vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
     return (
-        # One kernel makes keys and values, or queries too: no cut of its output axis is a cut by heads.
+        # One kernel computes keys and values, and queries too if fused, so its output axis cannot be split by heads.
         Rule(
             "motion attention",
             rf"{component}/(.+/)?[a-z]+_attention/(query|key_value|query_key_value|out)/kernel",
@@ -25,7 +25,7 @@ def motion_unet_rules(component: str) -> tuple[Rule, ...]:
 
 
 def flow_autoencoder_rules(*components: str) -> tuple[Rule, ...]:
-    """Returns the rules of predictors and renderer; further vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
+    """Returns the rules of predictors and renderer; other vectors match `smcd_jax.nn.sharding_rules.SMALL`."""
     name = f"({'|'.join(components)})"
     return (
         Rule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-PIXEL_HEAD_DIM = 32  # of linear, spatial and cross-attention, whatever ``head_dim`` is
+PIXEL_HEAD_DIM = 32  # head width of linear, spatial and cross-attention, independent of ``head_dim``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,22 +13,22 @@ class MotionUNetConfig:
     """The 3D UNet. Defaults are the size of LVMM's published code.
 
     Attributes:
-        input_channels: Channels of the input: the noisy motion, and what is concatenated to it.
+        input_channels: Channels of the input: the noisy motion, and the features concatenated to it.
         grid_channels: Channels of the first head; the displacements in the published networks.
         confidence_channels: Channels of the second head; 0 for a single head.
         base_channels: Width of the first level, even and at least 4.
         channel_mult: Width of each level as a multiple of ``base_channels``.
         heads: Number of heads of every attention.
         head_dim: Width of each head of temporal attention.
-        condition: Form of the condition: "tokens" that cross-attention reads, or one "vector" that joins the time
+        condition: Form of the condition: "tokens" for cross-attention, or one "vector" concatenated to the time
             embedding (LFDM).
         context_dim: Width of the tokens or of the vector.
         learned_null: Whether a learned row replaces dropped conditions; zeros otherwise.
         upsampling: "deconv" for transposed convolutions, "nearest" for nearest neighbours and a convolution.
         padding: Padding of the convolution of "nearest".
         groups: Number of groups of every GroupNorm.
-        per_frame: Whether the network sees one frame and its index: attention among the pixels of the frame takes the
-            place of temporal attention, except at the input.
+        per_frame: Whether the network reads one frame and its index: attention among the pixels of the frame replaces
+            temporal attention, except at the input.
     """
 
     input_channels: int = 6
@@ -58,7 +58,7 @@ class MotionUNetConfig:
 
     @property
     def downscale(self) -> int:
-        """Factor that height and width must be divisible by."""
+        """Number of pixels that must divide height and width."""
         return 2 ** (len(self.channel_mult) - 1)
 
 

@@ -1,6 +1,6 @@
-"""Names of ImageBind's image and text tower in ``imagebind_huge.pth``, which also holds towers of other modalities.
+"""Conversion tables of ImageBind's image and text towers in ``imagebind_huge.pth``, which also holds other towers.
 
-The towers have the form of CLIP's (`smcd_jax.nn.clip_towers`).
+The towers have the architecture of CLIP's (`smcd_jax.nn.clip_towers`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ IMAGEBIND_VISION = VisionEncoderConfig(epsilon=1e-6, patch_frames=2)
 
 
 def imagebind_text_rows(config: TextEncoderConfig) -> list[Row]:
-    """Returns the table of the text tower."""
+    """Returns the conversion table of the text tower."""
     rows = array("modality_preprocessors.text.token_embedding.weight", "token_embedding")
     rows += array("modality_preprocessors.text.pos_embed", "position_embedding", Layout(ones=(0,)))
     rows += _block_rows("text", config.layers)
@@ -24,7 +24,7 @@ def imagebind_text_rows(config: TextEncoderConfig) -> list[Row]:
 
 
 def imagebind_vision_rows(config: VisionEncoderConfig) -> list[Row]:
-    """Returns the table of the image tower."""
+    """Returns the conversion table of the image tower."""
     preprocessor = "modality_preprocessors.vision"
     rows = array(f"{preprocessor}.cls_token", "class_embedding", Layout(ones=(0, 1)))
     rows += array(f"{preprocessor}.pos_embedding_helper.pos_embed", "position_embedding", Layout(ones=(0,)))

@@ -9,11 +9,11 @@ from jaxtyping import Float32
 
 from smcd_jax.diffusion.schedule import DYNAMIC_RESCALE_STEPS, NoiseSchedule
 
-TOLERANCE = 1e-5  # of stored tables, relative to their largest value; they are rounded to float32
+TOLERANCE = 1e-5  # tolerance of stored tables relative to their largest value, since they are rounded to float32
 
 
 def schedule_tables(schedule: NoiseSchedule) -> dict[str, Float32[np.ndarray, " t"]]:
-    """Returns tables by the names of the checkpoint; ``scale_arr`` only with dynamic rescale.
+    """Returns the tables under their names in the checkpoint; ``scale_arr`` is present only with dynamic rescale.
 
     The two reciprocal tables are zero with v-prediction, as in the published files.
     """
@@ -51,7 +51,7 @@ def schedule_notes(schedule: NoiseSchedule, tables: Mapping[str, np.ndarray]) ->
 
     Args:
         schedule: Schedule of the model.
-        tables: Arrays of a file by name; those that are no tables of a schedule are ignored.
+        tables: Arrays of a file by name; arrays that are not tables of a schedule are ignored.
     """
     ours = schedule_tables(schedule)
     stored = {name: table for name, table in tables.items() if name in ours}

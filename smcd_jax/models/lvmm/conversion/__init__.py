@@ -1,1 +1,1 @@
-"""Published files of LVMM and LFDM: names and layouts, in both directions."""
+"""Conversion of the published files of LVMM and LFDM, in both directions."""

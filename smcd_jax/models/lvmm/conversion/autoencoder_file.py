@@ -23,7 +23,7 @@ from smcd_jax.models.lvmm.conversion.autoencoder_table import (
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 from smcd_jax.weights.conversion_table import Row
 
-GROUPS = ("generator", "region_predictor", "bg_predictor", "avd_network")  # dictionaries of a file
+GROUPS = ("generator", "region_predictor", "bg_predictor", "avd_network")  # keys of the dictionaries in a file
 AUTOENCODER_COMPONENTS = ("region_predictor", "flow_predictor", "renderer", "background_predictor")
 _PREFIXES = ("region_predictor.", "generator.pixelwise_flow_predictor.", "generator.", "bg_predictor.")
 _PREFIX_OF = dict(zip(AUTOENCODER_COMPONENTS, _PREFIXES, strict=True))
@@ -33,15 +33,15 @@ _FREE: dict[int, BackgroundMotion] = {2: "shift", 6: "affine", 8: "perspective"}
 
 
 def autoencoder_rows(component: str, config: Any) -> list[Row]:
-    """Returns the table of a component with the names of a file of all of them."""
+    """Returns the conversion table of a component, with names as in a file that holds all components."""
     return [row._replace(torch=_PREFIX_OF[component] + row.torch) for row in _TABLE_OF[component](config)]
 
 
 def autoencoder_configs(tensors: Tensors, *, padding: int, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the config of each component of a file of LFDM or MRAA; None for an absent background predictor.
 
-    Shapes show sizes and forms. They do not show what all published weights share: temperature 0.1, Gaussians with
-    covariance, reverted axis swaps, skips, and sampling without aligned corners.
+    Shapes determine sizes and variants. Other settings are those of all published weights: temperature 0.1, Gaussians
+    with covariance, reverted axis swaps, skips, and sampling without aligned corners.
 
     Args:
         tensors: Tensors by name, with the dictionary's key and a dot before each.
@@ -49,7 +49,7 @@ def autoencoder_configs(tensors: Tensors, *, padding: int, path: str | os.PathLi
         path: File, for error messages.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="flow autoencoder of LFDM or MRAA")
     found = {
@@ -122,7 +122,7 @@ def _background_predictor(shapes: TensorShapes, path: str | os.PathLike[str]) ->
 
 
 def _hourglass(shapes: TensorShapes, prefix: str) -> dict[str, int]:
-    """Channels and levels; the deepest level has the largest number of channels."""
+    """Returns channels and levels; the deepest level has the largest number of channels."""
     levels = shapes.count(rf"{re.escape(prefix)}encoder\.down_blocks\.(\d+)\.")
     return {
         "levels": levels,
@@ -132,5 +132,5 @@ def _hourglass(shapes: TensorShapes, prefix: str) -> dict[str, int]:
 
 
 def _scale(shapes: TensorShapes, name: str) -> float:
-    """The scale whose blur has the stored kernel; without a kernel the picture is not scaled."""
+    """Returns the scale whose antialiasing blur has the stored kernel; 1 without a kernel."""
     return 4 / (shapes[name][-1] + 3) if name in shapes else 1.0

@@ -68,6 +68,6 @@ def residual_block_rows() -> list[Row]:
 
 
 def batch_norm_rows(torch: str, path: str) -> list[Row]:
-    """Returns the rows of a BatchNorm without ``num_batches_tracked``, which no computation reads."""
+    """Returns the rows of a BatchNorm, without ``num_batches_tracked``, which no computation uses."""
     statistics = array(f"{torch}.running_mean", f"{path}/mean") + array(f"{torch}.running_var", f"{path}/variance")
     return norm(torch, path) + statistics

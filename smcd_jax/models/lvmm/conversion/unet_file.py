@@ -1,7 +1,7 @@
 """Files of the motion UNet: LVMM's ``UNet3D.pth``, and LFDM's files of its diffusion model.
 
-LFDM's hold a dictionary ``diffusion``, in which the network's names start with ``denoise_fn.`` and the tables of the
-noise schedule stand beside them. In both, each temporal attention repeats the same rotary frequencies.
+LFDM's files hold a dictionary ``diffusion`` with the network's tensors, whose names start with ``denoise_fn.``, and the
+tables of the noise schedule. In both kinds of file, each temporal attention repeats the same rotary frequencies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import LazyTensor, open_groups, open_tensors
 
 LFDM_PREFIX = "denoise_fn."
-LFDM_KEY, LVMM_KEY = "diffusion", "state_dict"  # of the dictionary in the file that holds the tensors
+LFDM_KEY, LVMM_KEY = "diffusion", "state_dict"  # keys of the dictionary of tensors in the file
 
 
 class UNetFile(NamedTuple):
@@ -30,7 +30,7 @@ class UNetFile(NamedTuple):
 
     Attributes:
         unet: Weights of the network.
-        leftovers: Rotary frequencies and tables of the noise schedule, kept for the way back.
+        leftovers: Rotary frequencies and tables of the noise schedule, kept for conversion back to PyTorch.
         notes: Observations for the user, one line each.
     """
 
@@ -40,10 +40,10 @@ class UNetFile(NamedTuple):
 
 
 def read_unet_file(file: Path) -> UNetFile:
-    """Returns the network and the other arrays of a file; of the values only the schedule's tables are read.
+    """Returns the network and the other arrays of a file; only the values of the schedule's tables are loaded.
 
     Raises:
-        SMCDError: The file is missing or damaged, or it is of another network.
+        SMCDError: The file is missing or damaged, or it holds another network.
     """
     tensors = _tensors(file)
     prefix = LFDM_PREFIX if any(name.startswith(LFDM_PREFIX) for name in tensors) else ""
@@ -73,7 +73,7 @@ def unet_file_rows(config: MotionUNetConfig, prefix: str | None = None) -> list[
 def motion_unet_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> MotionUNetConfig:
     """Returns the config of a motion UNet, from the shapes of its tensors.
 
-    The number of groups of the norms and the padding of nearest-neighbour upsampling do not show in shapes: they are
+    Shapes do not determine the number of groups of the norms and the padding of nearest-neighbour upsampling; they are
     those of the published networks.
 
     Args:
@@ -81,7 +81,7 @@ def motion_unet_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Mot
         path: File, for error messages.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="motion UNet")
     base, inputs = shapes["init_conv.weight"][:2]
@@ -109,12 +109,12 @@ def motion_unet_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Mot
 
 
 def _tensors(file: Path) -> dict[str, LazyTensor]:
-    """Returns the tensors of the dictionary ``diffusion``, beside which LFDM's files have one of example pictures."""
+    """Returns the tensors of the dictionary ``diffusion``; LFDM's files also hold a dictionary of example pictures."""
     found, _ = open_groups(file, (LFDM_KEY,))
     own = {name.removeprefix(f"{LFDM_KEY}."): part for name, part in found.items() if name.startswith(f"{LFDM_KEY}.")}
     return own or open_tensors(file)
 
 
 def _is_buffer(name: str, tensor: LazyTensor) -> bool:
-    """Returns whether no network reads an array: rotary frequencies, or a table, a vector whose name has no dot."""
+    """Returns whether an array is a buffer: rotary frequencies, or a schedule table, whose name contains no dot."""
     return name.endswith(".rotary_emb.freqs") or ("." not in name and len(tensor.shape) == 1)

@@ -22,7 +22,7 @@ GAMMA = Layout(ones=(0, 2, 3, 4))  # [1, c, 1, 1, 1] -> [c]
 
 
 def motion_unet_rows(config: MotionUNetConfig) -> list[Row]:
-    """Returns the table of the network's parameters; `rotary_names` are the buffers beside them."""
+    """Returns the table of the network's parameters; `rotary_names` lists the buffers."""
     rows = array("time_rel_pos_bias.relative_attention_bias.weight", "relative_bias")
     rows += array("null_cond_emb", "null_condition") if config.learned_null else []
     rows += weighted("init_conv", "conv_in", FRAMEWISE) + number_embedding_rows("time_mlp", "time_embedding")
@@ -55,7 +55,7 @@ def motion_unet_rows(config: MotionUNetConfig) -> list[Row]:
 
 
 def rotary_names(config: MotionUNetConfig) -> list[str]:
-    """Returns the names of the buffers of rotary frequencies, the same constants under each temporal attention."""
+    """Returns the names of the buffers of rotary frequencies, the same constants in each temporal attention."""
     names = ["init_temporal_attn"]
     if not config.per_frame:
         layer, levels = _resampler(config) - 1, range(len(config.widths))
@@ -109,5 +109,5 @@ def _level_rows(config: MotionUNetConfig, *, skip: bool) -> list[Row]:
 
 
 def _resampler(config: MotionUNetConfig) -> int:
-    """Returns the number of the resampling layer among those of a level."""
+    """Returns the index of the resampling layer among the layers of a level."""
     return 4 if config.condition == "vector" else 5
