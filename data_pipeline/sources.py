@@ -21,7 +21,7 @@ _MAX_CACHED_TEXTS = 65536  # about 20 MB of token ids
 class VideoSource:
     """Fills `video`, `token_ids`, `boxes`, `mask` and `label_ids` (see `data_pipeline.examples.ExampleSource`).
 
-    With ``fields`` also `fields`, the true motion that the records of some worlds store.
+    With ``fields``, it also fills `fields` with the true motion, which the records of some worlds store.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class VideoSource:
         if self._field_shape is not None:
             if start or window.fields is None:
                 where = f"{self.name}: clip {window.clip_id}"
-                raise BadClip(f"{where}: fields are known from frame 0 on only, got {start}", kind="no fields")
+                raise BadClip(f"{where}: windows with fields must start at frame 0, got {start}", kind="no fields")
             row["fields"][:] = window.fields[held]
         boxes, mask = crop_boxes(window.boxes[held], window.mask[held], crop)
         chosen, dropped = fill_boxes(row, boxes, mask)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Animates an example with the small model. The first run creates .venv and installs the project there.
 # Arguments are passed on to `smcd animate`, as in launch/demo.sh --seed 7
-# With --studio as the first argument it opens the studio instead; more arguments are those of `smcd studio`.
+# With --studio as the first argument it opens the studio instead and passes further arguments to `smcd studio`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the small DynamiCrafter on sprites, from the networks of the shipped model: loops and in-betweens, then boxes.
+# Trains the small DynamiCrafter on sprites from the networks of the shipped model: loops and interpolation, then boxes.
 # Measures both on held-out clips. Takes about two hours on 2 CPU cores; rerunning it resumes. Arguments are passed on to
 # every `smcd train`.
 set -euo pipefail
@@ -12,7 +12,7 @@ install_package eval
 cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/dynamicrafter_tiny
-# More closed paths than in the shipped model's world, so that loops are seen in training.
+# More closed paths than in the shipped model's world, so that training includes loops.
 motions='[["slide",0.25],["approach",0.05],["recede",0.05],["grow",0.08],["shrink",0.07],["leave",0.05],["bounce",0.1],["circle",0.3],["stay",0.05]]'
 
 "$smcd" prepare sprites --output $runs/records --option train_clips=4000 --option val_clips=32 \

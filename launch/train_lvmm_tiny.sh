@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the small motion model that ships with the package from scratch, on the world of winds: fields and renderer,
+# Trains the small motion model from scratch on the world of winds: fields and renderer,
 # autoencoder of fields, cache of latents, and diffusion; then measures it on held-out clips. Takes about an hour on one
 # CPU core. Rerunning the command resumes it. Arguments are passed on to every `smcd train`.
 set -euo pipefail

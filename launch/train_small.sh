@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains the small model from scratch within a time: sprites, autoencoder, base, both stages of SMCD, evaluation.
+# Trains the small model from scratch within a given time: sprites, autoencoder, base, both stages of SMCD, evaluation.
 #   bash launch/train_small.sh --minutes 600             64 x 64, for 2 CPU cores
 #   bash launch/train_small.sh --minutes 30 --size 128   128 x 128, for a GPU
 # Rerunning the command resumes it. The first run creates .venv and installs the project there; with PYTHON set to a
-# Python that has jax and flax, as on a machine without a network, that Python is used as it is.
+# Python that has jax and flax, for example on a machine without a network, the script uses that Python unchanged.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

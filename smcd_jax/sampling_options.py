@@ -18,7 +18,7 @@ Spacing = Literal["leading", "trailing", "linspace", "reference"]
 Check = Callable[[str, Any], None]
 
 
-FORMATS = ("mp4", "gif", "webp", "frames")  # of the video files
+FORMATS = ("mp4", "gif", "webp", "frames")  # formats of video files
 
 
 def refuse(name: str, value: Any, condition: str) -> None:

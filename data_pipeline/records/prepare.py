@@ -191,7 +191,7 @@ def _default_clips_per_shard(source: Source, plan: dict[str, Any], stored: Store
     clips = plan["splits"][split]["clips"]
     sizes = []
     for index in sorted({clips * sample // _SAMPLES for sample in range(_SAMPLES)}):
-        with contextlib.suppress(BadClip), _without_notes():  # both are reported when the shard is written
+        with contextlib.suppress(BadClip), _without_notes():  # errors and notes are reported when the shard is written
             sizes.append(sum(map(len, serialize(stored.apply(source.clip(split, index))))))
     by_size = TARGET_SHARD_BYTES * len(sizes) // sum(sizes) if sizes else clips
     return max(1, min(by_size, -(-clips // MIN_SHARDS)))
@@ -199,7 +199,7 @@ def _default_clips_per_shard(source: Source, plan: dict[str, Any], stored: Store
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    """Logs no warnings during the block."""
+    """Suppresses warnings within the block."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.WARNING))
     try:

@@ -22,7 +22,7 @@ ATLAS_VERSION = 1
 # Smallest length of a sprite's shorter side in pixels: smaller sprites are unrecognizable and exceed the margin.
 SMALLEST_SIDE = 4
 
-# Room around the shadow of a sprite for its blur, and that blur, relative to the square root of the sprite's area.
+# Margin around a sprite's shadow for its blur, and size of the blur, relative to the square root of the sprite's area.
 SHADOW_MARGIN, _SHADOW_BLUR = 0.2, 0.06
 
 # Transparent pixels around a sprite at each level. Drawing reads one output pixel beyond the sprite plus one for the

@@ -40,7 +40,7 @@ class ClipRng:
         return self._values.pop()
 
     def units(self, *shape: int) -> Float64[np.ndarray, ...]:
-        """Returns an array of numbers in [0, 1), which are apart from those that `unit` has fetched."""
+        """Returns an array of numbers in [0, 1), independent of those that `unit` has returned."""
         raw = self._bits.random_raw(int(np.prod(shape)))
         return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
 

@@ -27,7 +27,7 @@ class Shadow(NamedTuple):
     Attributes:
         opacity: Opacity, 0 to 1.
         x: Shift to the right, relative to the square root of the sprite's area.
-        y: Shift down, the same.
+        y: Shift down, in the same units.
     """
 
     opacity: float
@@ -71,8 +71,8 @@ class Scene:
         objects: Objects, one to four.
         min_visible: Smallest visible share of an object; objects less visible are masked out.
         crossing: Whether the first two objects cross.
-        shadow: Shadows of the sprites; None for none.
-        start: Objects that the first frame shows instead of `objects`, one for each or none at all; None for the same.
+        shadow: Shadows of the sprites; None for a scene without shadows.
+        start: Objects of the first frame that replace `objects`, one for each or an empty tuple; None for `objects`.
     """
 
     caption: str
@@ -166,7 +166,7 @@ def _shadow(config: WorldConfig, rng: ClipRng) -> Shadow | None:
 
 
 def _start(config: WorldConfig, objects: tuple[SceneObject, ...], rng: ClipRng) -> tuple[SceneObject, ...] | None:
-    """Draws the objects of a first frame that shows others than the rest of the clip, each of the same size."""
+    """Draws the objects of a first frame that differs from the rest of the clip; sizes are unchanged."""
     place = rng.unit()
     if place < config.empty_start_share:
         return ()

@@ -110,7 +110,7 @@ def run_a(options: Options) -> list[Step]:
 
 
 def run_c(options: Options) -> list[Step]:
-    """Run C: the small model from nothing to its evaluation in DIR/small; at most 9 minutes (6 on a CPU).
+    """Run C: trains the small model from scratch and evaluates it in DIR/small; at most 9 minutes (6 on a CPU).
 
     On a GPU it is the model of 128 x 128 pixels; the rehearsal takes that of 64 x 64 and few clips.
     """

@@ -64,7 +64,7 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_notes(printed: Collection[str]) -> Iterator[None]:
-    """Leaves out notes within the block that have been printed before.
+    """Suppresses notes within the block that have been printed before.
 
     Args:
         printed: Their texts.

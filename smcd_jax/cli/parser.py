@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from smcd_jax.errors import SMCDError
 
 _LARGEST_SIDE = 16384  # `smcd_jax.media.LARGEST_SIDE`, whose import takes a second
-# Names of options that other programs use, and ours.
+# Option names of other programs, and the corresponding names here.
 _OTHER_NAMES = {
     "--measures": "--metrics",
     "--steps": "--num_inference_steps",

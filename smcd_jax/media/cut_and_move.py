@@ -1,4 +1,4 @@
-"""Moving parts of a picture along boxes without a model: feathered cut-outs over a filled background."""
+"""Motion preview without a model: feathered cut-outs of a picture that move along boxes over a filled background."""
 
 from __future__ import annotations
 

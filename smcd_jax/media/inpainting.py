@@ -1,4 +1,4 @@
-"""Filling holes in a picture without a model: smooth colours, and texture cloned from another place of the picture."""
+"""Hole filling without a model: smooth colours, and texture cloned from another part of the picture."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def branch_outputs(
 ) -> Callable[[Array, Array], Array]:
     """Returns ``predict(latents, timestep) -> [k b ...]`` for `smcd_jax.diffusion.sampling.sample`.
 
-    The timestep is one for all examples, or one for each.
+    The timestep is shared by all examples, or given per example.
 
     Args:
         model: The model.
@@ -45,9 +45,9 @@ def branch_outputs(
 def windowed_branch_outputs(
     model: VideoModel, params: Params, contexts: Context, windows: Windows, branches: int
 ) -> Callable[[Array, Array], Array]:
-    """Returns ``predict`` as `branch_outputs` does, with outputs that are blended from one window after another.
+    """Returns ``predict`` as `branch_outputs` does, but evaluates windows in turn and blends their outputs.
 
-    Memory grows with the size of a window and hardly with the length of the video.
+    Memory grows with the size of a window and is almost independent of the length of the video.
 
     Args:
         model: The model.

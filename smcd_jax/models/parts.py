@@ -48,7 +48,7 @@ class FeatureStep(NamedTuple):
         apply: Function ``(params of the component, items [m, ...], keys [m] or None) -> [m, ...]``.
         shape: Shape of one item's output at the size of the config.
         random: Whether ``apply`` needs keys.
-        of_video: Whether the source is itself made from the video, so that a cache of latents holds the output.
+        of_video: Whether the source is computed from the video, so that a cache of latents holds the output.
     """
 
     name: str

@@ -87,7 +87,7 @@ class VideoModel(abc.ABC):
             models that encode frames, whose caches hold one posterior per frame.
         own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
             with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
-        check_fixed: Check that refuses options which a distilled model has no more (`smcd_jax.models.distilled`).
+        check_fixed: Check that rejects options that a distilled model does not support (`smcd_jax.models.distilled`).
         sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
             conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
@@ -171,7 +171,7 @@ class VideoModel(abc.ABC):
     def clip_errors(
         self, params: Params, video: UInt8[Array, "b f h w 3"], features: Mapping[str, Array]
     ) -> Float[Array, " b"]:
-        """Returns how badly its features reproduce each clip, for models with ``max_clip_error``."""
+        """Returns the reconstruction error of each clip, for models with ``max_clip_error``."""
         raise NotImplementedError
 
     def null_raw(self, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
@@ -249,7 +249,7 @@ class VideoModel(abc.ABC):
         return latents
 
     def playback(self, decoded: Any, options: SamplingOptions) -> Any:
-        """Returns the decoded frames (None with ``options.motion_from``) as they are played; by default unchanged.
+        """Applies the playback options to decoded frames (None with ``options.motion_from``); by default none.
 
         Raises:
             SMCDError: The motion file cannot be read.
@@ -280,7 +280,7 @@ class VideoModel(abc.ABC):
         """
 
     def family_options(self) -> dict[str, tuple[str, ...]]:
-        """Returns the options of this model that not every family has, with their modes: `own_options` and scales."""
+        """Returns the options and modes that are specific to this model: `own_options` and guidance scales."""
         return {**{condition.option: () for condition in self.conditions}, **self.own_options}
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:

@@ -80,7 +80,7 @@ def attend_frames(
     Args:
         queries: Queries.
         context: Keys and values, ``[b, g, p, heads, width]``.
-        bias: Numbers added to the scaled products of frames f and g, the same for all pixels, in float32.
+        bias: Bias added to the attention logits of frames f and g, shared by all pixels, in float32.
         implementation: With "cudnn", few frames are computed by sums that read queries, keys and values where they lie:
             matrix products of 8 rows would need each of them transposed.
         precision: Precision of the two matrix products, as in `jax.lax.Precision`.

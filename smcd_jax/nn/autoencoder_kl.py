@@ -198,7 +198,7 @@ class AutoencoderKL(nn.Module):
 
 
 def _linear(matrix: Float32[np.ndarray, "c d"], policy: ComputePolicy) -> nn.Dense:
-    """A linear layer that starts as this matrix."""
+    """Creates a linear layer that is initialized with this matrix."""
     return nn.Dense(
         matrix.shape[1],
         dtype=policy.compute,

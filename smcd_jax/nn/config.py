@@ -73,9 +73,9 @@ class AutoencoderConfig:
     picture_channels: int = 3
     scaling_factor: float = 0.18215
     groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # of every GroupNorm, as in the UNet
-    # pixels per side that form one pixel of the first convolution and come out of the last; more is cheaper
+    # side of the patches that the first convolution reads and the last one returns; larger patches are cheaper
     patch: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
-    # whether encoder and decoder are added to a linear code of patches, from which training starts (`nn.cosine_code`)
+    # whether encoder and decoder are added to a linear code of patches (`nn.cosine_code`)
     linear_shortcut: bool = dataclasses.field(default=False, metadata=_UNLESS_DEFAULT)
 
     @property
@@ -111,7 +111,7 @@ class VisionEncoderConfig:
     embed_width: int = 1024
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
     epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
-    # copies of the picture that one kernel reads as a video: 2 in ImageBind
+    # number of copies of the picture that form a video for the patch embedding: 2 in ImageBind
     patch_frames: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
 
 

@@ -52,7 +52,7 @@ class VideoOutput:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
         latents: Scaled latents of the frames, whatever the output type; None for a motion from a file.
-        motion: Motion of the frames (`smcd_jax.motion.Motion`) as it is played, for models with motion fields and
+        motion: Motion of the frames (`smcd_jax.motion.Motion`) as played, for models with motion fields and
             output types other than "latent".
         request: The checked inputs.
         notes: Remarks about the inputs, one line each.

@@ -102,7 +102,7 @@ class LossConfig:
         noise_offset: Offset of `smcd_jax.diffusion.loss.training_noise`; 0 in the reference.
         kl_weight: Weight of the KL divergence of the autoencoder's posterior from a unit Gaussian, per latent value.
         edge_weight: Weight of the autoencoder's error in differences between neighboring pixels.
-        field_weight: Weight of the error of predicted fields of motion, where the data know the true ones.
+        field_weight: Weight of the error of predicted motion fields, for data with true fields.
     """
 
     min_snr_gamma: float | None = None
@@ -118,8 +118,8 @@ class DistillConfig:
 
     Attributes:
         num_inference_steps: Number of sampling steps of the student, at least 1.
-        teacher_steps: Number of the teacher's steps in the place of one, at least 1.
-        guidance: Scales of the teacher's guidance, by name of the sampling option.
+        teacher_steps: Number of teacher steps that one student step replaces, at least 1.
+        guidance: Guidance scales of the teacher, by name of the sampling option.
     """
 
     num_inference_steps: int = 4
@@ -168,7 +168,7 @@ class RunConfig:
     Attributes:
         steps: Number of training steps.
         minutes: Time after which the run ends even if ``steps`` are not reached, compilation included; 0 for no limit.
-            With a limit, the schedule "cosine" follows the time instead of the steps. For one process.
+            With a limit, the schedule "cosine" follows the time instead of the steps. Requires a single process.
         log_every: Interval of log lines and metrics, at least 1.
         validate_every: Interval of the validation loss, with fixed noise and timesteps.
         validation_examples: Number of examples for the validation loss, rounded up to whole batches.

@@ -11,11 +11,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a PyTorch array becomes a Flax array: axes of length 1 are removed, then the others are permuted.
+    """Conversion of a PyTorch array to a Flax array: axes of length 1 are removed, then the others are permuted.
 
     Attributes:
         permutation: Remaining axes of the PyTorch array in the order of Flax; None for the same order.
-        ones: Axes of the PyTorch array that have length 1 and that Flax does without, in ascending order.
+        ones: Axes of the PyTorch array that have length 1 and do not exist in Flax, in ascending order.
     """
 
     permutation: tuple[int, ...] | None = None

@@ -270,7 +270,7 @@ def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[st
 
 
 def _check_zip(path: Path) -> None:
-    """Refuses an archive that unpacks to more bytes than the file has: torch stores everything uncompressed."""
+    """Rejects an archive that unpacks to more bytes than the file has; torch stores arrays uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

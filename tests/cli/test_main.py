@@ -93,7 +93,7 @@ def test_version_is_that_of_the_package(capsys):
         (["animate", "--image", "x", "stray"], None, "stray", None),
         (["tracks", "draw", "--colums", "3"], "colums", "--colums", "--columns"),  # reported before missing options
         (["animate", "--imag", "x"], "imag", "--imag", "--image"),  # no abbreviations
-        (["evaluate", "--measures", "fvd"], "measures", "--measures", "--metrics"),  # another word, not a misspelling
+        (["evaluate", "--measures", "fvd"], "measures", "--measures", "--metrics"),  # a synonym, not a misspelling
         (["animate", "--cfg-scale=3"], "cfg-scale", "--cfg-scale=3", "--guidance_scale"),
         (["animate", "--prompt"], "prompt", None, None),
         (["animate", "--seed", "x"], "seed", None, None),

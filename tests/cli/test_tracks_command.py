@@ -140,10 +140,10 @@ def test_preview_moves_the_object_and_starts_with_the_picture(capsys):
     frames, fps = read_video("img_preview.mp4")
     picture = read_picture(PICTURE).astype(int)
     assert (len(frames), fps) == (8, 4.0)
-    assert np.abs(frames[0, :427].astype(int) - picture).mean() < 4  # what H.264 loses
+    assert np.abs(frames[0, :427].astype(int) - picture).mean() < 4  # loss of H.264
     rocket = picture[125:405, 305:340]
     assert np.abs(frames[-1, 10:290, 305:340].astype(int) - rocket).mean() < 6
-    assert frames[-1, 300:380, 315:330].mean() < 0.6 * picture[300:380, 315:330].mean()  # dusk where it stood
+    assert frames[-1, 300:380, 315:330].mean() < 0.6 * picture[300:380, 315:330].mean()  # filled with dark sky
     assert main(["tracks", "preview", PICTURE, TRACKS, "--boxes", "--output", "boxes.gif"]) == 0
     drawn, _ = read_video("boxes.gif")
     assert np.abs(drawn[-1, 100:200, 301].astype(int) - [230, 159, 0]).max() < 60  # the left edge of the box, orange

@@ -313,7 +313,7 @@ def _noising(
 
 
 def pictures(golden: Golden) -> Iterator[Comparison]:
-    """Compares pictures fitted as by the scripts, and as by the web page with and without antialiasing."""
+    """Compares the fitting of pictures in the scripts, and in the web page with and without antialiasing."""
     arrays, (height, width) = golden.arrays(), golden.config["size"]
     for name in arrays:
         if not name.startswith("in/"):

@@ -62,7 +62,7 @@ class Golden:
         return json.loads((self.folder / "cases.json").read_text())[file]
 
     def arrays(self, file: str | None = None) -> Mapping[str, np.ndarray]:
-        """The file's arrays, or another file's of the same folder; no file stays open."""
+        """Returns the arrays of the file, or of another file in the same folder, and closes it."""
         return np.load(io.BytesIO((self.folder / (file or self.file)).read_bytes()))
 
     def weights(self, file: str | None = None, prefix: str = "w/") -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ def cases():
         return [pytest.param("none", {}, marks=skip)]
     listed = json.loads(CASES.read_text())
     return [
-        # fifty steps through the program that ten steps have tested already: check.py and the slow run compare them
+        # ten steps already test this program; check.py and the slow run also compare fifty steps
         pytest.param(file, case, id=file, marks=[pytest.mark.slow] if "ddim50" in file else [])
         for file, case in listed.items()
         if case["kind"] not in LEFT_OUT
@@ -59,7 +59,7 @@ def test_dynamicrafter_agrees_with_the_reference(file):
 
 def lvmm_files():
     listed = json.loads(LVMM.read_text()) if LVMM.is_file() else {}
-    # the training step is compiled in float32 and in float64 with VGG19: check.py and the slow run compare it
+    # compiling the training step in float32 and float64 with VGG19 is slow; check.py and the slow run compare it
     slow = [pytest.mark.slow]
     return [pytest.param(file, id=file, marks=slow if "reconstruction" in file else []) for file in listed]
 

@@ -116,7 +116,7 @@ def test_frames_of_a_pixel_attend_to_each_other(implementation, frames):
     by_pixel = lambda x: x.transpose(0, 2, 1, 3, 4).reshape(6, frames, 2, 8)  # noqa: E731
     context = KeysValues(jnp.asarray(k), jnp.asarray(v))
     each_bias = random(3, 2, 2, frames, frames)
-    for bias in (None, each_bias, each_bias[:1]):  # none, of each example, of all
+    for bias in (None, each_bias, each_bias[:1]):  # no bias, one per example, and one for all examples
         added = 0.0 if bias is None else np.broadcast_to(bias, each_bias.shape).repeat(3, axis=0)
         expected = in_float64(by_pixel(q), KeysValues(by_pixel(k), by_pixel(v)), bias=added)
         given = None if bias is None else jnp.asarray(bias)

@@ -47,7 +47,7 @@ class Renderer(nn.Module):
         self.final = conv(config.channels, policy, kernel=7)
 
     def levels(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Levels:
-        """Returns feature maps of a picture in 0..1, from full size to the smallest, which condition LFDM's diffusion.
+        """Returns feature maps of a picture in 0..1, from full size to the smallest; LFDM's diffusion reads the last.
 
         Height and width must be multiples of 2^levels.
         """

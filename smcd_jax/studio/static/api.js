@@ -1,6 +1,6 @@
 // Calls of the server; docs/studio.md describes them.
 
-/** An answer of the server that is an error; `message` says what to do. */
+/** An error response of the server; `message` says what to do. */
 export class ApiError extends Error {
   constructor(message, status, argument = null) {
     super(message);

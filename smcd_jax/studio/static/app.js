@@ -56,12 +56,12 @@ function makeOpenResult(store, player) {
     store.show({ tab: "result", playing: false });
     player.open(entry, index);
     byId("result").scrollIntoView({ block: "nearest" });
-    // Someone who is typing meanwhile keeps the focus.
+    // Do not take the focus from a user who is typing.
     if (!document.activeElement?.matches("textarea, input, select")) byId("result-play").focus();
   };
 }
 
-/** Puts the picture, tracks and form of an entry back. */
+/** Restores the picture, tracks and form of an entry. */
 async function reuse(entry, { opener, form, store }) {
   try {
     const picture = await pictureOf(entry);
@@ -75,7 +75,7 @@ async function reuse(entry, { opener, form, store }) {
   store.show({ tab: "edit" });
 }
 
-/** Returns the picture of an entry, sent again if the server does not keep it. */
+/** Returns the picture of an entry, uploading it again if the server no longer has it. */
 async function pictureOf(entry) {
   const response = await fetch(entry.picture);
   if (!response.ok) throw new Error("The picture of this result is missing in the output folder.");
@@ -92,7 +92,7 @@ async function offerExample(opener) {
   byId("examples").replaceChildren(...buttons);
 }
 
-/** Gives a document without objects the number of frames of the model. */
+/** Sets the number of frames of an empty document to that of the model. */
 function followModel(store) {
   store.subscribe((changed) => {
     if (!changed.has("model") || !store.tracks || store.tracks.objects.length) return;
@@ -128,7 +128,7 @@ async function start() {
   followModel(store);
   listenForKeys({ store, boxes, timeline, transport, stage, objects, player });
   byId("result-reuse").addEventListener("click", () => reuse(player.entry, { opener, form, store }));
-  // For the browser tests, which compare numbers and times.
+  // For the browser tests, which compare values and timings.
   window.studio = { store, preview, stage, player };
   store.notify("view");
   try {

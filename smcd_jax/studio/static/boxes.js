@@ -166,7 +166,7 @@ export class BoxLayer {
     } else announce(`${object.label}, frame ${store.view.frame}: ${describeBox(boxAt(object, store.view.frame))}`);
   }
 
-  /** Says what comes after a new box. */
+  /** Shows the next step after a new box. */
   hint(object) {
     const last = this.store.tracks.frames - 1;
     const next = "Now drag the box to where it is in the last frame, then press Space to play.";
@@ -182,7 +182,7 @@ export class BoxLayer {
   }
 
   startPinch() {
-    // The second finger ends a drag that the first one began.
+    // A second finger ends the drag of the first one.
     if (this.drag?.moved) this.store.undo();
     this.drag = null;
     this.pinch = { ...pinchOf(this.pointers), zoom: this.store.view.zoom };

@@ -83,7 +83,7 @@ function cutOut(source, place) {
   return { image, x, y, width, height };
 }
 
-/** Gradient that is opaque between two places and falls to 0 at both ends. */
+/** Gradient that is opaque between two positions and falls to 0 at both ends. */
 function softEdges(context, end, [low, high]) {
   const length = Math.max(...end);
   const gradient = context.createLinearGradient(0, 0, ...end);

@@ -61,7 +61,7 @@ export class Form {
     this.showVideo();
   }
 
-  /** Tells the editor which size the video gets and how the picture is fitted to it. */
+  /** Passes the size of the video and the fitting of the picture to the editor. */
   showVideo() {
     const { model } = this.store;
     const valueOf = (name) => this.fields.get(name)?.value();
@@ -73,7 +73,7 @@ export class Form {
     });
   }
 
-  /** Returns the request, or null after it has said what is missing. */
+  /** Returns the request, or reports what is missing and returns null. */
   request() {
     const { picture, tracks, model } = this.store;
     this.fail("");
@@ -120,7 +120,7 @@ export class Form {
     return { prompt: this.prompt, negative_prompt: this.negative }[argument] ?? byId(`option-${argument}`);
   }
 
-  /** Shows what is wrong below the form and focuses the field; returns null. */
+  /** Shows an error below the form and focuses the field; returns null. */
   fail(message, field = null) {
     const line = byId("form-error");
     line.textContent = message;

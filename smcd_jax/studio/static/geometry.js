@@ -62,7 +62,7 @@ export function middleBox([width, height], shift = 0) {
   );
 }
 
-/** Returns the box in words for screen readers. */
+/** Returns a description of the box for screen readers. */
 export function describeBox([x1, y1, x2, y2]) {
   const [left, top, width, height] = [x1, y1, x2 - x1, y2 - y1].map(Math.round);
   return `left ${left}, top ${top}, width ${width}, height ${height} pixels`;

@@ -1,4 +1,4 @@
-// Running jobs: progress, cancel, and what happens at the end.
+// Running jobs: progress, cancellation and completion.
 
 import * as api from "./api.js";
 import { announce, byId, h, keyed } from "./dom.js";
@@ -30,7 +30,7 @@ export class Jobs {
     announce("Started. You can keep editing; a closed tab does not stop it.");
   }
 
-  /** Follows the jobs that still run, after the page was opened again. */
+  /** Follows the jobs that are still running when the page is opened again. */
   async resume() {
     const { jobs } = await api.getJobs().catch(() => ({ jobs: [] }));
     for (const job of jobs) if (!api.FINAL_STATES.includes(job.state)) this.follow(job);
@@ -54,7 +54,7 @@ export class Jobs {
     if (job.state === "done") this.onDone(job);
   }
 
-  /** Marks a job whose connection is lost; the browser connects again by itself. */
+  /** Marks a job whose connection is lost; the browser reconnects automatically. */
   lost(id) {
     const job = this.jobs.get(id);
     if (job && !api.FINAL_STATES.includes(job.state))

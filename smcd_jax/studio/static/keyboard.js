@@ -2,7 +2,7 @@
 
 import { announce, byId, h } from "./dom.js";
 
-/** The table of docs/studio.md and of the help dialog: keys and what they do. */
+/** Keys and their actions, as in docs/studio.md and in the help dialog. */
 export const KEYS = [
   ["Space", "Play or pause"],
   [", and .", "One frame back or on"],
@@ -75,7 +75,7 @@ export function listenForKeys({ store, boxes, timeline, transport, stage, object
     d: () => store.selected && objects.copy(store.view.selected),
     Enter: () => byId("form").requestSubmit(),
   };
-  // A click on these leaves the focus on the box, so that arrows and Space go on working.
+  // A click on these leaves the focus on the box, so that arrows and Space continue to work.
   document.addEventListener("mousedown", (event) => {
     if (event.target.closest(".view-tools button, .transport button")) event.preventDefault();
   });
@@ -84,7 +84,7 @@ export function listenForKeys({ store, boxes, timeline, transport, stage, object
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const control = event.ctrlKey || event.metaKey;
     const typing = event.target.matches(TYPING);
-    // Undo within a text field is the browser's.
+    // The browser handles undo within text fields.
     if (typing && !(control && key === "Enter")) return;
     if (control) return run(event, withControl[key]);
     if (event.altKey) return;

@@ -48,7 +48,7 @@ export class ObjectList {
     );
   }
 
-  /** Says so if the chosen model reads no boxes. */
+  /** Shows a note if the chosen model does not use boxes. */
   showModel() {
     const { model } = this.store;
     byId("no-tracks").hidden = model.takes_tracks;
@@ -160,7 +160,7 @@ export class ObjectList {
     setField(item, ".interpolation", object.interpolation);
     setField(item, ".visible", formatRanges(object.visible));
     const [x1, y1, x2, y2] = boxAt(object, view.frame);
-    // Whole pixels, unless the picture is so small that they are coarse.
+    // Whole pixels, except for small pictures, where they would be too coarse.
     const digits = Math.min(...this.store.tracks.size) < 100 ? 1 : 0;
     [x1, y1, x2 - x1, y2 - y1].forEach((value, index) =>
       setField(item, `.${SIDES[index]}`, `${Number(value.toFixed(digits))}`),

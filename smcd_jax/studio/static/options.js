@@ -14,7 +14,7 @@ import { icon } from "./icons.js";
 /** Options that are too long for a grid cell. */
 const WIDE = ["text", "picture"];
 
-/** Returns an option's name as people write it. */
+/** Returns the display name of an option. */
 export function titleOf(name) {
   const words = name.replaceAll("_", " ").replace(/^num /, "");
   return words[0].toUpperCase() + words.slice(1);

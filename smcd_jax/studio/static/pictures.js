@@ -125,7 +125,7 @@ export class Opener {
     }
   }
 
-  /** Offers tracks.json, which `smcd animate --tracks` reads. */
+  /** Downloads tracks.json, which `smcd animate --tracks` reads. */
   exportTracks() {
     const content = toTrackFile(this.store.tracks, this.promptOf());
     downloadText("tracks.json", `${JSON.stringify(content, null, 1)}\n`);

@@ -163,7 +163,7 @@ export class Player {
     const video = this.shown.videos[this.index];
     const both = this.isOn("compare");
     byId("compare-side").hidden = !both;
-    // Of two arrangements, the one with larger pictures; margins and captions take the rest.
+    // Choose the arrangement with the larger pictures; margins and captions take the remaining space.
     const [width, height] = [screen.clientWidth - 24, screen.clientHeight - 24];
     const scaleOf = (columns, rows) =>
       Math.min((width - 16 * (columns - 1)) / columns / video.width, (height - 28 * rows) / rows / video.height);
@@ -173,7 +173,7 @@ export class Player {
     for (const element of [byId("video-frame"), byId("compare")]) {
       element.style.width = `${video.width * scale}px`;
       element.style.height = `${video.height * scale}px`;
-      // The pixels of a very small video are shown as they are.
+      // The pixels of a very small video are not smoothed.
       element.classList.toggle("pixels", scale > 4);
     }
     if (both) this.prepareCompare(video);
@@ -193,7 +193,7 @@ export class Player {
     this.compare.height = Math.round(image.height * side);
     this.layers = { entry, ready: true, layers: drafts, frames };
     this.update();
-    // A server that was started again may not know the picture any more; the draft is shown then.
+    // After a restart, the server may no longer have the picture; the draft is shown then.
     const better = await serverLayers(entry.settings.picture, drafts).catch(() => drafts);
     if (this.shown !== entry) return;
     this.layers.layers = better;

@@ -8,7 +8,7 @@ import { boxesOverTime } from "./tracks.js";
 /** Milliseconds without a change of a first box before the server is asked for layers. */
 const WAIT = 250;
 
-/** Layers of the document: drafts made here at once, replaced by those of the server. */
+/** Layers of the document: local drafts, which the layers of the server replace. */
 export class Preview {
   /**
    * @param {import("./store.js").Store} store
@@ -30,7 +30,7 @@ export class Preview {
     });
   }
 
-  /** What the user is told about the background; empty once it is the server's. */
+  /** Note about the background; empty once the layers of the server are shown. */
   get note() {
     if (!this.layers?.draft) return "";
     return this.failed ? "background: draft" : "filling the background …";
@@ -68,7 +68,7 @@ export class Preview {
       this.layers = better;
       this.onLayers();
     } catch (error) {
-      // The draft stays: a motion can be judged without the better background.
+      // Keep the draft, which is enough to judge the motion.
       if (key === this.key) this.failed = true;
       console.warn("layers:", error.message);
       this.onLayers();

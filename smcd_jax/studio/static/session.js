@@ -1,4 +1,4 @@
-// Keeps the edited document over a reload of the tab.
+// Keeps the edited document across reloads of the tab.
 
 import * as api from "./api.js";
 import { debounce } from "./dom.js";

@@ -124,7 +124,7 @@ export class Stage {
     const { picture, tracks, view } = this.store;
     if (!picture) return;
     this.context.imageSmoothingQuality = "high";
-    // The preview of frame 0 equals the picture, so that boxes can be drawn on what is there.
+    // Frame 0 of the preview equals the picture, so boxes can be drawn on it.
     const moved = view.preview && tracks.objects.length > 0 && view.frame > 0;
     if (moved) this.preview.draw(this.context, view.frame);
     else this.context.drawImage(picture.image, 0, 0, this.canvas.width, this.canvas.height);
@@ -132,7 +132,7 @@ export class Stage {
     this.canvas.dataset.frame = moved ? `${view.frame}` : "picture";
   }
 
-  /** Shades what the model does not see, if it crops the picture. */
+  /** Shades the parts of the picture that the model crops. */
   drawShades() {
     const { picture, video } = this.store;
     const note = byId("fit-note");

@@ -13,7 +13,7 @@
 
 const MOST_STEPS = 200;
 
-/** Holds the document, the view and the picture, and tells listeners what changed. */
+/** Holds the document, the view and the picture, and notifies listeners of changes. */
 export class Store {
   constructor() {
     /** @type {import("./tracks.js").Tracks|null} */

@@ -172,7 +172,7 @@ export class Timeline {
     const { store } = this;
     const gesture = `key ${gestures}`;
     let from = Number(key.dataset.key);
-    // A key that is dragged over others replaces only the one where it is dropped.
+    // A keyframe that is dragged over others replaces only the one on which it is dropped.
     const start = store.tracks;
     const origin = from;
     key.focus();

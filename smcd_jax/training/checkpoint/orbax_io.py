@@ -125,7 +125,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def reason_of_failed_save(errors: Sequence[BaseException]) -> str:
-    """Returns the reason of the first error of a save that is not a mere consequence of another.
+    """Returns the reason of the first error of a save that did not follow from another error.
 
     Orbax writes items at the same time. After one of them has failed, for example because the disk is full, the others
     may miss files and be the first to be reported.

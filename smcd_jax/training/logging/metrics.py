@@ -155,7 +155,7 @@ def summary_line(step: int, total_steps: int, values: Mapping[str, float], *, se
         step: Number of completed steps.
         total_steps: Number of steps of the run.
         values: Values by the names of their metrics.
-        seconds_left: Time left of a run with a time limit; None to estimate the time from the steps.
+        seconds_left: Remaining time of a run with a time limit; None to estimate it from the steps.
     """
     timed = seconds_left is not None
     parts = [f"step {step}" if timed else f"step {step}/{total_steps}", *_loss_parts(values)]
@@ -263,7 +263,7 @@ def _start_wandb(folder: Path, run_config: dict[str, Any]) -> Any:
             "(WANDB_MODE=offline), or turn it off (run.wandb=False)",
             argument="wandb",
         ) from error
-    # wandb's own step counter cannot decrease, but the step of a resumed run does; plot against our step instead.
+    # wandb's step counter cannot decrease, but that of a resumed run does, so metrics are plotted against `step`.
     run.define_metric("*", step_metric="step")
     return run
 
