@@ -39,7 +39,7 @@ class Motion:
 
     @property
     def hidden_share(self) -> float:
-        """Share of the points of all frames whose confidence is below 0.5, 0..1: what the renderer has to paint."""
+        """Share of the points of all frames whose confidence is below 0.5, 0..1; the renderer paints these points."""
         return float((np.asarray(self.confidence) < 0.5).mean())
 
     @property
