@@ -94,3 +94,7 @@ class Sprites(_SourceBuilder):
 
     def _source(self, dl_manager: tfds.download.DownloadManager) -> Source:
         return make_source(self.name, None, **self._options)
+
+
+class Winds(Sprites):
+    """Procedurally generated videos of textures that sway, grow and drift."""

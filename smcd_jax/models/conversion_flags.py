@@ -66,6 +66,8 @@ PRESETS: tuple[str, ...] = (
     "dynamicrafter_512",
     "dynamicrafter_1024",
     "dynamicrafter_512_interp",
+    "lvmm",
+    "lvmm_tiny",
 )
 
 DETAILS: Mapping[str, str] = {

@@ -45,6 +45,13 @@ def autoencoder_rules(component: str) -> tuple[Rule, ...]:
     return (Rule("autoencoder dense", rf"{component}/{layers}/kernel", ("in", "out")),)
 
 
+def video_patch_rules(vision: str) -> tuple[Rule, ...]:
+    """Returns the sharding rule of a vision tower whose patches span several frames, as those of ImageBind."""
+    return (
+        Rule("tower patches of videos", rf"{vision}/video_patch_embedding/kernel", (None, None, None, None, "out")),
+    )
+
+
 def tower_rules(text: str, vision: str) -> tuple[Rule, ...]:
     """Rules of the CLIP towers, by the names of their components."""
     name = f"({text}|{vision})"
@@ -54,7 +61,6 @@ def tower_rules(text: str, vision: str) -> tuple[Rule, ...]:
         Rule("tower feed-forward in", rf"{name}/.+/dense_in/kernel", ("in", "hidden")),
         Rule("tower feed-forward out", rf"{name}/.+/dense_out/kernel", ("hidden", "out")),
         Rule("tower patches", rf"{vision}/patch_embedding/kernel", (None, None, None, "out")),
-        Rule("tower patches of videos", rf"{vision}/video_patch_embedding/kernel", (None, None, None, None, "out")),
         Rule("tower embedding", rf"{name}/(token|position)_embedding", (None, "out")),
         Rule("tower projection", rf"({text}/text_projection|{vision}/projection)", ("in", "out")),
     )

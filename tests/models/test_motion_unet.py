@@ -20,7 +20,7 @@ from smcd_jax.models.tables.imagebind import (
 )
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network
-from smcd_jax.nn.sharding_rules import SMALL, tower_rules
+from smcd_jax.nn.sharding_rules import SMALL, tower_rules, video_patch_rules
 from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh, partition_specs, shardings
 from smcd_jax.weights.conversion_engine import match
 
@@ -76,7 +76,9 @@ def test_every_name_of_imagebind_is_one_leaf_of_its_shape(shared):
     leaves = flatten({"text": text, "vision": vision})
     match(rows, tensors, leaves, where="imagebind")
     assert sum(leaf.size for leaf in leaves.values()) == 986_862_081
-    table = ShardingTable((*tower_rules("text", "vision"), *SMALL), frozenset({"text", "vision"}))
+    table = ShardingTable(
+        (*tower_rules("text", "vision"), *video_patch_rules("vision"), *SMALL), frozenset({"text", "vision"})
+    )
     partition_specs({"text": text, "vision": vision}, make_mesh(MeshShape(data=1, fsdp=8)), table)
 
 

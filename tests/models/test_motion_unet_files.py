@@ -85,7 +85,7 @@ def test_the_config_follows_from_published_names_and_shapes(shared, monkeypatch,
     tensors = {
         name: LazyTensor(tuple(shape), lambda name=name: tables[name]) for name, shape in listed.items()
     }  # only the values of tables are loaded
-    monkeypatch.setattr(unet_file, "open_tensors", lambda path: tensors)
+    monkeypatch.setattr(unet_file, "_tensors", lambda path: tensors)
     found = read_unet_file(tmp_path / "file.pth")
     assert found.unet.config == config
     assert len(found.unet.tensors) + len(found.leftovers.tensors) == len(listed)

@@ -111,7 +111,7 @@ class GuidanceSeenError(Exception):
 
 
 class UntilGuidance(VideoPipeline):
-    def encode(self, inputs, guidance):
+    def encode(self, inputs, guidance, windows=None):
         raise GuidanceSeenError(guidance)
 
 
