@@ -107,7 +107,7 @@ def test_a_saved_motion_moves_another_picture_without_sampling(pipe, motion, tmp
     assert "denoise" not in found.seconds or found.seconds["denoise"] == 0
 
 
-@pytest.mark.parametrize("gradient", ["short", "full"])
+@pytest.mark.parametrize("gradient", ["short", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_guided_loop_has_a_smaller_seam(pipe, gradient):
     options = {"num_inference_steps": 8, "seed": 0}
     free = pipe.sample_motion(PICTURE, **options).frames(1, 5)

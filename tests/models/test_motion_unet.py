@@ -104,6 +104,7 @@ def test_a_sharded_network_gives_the_same_output():
         np.testing.assert_allclose(_output(config, placed, ComputePolicy(), batch=4), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradients():
     config = dataclasses.replace(TINY, channel_mult=(1,))
     params = init_params(config, jax.random.key(0))
