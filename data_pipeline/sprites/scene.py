@@ -106,7 +106,7 @@ class Scene:
         return scene_object.sprite.draw(scene_object.boxes[frame].tolist(), width, height)
 
     def shadow_patch(self, item: int, frame: int) -> Patch | None:
-        """Draws the shadow of one object in one frame; returns None if there is none."""
+        """Returns the shadow of one object in one frame, or None if it casts no shadow."""
         if self.shadow is None or item >= len(self.shown(frame)):
             return None
         (height, width), scene_object = self.background.shape[:2], self.shown(frame)[item]

@@ -38,8 +38,7 @@ class DataConfig:
         features: Name of the cache folder within each folder of records.
         frames: Number of frames per example.
         batch_size: Number of examples per step, over all devices and processes.
-        crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping. Only
-            for inputs "video".
+        crop_keep: Smallest share of the area that random crops of inputs "video" keep, in (0, 1]; 1 for no crops.
         short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
         fields: Whether examples hold the true fields of motion, for records that store them and inputs "video".
         epoch_length: Number of examples per epoch; 0 for the number of clips.
@@ -69,10 +68,8 @@ class InitConfig:
 
     Attributes:
         model: Model folder, or the name of a shipped model; empty to train everything from scratch.
-        from_scratch: Path patterns of parameters that are initialized randomly if the folder lacks them. Each must
-            match a parameter; a parameter that is neither in the folder nor matched is an error.
-        gates: Initial value of gates that start from scratch. 0 in the paper; 0.1 to 0.3 speeds up training from
-            scratch.
+        from_scratch: Path patterns of parameters that the folder may lack, and that are then initialized randomly.
+        gates: Initial value of gates from scratch; 0 in the paper, but 0.1 to 0.3 speeds up such training.
     """
 
     model: str = ""
