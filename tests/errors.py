@@ -16,7 +16,7 @@ _ANY = object()
 
 @contextlib.contextmanager
 def refused(argument: str | None = None, *, path: Any = _ANY, value: Any = _ANY) -> Iterator[Any]:
-    """Asserts that the block raises an `SMCDError` of one line with these fields; yields pytest's record of it."""
+    """Asserts that the block raises an `SMCDError` with these fields and one line; yields pytest's `ExceptionInfo`."""
     with pytest.raises(SMCDError) as record:
         yield record
     error = record.value

@@ -121,8 +121,8 @@ def write_clip_features(
         dropped = sum(int(index["dropped"]) for index in indices)
         if not len(errors):
             raise SMCDError(
-                f"{output}: no clip of {len(records)} is kept, {dropped} have errors above {encoders.max_error:g}; "
-                "train the encoders longer, or allow larger errors",
+                f"{output}: none of the {len(records)} clips was kept ({dropped} have errors above "
+                f"{encoders.max_error:g}); train the encoders longer, or allow larger errors",
                 argument="max_error",
                 path=output,
             )

@@ -22,7 +22,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 
 NULL_CAPTION = " "  # the reference's null text
-# Limits of a part: at 256 x 256 pixels at most 268 MB of moments and 646 MB of texts.
+# Limits of a part: at 256 x 256 pixels at most 268 MB of moments and 646 MB of text embeddings.
 PART_FRAMES, PART_CLIPS = 16384, 4096
 
 

@@ -234,7 +234,7 @@ def _bokeh(rng: ClipRng, canvas: Canvas) -> np.ndarray:
     return picture
 
 
-# Each function draws a picture [h, w, 3] of values around 0..1.
+# Each function draws a picture [h, w, 3]; its values lie roughly in 0..1 and are clipped later.
 PHOTOGRAPHS: dict[str, Callable[[ClipRng, Canvas], np.ndarray]] = {
     "meadow": _meadow,
     "beach": _beach,

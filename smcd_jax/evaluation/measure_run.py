@@ -1,8 +1,8 @@
 """The run that computes the metrics of an evaluation on a video store.
 
-A result is a `Metric` of the generated videos together with the same metric of the real clip, the still first frame and
-the slid crop. A metric that cannot run (weights or a library are missing) gives a row without a value whose note says
-why; the other metrics still run.
+A result is a `Metric` of the generated videos together with the same metric of the real clip and of two baselines: the
+first frame repeated, and the crop of each object's first box moved along its boxes. A metric that cannot run, because
+weights or a library is missing, gives a row without a value whose note says why; the other metrics still run.
 """
 
 from __future__ import annotations

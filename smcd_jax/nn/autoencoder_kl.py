@@ -186,7 +186,7 @@ class AutoencoderKL(nn.Module):
         return self.posterior(picture).with_noise(noise) * self.config.scaling_factor
 
     def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
-        """Pictures in about -1..1 from scaled latents."""
+        """Returns pictures, approximately in -1..1, from scaled latents."""
         return self.decode_unscaled(latents / self.config.scaling_factor)
 
     def decode_unscaled(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:

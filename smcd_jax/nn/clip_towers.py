@@ -95,7 +95,7 @@ class TextEncoder(nn.Module):
         return self._hidden(ids, self.config.layers)
 
     def label_embedding(self, ids: Int[Array, "b l"]) -> Float[Array, "b d"]:
-        """`__call__` at the first end-of-text token: how the position net reads an object's label."""
+        """Returns the output of `__call__` at the first end-of-text token, as the position net reads labels."""
         end = jnp.argmax(ids == END_OF_TEXT, axis=-1)
         return jnp.take_along_axis(self(ids), end[:, None, None], axis=1)[:, 0]
 

@@ -125,7 +125,7 @@ def save_adapter(path: Path, adapter: Adapter) -> None:
 
 
 def load_adapter(path: str | os.PathLike[str]) -> Adapter:
-    """The adapter of a file.
+    """Loads an adapter from a file.
 
     Raises:
         SMCDError: The file is missing, damaged, or holds something else.

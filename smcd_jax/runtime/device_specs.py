@@ -84,7 +84,7 @@ class _Bandwidth(NamedTuple):
 
 
 # TPU: the pages above, HBM bandwidth and inter-chip interconnect bandwidth per chip, half of which is sent.
-# NVIDIA: data sheets; NVLink's figure is of both directions.
+# NVIDIA: data sheets; NVLink's published figure counts both directions, so half of it is listed.
 _BANDWIDTHS = {
     r"TPU v4": _Bandwidth(1228, 150),
     r"TPU v5 lite|TPU v5e": _Bandwidth(819, 100),

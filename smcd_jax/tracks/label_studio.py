@@ -111,7 +111,7 @@ def _label(value: JsonValue) -> str | None:
 
 
 def _keys(value: JsonValue) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns frames from 0 `[k]`, corners in percent `[k, 4]` and whether the box stays `[k]`."""
+    """Returns frame numbers from 0 `[k]`, corners in percent `[k, 4]`, and whether a box is there after each `[k]`."""
     keys: dict[int, tuple[list[float], bool]] = {}
     for item in value.member("sequence").items(non_empty=True):
         frame = item.member("frame").integer(low=1, high=MAX_FRAMES) - 1

@@ -203,7 +203,7 @@ def _parts(path: Path) -> list[Path]:
             raise SMCDError(f"{path}: not an index of weight files: no weight_map of names", path=path)
         files = sorted(set(names.values()))
         for name in files:
-            if Path(name).name != name:  # an index must not lead out of its folder
+            if Path(name).name != name:  # an index must not name files outside its folder
                 raise SMCDError(f"{path}: names {name!r}, which is not in its folder", path=path, value=name)
         return [path.with_name(name) for name in files]
     match = _NUMBERED.fullmatch(path.name)

@@ -185,7 +185,7 @@ class TestDisplacement:
         assert displacement_correlation(self.requested, back, self.there).rank_correlation == pytest.approx(-1)
 
     def test_agrees_with_scipy_where_displacements_are_equal(self):
-        # centres and sizes in eighths, so that equal displacements are equal to the bit
+        # centres and sizes are multiples of 1/8, so that equal displacements are bitwise equal
         centers = np.round(self.rng.uniform(2, 6, (20, 2, 2))) / 8
         found = [_moves(ends, size=0.25) for ends in centers]
         requested = [_moves(ends + self.rng.normal(0, 0.05, (2, 2))) for ends in centers]

@@ -412,7 +412,7 @@ def test_each_picture_of_an_animation_is_one_frame_however_long_it_is_displayed(
     assert str(path) in caplog.text
 
 
-# Values of the display matrix in 16.16 fixed point, and the same rotation in NumPy.
+# Values of the display matrix in 16.16 fixed point, and the same transform in NumPy.
 TURNS = [
     ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
     ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),

@@ -104,7 +104,7 @@ def test_a_stage_trains_the_parameters_of_the_reference_by_name(shared, file, na
         (STAGE_1, {"unet": 211_213_152, "position_net": 1_346_624}),
         (STAGE_2, {"unet": 459_256_672, "image_encoder": 202_936_064}),
         ("dynamicrafter/finetune.py:dynamicrafter_512", {"unet": 1_438_854_980, "resampler": 48_787_456}),
-        (  # the published advice against fading motion freezes 272,850,880 parameters
+        (  # temporal transformers frozen, as the authors advise if fine-tuning reduces motion
             "dynamicrafter/finetune.py:dynamicrafter_256+still_time",
             {"unet": 1_438_854_996 - 272_850_880, "resampler": 48_787_456},
         ),

@@ -80,7 +80,7 @@ class LVMMConfig:
     Attributes:
         unet: The network that denoises latents of motion.
         pair_motion: Hourglass that predicts the field between two pictures; None with ``region_motion``.
-        region_motion: The published networks of that field; exactly one of the two is present.
+        region_motion: Published networks that predict this field from regions; None with ``pair_motion``.
         renderer: Network that renders a picture through a field.
         motion_vae: Autoencoder of fields: residual displacement in units of ``field_scale``, and 2 c - 1 of the
             confidence c.
