@@ -175,7 +175,6 @@ def test_a_kept_sample_is_decoded_after_a_restart(tmp_path):
     again.close()
 
 
-@pytest.mark.slow
 def test_an_interrupted_sample_continues_after_a_restart(tmp_path):
     pipeline = VideoPipeline.from_pretrained("tiny", keep_loaded=True)
     studio = Studio({"tiny": pipeline}, tmp_path)
@@ -196,6 +195,7 @@ def test_an_interrupted_sample_continues_after_a_restart(tmp_path):
     again.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_decoding_keeps_the_sample(tmp_path):
     with server("kept", tmp_path, steps=1_000_000) as (process, client):
         job = start(client)

@@ -254,13 +254,15 @@ class TestRequests:
 
 class TestQueue:
     def test_two_users_get_their_own_videos(self, client, studio):
+        clients = {name: client_of(studio) for name in ("ann", "bob")}
+
         def use(name):
-            own = client_of(studio)
+            own = clients[name]
             made = [own.post("/api/jobs", json=request_of(own, prompt=f"{name} {index}")).json() for index in range(4)]
             return [finished(own, job) for job in made]
 
         with ThreadPoolExecutor(2) as pool:
-            found = [job for jobs in pool.map(use, ("ann", "bob")) for job in jobs]
+            found = [job for jobs in pool.map(use, clients) for job in jobs]
         assert {job["state"] for job in found} == {"done"}
         assert len({job["result"] for job in found}) == 8
         prompts = {entry["id"]: entry["settings"]["prompt"] for entry in client.get("/api/history").json()["entries"]}
