@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.builders import RawReport
-from data_pipeline.builders.raw_clip import png
-from data_pipeline.checks import require
-from data_pipeline.records.schema import Clip
+from data_pipeline.builders.generated import Generated, world_config
 from data_pipeline.sprites import SPLITS, SpriteWorld, WorldConfig, clip_id
-from smcd_jax.errors import SMCDError
-
-_MAX_CLIPS = 10**9  # sorted ids have nine digits
 
 
-class Sprites:
+class Sprites(Generated):
     """Clips of moving named sprites, for `smcd prepare`.
 
     Args:
@@ -42,40 +36,8 @@ class Sprites:
         test_clips: int = 200,
         **world: Any,
     ):
-        if folder is not None:
-            raise SMCDError(
-                f"sprites are generated and take no folder, got {folder}; omit --source", argument="source", path=folder
-            )
-        self.clips = {"train": train_clips, "val": val_clips, "test": test_clips}
-        for split, count in self.clips.items():
-            whole = isinstance(count, int) and not isinstance(count, bool)
-            condition = f"an integer from 0 to {_MAX_CLIPS}"
-            require(whole and 0 <= count <= _MAX_CLIPS, f"{split}_clips", condition, count)
-        self.world = SpriteWorld(_config(world))
-
-    def clip_ids(self, split: str) -> list[str]:
-        """Returns the ids of the split's clips in order: `sprites-train-000000000` and so on."""
-        return [clip_id(split, index) for index in range(self._count(split))]
-
-    def clip(self, split: str, index: int) -> Clip:
-        """Renders one clip. Frames are png, so that a detector that knows the sprites finds them exactly.
-
-        Raises:
-            SMCDError: The split or the index does not exist.
-        """
-        count = self._count(split)
-        require(0 <= index < count, "index", f"from 0 to {count - 1} in split {split}", index)
-        drawn = self.world.render(index, split=split)
-        return Clip(
-            clip_id=clip_id(split, index),
-            caption=drawn.caption,
-            width=self.world.config.width,
-            height=self.world.config.height,
-            frames=tuple(map(png, drawn.video)),
-            boxes=drawn.boxes,
-            mask=drawn.mask,
-            labels=drawn.labels,
-        )
+        counts = {"train": train_clips, "val": val_clips, "test": test_clips}
+        super().__init__(folder, world=SpriteWorld(world_config(WorldConfig, world)), clip_id=clip_id, counts=counts)
 
     def validate(self) -> RawReport:
         """Reports the number of clips and the world; renders one clip to detect a damaged installation.
@@ -84,20 +46,4 @@ class Sprites:
             SMCDError: The sprite atlas of the package is missing.
         """
         self.world.render(0)
-        config = self.world.config
-        world = f"{config.width} x {config.height}, {config.frames} frames, seed {config.seed}"
-        return RawReport(dict(self.clips), (f"generated: {world}, world {config.fingerprint()[:12]}",))
-
-    def _count(self, split: str) -> int:
-        require(split in self.clips, "split", f"one of {', '.join(self.splits)}", split)
-        return self.clips[split]
-
-
-_COUNTS = ("train_clips", "val_clips", "test_clips")
-
-
-def _config(world: dict[str, Any]) -> WorldConfig:
-    known = [field.name for field in dataclasses.fields(WorldConfig)]
-    unknown = [name for name in world if name not in known]
-    require(not unknown, "options", f"among {', '.join((*_COUNTS, *known))}", next(iter(unknown), None))
-    return WorldConfig(**world)
+        return super().validate()

@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float16, Float32
 
-from data_pipeline.features.encoder_identity import different_encoder
+from data_pipeline.features.encoder_identity import check_cache
 from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_json
@@ -103,23 +103,7 @@ class FeatureCache:
         """
         self.folder = Path(folder)
         self.manifest = read_features_manifest(self.folder)
-        different = different_encoder(self.manifest["encoders"], encoders)
-        if different:
-            raise SMCDError(
-                f"{self.folder}: the feature cache was made with different encoders ({different}); make one for "
-                "this model in another folder with 'smcd prepare --features MODEL --features_output DIR'",
-                argument="encoders",
-                path=self.folder,
-                value=different,
-            )
-        if not self.manifest["complete"]:
-            raise SMCDError(
-                f"{self.folder}: the feature cache is incomplete; rerun the 'smcd prepare --features' command that "
-                "started it, which resumes the work",
-                argument="complete",
-                path=self.folder,
-                value=False,
-            )
+        check_cache(self.folder, self.manifest, encoders)
         self._parts = [FeaturePart(self.folder, number, self.manifest) for number in range(self.manifest["parts"])]
         self.clip_ids = tuple(clip_id for part in self._parts for clip_id in part.clip_ids)
         self.num_frames = np.concatenate([part.index["frames"] for part in self._parts]).astype(np.int64)

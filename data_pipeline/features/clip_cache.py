@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_pipeline.examples import ArraySpec, ExampleSize
-from data_pipeline.features.encoder_identity import different_encoder
+from data_pipeline.features.encoder_identity import check_cache
 from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.text_files import read_json
@@ -55,23 +55,7 @@ class ClipCache:
         self.folder = Path(folder)
         self.manifest = read_clip_manifest(self.folder)
         made_by = {name: value for name, value in self.manifest["encoders"].items() if name in encoders}
-        different = different_encoder(made_by, encoders)
-        if different:
-            raise SMCDError(
-                f"{self.folder}: the feature cache was made by other encoders ({different}); make one for this model "
-                "in another folder with 'smcd prepare --features MODEL --features_output DIR'",
-                argument="encoders",
-                path=self.folder,
-                value=different,
-            )
-        if not self.manifest["complete"]:
-            raise SMCDError(
-                f"{self.folder}: the feature cache is incomplete; rerun the 'smcd prepare --features' command that "
-                "started it, which resumes the work",
-                argument="complete",
-                path=self.folder,
-                value=False,
-            )
+        check_cache(self.folder, {**self.manifest, "encoders": made_by}, encoders)
         indices = [read_part_index(self.folder, number) for number in range(self.manifest["parts"])]
         self.clip_ids = tuple(clip_id for index in indices for clip_id in index["clip_ids"])
         self.errors: Float32[np.ndarray, " n"] = np.concatenate([index["errors"] for index in indices])

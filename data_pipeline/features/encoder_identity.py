@@ -49,6 +49,36 @@ def different_encoder(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str
     return None
 
 
+def check_cache(folder: Path, manifest: Mapping[str, Any], encoders: Mapping[str, str]) -> None:
+    """Checks that a cache is complete and was made with these encoders.
+
+    Args:
+        folder: Folder of the cache.
+        manifest: Manifest of the cache.
+        encoders: Hashes of the encoders that made it, as the user of the cache expects them.
+
+    Raises:
+        SMCDError: The cache is incomplete or was made with different encoders.
+    """
+    different = different_encoder(manifest["encoders"], encoders)
+    if different:
+        raise SMCDError(
+            f"{folder}: the feature cache was made with different encoders ({different}); make one for this model in "
+            "another folder with 'smcd prepare --features MODEL --features_output DIR'",
+            argument="encoders",
+            path=folder,
+            value=different,
+        )
+    if not manifest["complete"]:
+        raise SMCDError(
+            f"{folder}: the feature cache is incomplete; rerun the 'smcd prepare --features' command that started it, "
+            "which resumes the work",
+            argument="complete",
+            path=folder,
+            value=False,
+        )
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
