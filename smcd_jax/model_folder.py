@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -204,7 +204,7 @@ def write_model_folder(
     config: Any,
     components: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     *,
-    origin: Origin,
+    origin: Origin | Callable[[], Origin],
     tokenizer: Tokenizer | None = None,
     distilled: Distilled | None = None,
     overwrite: bool = False,
@@ -216,7 +216,7 @@ def write_model_folder(
         config: Config of the model.
         components: Name and arrays by path of each component of the config. They are taken one at a time, so a
             generator needs memory for one.
-        origin: Origin of the weights.
+        origin: Origin of the weights, or a function that returns it once all components are written.
         tokenizer: Tokenizer of the model; the published one by default.
         distilled: Sampling of a distilled model.
         overwrite: Whether an existing model folder is replaced.
@@ -246,7 +246,8 @@ def write_model_folder(
         content = {"format": FORMAT, "version": VERSION, "family": family_of(config).name}
         content |= {"components": parts, "sampling": sampling}
         content |= {} if distilled is None else {"distilled": to_dict(distilled)}
-        content["origin"] = {**dataclasses.asdict(origin), "sources": list(origin.sources)}
+        known = origin() if callable(origin) else origin
+        content["origin"] = {**dataclasses.asdict(known), "sources": list(known.sources)}
         (partial / "model.json").write_text(json.dumps(content, indent=2) + "\n")
         (partial / "checksums.json").write_text(json.dumps(dict(sorted(digests.items())), indent=0) + "\n")
         if path.exists():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smcd_jax.model_folder import ModelFolder, Origin, check_target, write_model_folder
-from smcd_jax.models.conversion import Source, get_conversion
+from smcd_jax.models.conversion import get_conversion
 from smcd_jax.models.registry import get_family
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.runtime.progress import Progress
@@ -84,35 +85,34 @@ def convert_to_model_folder(
         leaves = flatten(abstract_params(source.config))
         match(source.rows, source.tensors, leaves, where=f"{name} in {source.file}", path=source.file)
 
-    files = list(dict.fromkeys(source.file for source in published.sources.values()))
-    hashes: dict[Path, str] = {}
-    with progress.stage("hash inputs", len(files), "file") as advance:
-        for file in files:
-            hashes[file] = file_sha256(file)
-            advance()
-    origin = Origin(
-        "converted",
-        license=published.license,
-        sources=tuple(
-            {"component": name, "file": source.file.name, "sha256": hashes[source.file]}
+    def origin() -> Origin:
+        sources = tuple(
+            {"component": name, "file": source.file.name, "sha256": hashes[source.file].result()}
             for name, source in published.sources.items()
-        ),
-    )
-    converted: list[ConvertedComponent] = []
-    with progress.stage("convert", len(published.sources), "component") as advance:
+        )
+        return Origin("converted", license=published.license, sources=sources)
 
-        def components() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-            for name in published.config.components():
-                source = published.sources[name]
-                leaves = to_flax(source.rows, dict(values(source.tensors, dtype)))
-                yield name, leaves
-                converted.append(_summary(name, source, leaves, hashes[source.file]))
-                advance()
+    def components() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for name in published.config.components():
+            source = published.sources[name]
+            leaves = to_flax(source.rows, dict(values(source.tensors, dtype)))
+            yield name, leaves
+            sizes[name] = len(leaves), sum(leaf.nbytes for leaf in leaves.values())
+            advance()
 
-        folder = write_model_folder(output, published.config, components(), origin=origin, overwrite=overwrite)
+    sizes: dict[str, tuple[int, int]] = {}
+    # Hashing reads the files ahead of the conversion, which then finds them in the page cache.
+    hashing = ThreadPoolExecutor(1)
+    hashes = {
+        file: hashing.submit(file_sha256, file) for file in {source.file: None for source in published.sources.values()}
+    }
+    try:
+        with progress.stage("convert", len(published.sources), "component") as advance:
+            folder = write_model_folder(output, published.config, components(), origin=origin, overwrite=overwrite)
+    finally:
+        hashing.shutdown(cancel_futures=True)
+    converted = [
+        ConvertedComponent(name, source.file.name, *sizes[name], source.left_out, hashes[source.file].result())
+        for name, source in published.sources.items()
+    ]
     return Conversion(folder, converted, published.notes)
-
-
-def _summary(name: str, source: Source, leaves: Mapping[str, np.ndarray], sha256: str) -> ConvertedComponent:
-    size = sum(leaf.nbytes for leaf in leaves.values())
-    return ConvertedComponent(name, source.file.name, len(leaves), size, source.left_out, sha256)

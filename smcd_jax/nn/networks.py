@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -88,8 +89,13 @@ def init_leaves(
 
 def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:
     """Shapes and dtypes of the parameters, without computing any."""
+    return unflatten(dict(_abstract_leaves(config, policy)))
+
+
+@functools.lru_cache(maxsize=32)  # tracing the full-size UNet takes seconds
+def _abstract_leaves(config: Any, policy: ComputePolicy | None) -> dict[str, jax.ShapeDtypeStruct]:
     module = network(config, policy)
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call")["params"])
+    return flatten(jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call")["params"]))
 
 
 def flatten(params: Params) -> dict[str, Any]:
