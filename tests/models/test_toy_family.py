@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from smcd_jax.cli import main
+from smcd_jax.conversion.untrained import write_untrained
 from smcd_jax.media import read_video
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
@@ -16,10 +17,11 @@ from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from tests.cli.command_errors import failure
 from tests.errors import refused
-from tests.models import toy_config, toy_family
+from tests.models import toy_config
+from tests.models.toy_options import ToyOptionsConfig
 from tests.training.training_run import training_files
 
-MODEL = make_model(toy_family.ToyConfig())
+MODEL = make_model(ToyOptionsConfig())
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +51,6 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     assert json.loads((tmp_path / "video.json").read_text())["options"]["guidance_scale"] == 2.0
     assert not (tmp_path / "video_boxes.mp4").exists()
 
-    loop = [*animate[:5], "--num_inference_steps", "2", "--loop", "--end_image", str(picture), "--frame_stride", "2"]
-    assert main([*loop, "--output", str(tmp_path / "loop"), "--quiet"]) == 0
-    assert len(read_video(tmp_path / "loop.mp4")[0]) == 2
-    made = json.loads((tmp_path / "loop.json").read_text())
-    assert (made["options"]["loop"], made["options"]["frame_stride"], made["prompt"]) == ("ends", 2, "nothing")
-    assert (made["end_image"], made["end_image_sha256"]) == (str(picture), made["image_sha256"])
     assert failure([*animate, "--track", "cat: 1,1,8,8"]).argument == "tracks"
     assert failure([*animate, "--undo_rescale"]).argument == "undo_rescale"
 
@@ -62,6 +58,18 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     evaluate += ["--num_inference_steps", "2", "--metrics", "psnr-first", "--quiet"]
     assert main([*evaluate, "--output", str(tmp_path / "evaluation")]) == 0
     assert (tmp_path / "evaluation" / "metrics.json").is_file()
+
+
+def test_options_of_a_family_go_through_the_command_line(tmp_path):
+    model, picture = write_untrained(tmp_path / "toy", ToyOptionsConfig()).path, tmp_path / "picture.png"
+    Image.fromarray(np.full((16, 16, 3), 128, np.uint8)).save(picture)
+    loop = ["animate", "--model", str(model), "--image", str(picture), "--num_inference_steps", "2", "--quiet"]
+    loop += ["--loop", "--end_image", str(picture), "--frame_stride", "2", "--output", str(tmp_path / "loop")]
+    assert main(loop) == 0
+    assert len(read_video(tmp_path / "loop.mp4")[0]) == 2
+    made = json.loads((tmp_path / "loop.json").read_text())
+    assert (made["options"]["loop"], made["options"]["frame_stride"], made["prompt"]) == ("ends", 2, "nothing")
+    assert (made["end_image"], made["end_image_sha256"]) == (str(picture), made["image_sha256"])
 
 
 def test_an_option_of_another_family_is_refused_by_name():

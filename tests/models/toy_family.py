@@ -1,10 +1,4 @@
-"""A small video model, which shows that a family needs only `VideoModel`.
-
-Its latents are pixels, one text condition controls a single convolution, and it has no boxes and no encoder. It accepts
-a last picture, makes loops by sampling one extra frame, and limits the range of the clean pictures of a loop.
-"""
-
-from __future__ import annotations
+"""A small video family, which shows all that a family must define: latents are pixels, the prompt is a condition."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -46,10 +40,10 @@ class ToyNet(nn.Module):
     policy: Any
 
     @nn.compact
-    def __call__(self, x, t, text, first):
-        steer = nn.Dense(self.config.width)(text) + nn.Dense(self.config.width)(t[:, None] / 1000)
-        given = jnp.concatenate([x, jnp.repeat(first[:, None], x.shape[1], axis=1)], axis=-1)
-        h = nn.silu(nn.Conv(self.config.width, (1, 3, 3))(given) + steer[:, None, None, None])
+    def __call__(self, x, t, text, picture):
+        shift = nn.Dense(self.config.width)(text) + nn.Dense(self.config.width)(t[:, None] / 1000)
+        given = jnp.concatenate([x, jnp.repeat(picture[:, None], x.shape[1], axis=1)], axis=-1)
+        h = nn.silu(nn.Conv(self.config.width, (1, 3, 3))(given) + shift[:, None, None, None])
         return nn.Conv(3, (1, 3, 3))(h).astype(jnp.float32)
 
     def dummy_call(self):
@@ -58,16 +52,7 @@ class ToyNet(nn.Module):
 
 class ToyInputs(NamedTuple):
     text: Any
-    null: Any
     picture: Any
-
-
-def in_range(x, estimate_x0, row, **arrays):
-    return jnp.clip(estimate_x0(x), -1, 1)
-
-
-def embed(ids):
-    return jnp.stack([jnp.sin(ids.astype(jnp.float32) * k).mean(axis=1) for k in (1.0, 2.0, 3.0, 4.0)], axis=-1)
 
 
 class ToyModel(VideoModel):
@@ -77,53 +62,34 @@ class ToyModel(VideoModel):
     null_prompt = "nothing"
     required = ("image",)
     takes_tracks = False
-    own_options = {"loop": ("ends", "pingpong"), "end_image": (), "frame_stride": ()}  # noqa: RUF012
-    sampling_defaults = {  # noqa: RUF012
-        **VideoModel.sampling_defaults,
-        **{"num_inference_steps": 3, "timestep_spacing": "trailing", "eta": 1.0, "guidance_rescale": 0.7},
-    }
 
     def __init__(self, config, policy):
         self.config, self.net = config, network(config.net, policy)
         self.components = {"net": Component(config.net, ("denoise",))}
-        rules = (
-            Rule("convolution", r".+/Conv_\d/kernel", (None, None, None, "in", "out")),
-            Rule("dense", r".+/Dense_\d/kernel", ("in", "out")),
-            Rule("bias", ".+/bias", (None,)),
-        )
+        axes = {r"Conv_\d/kernel": (None, None, None, "in", "out"), r"Dense_\d/kernel": ("in", "out"), "bias": (None,)}
+        rules = tuple(Rule(path, f".+/{path}", roles) for path, roles in axes.items())
         self.sharding = ShardingTable(rules, frozenset(self.components))
 
-    def features(self, params, raw, key):
-        pixels = raw["video"].astype(jnp.float32) / 127.5 - 1
-        b, f, h, w, c = pixels.shape
-        return {**raw, "latents": pixels.reshape(b, f, h // 4, 4, w // 4, 4, c).mean(axis=(3, 5))}
-
     def plan(self, request, tokenizer):
-        ids = tokenizer.encode(list(request.prompts), length=self.config.text_length)
+        ids = tokenizer.encode(list(request.prompts), length=self.config.text_length).astype(np.int32)
         h, w = request.pictures.shape[1:3]
-        end, frames = request.end_pictures, request.num_frames
-        video = np.stack([request.pictures, request.pictures if end is None else end], axis=1)
-        null = {name: value.repeat(len(ids), axis=0) for name, value in self.null_raw(tokenizer).items()}
-        raw = {"video": video, "token_ids": ids.astype(np.int32), **null}
-        if request.options.loop:
-            return SamplingPlan(raw, (frames + 1, h // 4, w // 4, 3), keep_frames=tuple(range(frames)))
-        return SamplingPlan(raw, (frames, h // 4, w // 4, 3))
+        return SamplingPlan(
+            {"video": request.pictures[:, None], "token_ids": ids}, (request.num_frames, h // 4, w // 4, 3)
+        )
 
-    def null_raw(self, tokenizer):
-        return {"null_ids": tokenizer.encode([self.null_prompt], length=self.config.text_length)}
-
-    def x0_transform(self, options):
-        return in_range if options.loop else None
+    def features(self, params, raw, key):
+        b, f, h, w, c = raw["video"].shape
+        blocks = raw["video"].astype(jnp.float32).reshape(b, f, h // 4, 4, w // 4, 4, c)
+        return {**raw, "latents": blocks.mean(axis=(3, 5)) / 127.5 - 1}
 
     def inputs(self, features, key=None):
-        latents = features.get("latents")
-        latents = self.features({}, features, None)["latents"] if latents is None else latents
-        null = embed(features["null_ids"]) if "null_ids" in features else None
-        return ToyInputs(embed(features["token_ids"]), null, (latents[:, 0] + latents[:, -1]) / 2)
+        latents = features["latents"] if "latents" in features else self.features({}, features, key)["latents"]
+        angles = features["token_ids"][..., None].astype(jnp.float32) * jnp.arange(1.0, 5.0)
+        return ToyInputs(jnp.sin(angles).mean(axis=1), latents[:, 0])
 
     def drop(self, inputs, keep):
-        text = jnp.where(keep["text"][:, None], inputs.text, inputs.null) if "text" in keep else inputs.text
-        return inputs._replace(text=text, null=None)
+        text = jnp.where(keep["text"][:, None], inputs.text, 0.0) if "text" in keep else inputs.text
+        return inputs._replace(text=text)
 
     def encode(self, params, inputs, frames=None):
         return inputs

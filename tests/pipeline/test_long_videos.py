@@ -14,6 +14,7 @@ from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.sampling_options import SamplingOptions
 from tests.errors import refused
 from tests.models.toy_family import ToyConfig, ToyNetConfig
+from tests.models.toy_options import ToyOptionsConfig
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
@@ -45,7 +46,7 @@ def test_windows_cover_every_frame_with_weights_that_sum_to_one(frames, window, 
 )
 def test_windows_that_cannot_be_made_are_refused_by_name(options, argument):
     with refused(argument):
-        make_model(ToyConfig()).resolve(SamplingOptions(**options))
+        make_model(ToyOptionsConfig()).resolve(SamplingOptions(**options))
 
 
 @pytest.fixture(scope="module")
