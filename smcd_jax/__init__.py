@@ -8,7 +8,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["BoxTracks", "SMCDError", "VideoPipeline", "__version__", "load_tracks"]
 
-# Imported when first asked for: JAX takes a second, and `smcd --help` needs none of it.
+# Imported on first access: importing JAX takes a second, and `smcd --help` does not need it.
 _HOMES = {
     "BoxTracks": "smcd_jax.tracks",
     "SMCDError": "smcd_jax.errors",

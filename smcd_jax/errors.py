@@ -15,8 +15,8 @@ class SMCDError(ValueError):
     Attributes:
         argument: Name of the argument, option or config key at fault, or None.
         path: File or folder at fault, as text, or None.
-        value: Value that was refused, or None.
-        table: Lines below the message that compare two things that do not fit, or an empty text.
+        value: Rejected value, or None.
+        table: Lines printed below the message that compare two mismatched inputs, or an empty string.
     """
 
     def __init__(

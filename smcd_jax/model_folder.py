@@ -36,7 +36,7 @@ from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
 
 FORMAT, VERSION = "smcd-model", 2
-SHIPPED = ("tiny",)  # names of the models in the package
+SHIPPED = ("tiny",)  # names of the models shipped with the package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,24 +63,24 @@ class ModelFolder:
         path: Absolute path of the folder.
         family: Model family.
         config: Config of the model.
-        distilled: Sampling of a distilled model; None for other models.
+        distilled: Sampling settings of a distilled model; None for other models.
         origin: Origin of the weights.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Reads the descriptions; arrays are read on request.
+        """Reads the JSON files; arrays are read on request.
 
         Args:
-            path: Folder, or name of a model in the package.
+            path: Model folder, or name of a model shipped with the package.
 
         Raises:
-            SMCDError: There is no such folder, or a description is missing, damaged or of another version.
+            SMCDError: There is no such folder, or a JSON file is missing, damaged or of another version.
         """
         self.path = resolve_model(path)
         where = self.path / "model.json"
         content = _read_json(where)
         if content.get("format") != FORMAT:
-            message = f"{where}: format must be {FORMAT!r}, got {content.get('format')!r}; give a model folder"
+            message = f"{where}: format must be {FORMAT!r}, got {content.get('format')!r}; pass a model folder"
             raise SMCDError(message, argument="format", path=where, value=content.get("format"))
         if content.get("version") != VERSION:
             raise SMCDError(
@@ -102,7 +102,7 @@ class ModelFolder:
         self._checksums: dict[str, str] = _read_json(self.path / "checksums.json")
 
     def model(self, policy: ComputePolicy | None = None) -> VideoModel:
-        """Returns the model at a compute policy, float32 by default."""
+        """Returns the model with a compute policy, by default one that computes in float32."""
         model = make_model(self.config, policy)
         return model if self.distilled is None else distilled_model(model, self.distilled)
 
@@ -150,7 +150,7 @@ class ModelFolder:
 
         Args:
             component: Name of the component.
-            dtype: Dtype of the arrays; None keeps that of the folder. Scalars, which are gates, keep theirs.
+            dtype: Dtype of the arrays; None keeps the stored one. Scalars, which are gates, always keep theirs.
             verify: Whether every array is compared with its checksum.
 
         Raises:
@@ -182,7 +182,7 @@ def resolve_model(path: str | os.PathLike[str]) -> Path:
     """Returns the folder of a model.
 
     Args:
-        path: Model folder, or name of a model in the package, such as "tiny".
+        path: Model folder, or name of a model shipped with the package, such as "tiny".
 
     Raises:
         SMCDError: There is no model folder at the path.
@@ -209,16 +209,16 @@ def write_model_folder(
     distilled: Distilled | None = None,
     overwrite: bool = False,
 ) -> ModelFolder:
-    """Writes a model folder and returns it; the folder appears under its name when it is complete.
+    """Writes a model folder and returns it; the folder gets its final name only once it is complete.
 
     Args:
         path: Folder to write.
         config: Config of the model.
-        components: Name and arrays by path of each component of the config. They are taken one at a time, so a
-            generator needs memory for one.
+        components: Name and arrays by path of each component of the config. They are read one component at a time, so a
+            generator needs memory for only one.
         origin: Origin of the weights, or a function that returns it once all components are written.
         tokenizer: Tokenizer of the model; the published one by default.
-        distilled: Sampling of a distilled model.
+        distilled: Sampling settings of a distilled model.
         overwrite: Whether an existing model folder is replaced.
 
     Raises:

@@ -22,7 +22,7 @@ FORMATS = ("mp4", "gif", "webp", "frames")  # formats of video files
 
 
 def refuse(name: str, value: Any, condition: str) -> None:
-    """Raises the error that an argument must satisfy a condition.
+    """Raises an error that says which condition an argument must satisfy.
 
     Raises:
         SMCDError: Always.
@@ -34,7 +34,7 @@ def whole(least: int | None = None) -> Check:
     """Returns the check for a whole number of at least ``least``."""
 
     def check(name: str, value: Any) -> None:
-        # numpy's integers are accepted too; they have __index__, as booleans do
+        # NumPy integers are accepted too; they have __index__, but so do booleans
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             refuse(name, value, "be a whole number")
         if least is not None and value < least:
@@ -258,10 +258,10 @@ class SamplingOptions:
 
 
 def with_windows(options: SamplingOptions) -> SamplingOptions:
-    """Returns options whose number of frames and window are set, with the default overlap, half of a window.
+    """Returns the options with ``window_overlap`` filled in, by default half of ``window``; both sizes must be set.
 
     Raises:
-        SMCDError: Windows overlap by as much as their size, or the two ends of a video are in different windows.
+        SMCDError: The overlap is not less than the window, or a loop or an end image would span several windows.
     """
     window, overlap = options.window, options.window_overlap
     overlap = window // 2 if overlap is None else overlap
@@ -275,11 +275,11 @@ def with_windows(options: SamplingOptions) -> SamplingOptions:
 
 FAMILY_OPTIONS = tuple(
     field.name for field in dataclasses.fields(SamplingOptions) if not field.metadata["every_family"]
-)  # options that a family has to declare
+)  # options that a family must declare to support them
 
 
 def from_values(values: Mapping[str, Any]) -> SamplingOptions:
-    """Returns the sampling options among the options of the clip, with defaults for missing ones.
+    """Returns the sampling options contained in a clip's options, with defaults for missing ones.
 
     Raises:
         SMCDError: A text is empty, an option is out of range, or two options cannot be combined.

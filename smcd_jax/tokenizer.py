@@ -44,7 +44,7 @@ def clean(text: str) -> str:
 
     Source: the cleaning `lower` of OpenCLIP.
     """
-    import ftfy  # takes 0.05 s, and most commands clean no text
+    import ftfy  # the import takes 0.05 s, and most commands do not clean text
 
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return regex.sub(r"\s+", " ", text).strip().lower()
@@ -54,12 +54,12 @@ class Tokenizer:
     """Tokeniser of OpenCLIP with CLIP's vocabulary of 49408 ids.
 
     As in OpenCLIP, the markers `<start_of_text>` and `<end_of_text>` within a text become the ids 49406 and 49407. The
-    text tower is causal, so the embedding at the first end marker, where `eot_index` points, is that of the text before
-    it; the published code raises for such a label.
+    text tower is causal, so its output at the first end marker, which `eot_index` returns, embeds only the text before
+    it; the published code raises an error for such a label.
     """
 
     def __init__(self, engine: tokenizers.Tokenizer, *, path: Path | None = None):
-        """Uses and modifies an engine; `published` and `from_folder` make one.
+        """Takes ownership of an engine and modifies it; `published` and `from_folder` create one.
 
         Args:
             engine: Engine with CLIP's vocabulary.
@@ -77,7 +77,7 @@ class Tokenizer:
                 path=path,
                 value=found,
             )
-        # Words are split by `regex`, as in OpenCLIP. The splitting in the file, which serves other programs, has
+        # Words are split by `regex`, as in OpenCLIP. The splitter stored in the file is for other programs: it has
         # another version of Unicode, normalises again, and treats a marker attached to punctuation as a marker.
         engine.normalizer = None
         engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -141,7 +141,7 @@ class Tokenizer:
         return len(self._tokens(text))
 
     def eot_index(self, ids: Int[np.ndarray, "n l"]) -> Int[np.ndarray, " n"]:
-        """Returns the position of the first end marker of each text, where the text tower's output is its embedding.
+        """Returns the position of the first end marker of each text; the text tower's output there embeds the text.
 
         Raises:
             SMCDError: The ids of a text have no end marker; `value` is its index.
@@ -187,7 +187,8 @@ def _published_model() -> models.BPE:
     """Returns the shipped merges with ids in CLIP's order: 256 bytes, 256 bytes that end a word, merges, markers."""
     packed = resources.files("smcd_jax").joinpath("assets", "clip_bpe", "merges.txt.gz").read_bytes()
     merges = [tuple(line.split()) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
-    # Alphabet of GPT-2: a printable byte is its own character, the other bytes are the characters from 256.
+    # Alphabet of GPT-2: a printable byte is its own character, the other bytes map to characters from code point 256
+    # on.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = [chr(code) for code in [*printable, *range(256, 512 - len(printable))]]
     symbols = [*alphabet, *(letter + _WORD_END for letter in alphabet), *map("".join, merges), _START, _END]

@@ -31,7 +31,7 @@ _PATHS = (
     "input_data_path",
     "output",
 )  # options that name files and folders
-# States of a row: not sampled; sampled but not decoded; complete except for a file that may be written again; complete.
+# States of a row: not sampled; sampled but not decoded; complete but for a file that may be rewritten; complete.
 _WAITING, _KEPT, _PARTIAL, _FINISHED = "waiting", "kept", "partial", "finished"
 
 
@@ -54,8 +54,7 @@ def read_requests(path: Path, common: Mapping[str, Any]) -> list[Row]:
 
     Args:
         path: File of requests.
-        common: Options of the command line. The result of a row that sets no output is named after the file and its
-            number.
+        common: Options from the command line. A row without an output is named after the file and the row's number.
 
     Raises:
         SMCDError: The file is neither .csv nor .jsonl, a column or key is unknown, or a value is invalid.
@@ -85,7 +84,7 @@ def _with_slashes(row: Row) -> Row:
     written = {name: row.values[name] for name in _PATHS if "\\" in str(row.values.get(name, ""))}
     if not written:
         return row
-    console.note(f"{row.where}: \\ in {', '.join(written)} is read as /, which separates folders here")
+    console.note(f"{row.where}: \\ in {', '.join(written)} is read as /, the folder separator on this system")
     slashed = {name: text.replace("\\", "/") for name, text in written.items()}
     return row._replace(values={**row.values, **slashed})
 
@@ -122,7 +121,7 @@ def run_requests(args: argparse.Namespace, common: Mapping[str, Any]) -> int:
 
 
 def _check_all(args: argparse.Namespace, rows: list[Row], check: Callable[[Row], Clip]) -> dict[int, str]:
-    """Returns the state of each row by its number; raises the first error after all rows are checked."""
+    """Returns each row's state by its number; the first error is raised only after all rows have been checked."""
     states: dict[int, str] = {}
     writers: dict[Path, Row] = {}
     notes, errors = [], []

@@ -35,7 +35,7 @@ class Option:
         kind: Type of the value: ``str``, ``int`` or ``float``; ``bool`` for a flag without value; ``bool | str`` for a
             flag whose value may be omitted; ``list`` for texts that may be given several times.
         help: Help text; the default is added.
-        default: Default value; None if the model decides or nothing is assumed.
+        default: Default value; None if the model decides or there is no default.
         choices: Allowed values; None for any value of the type.
         metavar: Placeholder of the value in the help text.
         every_family: Whether every model family has the option.
@@ -135,7 +135,7 @@ _INPUTS = (
 
 
 def _of_sampling(*, is_input: bool) -> Iterator[Option]:
-    """Yields an option for each field of `SamplingOptions` that is, or is not, an input."""
+    """Yields an option for each field of `SamplingOptions` whose metadata has this ``is_input``."""
     hints = typing.get_type_hints(SamplingOptions)
     for field in dataclasses.fields(SamplingOptions):
         hint, about = hints[field.name], field.metadata

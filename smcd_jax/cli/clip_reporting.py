@@ -1,4 +1,4 @@
-"""The pipeline of --model, progress and printed results, shared by a single clip and a file of requests."""
+"""Opens the pipeline of --model and prints progress and results, for a single clip or a file of requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_pipeline(args: argparse.Namespace, *, keep_loaded: bool) -> VideoPipeline:
-    """Returns the pipeline of the model folder of --model, without reading its weights."""
+    """Returns the pipeline of the model folder in --model; its weights are read later."""
     from smcd_jax.pipeline import VideoPipeline
 
     model = "tiny" if args.model is None else args.model

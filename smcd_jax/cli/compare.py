@@ -1,4 +1,4 @@
-"""`smcd compare`: two evaluations of the same list clip by clip, with a paired bootstrap, on one HTML page."""
+"""`smcd compare`: compares two evaluations of one list clip by clip, with a paired bootstrap, on an HTML page."""
 
 from __future__ import annotations
 

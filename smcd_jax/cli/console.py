@@ -38,7 +38,7 @@ def result(message: str) -> None:
 
 @contextlib.contextmanager
 def libraries_quiet(verbose: bool) -> Iterator[None]:
-    """Turns the warnings of this project into notes and silences those of libraries within the block.
+    """Within the block, prints this project's warnings as notes and silences those of libraries.
 
     Args:
         verbose: Whether to show all logs and warnings instead.
@@ -52,7 +52,7 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
         else:
             _log_notes(root)
             if sys.unraisablehook is sys.__unraisablehook__:
-                sys.unraisablehook = _print_unless_foreign  # stays: native threads may outlive the block
+                sys.unraisablehook = _print_unless_foreign  # left in place: native threads may outlive the block
         try:
             yield
         finally:
@@ -64,10 +64,10 @@ def libraries_quiet(verbose: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_notes(printed: Collection[str]) -> Iterator[None]:
-    """Suppresses notes within the block that have been printed before.
+    """Within the block, suppresses notes that have been printed before.
 
     Args:
-        printed: Their texts.
+        printed: Texts of the notes that have been printed.
     """
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -102,9 +102,9 @@ def _log_everything(root: logging.Logger) -> None:
 
 
 def _log_notes(root: logging.Logger) -> None:
-    # XLA writes to the terminal itself and reads this when it is loaded; 3 leaves only fatal errors.
+    # XLA writes to the terminal itself and reads this variable when it is loaded; 3 leaves only fatal errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow reports this setting before it reads the level above; the input pipeline does not need it.
+    # TensorFlow logs that oneDNN is on before it reads the level above; the input pipeline does not need oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.simplefilter("ignore")
     root.addHandler(logging.NullHandler())  # without a handler Python prints warnings itself

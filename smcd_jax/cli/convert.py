@@ -1,4 +1,4 @@
-"""`smcd convert`: PyTorch weights to a model folder, a model folder back to PyTorch, and untrained model folders."""
+"""`smcd convert`: converts PyTorch weights to a model folder or back, and writes untrained model folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from smcd_jax.conversion.to_model_folder import ConvertedComponent
     from smcd_jax.runtime.progress import Progress
 
-COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # modes besides the flags that name weights
+COMMON = ("to_torch", "preset", "output", "overwrite", "dtype")  # in short help, besides the flags that name weights
 _EPILOG = """\
 examples:
   smcd convert --to_torch tiny --output tiny-torch

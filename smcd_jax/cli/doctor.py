@@ -21,7 +21,7 @@ OK, ABSENT, WARNING, BROKEN = "ok", "-", "warning", "BROKEN"
 LITTLE_DISK = 2 * 10**9  # bytes; the published model is larger in any precision
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "pillow", "av", "tokenizers")
-# A module that each extra of setup.py installs, and the purpose of the extra.
+# For each extra of setup.py: a module that it installs, and what the extra is for.
 EXTRAS = {
     "convert": ("torch", "smcd convert"),
     "data": ("tensorflow_datasets", "preparing data sets and training"),

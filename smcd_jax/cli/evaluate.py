@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from smcd_jax.evaluation.video_store import EvalClip, Fault, VideoStore
     from smcd_jax.pipeline import VideoPipeline
 
-_FRAMES, _OBJECTS = 8, 8  # values of the paper, used without a model
+_FRAMES, _OBJECTS = 8, 8  # values of the paper, used if there is no model
 _ALL = "all"
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_metrics(args: argparse.Namespace) -> None:
-    """Refuses unknown metrics, unknown trackers and a missing report library before hours of sampling."""
+    """Raises an error for unknown metrics or trackers or a missing report library, before hours of sampling."""
     from smcd_jax.evaluation.grounding_run import open_tracker
     from smcd_jax.evaluation.metric_specs import check_names
     from smcd_jax.evaluation.report.report_page import load_template
@@ -208,7 +208,7 @@ def _sample(args: argparse.Namespace, setup: _Setup) -> tuple[dict[str, Any], li
 def _sampling_options(
     args: argparse.Namespace, setup: _Setup, first: list[EvalClip]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the sampling options as recorded and the arguments of the pipeline's call, checked on the first clip."""
+    """Returns the sampling options to record and the arguments for the pipeline's call, checked on the first clip."""
     import numpy as np
 
     from smcd_jax.pipeline.request import make_request
@@ -330,7 +330,7 @@ def _open_extractor(args: argparse.Namespace, setup: _Setup, name: str) -> Any:
         return open_extractor(name, args.weights, model=setup.pipeline.folder if setup.pipeline else None)
     except SMCDError as error:
         folder = _weights_folder(args)
-        message = str(error)  # written to metrics.json, which must contain no path of this machine
+        message = str(error)  # written to metrics.json, which must not contain local paths
         raise SMCDError(
             message.replace(str(folder), _WEIGHTS) if folder else message,
             argument=error.argument,

@@ -1,4 +1,4 @@
-"""`smcd inspect`: the contents of a folder of records, with clips, boxes, labels and captions on a contact sheet."""
+"""`smcd inspect`: summarizes a folder of records and draws clips, boxes, labels and captions on a contact sheet."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def open_extractor(
     Args:
         name: One of `smcd_jax.evaluation.features.weight_files.KNOWN`, or "autoencoder".
         weights: Folder of the weight files; by default ``$SMCD_WEIGHTS_DIR``.
-        model: Model under test. Its autoencoder serves "autoencoder"; its CLIP towers serve "openclip" if it was
+        model: Model under test. "autoencoder" is its autoencoder; "openclip" uses its CLIP towers if the model was
             converted with the vision tower.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from smcd_jax.errors import SMCDError
 
-_LARGEST_SIDE = 16384  # `smcd_jax.media.LARGEST_SIDE`, whose import takes a second
+_LARGEST_SIDE = 16384  # the same as `smcd_jax.media.LARGEST_SIDE`, which takes a second to import
 # Option names of other programs, and the corresponding names here.
 _OTHER_NAMES = {
     "--measures": "--metrics",
@@ -65,7 +65,7 @@ class CommandParser(argparse.ArgumentParser):
         return namespace, left
 
     def format_help(self) -> str:
-        """Returns the help of the common options, or of all options after ``--help all`` or if none are common."""
+        """Returns the help of the common options, or of all options after ``--help all`` or if ``common`` is empty."""
         if not self.common:
             return "\n".join(filter(None, [super().format_help(), self.details]))
         actions = {action.dest: action for action in self._actions}
@@ -124,7 +124,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def width_and_height(text: str) -> tuple[int, int]:
-    """Returns (width, height) in pixels of a text such as "256x256", as the ``type`` of an option.
+    """Parses a text such as "256x256" into (width, height) in pixels, as the ``type`` of an option.
 
     Raises:
         argparse.ArgumentTypeError: The text has another form, or a side is not from 1 to 16384.

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     check_topology_name(args.topology)
     if needs_other_devices(args.topology):
-        jax.config.update("jax_platforms", "cpu")  # only traces; the topology's devices are compiled for
+        jax.config.update("jax_platforms", "cpu")  # only for tracing; programs are compiled for the topology
     if args.list:
         for line in parameter_lines(config, find_topology(args.topology)):
             console.result(line)

@@ -1,4 +1,4 @@
-"""`smcd prepare`: raw data sets to records for training, and records to cached features."""
+"""`smcd prepare`: converts raw data sets to training records, and encodes records to cached features."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "object"  # label of objects that have none, for checking and drawing
 
-_MAX_DRAWN_BYTES = 2 * 2**30  # of uint8 frames, before layout or encoding
+_MAX_DRAWN_BYTES = 2 * 2**30  # memory for uint8 frames, before layout or encoding
 
 _EPILOG = """\
 examples:
@@ -118,7 +118,7 @@ def _add_subcommand(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the subcommand and returns its exit status: 2 if a validated file is wrong."""
+    """Runs the subcommand and returns its exit status: 2 if a validated file has an error."""
     if args.subcommand is None:
         message = (
             "missing subcommand: use 'smcd tracks validate', 'convert', 'draw' or 'preview' (see smcd tracks --help)"

@@ -114,7 +114,7 @@ def _leave_at_once(failure: Exception) -> NoReturn:
     else:
         traceback.print_exception(failure)
     if jax.process_index() == 0:
-        time.sleep(_GRACE_SECONDS)  # the others end with process 0; let them print their errors
+        time.sleep(_GRACE_SECONDS)  # the other processes end with process 0; let them print their errors first
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

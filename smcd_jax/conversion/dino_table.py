@@ -1,4 +1,4 @@
-"""Names of DINO's vision transformers in the published weights."""
+"""Conversion table of DINO's vision transformers, by the names in the published weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smcd_jax.nn.config import DINOConfig
 from smcd_jax.weights.conversion_engine import Shaped
 from smcd_jax.weights.conversion_table import CONV, LINEAR, Row, array, norm, under, weighted
 
-HEAD_WIDTH = 64  # channels per attention head of every published DINO transformer, which cannot be inferred from shapes
+HEAD_WIDTH = 64  # channels per attention head of every published DINO; cannot be inferred from shapes
 
 _BLOCK = (
     norm("norm1", "norm_attention")
@@ -36,12 +36,12 @@ def dino_config(tensors: Mapping[str, Shaped], *, path: str | os.PathLike[str]) 
     """Returns the config of a DINO backbone, from the shapes of its tensors.
 
     Raises:
-        SMCDError: The tensors are of another network; ``path`` is their file.
+        SMCDError: The tensors belong to another network; ``path`` is their file.
     """
     needed = ("patch_embed.proj.weight", "pos_embed")
     if absent := [name for name in needed if name not in tensors]:
         raise SMCDError(
-            f"{path} contains no DINO transformer: {absent[0]} is missing; give the file of the backbone, not a "
+            f"{path} contains no DINO transformer: {absent[0]} is missing; pass the file of the backbone, not a "
             "training checkpoint",
             path=path,
             value=absent[0],

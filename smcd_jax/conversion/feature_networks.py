@@ -24,7 +24,7 @@ from smcd_jax.weights.conversion_table import Row
 from smcd_jax.weights.tensor_files import LazyTensor, file_sha256, open_tensors, values
 
 Tensors = Mapping[str, LazyTensor]
-# Attention heads if the config.json of transformers does not state them.
+# Numbers of attention heads if transformers' config.json does not state them.
 _DEFAULT_HEADS = {"text_config": 8, "vision_config": 12}
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -50,13 +50,13 @@ def read_i3d(file: Path) -> FeatureNetwork:
     """Returns I3D with the classes of Kinetics 400, from ``i3d_pretrained_400.pt`` of the PyTorch port.
 
     Raises:
-        SMCDError: The file is missing, damaged or unsafe, or its weights are of another network.
+        SMCDError: The file is missing, damaged or unsafe, or its weights belong to another network.
     """
     return _network(file, I3DConfig(), i3d_rows(I3DConfig()), without_counters(open_tensors(file)))
 
 
 def read_dino(file: Path) -> FeatureNetwork:
-    """Returns a DINO vision transformer, whose size is inferred from the file; errors are those of `read_i3d`."""
+    """Returns a DINO vision transformer, whose size is inferred from the file; raises the same errors as `read_i3d`."""
     tensors = open_tensors(file)
     config = dino_config(tensors, path=file)
     return _network(file, config, dino_rows(config), tensors)
@@ -65,7 +65,7 @@ def read_dino(file: Path) -> FeatureNetwork:
 def read_vgg19(file: Path) -> FeatureNetwork:
     """Returns the convolutions of VGG19 up to relu5_1, from torchvision's ``vgg19-dcbb9e9d.pth``.
 
-    The later convolutions and the classifier are not read; errors are those of `read_i3d`.
+    The later convolutions and the classifier are not read; raises the same errors as `read_i3d`.
     """
     rows, tensors = vgg19_rows(VGG19Config()), open_tensors(file)
     names = {row.torch for row in rows}
@@ -73,7 +73,7 @@ def read_vgg19(file: Path) -> FeatureNetwork:
 
 
 def read_openclip(file: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
-    """Returns the text and the vision tower of OpenCLIP's ViT-H/14; errors are those of `read_i3d`."""
+    """Returns the text and the vision tower of OpenCLIP's ViT-H/14; raises the same errors as `read_i3d`."""
     text, vision = clip_towers.split_towers(open_tensors(file))
     text_config = clip_towers.text_encoder_config(text, path=file)
     vision_config = clip_towers.vision_encoder_config(vision, path=file)
@@ -84,8 +84,8 @@ def read_openai_clip(folder: Path) -> tuple[FeatureNetwork, FeatureNetwork]:
     """Returns the text and the vision tower of a CLIP model in transformers' layout: ``config.json`` and weights.
 
     Raises:
-        SMCDError: A file is missing, damaged or unsafe, the folder contains another model, or the CLIP model has
-            another activation or norm.
+        SMCDError: A file is missing, damaged or unsafe, the folder contains another model, or the CLIP model uses an
+            unsupported activation or norm.
     """
     described = _described(folder)
     file = next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
@@ -125,7 +125,7 @@ def _openclip_names(tensors: Tensors, path: Path) -> dict[str, LazyTensor]:
         "vision_model.embeddings.class_embedding": "visual.class_embedding",
         "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
         "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-        "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # misspelt in the files themselves
+        "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",  # spelt this way in the files
         "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
         "vision_model.post_layernorm.weight": "visual.ln_post.weight",
         "vision_model.post_layernorm.bias": "visual.ln_post.bias",
@@ -142,7 +142,7 @@ def _openclip_names(tensors: Tensors, path: Path) -> dict[str, LazyTensor]:
         elif re.match(r"vision_model\.encoder\.layers\.", name):
             vision[name.removeprefix("vision_model.")] = tensor
         elif name != "vision_model.embeddings.position_ids":  # a counter in older files
-            message = f"{path}: {name} is not a tensor of CLIP; check that it is the right folder"
+            message = f"{path}: {name} is not a tensor of CLIP; check that this is the right folder"
             raise SMCDError(message, path=path, value=name)
     renamed |= clip_towers.openclip_names(text, path=path)
     visual = clip_towers.openclip_names(vision, path=path)
@@ -158,10 +158,10 @@ def _described(folder: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{path} cannot be read ({error}); give a folder of CLIP in transformers' layout"
+        message = f"{path} cannot be read ({error}); pass a CLIP folder in transformers' layout"
         raise SMCDError(message, path=path) from error
     if not isinstance(described, dict) or described.get("model_type") != "clip":
-        message = f"{path}: model_type must be clip; give a folder of CLIP in transformers' layout"
+        message = f"{path}: model_type must be clip; pass a CLIP folder in transformers' layout"
         raise SMCDError(message, argument="model_type", path=path)
     return described
 

@@ -1,4 +1,4 @@
-"""Names of I3D in the PyTorch port with which the Frechet video distance is often measured."""
+"""Conversion table of I3D, from the PyTorch port that is often used to measure the Frechet video distance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def i3d_rows(config: I3DConfig) -> list[Row]:
     rows = [row for torch, path in _STEM.items() for row in under(torch, path, _unit_rows())]
     for stage, blocks in enumerate(config.stages):
         for block in range(len(blocks)):
-            # the port numbers stages from 3 and letters their blocks from b: "a" is the max pool before them
+            # the port numbers stages from 3 and letters their blocks from b, because "a" is the max pool before them
             torch, path = f"Mixed_{stage + 3}{chr(ord('b') + block)}", f"stage_{stage}_{block}"
             for branch, ours in _BRANCHES.items():
                 rows += under(f"{torch}.{branch}", f"{path}/{ours}", _unit_rows())

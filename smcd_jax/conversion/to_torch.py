@@ -67,6 +67,6 @@ def _tensors(folder: ModelFolder, file: TorchFile) -> dict[str, np.ndarray]:
     tensors = {}
     for component, rows in file.tables.items():
         leaves = folder.leaves(component)
-        for row in rows:  # an array is freed when its PyTorch copy exists, so memory holds the component once
+        for row in rows:  # each array is freed once its PyTorch copy exists, so memory holds the component once
             tensors[row.torch] = np.array(row.layout.to_torch(leaves.pop(row.path)), order="C")
     return tensors

@@ -24,7 +24,7 @@ def write_untrained(
 ) -> ModelFolder:
     """Writes a model folder whose weights are the initial values of the networks.
 
-    Layers that are initialised to zero are zero, so an untrained UNet of SMCD predicts zero noise.
+    Zero-initialised layers are zero, so an untrained SMCD UNet predicts zero noise.
 
     Args:
         path: Model folder to write.

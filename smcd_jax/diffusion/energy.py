@@ -41,7 +41,7 @@ def energy_guidance(
         axes = tuple(range(1, x0.ndim))
         gradient = gradient / (jnp.sqrt(jnp.mean(jnp.square(gradient), axis=axes, keepdims=True)) + 1e-8)
         is_on = row.sigma**2 < 1 - min_alpha_cumprod
-        # x = alpha x_0 + sigma e at fixed x: adding d to e takes sigma / alpha d from x_0
+        # x = alpha x_0 + sigma e with x fixed, so adding d to e subtracts (sigma / alpha) d from x_0
         return x0 - jnp.where(is_on, scale * row.sigma**2 / jnp.where(is_on, row.alpha, 1.0), 0.0) * gradient
 
     return transform

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Branch = frozenset[str]  # the switches of the conditions that one network evaluation sees
+Branch = frozenset[str]  # switches of the conditions that are visible to one network evaluation
 
 
 class Condition(NamedTuple):
@@ -18,8 +18,8 @@ class Condition(NamedTuple):
     Attributes:
         name: Name of the condition, such as "text".
         option: Name of the sampling option that holds its scale, such as "guidance_scale".
-        switches: Names of the inputs that appear and disappear with the condition.
-        default_scale: Default scale; or the name of another condition whose scale it takes.
+        switches: Names of the inputs that are present only with the condition.
+        default_scale: Default scale, or the name of another condition whose scale is used.
     """
 
     name: str
@@ -48,8 +48,8 @@ def composed_guidance(conditions: Sequence[Condition], scales: Mapping[str, floa
     With network outputs e and scales s the sum is
     e() + s_1 (e(1) - e()) + s_2 (e(1, 2) - e(1)) + ... + s_n (e(all) - e(1, ..., n-1)), so its weights sum to one
     (InstructPix2Pix, Brooks et al. 2023, arXiv 2211.09800, eq. 3, for any number of conditions). Branches of weight
-    zero are left out: where all scales but the last are 1, two branches remain and the sum is u + s (y - u); where all
-    are 1, one branch remains.
+    zero are left out. If all scales but the last are 1, two branches remain and the sum is u + s (y - u), where y sees
+    all conditions and u all but the last; if all are 1, only y remains.
 
     Args:
         conditions: Conditions of the model, in guidance order.
@@ -92,9 +92,9 @@ def combine(
     Args:
         model_outputs: Network outputs, one for each branch, in the order of ``Guidance.branches``.
         weights: ``Guidance.weights``; they may be traced, so that new scales need no new compilation.
-        guidance_rescale: Share phi, in 0..1, by which each example's standard deviation is brought back to that of the
-            last branch, the most conditioned (Lin et al. 2023, arXiv 2305.08891, section 3.4). Reduces overexposure at
-            high scales.
+        guidance_rescale: Weight phi, in 0..1, with which each example's standard deviation is restored to that of the
+            last branch, which sees the most conditions (Lin et al. 2023, arXiv 2305.08891, section 3.4). Reduces
+            overexposure at high scales.
     """
     model_outputs = model_outputs.astype(jnp.float32)
     weights = jnp.asarray(weights, jnp.float32)

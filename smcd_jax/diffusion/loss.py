@@ -13,9 +13,9 @@ from smcd_jax.sampling_options import refuse
 def training_noise(key: jax.Array, shape: tuple[int, ...], *, noise_offset: float = 0.0) -> Float[Array, "b f h w c"]:
     """Returns unit Gaussian noise of ``shape`` ``[b, f, h, w, c]`` in float32, with an optional offset.
 
-    ``noise_offset`` times one Gaussian number for each example and channel is added, the same in every frame and
-    pixel, which lets a network learn to change overall brightness (Guttenberg 2023, "Diffusion with offset noise"; 0.1
-    is usual). The unit noise itself depends on ``key`` alone.
+    The offset is ``noise_offset`` times one Gaussian number per example and channel, the same in every frame and pixel;
+    it lets a network learn to change overall brightness (Guttenberg 2023, "Diffusion with offset noise"; 0.1 is usual).
+    The unit noise itself depends on ``key`` alone.
     """
     noise_key, offset_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, shape, jnp.float32)
@@ -80,7 +80,7 @@ def diffusion_loss(
         x0: Clean latents.
         noise: Noise that was added, offset included.
         t: Timestep of each example, 0..T-1.
-        min_snr_gamma: Gamma of `min_snr_weights`; None, as in the reference, weighs all examples equally.
+        min_snr_gamma: Gamma of `min_snr_weights`; None, as in the reference, weights all examples equally.
 
     Raises:
         SMCDError: ``gamma`` is not above zero.

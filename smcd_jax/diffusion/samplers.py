@@ -1,4 +1,4 @@
-"""Samplers as tables: each is a table of coefficients made on the host in float64, read by one step function.
+"""Samplers as tables of coefficients, which are computed on the host in float64 and read by one step function.
 
 A step of each sampler here is linear in the latents and the last few x_0 predictions, so one compiled loop serves all
 of them, at any number of steps. With alpha = sqrt(a) and sigma = sqrt(1-a), the step from level s to level t shared by
@@ -35,17 +35,18 @@ SMALLEST_ALPHA_CUMPROD = 2.0**-24
 
 
 class SolverTable(NamedTuple):
-    """Coefficients of every step, float32 numpy arrays of R = T+1 rows, zeros after the last step.
+    """Coefficients of every step: float32 NumPy arrays of R = T+1 rows, zero after the last step.
 
-    The number of rows never depends on the number of steps, so neither does what is compiled.
+    The number of rows does not depend on the number of steps, so one compiled program serves any number of steps.
 
     Attributes:
         timesteps: ``[R]``, timestep that the network receives at each step; may be fractional (Euler with "linspace").
         x0_from_x: ``[R]``, coefficient of x in x_0 = x0_from_x x + x0_from_model model_output.
         x0_from_model: ``[R]``, coefficient of the model output in the same sum.
-        corrector: ``[R, 5]``, corrected x from (x, previous corrected x, x_0 of this step, of the one before, of two
-            before).
-        update: ``[R, 4]``, next x from (corrected x, x_0 of this step, of the one before, of two before).
+        corrector: ``[R, 5]``, weights of the corrected x on x, the previous corrected x, and x_0 of this step, the
+            previous step and the step before that.
+        update: ``[R, 4]``, weights of the next x on the corrected x, and x_0 of this step, the previous step and the
+            step before that.
         noise: ``[R]``, standard deviation of the noise added to the next x; zero unless DDIM has eta > 0.
         alpha: ``[R]``, signal of the latents in x = alpha x_0 + sigma eps; read by ``x0_transform``.
         sigma: ``[R]``, noise of the latents in the same sum; read by ``x0_transform``.
@@ -80,7 +81,7 @@ class SamplerState(NamedTuple):
 
 
 class _Levels(NamedTuple):
-    """Signal and noise at the start and the end of each step; the signals include the scales of dynamic rescale.
+    """Signal and noise at the start and the end of each step; the signals include the factors of dynamic rescale.
 
     All are float64 ``[steps]``.
     """
@@ -104,9 +105,9 @@ def make_solver_table(
 ) -> SolverTable:
     """Returns the table of ``sampler`` on ``schedule``, computed in float64 on the host.
 
-    - "ddim" ends at the a of timestep 0, not at a = 1, as the reference does: 2.9% of the noise direction remains. A
-      step of "leading" and "reference" lands T // num_steps lower; one of "trailing" and "linspace" on the next
-      timestep of the list.
+    - "ddim" ends at the a of timestep 0, as the reference does, and not at a = 1: 2.9% of the noise direction remains.
+      A step goes down by T // num_steps with "leading" and "reference", and to the next timestep of the list with
+      "trailing" and "linspace".
     - "euler" keeps fractional timesteps for "linspace" and interpolates sigma/alpha linearly there. It ends at zero
       noise.
     - "dpmsolver++" is 2M with midpoint: second order except for the first and the last step. It ends at zero noise.
@@ -119,7 +120,7 @@ def make_solver_table(
     Args:
         schedule: Noise schedule, with the network's prediction type.
         sampler: Name of the sampler.
-        num_steps: Number of steps, 1 to T. With spacing "reference" the table may hold more: see its ``num_steps``.
+        num_steps: Number of steps, 1 to T. With spacing "reference" the table may have more; see its ``num_steps``.
         spacing: See `smcd_jax.diffusion.timesteps.inference_timesteps`.
         eta: Amount of fresh noise, 0 (deterministic) to 1 (ancestral); DDIM only (arXiv 2010.02502, eq. 16).
         undo_dynamic_rescale: Whether DDIM restores the full contrast. As published, the last step keeps the scale of
@@ -174,7 +175,7 @@ def solver_step(
     Pure; ``i`` may be traced, so it runs in ``lax.fori_loop`` and ``lax.while_loop`` with a traced trip count.
 
     Args:
-        table: Result of `make_solver_table`, or the same as traced arrays.
+        table: Result of `make_solver_table`, as it is or as traced arrays.
         i: Index of the step.
         state: Result of `initial_state` or of the step before.
         model_output: Guided network output at ``state.latents`` and ``table.timesteps[i]``.
@@ -228,7 +229,7 @@ def _padded(column: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None, *, undo_rescale: bool) -> _Levels:
-    """Returns levels of whole timesteps that land ``stride`` lower, or on the next of the list, but not below 0."""
+    """Returns levels of whole timesteps; a step lands ``stride`` lower, or on the next one listed, but not below 0."""
     here = timesteps.astype(np.int64)
     landing = np.append(here[1:], 0) if stride is None else np.maximum(here - stride, 0)
     next_scale = schedule.scale[landing]
@@ -242,7 +243,7 @@ def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | N
 
 
 def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Levels:
-    """Returns levels that land on the next of the list, and finally on the clean sample.
+    """Returns the levels of steps that land on the next timestep of the list, and finally on the clean sample.
 
     Between whole timesteps sigma/alpha is interpolated linearly.
     """

@@ -1,4 +1,4 @@
-"""The noise schedule: how much signal is left at each training timestep, and noising a clean latent to one of them."""
+"""The noise schedule: how much signal is left at each training timestep, and how noise is added to clean latents."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class NoiseSchedule:
         num_train_timesteps: Number T of timesteps, at least 2; they run from 0 (nearly clean) to T-1.
         beta_start: Variance added at timestep 0, in (0, 1).
         beta_end: Variance added at timestep T-1, from ``beta_start`` to below 1.
-        kind: Curve between the two; "cosine" (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17) needs neither.
+        kind: Curve of the betas between the two; "cosine" (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17) uses
+            neither.
         rescale_zero_terminal_snr: Whether sqrt(a) is shifted and scaled so that the last timestep is pure noise (Lin et
             al. 2023, arXiv 2305.08891, algorithm 1). Refused with noise prediction, which leaves x_0 undefined at
             a = 0.
         prediction_type: Meaning of the network's output. Noise and velocity are those of the scaled latent
             ``scale_t x_0``.
-        dynamic_rescale: Value of scale_t at timesteps from 400 on; below, scale_t falls linearly from 1
+        dynamic_rescale: Value of scale_t at timesteps from 400 on; before that, scale_t falls linearly from 1
             (DynamiCrafter's ``base_scale``). In (0, 1]; 1 for none.
     """
 
@@ -71,7 +72,7 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """float64 ``[T]``, the product of 1-beta up to each timestep, from which samplers compute."""
+        """float64 ``[T]``, the product of 1-beta up to each timestep; samplers compute with it."""
         return self._finished(np.cumprod(1 - self._betas_float64()), np.float64)
 
     @cached_property

@@ -28,7 +28,7 @@ def inference_timesteps(
       the reference's list.
     - "trailing": round(T - i T/S) - 1, i = 0..S-1: always starts at T-1, as zero terminal SNR needs (arXiv 2305.08891,
       table 2).
-    - "linspace": S points from T-1 to 0, both visited, rounded to whole timesteps.
+    - "linspace": S points from T-1 to 0, both included, rounded to whole timesteps.
     - "reference": clip(1 + arange(0, T, T // S), 0, T-1) reversed, with more than S entries when S does not divide T.
 
     With one step, "leading", "linspace" and "reference" visit only timestep 0 or 1, where a network sees next to no
@@ -54,7 +54,7 @@ def inference_timesteps(
     if spacing == "leading":
         return _leading(total, points)[:num_steps]
     if spacing == "trailing":
-        # As in diffusers, whose rounding decides ties; arange may return one entry too many.
+        # Rounded as in diffusers, so that ties agree; arange may return one entry too many.
         return np.round(np.arange(total, 0, -total / num_steps))[:num_steps] - 1
     if spacing == "linspace":
         line = np.linspace(0, total - 1, points)[::-1][:num_steps]

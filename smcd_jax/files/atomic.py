@@ -60,10 +60,10 @@ def write_folder_atomically(
 
     Args:
         folder: Final name of the folder; its parent must exist.
-        may_replace: Function from an entry of an existing folder to whether it may be deleted.
+        may_replace: Function that returns whether an entry of an existing folder may be deleted.
 
     Yields:
-        Path of the temporary folder; it must receive files only, no folders.
+        Path of the temporary folder; only files may be written to it, no folders.
 
     Raises:
         SMCDError: As for ``write_atomically``, or the folder exists and holds an entry that may not be deleted.
@@ -122,7 +122,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> Path:
 def _temporary_beside(path: Path) -> Path:
     if not path.name:
         raise SMCDError(f"cannot write to {path}: the path must end in a file name", path=path)
-    # Short and without the stem of the path, so that a name near the file system's limit can still be written.
+    # A short name without the stem of the path, so that a path near the file system's length limit can be written.
     return path.with_name(f".smcd-{secrets.token_hex(6)}{path.suffix}")
 
 

@@ -31,7 +31,7 @@ def from_dict(
     path: str | os.PathLike[str] | None = None,
     classes: Mapping[str, type] | None = None,
 ) -> Any:
-    """Returns the config dataclass ``cls`` with plain JSON values, the inverse of `to_dict`.
+    """Builds a config of class ``cls`` from plain JSON values; the inverse of `to_dict`.
 
     Args:
         cls: Dataclass of the config.

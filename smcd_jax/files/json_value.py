@@ -80,13 +80,13 @@ class JsonValue:
     def number(self) -> float:
         """Returns a finite number of at most 1e9 in magnitude."""
         is_number = isinstance(self.data, int | float) and not isinstance(self.data, bool)
-        # Written so that NaN fails as well; whole numbers in JSON have no upper limit.
+        # Written so that NaN is rejected too; integers in JSON can be arbitrarily large.
         if not is_number or not abs(self.data) <= MAX_COORDINATE:
             raise self.error(f"must be a finite number below {MAX_COORDINATE:g}")
         return float(self.data)
 
     def numbers(self, names: Sequence[str]) -> tuple[float, ...]:
-        """Returns a list of one number for each of ``names``, such as `x1` and `y1`."""
+        """Returns a list with one number for each of ``names``, such as `x1` and `y1`."""
         if not isinstance(self.data, list | tuple) or len(self.data) != len(names):
             raise self.error(f"must be the {len(names)} numbers [{', '.join(names)}]")
         return tuple(item.number() for item in self.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smcd_jax.errors import SMCDError
 
-PLACEHOLDER_BYTES = 1024  # of the beginning of a file, enough to recognise one
+PLACEHOLDER_BYTES = 1024  # read from the start of a file; enough to recognise a placeholder
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HTML = (b"<!doctype html", b"<html", b"<head")
@@ -20,7 +20,7 @@ def check_is_content(path: Path, start: bytes | None = None) -> None:
         start: First bytes of the file; read from it if None.
 
     Raises:
-        SMCDError: The file is a pointer of Git LFS, or a web page that was saved in place of a download.
+        SMCDError: The file is a Git LFS pointer, or a web page that was saved in place of a download.
     """
     if start is None:
         with path.open("rb") as file:
@@ -28,14 +28,14 @@ def check_is_content(path: Path, start: bytes | None = None) -> None:
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(_LFS):
         raise SMCDError(
-            f"{path}: a pointer of Git LFS, not the file itself; run `git lfs pull` in the folder it was cloned to",
+            f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in the cloned repository",
             path=path,
             value="git-lfs",
         )
     if start[:64].lower().startswith(_HTML):
         raise SMCDError(
-            f"{path}: a web page, not the file itself; download it again (a login or a license may have to be "
-            "confirmed first)",
+            f"{path}: a web page, not the file itself; download it again (you may first have to log in or "
+            "accept a license)",
             path=path,
             value="html",
         )
@@ -63,7 +63,7 @@ def snapshot_folder(folder: Path) -> Path:
 
 
 def check_not_dangling(path: Path) -> None:
-    """Refuses a link to a file that is missing, as an interrupted download leaves it in Hugging Face's cache.
+    """Raises an error for a link to a missing file, such as an interrupted download leaves in Hugging Face's cache.
 
     Raises:
         SMCDError: The target of the link is missing.

@@ -55,7 +55,7 @@ class Row:
             raise self.error(problem, self.text)
 
     def number(self, index: int, *, missing: bool = False) -> float:
-        """Returns a field as a finite number below 1e9; NaN for a missing one if ``missing`` allows it."""
+        """Returns a field as a finite number below 1e9, or as NaN for a missing value if ``missing`` is set."""
         text = self.fields[index]
         value = _parsed(text)
         if not abs(value) <= MAX_COORDINATE and not (missing and text.lower() in _MISSING):
@@ -63,7 +63,7 @@ class Row:
         return value
 
     def is_word(self, index: int) -> bool:
-        """Returns whether a field is text: neither a number nor a mark of a missing one."""
+        """Returns whether a field is text: neither a number nor a marker of a missing value."""
         return not self.is_number(index) and self.fields[index].lower() not in _MISSING
 
     def is_number(self, index: int) -> bool:
@@ -73,7 +73,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The content of a table: names of its columns in lower case, empty without a header, and its rows."""
+    """The content of a table: its column names in lower case (empty without a header) and its rows."""
 
     header: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -128,8 +128,8 @@ def read_numbers(path: Path, columns: Collection[int], *, missing: bool = False)
 
     Args:
         path: File to read.
-        columns: Numbers per line that the format allows.
-        missing: Whether lines of only NaN or empty fields are allowed; they become NaN.
+        columns: Allowed numbers of values per line.
+        missing: Whether lines that consist of NaN or empty fields are allowed; they become NaN.
 
     Raises:
         SMCDError: The file is empty, a line is blank or has another number of fields, or a field is not a finite number
@@ -156,7 +156,7 @@ def _split(line: str) -> tuple[str, ...]:
     if '"' in line:
         try:
             parts = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-        except csv.Error:  # such as a field of more than 128 kB
+        except csv.Error:  # for example, a field of more than 128 kB
             parts = line.split(separator)
     else:
         parts = line.split(separator)

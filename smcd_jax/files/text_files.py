@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file, or of a UTF-16 file with a byte order mark, without that mark.
 
     Raises:
-        SMCDError: The file is missing, not readable, a pointer in place of a file, too large, or not text.
+        SMCDError: The file is missing, not readable, a Git LFS pointer or similar placeholder, too large, or not text.
     """
     try:
         size = path.stat().st_size
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Decodes the bytes of a text file as `read_text` does; each line ends in a line feed."""
+    """Decodes the bytes of a text file as `read_text` does; line ends become line feeds."""
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")

@@ -35,14 +35,14 @@ from smcd_jax.sampling_options import SamplingOptions, refuse, whole
 
 @dataclasses.dataclass(frozen=True)
 class SamplingBenchmark:
-    """Settings of `measure_sampling`.
+    """Settings for `measure_sampling`.
 
     Attributes:
         preset: Name of the preset.
         dtype: Compute dtype, as for the pipeline.
         batch: Number of videos per call.
         num_inference_steps: Number of steps; None for the model's own.
-        guidance_scale: Guidance scale of the prompt; 1 is one branch, None the model's own.
+        guidance_scale: Guidance scale of the prompt; 1 evaluates a single branch, None uses the model's own scale.
         steps_timed: Number of single steps measured, after one that warms up.
         whole_clip: Whether all steps are also run in one call.
         decode: Whether decoding is timed too.
@@ -69,7 +69,7 @@ class SamplingBenchmark:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingMeasures:
-    """Figures of one run; in seconds unless the name has another unit.
+    """Results of one run, in seconds unless the name states another unit.
 
     Attributes:
         clip_loop_seconds: Duration of all steps of ``batch`` videos in one call; None if it was not measured.
@@ -116,7 +116,7 @@ class SamplingMeasures:
 
     @property
     def clip_share_of_matmul(self) -> float:
-        """The same share for all steps of a video."""
+        """Arithmetic rate over all steps of a video, as a share of that of a large matrix product."""
         rate = self.tflop_per_step * self.num_inference_steps / (self.clip_seconds * self.batch)
         return rate / self.matmul_tflop_per_second
 
@@ -132,7 +132,7 @@ class SamplingProgram:
 
     Attributes:
         function: Runs the steps from ``start`` up to ``stop``.
-        args: All arguments of ``function`` except the last two.
+        args: All arguments of ``function`` except the last two, ``start`` and ``stop``.
         branches: Number of guidance branches.
         num_steps: Number of steps of a video.
     """
@@ -210,9 +210,9 @@ def compile_sampling(
     Args:
         preset: Name of the preset, "tiny" or "smcd".
         topology: Devices, from `smcd_jax.runtime.topology.find_topology`.
-        dtype: Dtype as for the pipeline.
+        dtype: Compute dtype, as for the pipeline.
         batch: Number of videos.
-        guidance_scale: Guidance scale of text; 1 is one branch, anything else two.
+        guidance_scale: Guidance scale of the prompt; 1 evaluates one branch, any other value two.
     """
     policy = ComputePolicy.for_device(dtype, topology.platform)
     program = sampling_program(preset, policy, batch=batch, guidance_scale=guidance_scale, abstract=True)
@@ -235,7 +235,7 @@ def measure_sampling(
     on_measured: Callable[[SamplingMeasures], object] = lambda _: None,
     on_stage: Callable[[str], object] = lambda _: None,
 ) -> SamplingMeasures:
-    """Times a large matrix product, the denoising program and the parts that the settings name.
+    """Times a large matrix product, the denoising program and the parts that the settings select.
 
     Args:
         settings: Settings of the benchmark.
@@ -323,7 +323,7 @@ def _clip_measures(run: Callable[[], SamplerState]) -> dict[str, Any]:
 def _profiled(program: Compiled, args: tuple[Any, ...], steps: int) -> ProfileSummary:
     args = jax.block_until_ready(jax.device_put(args))  # so that no copy from the host is part of the profile
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # its events would be most of the file, and slow the host down
+    options.python_tracer_level = 0  # Python's events would fill most of the file and slow the host down
     with tempfile.TemporaryDirectory(prefix="smcd-profile-") as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             jax.block_until_ready(program(*args))

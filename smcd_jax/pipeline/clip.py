@@ -208,7 +208,7 @@ def _check_texts(request: Request, tokenizer: Tokenizer, most: int, *, truncate:
 
 
 def _check_memory(options: SamplingOptions) -> None:
-    """Raises an error for sizes far beyond any memory, where the system would kill the process without a message."""
+    """Raises an error for sizes that no machine can hold, for which the system would kill the process silently."""
     height, width, frames = options.height, options.width, options.num_frames
     pixels = frames * height * width * options.num_videos_per_prompt
     if pixels > _MOST_PIXELS:

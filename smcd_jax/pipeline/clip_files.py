@@ -86,7 +86,7 @@ class ClipFiles:
 
         Args:
             overwrite: Whether existing results may be replaced.
-            finishing: Whether the kept latents are the input, so that they may exist.
+            finishing: Whether the kept latents are the input, in which case their file may already exist.
 
         Raises:
             SMCDError: A file exists, or the folder cannot be written to.

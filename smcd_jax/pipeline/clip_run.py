@@ -85,7 +85,7 @@ def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[s
     Args:
         pipeline: Pipeline of the model that made the sample.
         files: Result files.
-        changes: Options of decoding that replace those of the interrupted run.
+        changes: Decoding options that replace those of the interrupted run.
         progress: Progress reporting.
 
     Returns:
@@ -150,7 +150,7 @@ def _partial_of(clip: Clip) -> PartialSample | None:
 def _keep_partial(clip: Clip, partial: PartialSample) -> None:
     try:
         save_partial(clip.files.partial, partial, clip.description)
-    except SMCDError as error:  # reports the interruption, not the error that followed from it
+    except SMCDError as error:  # the caller reports the interruption, which matters more than this error
         logger.warning("the interrupted sample is not kept: %s", error)
     else:
         logger.warning("%d steps are kept; the same command continues from there", partial.step)

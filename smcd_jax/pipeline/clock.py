@@ -1,4 +1,4 @@
-"""Seconds of the stages of a run, with loading and compiling counted separately."""
+"""Durations of the stages of a run, with loading and compiling counted separately."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Clock:
-    """Measures stages without the time that is spent loading and compiling in them.
+    """Measures stages, excluding the time spent on loading and compiling within them.
 
     Args:
         aside: Function that returns the seconds spent loading and compiling so far.

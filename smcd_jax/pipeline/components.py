@@ -35,7 +35,7 @@ class Components:
     ):
         """Creates an empty store; `release` frees weights only with ``keep_loaded=False``.
 
-        An adapter is added to the weights when they are read, at its scale.
+        An adapter, multiplied by ``adapter_scale``, is added to the weights as they are read.
         """
         self._adapter, self._adapter_scale = adapter, adapter_scale
         self.programs: dict[Any, Compiled] = {}
@@ -74,14 +74,14 @@ class Components:
         return {name: self.params(name) for name in names}
 
     def release(self, *names: str) -> None:
-        """Frees these weights, and memory that reading and compiling left behind, unless all are kept."""
+        """Frees these weights, and memory left over from reading and compiling, unless ``keep_loaded`` is set."""
         if not self._keep_loaded:
             for name in names:
                 self._params.pop(name, None)
             trim_malloc()
 
     def program(self, key: Any, function: Callable[..., Any]) -> Compiled:
-        """Returns the compiled function of a key; only the first call for a key uses ``function``."""
+        """Returns the compiled function for a key; only the first call with a key uses ``function``."""
         if key not in self.programs:
             name = key if isinstance(key, str) else key[0]
             self.programs[key] = Compiled(function, around=lambda: self.progress.stage(f"compile {name}"))

@@ -19,8 +19,8 @@ def encode_features(
 ) -> dict[str, Array]:
     """Returns ``raw`` with every feature computed; the weights of each encoder are released after use.
 
-    A text or another item that occurs several times is encoded once. Encoders that sample draw the noise of an
-    example's first item from its seed.
+    A text or another item that occurs several times is encoded only once. Encoders that sample draw the noise for an
+    example's first item from the example's seed.
 
     Args:
         model: The model.
@@ -51,7 +51,7 @@ def _encode(
         out = np.asarray(program(params, joined, _item_keys(seeds, len(joined))))
     else:
         unique, inverse = np.unique(joined, axis=0, return_inverse=True)
-        # Filled up to a power of two, so that few programs serve any number of items.
+        # Padded to a power of two, so that few compiled programs serve any number of items.
         missing = 2 ** (len(unique) - 1).bit_length() - len(unique)
         filled = np.concatenate([unique, np.repeat(unique[-1:], missing, axis=0)])
         out = np.asarray(program(params, filled, None))[inverse.reshape(-1)]

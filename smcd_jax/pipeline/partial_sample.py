@@ -16,7 +16,7 @@ from smcd_jax.files import write_atomically
 class PartialSample(NamedTuple):
     """An interrupted sample.
 
-    The noise of every step follows from the seed and the number of the step, so that a resumed sample equals an
+    The noise of every step depends only on the seed and the number of the step, so a resumed sample equals an
     uninterrupted one.
 
     Attributes:

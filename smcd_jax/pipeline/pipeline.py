@@ -38,8 +38,8 @@ from smcd_jax.sampling_options import SamplingOptions, one_of
 
 logger = logging.getLogger(__name__)
 
-# On accelerators: each call joins and transposes weights once, before its first step. Between calls progress is shown
-# and an interrupt takes effect.
+# On accelerators. Each call joins and transposes weights once, before its first step; between calls, progress is shown
+# and interrupts take effect.
 STEPS_PER_CALL = 10
 StepCallback = Callable[["VideoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 
@@ -51,7 +51,7 @@ class VideoOutput:
     Attributes:
         frames: Videos, by output type: "np" float32 [b, f, h, w, 3] in 0..1; "uint8" the same in 0..255; "pil" a list
             of lists of pictures; "latent" scaled latents [b, f, h, w, c].
-        latents: Scaled latents of the frames, whatever the output type; None for a motion from a file.
+        latents: Scaled latents of the frames, whatever the output type; None if the motion comes from a file.
         motion: Motion of the frames (`smcd_jax.motion.Motion`) as played, for models with motion fields and
             output types other than "latent".
         request: The checked inputs.
@@ -80,7 +80,7 @@ class VideoPipeline(Rendering):
         video = pipe("rocket.png", "a rocket lifting off", tracks="tracks.json", seed=7).frames[0]
 
     Components are read from the model folder when first needed. With ``keep_loaded=False`` each is freed after use, so
-    that memory holds the largest component and not their sum.
+    memory holds at most the largest component instead of all of them.
 
     Attributes:
         folder: The model folder.
@@ -167,7 +167,7 @@ class VideoPipeline(Rendering):
             callback_on_step_end: Function called after each step with (pipeline, step, timestep, {"latents": ...}); it
                 may return a dict with other latents.
             before_decode: Function called with the final latents, so that they can be kept if decoding fails.
-            resume: Interrupted sample of the same request, from whose step sampling continues.
+            resume: Interrupted sample of the same request; sampling continues after its last complete step.
             on_interrupt: Function called with the state of the last complete step if sampling is interrupted.
             progress: True for progress bars, or a `smcd_jax.runtime.progress.Progress`.
             **overrides: Fields of `SamplingOptions`, such as ``seed`` or ``loop``, in place of those in ``options``.
@@ -247,7 +247,7 @@ class VideoPipeline(Rendering):
         return self.model.inputs(encode_features(self.model, self.components, plan.raw, seeds))
 
     def encode(self, inputs: Inputs, guidance: Guidance, windows: Windows | None = None) -> Context:
-        """Returns the tokens of every guidance branch, computed before the denoising network takes its memory.
+        """Returns the tokens of every guidance branch, computed before the denoising network takes up memory.
 
         Args:
             inputs: Conditions of the request.
@@ -313,7 +313,7 @@ class VideoPipeline(Rendering):
         program = self.components.program(("denoise", branches, options.guidance_rescale, transform), steps)
         context = (context, windows)
         program.program(params, state, context, settings, np.int32(0), np.int32(1))
-        self.components.release()  # memory that compiling left behind
+        self.components.release()  # frees memory left over from compiling
         size = 1 if loop.callback is not None or jax.default_backend() == "cpu" else STEPS_PER_CALL
         done = first
         try:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 def compare_with_reference(folder: ModelFolder, checkout: Path) -> Iterator[Finding]:
-    """Yields one finding per network of the family that the official code has.
+    """Yields one finding for each network of the family for which official code exists.
 
     The checkout's Python code is executed, as it would be by importing it.
 
@@ -33,7 +33,7 @@ def compare_with_reference(folder: ModelFolder, checkout: Path) -> Iterator[Find
         checkout: Folder of the official code, with torch and what it needs installed.
 
     Raises:
-        SMCDError: There is no such folder, torch is missing, or the family names no official networks.
+        SMCDError: There is no such folder, torch is missing, or there are no official networks for the family.
     """
     if not checkout.is_dir():
         raise SMCDError(f"{checkout}: no such folder; clone the official code", argument="reference", path=checkout)
@@ -42,7 +42,7 @@ def compare_with_reference(folder: ModelFolder, checkout: Path) -> Iterator[Find
     networks = get_conversion(folder.family).reference_networks(folder.config)
     if not networks:
         raise SMCDError(
-            f"model family {folder.family.name} names no official networks; leave out --reference",
+            f"model family {folder.family.name} has no official networks to compare with; omit --reference",
             argument="reference",
             value=folder.family.name,
         )
@@ -90,7 +90,7 @@ def _their_output(reference: ReferenceNetwork, leaves: Mapping[str, np.ndarray],
 
 
 def _find_class(name: str, checkout: Path) -> Any:
-    """Returns a class of the checkout, wherever in it the class is defined.
+    """Returns a class that is defined anywhere in the checkout.
 
     Raises:
         ValueError: No file defines it.

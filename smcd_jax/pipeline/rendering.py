@@ -47,7 +47,7 @@ class Rendering:
         Args:
             latents: Scaled latents [b, f, h, w, c]; None with ``options.motion_from``.
             inputs: Inputs of the request.
-            options: Resolved options of playback; None to return what the latents decode to.
+            options: Resolved playback options; None to apply none.
         """
         decoded = None
         if latents is not None:
@@ -89,7 +89,7 @@ class Rendering:
 
         Args:
             image: A path, PIL picture or array, or a list of them.
-            motion: Motion of one video for all pictures, or of each picture.
+            motion: Motion of one video, used for all pictures, or one motion per picture.
             **options: Fields of `SamplingOptions` about size and chunks: ``height``, ``width``, ``decode_chunk_size``.
 
         Raises:

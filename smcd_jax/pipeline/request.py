@@ -33,7 +33,7 @@ def make_request(
         message = "no tracks; pass a tracks file with --tracks FILE, or boxes with --track 'label: x1,y1,x2,y2 -> ...'"
         raise SMCDError(message, argument="tracks")
     if tracks is not None and not model.takes_tracks:
-        raise SMCDError("this model reads no tracks; leave out --tracks and --track", argument="tracks")
+        raise SMCDError("this model does not take tracks; omit --tracks and --track", argument="tracks")
     arguments = {"image": _listed(image), "tracks": _listed(tracks), "prompt": _listed(prompt)}
     arguments |= {"negative_prompt": _listed(options.negative_prompt), "end_image": _listed(options.end_image)}
     count = max(map(len, arguments.values()))

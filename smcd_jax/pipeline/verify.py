@@ -28,7 +28,7 @@ from smcd_jax.runtime.progress import Progress
 from smcd_jax.sampling_options import SamplingOptions
 
 OK, WARNING, BROKEN = "ok", "warning", "BROKEN"
-TIMES = (0.3, 0.7)  # noise levels of the denoising check, as parts of the schedule
+TIMES = (0.3, 0.7)  # noise levels of the denoising check, as fractions of the schedule
 
 _SAMPLE = 1 << 20  # number of values from which an array's distribution is estimated
 _LARGE = 4096  # smallest number of values whose distribution is meaningful

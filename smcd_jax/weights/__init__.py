@@ -1,1 +1,1 @@
-"""Arrays on disk with checksums, tensor files of PyTorch, and the engine that applies conversion tables."""
+"""Arrays on disk with checksums, PyTorch tensor files, and the engine that applies conversion tables."""

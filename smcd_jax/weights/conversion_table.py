@@ -81,5 +81,5 @@ def norm(torch: str, path: str) -> list[Row]:
 
 
 def under(torch: str, path: str, rows: Rows) -> list[Row]:
-    """Returns rows with prefixes before the PyTorch names and the paths."""
+    """Returns the rows with prefixes added to their PyTorch names and paths."""
     return [Row(f"{torch}.{row.torch}", f"{path}/{row.path}", row.layout) for row in rows]

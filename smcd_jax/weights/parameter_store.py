@@ -70,7 +70,7 @@ def checksums(component: str, leaves: Mapping[str, np.ndarray]) -> dict[str, str
 
 @contextlib.contextmanager
 def _unfinished_reads_ignored() -> Iterator[None]:
-    """Silences up to hundreds of tracebacks from other threads after one array cannot be read.
+    """Suppresses the tracebacks, up to hundreds, that other threads print after one array cannot be read.
 
     Orbax stops at the first array that cannot be read and closes its event loop, to which TensorStore still reports the
     other arrays, some of them after this block. The filters therefore stay in place after an error.
@@ -82,7 +82,7 @@ def _unfinished_reads_ignored() -> Iterator[None]:
             before(unraisable)
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "exception was never retrieved" not in record.getMessage()  # by a task or a future
+        return "exception was never retrieved" not in record.getMessage()  # logged by a task or a future
 
     sys.unraisablehook = hook
     log.addFilter(wanted)
@@ -92,7 +92,7 @@ def _unfinished_reads_ignored() -> Iterator[None]:
 
 
 def _checkpointer() -> tuple[Any, Any]:
-    """Returns an Orbax checkpointer that does not compress arrays, which would not help, and does not copy them."""
+    """Returns Orbax's checkpointer and arguments; arrays are not copied, and not compressed, which would not help."""
     import jax
     import orbax.checkpoint as ocp
     from orbax.checkpoint import type_handlers

@@ -29,8 +29,8 @@ _WRAPPERS = (
     *("state_dict", "module", "model_state_dict", "model", "params_ema", "ema", "model_ema", "params", "unet", "net"),
     *("generator", "weights"),
 )
-_DEEPEST = 4  # dictionaries around the tensors
-# Prefixes of all names: of DistributedDataParallel, torch.compile, DeepSpeed, and of modules around the network.
+_DEEPEST = 4  # most dictionaries nested around the tensors
+# Prefixes that DistributedDataParallel, torch.compile, DeepSpeed and enclosing modules add to every name.
 _PREFIXES = (
     *("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model.diffusion_model."),
     *("diffusion_model.", "model.", "unet."),
@@ -57,9 +57,9 @@ class LazyTensor:
 def open_tensors(path: Path) -> dict[str, LazyTensor]:
     """Returns the tensors of a file by name.
 
-    A dictionary of tensors under a key such as "state_dict" (PyTorch Lightning) or "module" (DeepSpeed) counts as the
-    content of the file, and a prefix that all names share, such as "module." (DistributedDataParallel), "_orig_mod."
-    (torch.compile) or "model.diffusion_model." (LDM), is removed; notes are logged.
+    If the tensors are in a dictionary under a key such as "state_dict" (PyTorch Lightning) or "module" (DeepSpeed),
+    that dictionary is read. A prefix that all names share, such as "module." (DistributedDataParallel), "_orig_mod."
+    (torch.compile) or "model.diffusion_model." (LDM), is removed. Both are logged as notes.
 
     Args:
         path: A .safetensors file, a file that `torch.load` reads, which needs torch, an index of several of them
@@ -83,9 +83,9 @@ def open_tensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def open_groups(path: Path, groups: Sequence[str]) -> tuple[dict[str, LazyTensor], list[str]]:
-    """Returns the tensors of several dictionaries of one file, and its other keys; errors are those of `open_tensors`.
+    """Returns the tensors of several dictionaries of one file, and its other keys; raises the errors of `open_tensors`.
 
-    A name is the key of the dictionary, a dot, and the name in it; files in .safetensors have such names.
+    Names have the form KEY.NAME: the key of the dictionary and the name in it. In .safetensors they are stored so.
     """
     check_not_dangling(path)
     if not path.is_file():
@@ -100,10 +100,10 @@ def open_groups(path: Path, groups: Sequence[str]) -> tuple[dict[str, LazyTensor
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = "", groups: Sequence[str] = ()) -> None:
-    """Writes a file of tensors, which replaces an existing one when it is complete.
+    """Writes a file of tensors; an existing file is replaced only once the new one is complete.
 
     Args:
-        path: A .safetensors file, or one of another suffix that ``torch.save`` writes.
+        path: A .safetensors file, or a file with any other suffix, which ``torch.save`` writes.
         tensors: C-contiguous arrays by name.
         key: Key of the dictionary under which ``torch.save`` puts the tensors; empty for the top level.
         groups: Keys of several dictionaries, as `open_groups` reads them; ``key`` is then not used.
@@ -128,7 +128,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], *, key: str = ""
 def find_tensor_file(folder: Path, *stems: str) -> Path | None:
     """Returns the first file of a folder with one of these stems and a suffix of weight files, or None.
 
-    After whole files of the stem come indices of several files (STEM.safetensors.index.json), several files without an
+    Single files come first, then indices of several files (STEM.safetensors.index.json), several files without an
     index, and variants such as STEM.fp16.safetensors, for which a note is logged.
     """
     for stem in stems:
@@ -175,7 +175,7 @@ def tensor_file(folder: Path, *stems: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes; for an index or the first of several files, that of all files' hashes."""
+    """Returns the SHA-256 of a file; for an index or a numbered set, the SHA-256 of the hashes of all its files."""
     parts = _parts(path)
     if parts == [path]:
         return _sha256(path)
@@ -200,11 +200,13 @@ def _parts(path: Path) -> list[Path]:
         content = read_json(path)
         names = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise SMCDError(f"{path}: not an index of weight files: no weight_map of names", path=path)
+            raise SMCDError(f"{path}: not an index of weight files; weight_map must map names to files", path=path)
         files = sorted(set(names.values()))
         for name in files:
             if Path(name).name != name:  # an index must not name files outside its folder
-                raise SMCDError(f"{path}: names {name!r}, which is not in its folder", path=path, value=name)
+                raise SMCDError(
+                    f"{path}: names {name!r}, which is outside its folder; download it again", path=path, value=name
+                )
         return [path.with_name(name) for name in files]
     match = _NUMBERED.fullmatch(path.name)
     if match is None:
@@ -243,7 +245,7 @@ def _open_torch(path: Path) -> dict[str, LazyTensor]:
     content = _unwrapped(torch, _load(torch, path), path)
     tensors = _lazy(torch, content)
     if not tensors:
-        raise SMCDError(f"{path} contains no tensors by name; give a file of weights", path=path)
+        raise SMCDError(f"{path} contains no named tensors; pass a file of weights", path=path)
     return tensors
 
 
@@ -253,7 +255,7 @@ def _lazy(torch: Any, content: Mapping[str, Any]) -> dict[str, LazyTensor]:
 
 
 def _unwrapped(torch: Any, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Returns the dictionary of tensors within a file of a training framework; its key is noted."""
+    """Returns the dictionary of tensors within a file of a training framework; its key is logged."""
     for _ in range(_DEEPEST):
         inner = [key for key, value in content.items() if isinstance(value, Mapping) and value]
         known = [key for key in _WRAPPERS if key in inner]
@@ -294,7 +296,7 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
     error: Exception | None = None
     for mmap in (True, False):  # files of torch before 1.6 cannot be mapped
         try:
-            with warnings.catch_warnings():  # torch warns of pickle protocols that it then reads or refuses anyway
+            with warnings.catch_warnings():  # torch warns about protocols even where it then reads or rejects them
                 warnings.simplefilter("ignore")
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
             break
@@ -311,7 +313,7 @@ def _load(torch: Any, path: Path) -> Mapping[str, Any]:
         message = f"{path} is truncated or not a PyTorch file ({_kind(path)}, {size:,} bytes); download it again"
         raise SMCDError(message, path=path, value=size) from error
     if not isinstance(content, Mapping):
-        message = f"{path} must contain tensors by name, got {type(content).__name__}"
+        message = f"{path} must contain a dictionary of tensors, got {type(content).__name__}"
         raise SMCDError(message, path=path, value=type(content))
     return content
 
