@@ -1,4 +1,4 @@
-"""Scaled dot-product attention behind one function: plain XLA, or cuDNN's fused kernel where it takes the inputs."""
+"""Scaled dot-product attention behind one function: plain XLA, or cuDNN's fused kernel where it supports the inputs."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from jaxtyping import Array, Bool, Float
 logger = logging.getLogger(__name__)
 
 Implementation = Literal["xla", "cudnn", "cudnn_train", "mapped"]
-CUDNN = ("cudnn", "cudnn_train")  # the gradient of cuDNN's kernel takes even numbers of queries and keys only
-MAPPED_SCORES = 2**18  # a head, from which mapping pays: 1 MB of float32, half a usual L2 cache
+CUDNN = ("cudnn", "cudnn_train")  # cuDNN's gradient supports only even numbers of queries and keys
+MAPPED_SCORES = 2**18  # scores per head from which mapping over heads pays: 1 MB in float32, half of a typical L2 cache
 
-SMALL_SCORES = 16 * 16  # frames times frames, up to which sums replace matrix products on GPUs
+SMALL_SCORES = 16 * 16  # largest frames x frames for which sums replace matrix products on GPUs
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one attention layer, computed once where their source does not change over the steps."""
+    """Keys and values of one attention layer, computed once if their source is the same at every step."""
 
     keys: Float[Array, "b l heads width"]
     values: Float[Array, "b l heads width"]
 
     def scaled(self, factor: Float[Array, ""]) -> KeysValues:
-        """The same keys, and the values times a factor."""
+        """Returns the same keys, with the values multiplied by a factor."""
         return KeysValues(self.keys, (self.values.astype(jnp.float32) * factor).astype(self.values.dtype))
 
     def append(self, other: KeysValues) -> KeysValues:
-        """Both sets of tokens, this one first."""
+        """Returns both sets of tokens concatenated, this one first."""
         return KeysValues(*(jnp.concatenate(pair, axis=1) for pair in zip(self, other, strict=True)))
 
 
@@ -41,17 +41,17 @@ def attend(
     implementation: Implementation = "xla",
     precision: str | None = None,
 ) -> Float[Array, "b q heads width"]:
-    """softmax(q k^T / sqrt(width)) v with the softmax in float32.
+    """Returns softmax(q k^T / sqrt(width)) v, with the softmax in float32.
 
-    The context may have a leading axis that divides the queries' (one text for all frames of a clip): frames then join
-    the query axis, so keys and values are never repeated.
+    The context's leading axis may be a divisor of the queries' leading axis (one text for all frames of a clip). Frames
+    are then merged into the query axis, so keys and values are never repeated.
 
     Args:
         queries: One query per token and head.
         context: Keys and values; leading axis b, or a divisor of it.
-        mask: True where a query may attend to a key; every query needs at least one. Axes of length 1 stand for all.
-        implementation: "cudnn" selects the fused kernel, "cudnn_train" where it has the gradient too; XLA computes the
-            others.
+        mask: True where a query may attend to a key; every query needs at least one. Axes of length 1 are broadcast.
+        implementation: "cudnn" uses the fused kernel where it supports the inputs, "cudnn_train" only where it supports
+            their gradient too; XLA computes the rest.
         precision: Precision of the two matrix products, as in `jax.lax.Precision`.
     """
     folded = queries.reshape(context.keys.shape[0], -1, *queries.shape[2:])
@@ -75,14 +75,14 @@ def attend_frames(
     implementation: Implementation = "xla",
     precision: str | None = None,
 ) -> Float[Array, "b f p heads width"]:
-    """Attention of each pixel's frames to the frames of the same pixel; softmax in float32.
+    """Returns the attention of each pixel's frames to the frames of the same pixel, with the softmax in float32.
 
     Args:
         queries: Queries.
         context: Keys and values, ``[b, g, p, heads, width]``.
         bias: Bias added to the attention logits of frames f and g, shared by all pixels, in float32.
-        implementation: With "cudnn", few frames are computed by sums that read queries, keys and values where they lie:
-            matrix products of 8 rows would need each of them transposed.
+        implementation: With "cudnn", small numbers of frames are computed by sums that read queries, keys and values in
+            place; matrix products of 8 rows would need a transposed copy of each.
         precision: Precision of the two matrix products, as in `jax.lax.Precision`.
     """
     scale = queries.shape[-1] ** -0.5
@@ -143,7 +143,7 @@ def _attend_mapped(
 
 
 def _cudnn_takes(queries: jax.Array, keys: jax.Array) -> bool:
-    """Whether cuDNN's fused kernel takes these inputs: half precision, and a width up to 128 that 8 divides."""
+    """Returns whether cuDNN's kernel supports the inputs: half precision, and a width up to 128 that 8 divides."""
     width = queries.shape[-1]
     takes = queries.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= 128
     if not takes and keys.shape[1] >= 128:

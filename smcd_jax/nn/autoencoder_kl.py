@@ -27,16 +27,16 @@ class Posterior(NamedTuple):
     log_variance: Float[Array, "b h w c"]  # clipped to -30..20
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
-        """One draw."""
+        """Returns one sample."""
         return self.with_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype))
 
     def with_noise(self, noise: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """The draw that this standard normal noise stands for."""
+        """Returns the sample that corresponds to this standard normal noise."""
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
 
 class VAEResidualBlock(nn.Module):
-    """GroupNorm (eps 1e-6), SiLU, conv, twice, added to the input."""
+    """GroupNorm (eps 1e-6), SiLU and convolution, applied twice and added to the input."""
 
     channels: int
     policy: ComputePolicy
@@ -62,7 +62,7 @@ class PixelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Used at the lowest resolution only."""
+        """Returns the pixels after attention, which is used at the lowest resolution only."""
         b, h, w, c = x.shape
         normed = group_norm(self.policy, epsilon=1e-6, name="norm")(x).reshape(b, h * w, c)
         query, key, value = (
@@ -81,21 +81,21 @@ class MiddleStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Shape stays."""
+        """Returns an array of the same shape."""
         x = VAEResidualBlock(self.channels, self.policy, name="residual_0")(x)
         x = PixelAttention(self.policy, name="attention")(x)
         return VAEResidualBlock(self.channels, self.policy, name="residual_1")(x)
 
 
 class Encoder(nn.Module):
-    """Pictures to the posterior's moments."""
+    """Maps pictures to the moments of the posterior."""
 
     config: AutoencoderConfig
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, picture: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
-        """Downsampling pads one row and column at the bottom and right only, as in the published network."""
+        """Returns the moments; downsampling pads one row and column at the bottom and right only, as published."""
         config, policy = self.config, self.policy
         x = conv(config.base_channels, policy, name="conv_in")(_to_patches(picture, config.patch))
         for level, multiplier in enumerate(config.channel_mult):
@@ -111,14 +111,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures."""
+    """Maps latents to pictures."""
 
     config: AutoencoderConfig
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
-        """Levels are numbered from the highest resolution, as in the published weights."""
+        """Returns pictures; levels are numbered from the highest resolution, as in the published weights."""
         config, policy = self.config, self.policy
         x = conv(config.base_channels * config.channel_mult[-1], policy, name="conv_in")(latents)
         x = MiddleStage(x.shape[-1], policy, name="middle")(x)
@@ -154,7 +154,7 @@ class AutoencoderKL(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """The 1x1 convolutions are linear layers here."""
+        """Creates the layers; the 1x1 convolutions are linear layers here."""
         self.encoder = Encoder(self.config, self.policy)
         self.decoder = Decoder(self.config, self.policy)
         config = self.config
@@ -172,7 +172,7 @@ class AutoencoderKL(nn.Module):
         return self.decode_unscaled(self.posterior(picture).mean)
 
     def posterior(self, picture: Float[Array, "b h w c"]) -> Posterior:
-        """Unscaled posterior of pictures in -1..1."""
+        """Returns the unscaled posterior of pictures in -1..1."""
         moments = self.quant(self.encoder(picture)).astype(jnp.float32)
         if self.config.linear_shortcut:
             moments += self.shortcut_in(_to_patches(picture, self.config.downscale)).astype(jnp.float32)
@@ -182,7 +182,7 @@ class AutoencoderKL(nn.Module):
         return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def encode(self, picture: Float[Array, "b h w c"], noise: Float[Array, "b hh ww d"]) -> Float[Array, "b hh ww d"]:
-        """Scaled latents, the posterior sampled with this noise (the reference samples; it does not take the mean)."""
+        """Returns scaled latents, sampled with this noise (the reference also samples and does not take the mean)."""
         return self.posterior(picture).with_noise(noise) * self.config.scaling_factor
 
     def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
@@ -190,7 +190,7 @@ class AutoencoderKL(nn.Module):
         return self.decode_unscaled(latents / self.config.scaling_factor)
 
     def decode_unscaled(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b hh ww d"]:
-        """Pictures in about -1..1 from unscaled latents."""
+        """Returns pictures, approximately in -1..1, from unscaled latents."""
         picture = self.decoder(self.post_quant(latents)).astype(jnp.float32)
         if self.config.linear_shortcut:
             picture += _from_patches(self.shortcut_out(latents).astype(jnp.float32), self.config.downscale)
@@ -209,14 +209,14 @@ def _linear(matrix: Float32[np.ndarray, "c d"], policy: ComputePolicy) -> nn.Den
 
 
 def to_model_range(frames: UInt8[Array, "m h w c"]) -> Float[Array, "m h w c"]:
-    """Pixels in 0..255 as -1..1, as `smcd_jax.media.to_model_range` computes on the host."""
+    """Returns pixels in 0..255 scaled to -1..1, as `smcd_jax.media.to_model_range` does on the host."""
     return (frames.astype(jnp.float32) / jnp.float32(255) - jnp.float32(0.5)) / jnp.float32(0.5)
 
 
 def sampled_latents(
     module: AutoencoderKL, params: Any, frames: UInt8[Array, "m h w c"], keys: PRNGKeyArray
 ) -> Float[Array, "m hh ww d"]:
-    """Scaled latents of frames, drawn from the posterior without gradient; frame i depends on ``keys[i]`` alone."""
+    """Returns scaled latents of frames, drawn from the posterior without gradient; ``keys[i]`` is for frame i."""
     posterior = module.apply({"params": params}, to_model_range(frames), method="posterior")
     noise = jax.vmap(lambda key: jax.random.normal(key, posterior.mean.shape[1:]))(keys)
     return jax.lax.stop_gradient(posterior.with_noise(noise) * module.config.scaling_factor)
@@ -230,17 +230,17 @@ def autoencoder_losses(
     *,
     weights: Mapping[str, float],
 ) -> Float[Array, " b"]:
-    """Reconstruction error of every frame and of its edges, and the posterior's divergence from a unit Gaussian.
+    """Returns the loss of each example: errors of frames and of their edges, and the posterior's KL divergence.
 
-    Errors are absolute plus squared. Edges are differences between neighbouring pixels; without them a small decoder
-    blurs what a tracker needs.
+    An error is the absolute plus the squared difference. Edges are differences between neighbouring pixels; without
+    them a small decoder blurs details that a tracker needs. The divergence is from a unit Gaussian.
 
     Args:
         module: The autoencoder.
-        params: Its parameters.
+        params: Parameters of the autoencoder.
         video: Frames in 0..255.
-        key: Random key of the posterior.
-        weights: Weights of "edge" and "kl", relative to the reconstruction.
+        key: Random key for sampling the posterior.
+        weights: Weights of "edge" and "kl", relative to the reconstruction error.
     """
     pictures = to_model_range(video.reshape(-1, *video.shape[2:]))
     posterior = module.apply({"params": params}, pictures, method="posterior")

@@ -14,7 +14,7 @@ from smcd_jax.nn.layers import ComputePolicy, dense
 def fourier_features(
     boxes: Float[Array, "*n 4"], frequencies: int = 8, temperature: float = 100.0
 ) -> Float[Array, "*n d"]:
-    """Sines, then cosines of the 4 coordinates, for each frequency temperature^(k / frequencies); no factor 2 pi."""
+    """Returns sines, then cosines of the 4 coordinates, for each frequency temperature^(k / frequencies); no 2 pi."""
     bands = np.power(temperature, np.arange(frequencies) / frequencies).astype(np.float32)
     angles = bands[:, None] * boxes.astype(jnp.float32)[..., None, :]
     waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-2)  # [..., frequency, sin or cos, coordinate]
@@ -31,12 +31,12 @@ class PositionNet(nn.Module):
     def __call__(
         self, boxes: Float[Array, "*n 4"], mask: Float[Array, "*n"], labels: Float[Array, "*n d"]
     ) -> Float[Array, "*n e"]:
-        """Box tokens.
+        """Returns the box tokens.
 
         Args:
             boxes: Corners (x1, y1, x2, y2) in 0..1 of the picture.
             mask: 1 where the object is present.
-            labels: Embedding by the text tower of each object's label at its end-of-text token.
+            labels: Embedding of each object's label: the text tower's output at the label's end-of-text token.
         """
         config, policy = self.config, self.policy
         null_label = self.param("null_label", nn.initializers.zeros, (config.label_width,), policy.params)

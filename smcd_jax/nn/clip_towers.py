@@ -16,7 +16,7 @@ END_OF_TEXT = 49407
 
 
 def quick_gelu(x: Array) -> Array:
-    """OpenAI's stand-in for GELU, x sigmoid(1.702 x): up to 0.02 away from it."""
+    """Returns x sigmoid(1.702 x), OpenAI's approximation of GELU, which differs from it by up to 0.02."""
     return x * nn.sigmoid(1.702 * x)
 
 
@@ -31,7 +31,7 @@ class CLIPAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"], visible: Bool[Array, "1 l l"] | None) -> Float[Array, "b l d"]:
-        """``visible`` says which token may attend to which (causal in the text tower)."""
+        """Returns the output; ``visible`` is True where one token may attend to another (causal in the text tower)."""
         b, length, width = x.shape
         fused = dense(3 * width, self.policy, name="query_key_value")(x).reshape(b, length, 3, self.heads, -1)
         query, key, value = (fused[:, :, index] for index in range(3))
@@ -64,13 +64,13 @@ class CLIPBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """The text tower. Conditioning reads it before its last layer, through the final norm ("penultimate")."""
+    """The text tower. Conditioning uses the output before the last layer, after the final norm ("penultimate")."""
 
     config: TextEncoderConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """``text_projection`` and ``logit_scale`` belong to the joint space with pictures, not to conditioning."""
+        """Creates the layers; ``text_projection`` and ``logit_scale`` map to the space shared with pictures."""
         config, policy = self.config, self.policy
         normal = nn.initializers.normal
         self.token_embedding = self.param(
@@ -87,20 +87,20 @@ class TextEncoder(nn.Module):
             self.logit_scale = self.param("logit_scale", nn.initializers.constant(2.6593), (), policy.params)
 
     def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
-        """What the UNet attends to: all layers but the last ``skip_last``, then the final norm, in float32."""
+        """Returns the tokens for the UNet: all layers but the last ``skip_last``, then the final norm, in float32."""
         return self._hidden(ids, self.config.layers - self.config.skip_last)
 
     def last_layer(self, ids: Int[Array, "b l"]) -> Float[Array, "b l d"]:
-        """All layers, then the final norm."""
+        """Returns the output of all layers, after the final norm."""
         return self._hidden(ids, self.config.layers)
 
     def label_embedding(self, ids: Int[Array, "b l"]) -> Float[Array, "b d"]:
-        """Returns the output of `__call__` at the first end-of-text token, as the position net reads labels."""
+        """Returns the output of `__call__` at the first end-of-text token, which the position net takes as a label."""
         end = jnp.argmax(ids == END_OF_TEXT, axis=-1)
         return jnp.take_along_axis(self(ids), end[:, None, None], axis=1)[:, 0]
 
     def pooled(self, ids: Int[Array, "b l"]) -> Float[Array, "b e"]:
-        """The text in the joint text-image space, not normalised."""
+        """Returns the texts in the joint text-image space, not normalised."""
         end = jnp.argmax(ids == END_OF_TEXT, axis=-1)
         last = jnp.take_along_axis(self.last_layer(ids), end[:, None, None], axis=1)[:, 0]
         return last @ self.text_projection.astype(jnp.float32)
@@ -142,15 +142,15 @@ class VisionEncoder(nn.Module):
         self.projection = self.param("projection", scale, (config.width, config.embed_width), policy.params)
 
     def __call__(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
-        """Pictures, normalised with CLIP's mean and deviation, in the joint text-image space; not normalised."""
+        """Returns vectors of the joint space, not normalised, for pictures normalised with CLIP's statistics."""
         return self._tokens(picture)[:, 0] @ self.projection.astype(jnp.float32)
 
     def patch_tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
-        """One token per patch after the last norm, without the class token and the projection."""
+        """Returns one token per patch after the last norm, without the class token and the projection."""
         return self._tokens(picture)[:, 1:]
 
     def raw_tokens(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b m d"]:
-        """The class token, then one token per patch, of the last layer without the last norm and the projection."""
+        """Returns the class token, then one token per patch, before the last norm and the projection."""
         return self._hidden(picture)
 
     def dummy_call(self) -> Float[Array, "1 e"]:

@@ -17,10 +17,10 @@ _UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
 class UNetConfig:
     """The denoising 3D UNet. Defaults are the published size without gates (ModelScope text-to-video)."""
 
-    latent_channels: int = 4  # of the video itself, in and out
+    latent_channels: int = 4  # of the noisy video, both input and output
     base_channels: int = 320
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2  # a level
+    num_res_blocks: int = 2  # per level
     attention_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
     head_dim: int = 64
     stem_heads: int = 8  # of the temporal transformer in the first block, whose inner width is stem_heads * head_dim
@@ -28,11 +28,12 @@ class UNetConfig:
     object_width: int = 1024  # of a box token
     image_width: int = 1024  # of an image token
     gate: Gate = "none"
-    image_latent: bool = False  # the first frame's latent joins the input on channels (zero convolution, ZC)
+    image_latent: bool = False  # concatenates the first frame's latent to the input channels (zero convolution, ZC)
     fps_embedding: bool = False
-    control: bool = False  # ControlNet features join the skips
+    control: bool = False  # adds ControlNet features to the skip connections
     dropout: float = 0.1
-    # of every GroupNorm; a width near 32 needs fewer, since a group of one channel loses its mean, a picture's colour
+    # groups of every GroupNorm; widths near 32 need fewer, since a group of one channel loses its mean, which holds
+    # colour
     groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)
 
     @property
@@ -53,7 +54,7 @@ class UNetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PositionNetConfig:
-    """Box tokens from label embeddings and boxes."""
+    """The network that makes box tokens from label embeddings and boxes."""
 
     label_width: int = 1024
     token_width: int = 1024
@@ -93,7 +94,7 @@ class TextEncoderConfig:
     width: int = 1024
     heads: int = 16
     layers: int = 24
-    embed_width: int = 1024  # of the joint text-image space; 0 where the weights come without the projection to it
+    embed_width: int = 1024  # of the joint text-image space; 0 if the weights lack the projection to it
     skip_last: int = 1  # layers left out of the conditioning: "penultimate"
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
     epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
@@ -117,7 +118,7 @@ class VisionEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DINOConfig:
-    """A vision transformer trained by DINO, whose features first-frame fidelity reads. Defaults are ViT-S/16."""
+    """A vision transformer trained by DINO, whose features measure first-frame fidelity. Defaults are ViT-S/16."""
 
     picture_size: int = 224
     patch: int = 16

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-# Orthonormal axes of color: brightness, red against blue, green against both; and the size of typical coefficients.
+# Orthonormal axes of color: brightness, red against blue, green against both; and typical sizes of their coefficients.
 _COLOR_AXES = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]]) / np.sqrt([[3], [2], [6]])
 _COLOR_SIZES = (1.0, 0.6, 0.3)
 _LARGEST, _FALL = 0.5, 2.6  # typical constant coefficient per pixel of the side, and decay with frequency
@@ -23,7 +23,8 @@ def cosine_code(side: int, channels: int) -> tuple[Float32[np.ndarray, "p c"], F
         channels: Number of coefficients, at most 3 * side^2; the typically largest ones are kept.
 
     Returns:
-        Matrix from a patch `[side, side, 3]`, flattened, to coefficients of about unit variance, and the matrix back.
+        Matrix from a patch `[side, side, 3]`, flattened, to coefficients of about unit variance, and the inverse
+        mapping.
     """
     place = np.arange(side)
     waves = np.cos(np.pi * (place + 0.5) * place[:, None] / side) * np.sqrt(np.where(place == 0, 1, 2) / side)[:, None]

@@ -14,7 +14,7 @@ EPSILON = 1e-6  # of every norm
 
 
 class DINO(nn.Module):
-    """Pictures to the class token after the last norm, the feature that DINO's own evaluation reads."""
+    """Maps pictures to the class token after the last norm, the feature that DINO's own evaluation uses."""
 
     config: DINOConfig
     policy: ComputePolicy
@@ -39,7 +39,7 @@ class DINO(nn.Module):
         self.norm_out = Norm(policy, EPSILON)
 
     def __call__(self, picture: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Features in float32 of pictures of ``picture_size``, normalised with ImageNet's mean and deviation."""
+        """Returns float32 features of pictures of side ``picture_size``, normalised with ImageNet's statistics."""
         compute = self.policy.compute
         b = picture.shape[0]
         patches = self.patch_embedding(picture).reshape(b, -1, self.config.width)

@@ -8,17 +8,17 @@ _INNER = ("unet", "attended", "spatial", "block")  # parts of a path that are th
 
 
 def is_gate(path: str) -> bool:
-    """Whether a parameter path is that of a gate scalar."""
+    """Returns whether a parameter path is that of a gate scalar."""
     return path.rsplit("/", 1)[-1] in GATE_SCALARS
 
 
 def gate_name(path: str) -> tuple[str, str, str]:
-    """Block, kind and part of the path of a gate scalar.
+    """Returns block, kind and part of a gate scalar, from its path.
 
     Returns:
-        Such as ("encoder_1", "object", "attention") for
-        "unet/encoder_1/spatial/block/gates/object_gate/alpha_attention"; the part is "branch" for scalars that weight
-        a whole branch.
+        For example, ("encoder_1", "object", "attention") for
+        "unet/encoder_1/spatial/block/gates/object_gate/alpha_attention"; the part is "branch" for scalars that weight a
+        whole branch.
     """
     block, _, inner = path.partition("/gates/")
     block = "/".join(part for part in block.split("/") if part not in _INNER)

@@ -1,7 +1,8 @@
 """Gated adapters: tanh-gated attention by which boxes and the first frame enter a spatial transformer block.
 
-One class for each form. The paper's model has `ObjectImageAdapters`: the object gate (MIM), then the image gate (GCA)
-on its result. The other forms are the reference's ablations. All gates start at zero, where they return their input.
+There is one class per form. The paper's model has `ObjectImageAdapters`: the object gate (MIM), then the image gate
+(GCA) on its result. The other forms are the reference's ablations. All gates start at zero, where they pass their input
+on.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class AdapterContext(NamedTuple):
     Attributes:
         objects: Context of the object gate.
         image: Context of the image gate; None for forms without one.
-        mask: True where the object gate may attend; None where it may attend everywhere.
-        betas: Weights of the two gates, in forms that weight them.
+        mask: True for tokens that the object gate may attend to; None for all tokens.
+        betas: Weights of the two gates; None in forms without such weights.
     """
 
     objects: GateContext
@@ -80,14 +81,14 @@ def _repeated(context: KeysValues, batch: int) -> KeysValues:
 
 
 class GatedBlock(nn.Module):
-    """Attention and a feed-forward block, each scaled by the tanh of a float32 scalar: the parts of both gates."""
+    """Attention and a feed-forward block, each scaled by the tanh of a float32 scalar; the base class of both gates."""
 
     width: int
     heads: int
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Layers in the order of use."""
+        """Creates the layers in the order in which they run."""
         self.alpha_attention = self.param("alpha_attention", nn.initializers.zeros, (), jnp.float32)
         self.alpha_ff = self.param("alpha_ff", nn.initializers.zeros, (), jnp.float32)
         self.norm_attention = layer_norm(self.policy)
@@ -96,7 +97,7 @@ class GatedBlock(nn.Module):
         self.ff = FeedForward(self.width, self.policy)
 
     def context(self, tokens: KeysValues) -> GateContext:
-        """What `__call__` of a gate needs, from the result of its ``keys_values``."""
+        """Returns the context for a gate's `__call__`, from the result of its ``keys_values``."""
         attention, ff = (jnp.tanh(alpha.astype(jnp.float32)) for alpha in (self.alpha_attention, self.alpha_ff))
         biases = self.attention.out.scaled_bias(attention), self.ff.dense_out.scaled_bias(ff)
         return GateContext(tokens.scaled(attention), attention, biases[0], ff, biases[1])
@@ -106,20 +107,20 @@ class GatedBlock(nn.Module):
 
 
 class GatedSelfAttention(GatedBlock):
-    """Gated self-attention over pixels and extra tokens, read at the pixels (GLIGEN, Li et al. 2023, eq. 3-4).
+    """Gated self-attention over pixels and extra tokens; the pixels are returned (GLIGEN, Li et al. 2023, eq. 3-4).
 
     x + tanh(alpha_attention) SelfAttn(LN[x, tokens]) at x, then the same with a feed-forward block and alpha_ff.
     LayerNorm and projections act on each token alone, so keys and values of the extra tokens do not depend on x.
     """
 
     def keys_values(self, tokens: Float[Array, "b n d"]) -> KeysValues:
-        """Keys and values of the extra tokens, already of the block's width."""
+        """Returns keys and values of the extra tokens, which must have the block's width."""
         return self.attention.keys_values(self.norm_attention(tokens))
 
     def __call__(
         self, x: Float[Array, "b p d"], gate: GateContext, *, extra_mask: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b p d"]:
-        """Pixels attend to all pixels and to the extra tokens where the mask is True."""
+        """Returns the pixels after they attend to all pixels and to the extra tokens for which the mask is True."""
         normed = self.norm_attention(x)
         extra = _repeated(gate.tokens, x.shape[0])
         mask = None
@@ -135,11 +136,11 @@ class GatedCrossAttention(GatedBlock):
     """Gated cross-attention from pixels to image tokens (GCA), then a gated feed-forward block."""
 
     def keys_values(self, tokens: Float[Array, "b m d"]) -> KeysValues:
-        """Keys and values of the image tokens, already of the block's width."""
+        """Returns keys and values of the image tokens, which must have the block's width."""
         return self.attention.keys_values(tokens)
 
     def __call__(self, x: Float[Array, "b p d"], gate: GateContext) -> Float[Array, "b p d"]:
-        """Pixels attend to the image tokens."""
+        """Returns the pixels after they attend to the image tokens."""
         x = x + self.attention(self.norm_attention(x), gate.tokens, bias=gate.attention_bias)
         return self._feed_forward(x, gate)
 
@@ -152,16 +153,16 @@ class GatedAdapters(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """The parts that every form has."""
+        """Creates the parts that every form has."""
         self.project_objects = dense(self.width, self.policy)
         self.object_gate = GatedSelfAttention(self.width, self.heads, self.policy)
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """The context for `__call__`."""
+        """Returns the context for `__call__`."""
         raise NotImplementedError
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
-        """The pixels after the gates."""
+        """Returns the pixels after the gates."""
         raise NotImplementedError
 
     def _object_keys_values(self, tokens: AdapterTokens) -> KeysValues:
@@ -176,11 +177,11 @@ class ObjectAdapters(GatedAdapters):
     """The object gate alone."""
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Absent objects are not masked: their tokens are the null token."""
+        """Returns the context; absent objects are not masked, because their token is the null token."""
         return AdapterContext(self.object_gate.context(self._object_keys_values(tokens)))
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
-        """object(x)."""
+        """Returns object(x)."""
         return self.object_gate(x, context.objects)
 
 
@@ -190,61 +191,61 @@ class ObjectImageAdapters(GatedAdapters):
     image_gate_class: ClassVar[type[GatedBlock]] = GatedCrossAttention
 
     def setup(self) -> None:
-        """The image gate has a projection of its own."""
+        """Adds the image gate and its projection."""
         super().setup()
         self.project_image = dense(self.width, self.policy)
         self.image_gate = self.image_gate_class(self.width, self.heads, self.policy)
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Absent objects are not masked: their tokens are the null token."""
+        """Returns the context; absent objects are not masked, because their token is the null token."""
         image = self.image_gate.context(self.image_gate.keys_values(self.project_image(tokens.image)))
         return AdapterContext(self.object_gate.context(self._object_keys_values(tokens)), image)
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
-        """image(object(x))."""
+        """Returns image(object(x))."""
         return self.image_gate(self.object_gate(x, context.objects), context.image)
 
 
 class ParallelAdapters(ObjectImageAdapters):
-    """x + tanh(beta_object) object(x) + tanh(beta_image) image(x); both gates contain x already."""
+    """x + tanh(beta_object) object(x) + tanh(beta_image) image(x), where object(x) and image(x) already include x."""
 
     def setup(self) -> None:
-        """Each gate is scaled once more."""
+        """Adds the scalars that weight the gates."""
         super().setup()
         self.beta_object = self.param("beta_object", nn.initializers.zeros, (), jnp.float32)
         self.beta_image = self.param("beta_image", nn.initializers.zeros, (), jnp.float32)
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Absent objects are not masked; both gates have a weight."""
+        """Returns the context with the weights of both gates; absent objects are not masked."""
         return super().keys_values(tokens)._replace(betas=(jnp.tanh(self.beta_object), jnp.tanh(self.beta_image)))
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
-        """Both gates read x."""
+        """Returns x plus the weighted results of both gates, each of which is applied to x."""
         objects = self.object_gate(x, context.objects, extra_mask=context.mask)
         beta_object, beta_image = context.betas
         return _weighted(_weighted(x, beta_object, objects), beta_image, self.image_gate(x, context.image))
 
 
 class DoubleAdapters(ParallelAdapters):
-    """As `ParallelAdapters`, with gated self-attention for the image too, and absent objects masked."""
+    """`ParallelAdapters` with gated self-attention for the image too, and with absent objects masked."""
 
     image_gate_class: ClassVar[type[GatedBlock]] = GatedSelfAttention
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Absent objects are masked."""
+        """Returns the context with absent objects masked."""
         return super().keys_values(tokens)._replace(mask=_present(tokens))
 
 
 class MergeAdapters(GatedAdapters):
-    """One gated self-attention over image and box tokens together, absent objects masked."""
+    """One gated self-attention over image and box tokens together; absent objects are masked."""
 
     def setup(self) -> None:
-        """Image tokens have a projection of their own."""
+        """Adds the projection of the image tokens."""
         super().setup()
         self.project_image = dense(self.width, self.policy)
 
     def keys_values(self, tokens: AdapterTokens) -> AdapterContext:
-        """Image tokens come first."""
+        """Returns the context; image tokens come before box tokens."""
         batch = tokens.objects.shape[0]
         image = self.object_gate.keys_values(self.project_image(tokens.image))
         mask = _present(tokens)
@@ -254,7 +255,7 @@ class MergeAdapters(GatedAdapters):
         return AdapterContext(self.object_gate.context(tokens), mask=mask)
 
     def __call__(self, x: Float[Array, "b p d"], context: AdapterContext) -> Float[Array, "b p d"]:
-        """The object gate with image tokens among its tokens."""
+        """Returns the result of the object gate, whose tokens include the image tokens."""
         return self.object_gate(x, context.objects, extra_mask=context.mask)
 
 

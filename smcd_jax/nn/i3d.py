@@ -22,7 +22,8 @@ STAGE_POOLS = (((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2
 class I3DConfig:
     """Widths of the network. Defaults are the published size, trained on the 400 classes of Kinetics.
 
-    An Inception block is (1x1x1, before 3x3x3, 3x3x3, before the second 3x3x3, the second 3x3x3, after the max pool).
+    Widths of an Inception block, in order: 1x1x1 branch; 1x1x1 and 3x3x3 of the second; the same of the third; 1x1x1
+    after the max pool.
     """
 
     classes: int = 400
@@ -41,13 +42,13 @@ class I3DConfig:
 
 
 class FixedBatchNorm(nn.Module):
-    """BatchNorm as it is after training: running mean and variance are parameters. Epsilon 1e-5; float32 inside."""
+    """BatchNorm as used after training: running mean and variance are parameters. Epsilon 1e-5, computed in float32."""
 
     policy: ComputePolicy
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-        """(x - mean) / sqrt(variance + epsilon) * scale + bias."""
+        """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias."""
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         initial = {"scale": ones, "bias": zeros, "mean": zeros, "variance": ones}
         given = {name: self.param(name, start, x.shape[-1:], self.policy.params) for name, start in initial.items()}
@@ -57,7 +58,7 @@ class FixedBatchNorm(nn.Module):
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU. TensorFlow's "same" padding: the odd one falls behind, not before."""
+    """Convolution without bias, BatchNorm, ReLU. TensorFlow's "same" padding puts an odd row or column at the end."""
 
     features: int
     policy: ComputePolicy
@@ -66,20 +67,20 @@ class ConvUnit(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b tt hh ww d"]:
-        """Time, height and width are divided by the stride, rounding up."""
+        """Returns features; time, height and width are divided by the stride, rounding up."""
         size = {"kernel": self.kernel, "stride": self.stride}
         x = conv_3d(self.features, self.policy, **size, use_bias=False, name="conv")(video)
         return nn.relu(FixedBatchNorm(self.policy, name="norm")(x))
 
 
 class InceptionBlock(nn.Module):
-    """Four branches side by side: 1x1x1; 3x3x3 twice, each behind a narrowing 1x1x1; a max pool and a 1x1x1."""
+    """Four branches side by side: 1x1x1; 3x3x3 twice, each after a narrowing 1x1x1; a max pool and a 1x1x1."""
 
     widths: tuple[int, ...]
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Widths in the order of `I3DConfig`."""
+        """Creates the branches, with widths in the order of `I3DConfig`."""
         point, narrow_0, wide_0, narrow_1, wide_1, pooled = self.widths
         self.point = ConvUnit(point, self.policy)
         self.narrow = [ConvUnit(narrow_0, self.policy), ConvUnit(narrow_1, self.policy)]
@@ -87,20 +88,20 @@ class InceptionBlock(nn.Module):
         self.pooled = ConvUnit(pooled, self.policy)
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w d"]:
-        """The branches are concatenated on channels."""
+        """Returns the branches, concatenated along channels."""
         branches = [wide(narrow(video)) for narrow, wide in zip(self.narrow, self.wide, strict=True)]
         around = nn.max_pool(video, (3, 3, 3), (1, 1, 1), "SAME")
         return jnp.concatenate([self.point(video), *branches, self.pooled(around)], axis=-1)
 
 
 class I3D(nn.Module):
-    """Videos to class logits, which are the features of the Frechet video distance (Unterthiner et al. 2018)."""
+    """Maps videos to class logits, the features of the Frechet video distance (Unterthiner et al. 2018)."""
 
     config: I3DConfig
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Three convolutions, three stages of Inception blocks, and a linear layer for the classes."""
+        """Creates three convolutions, three stages of Inception blocks, and a linear layer for the classes."""
         config, policy = self.config, self.policy
         self.stem_in = ConvUnit(config.stem[0], policy, kernel=7, stride=2)
         self.stem_narrow = ConvUnit(config.stem[1], policy)
@@ -109,7 +110,7 @@ class I3D(nn.Module):
         self.classes = conv_3d(config.classes, policy)
 
     def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b k"]:
-        """Logits of videos in -1..1, averaged over time, in float32.
+        """Returns the logits of videos in -1..1, averaged over time, in float32.
 
         Raises:
             SMCDError: There are fewer than 9 frames, or they are not 224 x 224 pixels.
@@ -118,21 +119,21 @@ class I3D(nn.Module):
         return self.classes(pooled).astype(jnp.float32).mean(axis=(1, 2, 3))
 
     def pooled(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b s d"]:
-        """Features before the classes, in float32: s = ceil(t / 8) - 1 vectors per video. Raises as `__call__`."""
+        """Returns float32 features before the classes, ceil(t / 8) - 1 vectors per video; raises as `__call__` does."""
         frames, height, width = video.shape[1:4]
         if frames < MIN_FRAMES:
-            raise SMCDError(f"I3D was given {frames} frames; it needs at least {MIN_FRAMES}, give longer videos")
+            raise SMCDError(f"I3D needs at least {MIN_FRAMES} frames, got {frames}; pass longer videos")
         if (height, width) != (PICTURE_SIDE, PICTURE_SIDE):
-            raise SMCDError(f"I3D was given frames of {width} x {height}; it takes {PICTURE_SIDE} x {PICTURE_SIDE}")
+            raise SMCDError(f"I3D needs frames of {PICTURE_SIDE} x {PICTURE_SIDE}, got {width} x {height}; resize them")
         steps = self._trunk(video).astype(jnp.float32).mean(axis=(2, 3))
         return (steps[:, :-1] + steps[:, 1:]) / 2  # the published average pool of 2 x 7 x 7: here a frame is 7 x 7
 
     def dummy_call(self) -> Float[Array, "1 1 1 1 k"]:
-        """Uses every parameter once; one pixel is enough, for padding fills every window."""
+        """Uses every parameter once; one pixel is enough, because padding fills every window."""
         return self.classes(self._trunk(jnp.zeros((1, 1, 1, 1, 3))))
 
     def _trunk(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b tt hh ww d"]:
-        """Everything before the average: an eighth of the frames, a thirty-second of the height and width."""
+        """Returns the features before averaging: 1/8 of the frames, 1/32 of the height and width."""
         x = nn.max_pool(self.stem_in(video), (1, 3, 3), (1, 2, 2), "SAME")
         x = self.stem_wide(self.stem_narrow(x))
         for (window, stride), stage in zip(STAGE_POOLS, self.stage, strict=True):
@@ -151,7 +152,7 @@ def conv_3d(
     use_bias: bool = True,
     name: str | None = None,
 ) -> nn.Conv:
-    """A cubic convolution on [b, t, h, w, c] with TensorFlow's "same" padding."""
+    """Returns a cubic convolution on [b, t, h, w, c] with TensorFlow's "same" padding."""
     return nn.Conv(
         features,
         (kernel,) * 3,

@@ -17,14 +17,15 @@ TIME = "time"
 
 
 def joined_weights(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The joined weights of a UNet, or of any tree of parameters.
+    """Returns the joined weights of a UNet, or of any tree of parameters.
 
     Args:
         params: Parameters of the network.
 
     Returns:
-        A tree with the kernel of queries, keys and values in the place of each attention whose three kernels have the
-        same shape, and at its root the kernel and bias of the time layers of all residual blocks (`time_layers`).
+        A tree that holds, at the path of each attention layer whose three kernels have the same shape, one kernel for
+        queries, keys and values, and at its root the kernel and bias of the time layers of all residual blocks
+        (`time_layers`).
     """
     found = _projections(params)
     layers = [layer for _, layer in time_layers(params)]
@@ -35,7 +36,7 @@ def joined_weights(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def time_layers(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The time layer of each residual block with the path of its block, sorted by path."""
+    """Yields the path and the time layer of each residual block, sorted by path."""
     for name in sorted(params):
         part = params[name]
         if name == "residual" and "time" in part:

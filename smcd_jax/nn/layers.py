@@ -35,7 +35,7 @@ class ComputePolicy:
 
     @classmethod
     def for_device(cls, dtype: str | None = None, platform: str | None = None) -> ComputePolicy:
-        """bfloat16 on accelerators and float32 on CPU, or the given dtype.
+        """Returns the policy for a device: bfloat16 on accelerators and float32 on CPU, unless ``dtype`` is set.
 
         Raises:
             SMCDError: ``dtype`` is neither "float32" nor "bfloat16", or JAX finds no device.
@@ -70,7 +70,7 @@ def dense(
     bias_init: Initializer = nn.initializers.zeros,
     name: str | None = None,
 ) -> nn.Dense:
-    """A linear layer; ``zero`` starts its kernel at zero."""
+    """Returns a linear layer; ``zero`` initialises its kernel to zero."""
     return nn.Dense(
         features,
         use_bias=use_bias,
@@ -84,7 +84,7 @@ def dense(
 
 
 class Linear(nn.Module):
-    """A linear layer like `dense`, whose bias a caller may replace.
+    """A linear layer like `dense`, whose bias can be replaced in a call.
 
     Attributes:
         inputs: Width of the input.
@@ -97,17 +97,17 @@ class Linear(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Kernel and bias, named and initialised as in `flax.linen.Dense`."""
+        """Creates kernel and bias, named and initialised as in `flax.linen.Dense`."""
         shape = (self.inputs, self.features)
         self.kernel = self.param("kernel", nn.linear.default_kernel_init, shape, self.policy.params)
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,), self.policy.params)
 
     def scaled_bias(self, scale: Float[Array, ""]) -> Float[Array, " d"]:
-        """The bias times a scalar, in the dtype of the computation."""
+        """Returns the bias times a scalar, in the compute dtype."""
         return (scale * self.bias.astype(jnp.float32)).astype(self.policy.compute)
 
     def __call__(self, x: Float[Array, "... e"], bias: Float[Array, " d"] | None = None) -> Float[Array, "... d"]:
-        """The product of x and the kernel, plus ``bias`` or else the layer's own."""
+        """Returns the product of x and the kernel plus ``bias``, by default the layer's own."""
         dtype = self.policy.compute
         out = jnp.matmul(x.astype(dtype), self.kernel.astype(dtype), precision=self.policy.precision)
         return out + (self.bias if bias is None else bias).astype(dtype)
@@ -125,7 +125,7 @@ def conv(
     bias_init: Initializer = nn.initializers.zeros,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square 2D convolution on [..., h, w, c], padded by kernel // 2 on every side by default."""
+    """Returns a square 2D convolution on [..., h, w, c], padded by kernel // 2 on every side by default."""
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -161,7 +161,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *axes c"]) -> Float[Array, "b *axes c"]:
-        """The normalised array, of the same shape."""
+        """Returns the normalised array, of the same shape."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params).astype(jnp.float32)
         bias = jnp.zeros((), jnp.float32)
         if self.use_bias:
@@ -177,19 +177,19 @@ class Norm(nn.Module):
 
 
 def group_norm(policy: ComputePolicy, *, epsilon: float, silu: bool = False, name: str | None = None) -> Norm:
-    """GroupNorm over every axis but the first and the group, followed by SiLU with ``silu``."""
+    """Returns a GroupNorm over every axis but the first and the group, followed by SiLU if ``silu`` is set."""
     return Norm(policy, epsilon, policy.groups, silu, name=name)
 
 
 def layer_norm(policy: ComputePolicy, *, use_bias: bool = True, name: str | None = None) -> Norm:
-    """LayerNorm over channels."""
+    """Returns a LayerNorm over channels."""
     return Norm(policy, 1e-5, use_bias=use_bias, name=name)
 
 
 class Dropout(nn.Module):
     """Dropout whose mask is a hash of the index, so that it is computed where it is used and is never stored.
 
-    The mask depends on the seed, the path of the module and the index in the whole array, and not on devices or mesh.
+    The mask depends on the seed, the path of the module and the index in the global array, not on devices or mesh.
 
     Attributes:
         rate: Share of the elements that become zero, 0..1.
@@ -199,7 +199,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, seed: UInt32[Array, " 2"] | None) -> Array:
-        """The array with elements dropped and the rest divided by 1 - rate; as it is if ``seed`` is None."""
+        """Returns the array with elements dropped and the rest divided by 1 - rate; unchanged if ``seed`` is None."""
         if seed is None or self.rate == 0:
             return x
         layer = np.uint32(zlib.crc32("/".join(self.path).encode()))
@@ -213,24 +213,24 @@ class Dropout(nn.Module):
 
 
 def _mixed(bits: UInt32[Array, ...]) -> UInt32[Array, ...]:
-    """The finalizer of MurmurHash3: every bit of the input changes about half of the bits of the output."""
+    """Returns MurmurHash3's finalizer of the bits: every input bit changes about half of the output bits."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
     return bits ^ (bits >> np.uint32(16))
 
 
 def dropout_seed(key: PRNGKeyArray | None) -> UInt32[Array, " 2"] | None:
-    """The seed of `Dropout` for all layers of a network, from the random key of the step; None stays None."""
+    """Returns the seed of `Dropout` for all layers of a network, from the key of a step; None if there is no key."""
     return None if key is None else jax.random.bits(key, (2,), jnp.uint32)
 
 
 def gelu(x: Array) -> Array:
-    """The exact (erf) form, as PyTorch's default."""
+    """Returns the exact (erf) form, PyTorch's default."""
     return jax.nn.gelu(x, approximate=False)
 
 
 class TemporalConv(nn.Module):
-    """A convolution of width 3 along frames only: PyTorch's Conv3d of kernel (3, 1, 1), padding (1, 0, 0)."""
+    """A convolution of width 3 along frames: PyTorch's Conv3d with kernel (3, 1, 1) and padding (1, 0, 0)."""
 
     features: int
     policy: ComputePolicy
@@ -258,7 +258,7 @@ class FeedForward(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Two linear layers."""
+        """Creates two linear layers."""
         self.dense_in = dense(8 * self.width, self.policy)
         self.dense_out = Linear(4 * self.width, self.width, self.policy)
 
@@ -269,7 +269,7 @@ class FeedForward(nn.Module):
         scale: Float[Array, ""] | None = None,
         bias: Float[Array, " d"] | None = None,
     ) -> Float[Array, "... d"]:
-        """The output for each token alone.
+        """Returns the output, computed for each token separately.
 
         Args:
             x: Tokens.
@@ -284,7 +284,7 @@ class FeedForward(nn.Module):
 
 
 def sinusoid(timesteps: Float[Array, " b"], width: int) -> Float[Array, "b width"]:
-    """Cosines, then sines, of frequencies 10000^(-i / half); an odd width ends in a zero column."""
+    """Returns cosines, then sines, with frequencies 10000^(-i / half); an odd width ends in a zero column."""
     half = width // 2
     frequencies = np.power(10000.0, -np.arange(half) / half).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies
@@ -300,7 +300,7 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, timesteps: Float[Array, " b"]) -> Float[Array, "b d"]:
-        """One vector per example."""
+        """Returns one vector per example."""
         hidden = dense(4 * self.width, self.policy, name="dense_in")(sinusoid(timesteps, self.width))
         return dense(4 * self.width, self.policy, name="dense_out")(nn.silu(hidden))
 
@@ -330,6 +330,6 @@ class Upsample(nn.Module):
 
 
 def on_frames(layer: Callable[[Array], Array], video: Float[Array, "b f h w c"]) -> Float[Array, "b f hh ww d"]:
-    """Applies a layer for pictures to every frame: frames fold into the batch and out again."""
+    """Applies an image layer to every frame, with frames folded into the batch axis."""
     frames = layer(video.reshape(-1, *video.shape[2:]))
     return frames.reshape(*video.shape[:2], *frames.shape[1:])

@@ -1,7 +1,7 @@
 """Low-rank adaptation of linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685): kernel + down @ up, for any network.
 
-An adapter is a tree of its own beside the components, ``low_rank/COMPONENT/PATH/kernel/(down|up)``. It is trained
-alone, saved in one file, and added to the kernels when a model is loaded, at any scale.
+An adapter is a separate tree beside the components, ``low_rank/COMPONENT/PATH/kernel/(down|up)``. It is trained alone,
+saved in one file, and added to the kernels when a model is loaded, at any scale.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Adapter(NamedTuple):
 
 
 def low_rank_shapes(kernels: Mapping[str, Any], rank: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the adapter of some kernels, by path with `COMPONENT`.
+    """Returns the shapes of the adapter for some kernels, by path with `COMPONENT`.
 
     Args:
         kernels: Kernels, or their shapes, by path.
@@ -72,7 +72,7 @@ def low_rank_shapes(kernels: Mapping[str, Any], rank: int) -> dict[str, jax.Shap
 
 
 def initial_low_rank(shapes: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
-    """Values before the first step: ``down`` normal / sqrt(in), ``up`` zero, so that nothing changes at first."""
+    """Returns the initial values: ``down`` is normal / sqrt(in) and ``up`` zero, so that nothing changes at first."""
     generator = np.random.default_rng(seed)
     return {
         path: (generator.standard_normal(part.shape) / np.sqrt(part.shape[0])).astype(np.float32)
@@ -83,12 +83,12 @@ def initial_low_rank(shapes: Mapping[str, Any], seed: int) -> dict[str, np.ndarr
 
 
 def with_low_rank(table: ShardingTable) -> ShardingTable:
-    """A model's sharding table with the adapter, which is whole on every device."""
+    """Returns a model's sharding table extended by the adapter, which is replicated on every device."""
     return ShardingTable((*table.rules, RULE), table.components | {COMPONENT}, table.head_dim)
 
 
 def adapted(params: Params, *, scale: float = 1.0) -> Params:
-    """A tree of components with its adapter added to the kernels; a tree without one is returned as it is."""
+    """Returns a tree of components with its adapter added to the kernels; a tree without an adapter is unchanged."""
     if COMPONENT not in params:
         return params
     rest = {name: part for name, part in params.items() if name != COMPONENT}
@@ -98,7 +98,7 @@ def adapted(params: Params, *, scale: float = 1.0) -> Params:
 def add_low_rank(
     leaves: Mapping[str, Array], adapter: Mapping[str, Array], *, scale: float = 1.0, prefix: str = ""
 ) -> dict[str, Array]:
-    """Arrays by path with kernel + scale * down @ up, computed in float32, in the dtype of the kernel.
+    """Returns the arrays by path with kernel + scale * down @ up, computed in float32 and cast to the kernel's dtype.
 
     Args:
         leaves: Arrays by path.
@@ -116,7 +116,7 @@ def add_low_rank(
 
 
 def save_adapter(path: Path, adapter: Adapter) -> None:
-    """Writes a safetensors file, which replaces an existing one when it is complete."""
+    """Writes a safetensors file; an existing file is replaced only once the new one is complete."""
     from safetensors.numpy import save_file
 
     metadata = {"format": FORMAT, "base": adapter.base, "note": adapter.note}
@@ -145,13 +145,13 @@ def load_adapter(path: str | os.PathLike[str]) -> Adapter:
         ) from error
     if metadata.get("format") != FORMAT:
         raise SMCDError(
-            f"{file}: not an adapter of low rank; write one with `smcd export --adapter`", argument="adapter", path=file
+            f"{file}: not a low-rank adapter; write one with `smcd export --adapter`", argument="adapter", path=file
         )
     return Adapter(leaves, metadata.get("base", ""), metadata.get("note", ""))
 
 
 def adapter_digest(adapter: Adapter) -> str:
-    """SHA-256 over the arrays of an adapter by path."""
+    """Returns the SHA-256 over the arrays of an adapter by path."""
     digest = hashlib.sha256()
     for name in sorted(adapter.leaves):
         digest.update(name.encode() + np.ascontiguousarray(adapter.leaves[name]).tobytes())
@@ -164,11 +164,11 @@ def check_adapter(adapter: Adapter, components: Sequence[str], leaves_of: Any, *
     Args:
         adapter: The adapter.
         components: Names of the model's components.
-        leaves_of: Function from the name of a component to its arrays, or their shapes, by path.
+        leaves_of: Function that returns the arrays of a component, or their shapes, by path.
         path: File of the adapter, for the message.
 
     Raises:
-        SMCDError: The adapter is of another model; `value` is the first path that does not fit.
+        SMCDError: The adapter belongs to another model; `value` is the first path that does not fit.
     """
     shapes: dict[str, Any] = {}
     for name in {key.split("/", 1)[0] for key in adapter.leaves} & set(components):
@@ -179,7 +179,7 @@ def check_adapter(adapter: Adapter, components: Sequence[str], leaves_of: Any, *
         kernel, up = key.removesuffix("/down"), adapter.leaves[key.removesuffix("down") + "up"]
         if tuple(shapes.get(kernel, ())) != (down.shape[0], up.shape[1]):
             raise SMCDError(
-                f"{path}: the adapter is of another model: {kernel} {(down.shape[0], up.shape[1])} is "
+                f"{path}: the adapter belongs to another model: {kernel} {(down.shape[0], up.shape[1])} is "
                 f"{tuple(shapes[kernel]) if kernel in shapes else 'missing'} here",
                 argument="adapter",
                 path=path,

@@ -12,21 +12,21 @@ from smcd_jax.nn.layers import ComputePolicy, Linear, dense
 
 
 class MultiHeadAttention(nn.Module):
-    """Queries, keys and values without bias, output with bias; heads are the major half of the channel axis."""
+    """Queries, keys and values without bias, output with bias; the channel axis is ordered by heads first."""
 
     width: int
     heads: int
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Four linear layers."""
+        """Creates four linear layers."""
         self.query = dense(self.width, self.policy, use_bias=False)
         self.key = dense(self.width, self.policy, use_bias=False)
         self.value = dense(self.width, self.policy, use_bias=False)
         self.out = Linear(self.width, self.width, self.policy)
 
     def keys_values(self, context: Float[Array, "b l e"]) -> KeysValues:
-        """Keys and values of the tokens to attend to; they may have another width than the queries' tokens."""
+        """Returns keys and values of the tokens to attend to; their width may differ from that of the queries."""
         return KeysValues(self._heads(self.key(context)), self._heads(self.value(context)))
 
     def __call__(
@@ -41,7 +41,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: Tokens of the queries.
-            context: Keys and values; `attend` says how their leading axis may differ.
+            context: Keys and values; see `attend` for their leading axis.
             mask: True where a query may attend to a key.
             bias: Bias of the output layer, in place of its own.
         """
@@ -60,7 +60,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: Tokens.
-            extra: Keys and values of the extra tokens, which come behind those of x.
+            extra: Keys and values of the extra tokens, which follow those of x.
             mask: True where a query may attend to a key.
             scale: Factor of the values of x; None for 1.
             bias: Bias of the output layer, in place of its own.
@@ -71,13 +71,13 @@ class MultiHeadAttention(nn.Module):
         return self._merged(self._attend(queries, context, mask=mask), bias)
 
     def among_frames(self, x: Float[Array, "b f p d"]) -> Float[Array, "b f p d"]:
-        """Self-attention among the frames of each pixel."""
+        """Applies self-attention among the frames of each pixel."""
         queries, context = self._projections(x)
         implementation, precision = self.policy.attention, self.policy.precision
         return self._merged(attend_frames(queries, context, implementation=implementation, precision=precision))
 
     def _projections(self, x: Float[Array, "b *n d"]) -> tuple[Array, KeysValues]:
-        """Queries, keys and values of the same tokens."""
+        """Returns queries, keys and values of the same tokens."""
         if self.has_variable(COLLECTION, SELF):
             kernel = self.get_variable(COLLECTION, SELF).astype(self.policy.compute)
             joined = jnp.matmul(x.astype(self.policy.compute), kernel, precision=self.policy.precision)

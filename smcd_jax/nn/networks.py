@@ -53,7 +53,7 @@ def register_network(config_class: type, module_class: type[nn.Module]) -> None:
 
 
 def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
-    """The network of a component config."""
+    """Returns the network of a component config."""
     policy, inner = policy or ComputePolicy(), getattr(config, "unet", config)
     return _NETWORKS[type(config)](config, dataclasses.replace(policy, groups=getattr(inner, "groups", policy.groups)))
 
@@ -61,9 +61,9 @@ def network(config: Any, policy: ComputePolicy | None = None) -> nn.Module:
 def init_params(
     config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
 ) -> Params:
-    """Parameters from scratch: published zero-initialised layers are zero, gates are shut, the rest is LeCun normal.
+    """Returns parameters from scratch: gates and layers published as zero-initialised are zero, the rest LeCun normal.
 
-    With ``only`` those of these paths alone; they are the same as among all.
+    With ``only``, returns only the parameters at these paths, with the same values as without it.
     """
     return unflatten(dict(init_leaves(config, key, policy, only=only)))
 
@@ -71,7 +71,7 @@ def init_params(
 def init_leaves(
     config: Any, key: jax.Array, policy: ComputePolicy | None = None, *, only: Collection[str] | None = None
 ) -> Iterator[tuple[str, jax.Array]]:
-    """`init_params` by path, a few at a time, so that whoever takes them away keeps a large network off the device.
+    """Yields the parameters of `init_params` by path, a few at a time, so that the device never holds a large network.
 
     Only the initialisers run, leaf by leaf: the network's own computation is cut out of the traced program first, and
     compiling all initialisers as one program would take several times as long as running them one by one.
@@ -88,7 +88,7 @@ def init_leaves(
 
 
 def abstract_params(config: Any, policy: ComputePolicy | None = None) -> Params:
-    """Shapes and dtypes of the parameters, without computing any."""
+    """Returns shapes and dtypes of the parameters, without computing any."""
     return unflatten(dict(_abstract_leaves(config, policy)))
 
 
@@ -99,7 +99,7 @@ def _abstract_leaves(config: Any, policy: ComputePolicy | None) -> dict[str, jax
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Leaves by path, "encoder_0/conv/kernel"."""
+    """Returns the leaves by path, such as "encoder_0/conv/kernel"."""
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 

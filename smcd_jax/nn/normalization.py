@@ -14,7 +14,7 @@ Reduction = Literal["sum", "dot", "moments"]
 
 
 def layer_normalised(x: Float[Array, "*axes c"], epsilon: float) -> Float[Array, "*axes c"]:
-    """(x - mean) / sqrt(variance + epsilon) over the last axis, for float32 input."""
+    """Returns (x - mean) / sqrt(variance + epsilon) over the last axis, for float32 input."""
     plain = {"epsilon": epsilon, "use_scale": False, "use_bias": False, "use_fast_variance": False}
     return nn.LayerNorm(**plain, parent=None).apply({}, x)
 
@@ -31,13 +31,13 @@ def group_normalised(
         x: Array of any floating dtype.
         groups: Number of groups, a divisor of c.
         epsilon: Constant added to the variance.
-        reduction: How the statistics are computed. "sum" takes the mean first and then the variance, "dot" does the
-            same with sums by matrix products, which XLA computes 4 times as fast on CPUs in the gradient, and "moments"
-            reads x once, which takes fewer kernels on GPUs.
+        reduction: How the statistics are computed. "sum" takes the mean first and then the variance; "dot" does the
+            same but sums with matrix products, whose gradient is 4 times as fast on CPUs; "moments" reads x once, which
+            takes fewer kernels on GPUs.
 
     Returns:
-        An array of the shape of x; with "moments" of shape ``[b, pixels, groups, c / groups]``, because XLA joins what
-        follows in this shape with the last kernel.
+        An array of the shape of x; with "moments" of shape ``[b, pixels, groups, c / groups]``, because XLA fuses
+        operations that follow in this shape into the last kernel.
     """
     return _group_normalised(x, groups, epsilon, reduction)[0]
 
@@ -51,7 +51,7 @@ def _group_normalised(x: Array, groups: int, epsilon: float, reduction: Reductio
     centred = pixels - group_mean(pixels)
     inverse = jax.lax.rsqrt(group_mean(jnp.square(centred)) + epsilon)
     normalised = (centred * inverse).reshape(x.shape)
-    # of x only the dtype is needed
+    # only the dtype of x is needed
     return normalised, (jnp.zeros((), x.dtype), normalised, inverse)
 
 
@@ -75,10 +75,11 @@ group_normalised.defvjp(_group_normalised, _group_gradient)
 def _normalised_by_moments(
     x: Float[Array, "b *axes c"], groups: int, epsilon: float
 ) -> tuple[Float[Array, "b 1 c"], Float[Array, "b 1 c"], Float[Array, "b p g d"]]:
-    """Mean, 1 / deviation and normalised pixels by group, from sums and sums of squares in one pass over x.
+    """Returns mean, 1 / deviation and normalised pixels by group, from sums and sums of squares in one pass over x.
 
-    The variance loses digits where the mean is many deviations from zero: a relative 2^-24 (mean / deviation)^2. The
-    rounding of bfloat16 inputs costs 2^-18 (mean / deviation)^2 of it already, so this is for bfloat16 only.
+    The variance loses precision if the mean is many deviations from zero: its relative error is 2^-24 (mean /
+    deviation)^2. Rounding inputs to bfloat16 already causes an error of 2^-18 (mean / deviation)^2, so this is for
+    bfloat16 only.
     """
     b, c = x.shape[0], x.shape[-1]
     frames = x.shape[1] if x.ndim == 5 else 1
@@ -87,7 +88,7 @@ def _normalised_by_moments(
     means, squares = (v.mean(axis=2).reshape(b, frames, groups, -1) for v in (by_frame, jnp.square(by_frame)))
     count = by_frame.shape[2]
     if count <= 64 <= frames * count:
-        # XLA puts this form of the statistics, that of a softmax, into the kernel that normalises, at these sizes.
+        # At these sizes, XLA fuses statistics in this form, that of a softmax, into the kernel that normalises.
         center = means.mean(axis=1)
         spread = (squares - jnp.square(means) + jnp.square(means - center[:, None])).mean(axis=1)
         offset = center - center.mean(axis=-1, keepdims=True)

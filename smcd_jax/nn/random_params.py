@@ -16,7 +16,7 @@ from smcd_jax.nn.networks import Params, abstract_params, flatten, unflatten
 
 
 def random_params(config: Any, policy: ComputePolicy) -> Params:
-    """Parameters of a component with values that keep activations near unit variance.
+    """Returns parameters of a component with values that keep activations near unit variance.
 
     Kernels are uniform with variance 1 / fan-in, scales lie in 0.9..1.1, biases in -0.1..0.1 and gates in 0.3..0.9, so
     that a full sampling loop stays finite: arithmetic on zeros, infinities or NaN takes less power and less time.
@@ -30,7 +30,7 @@ def random_params(config: Any, policy: ComputePolicy) -> Params:
 
 
 def random_like(tree: Any) -> Any:
-    """Arrays of unit variance in the shapes and dtypes of a tree of `jax.ShapeDtypeStruct`; booleans are True."""
+    """Returns arrays of unit variance with the shapes and dtypes of a tree of `ShapeDtypeStruct`; booleans are True."""
     leaves, structure = jax.tree.flatten(tree)
     made = [
         jnp.ones(leaf.shape, bool)
@@ -56,7 +56,7 @@ def _leaf(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
 def uniform(seed: Any, centre: Any, radius: Any, *, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Values of centre + radius * u with u uniform in [-1, 1), from a hash of the index (the finalizer of MurmurHash3).
+    """Returns centre + radius * u with u uniform in [-1, 1), from a hash of the index (the finalizer of MurmurHash3).
 
     A hash compiles faster than a random number generator, and one program serves all arrays of a shape.
 

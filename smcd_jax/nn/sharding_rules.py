@@ -1,4 +1,4 @@
-"""Sharding rules of the networks in this room, for families to compose; the engine is `smcd_jax.runtime.sharding`."""
+"""Sharding rules of this package's networks, for families to combine; the engine is `smcd_jax.runtime.sharding`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _ATTENTION = r".+/(self_attention|cross_attention|(object|image)_gate/attention)
 _DENSE = "proj_in|proj_out|project_objects|project_image|skip|time|zero_conv_[0-9]+"
 _CONV = "conv|conv_in|conv_out|conv_[0-9]+|hint_conv|down_[0-9]+_downsample"
 
-# Vectors and scalars are whole on every device: they are 0.07 % of the published model's bytes, and gathering each
-# would cost a collective of its own.
+# Vectors and scalars are replicated: they are 0.07 % of the published model's bytes, and gathering each would cost a
+# collective of its own.
 SMALL: tuple[Rule, ...] = (
     Rule("vector", r".+/(bias|scale|null_box|null_label|class_embedding)", (None,)),
     Rule("scalar", r".+/(alpha_attention|alpha_ff|beta_object|beta_image|logit_scale)", ()),
@@ -17,7 +17,7 @@ SMALL: tuple[Rule, ...] = (
 
 
 def unet_rules(*components: str) -> tuple[Rule, ...]:
-    """Rules of 3D UNets and networks made of their blocks, but for convolutions."""
+    """Returns the sharding rules of 3D UNets and of networks made of their blocks, except for convolutions."""
     name = f"({'|'.join(components)})"
     return (
         Rule("attention in", rf"{name}{_ATTENTION}/(query|key|value)/kernel", ("in", "heads")),
@@ -35,7 +35,7 @@ def convolution_rules(*components: str) -> tuple[Rule, ...]:
 
 
 def box_token_rules(component: str) -> tuple[Rule, ...]:
-    """Rule of the position net."""
+    """Returns the sharding rule of the position net."""
     return (Rule("position net", rf"{component}/dense_[0-9]+/kernel", ("in", "out")),)
 
 
@@ -53,10 +53,10 @@ def video_patch_rules(vision: str) -> tuple[Rule, ...]:
 
 
 def tower_rules(text: str, vision: str) -> tuple[Rule, ...]:
-    """Rules of the CLIP towers, by the names of their components."""
+    """Returns the sharding rules of the CLIP towers, given the names of their components."""
     name = f"({text}|{vision})"
     return (
-        # One kernel makes queries, keys and values: no cut of its output axis is a cut by heads.
+        # One kernel makes queries, keys and values, so no split of its output axis is a split by heads.
         Rule("tower attention", rf"{name}/.+/attention/(query_key_value|out)/kernel", ("in", "out")),
         Rule("tower feed-forward in", rf"{name}/.+/dense_in/kernel", ("in", "hidden")),
         Rule("tower feed-forward out", rf"{name}/.+/dense_out/kernel", ("hidden", "out")),

@@ -58,7 +58,7 @@ class TransformerBlock(nn.Module):
     parts: SpatialParts | None = None
 
     def setup(self) -> None:
-        """Layers in the order of use."""
+        """Creates the layers in the order in which they run."""
         parts = self.parts or TEXT_ONLY
         self.norm_self = layer_norm(self.policy)
         self.self_attention = MultiHeadAttention(self.width, self.heads, self.policy)
@@ -70,7 +70,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(self.width, self.policy)
 
     def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:
-        """Keys and values for `__call__`.
+        """Returns keys and values for `__call__`.
 
         Args:
             tokens: Tokens of the cross-attention.
@@ -80,7 +80,7 @@ class TransformerBlock(nn.Module):
         return BlockContext(self.cross_attention.keys_values(tokens), adapters)
 
     def __call__(self, x: Float[Array, "b *n d"], context: BlockContext | None = None) -> Float[Array, "b *n d"]:
-        """Tokens after the block.
+        """Returns the tokens after the block.
 
         Args:
             x: Tokens, ``[b, n, d]`` in a spatial block and ``[b, f, p, d]`` in a temporal one.
@@ -120,7 +120,7 @@ class SpatialTransformer(nn.Module):
     width: int = 0
 
     def setup(self) -> None:
-        """GroupNorm (eps 1e-6), Linear in, the block, Linear out (zero at the start)."""
+        """Creates GroupNorm (eps 1e-6), Linear in, the block, and Linear out (initialised to zero)."""
         self.norm = group_norm(self.policy, epsilon=1e-6)
         width = self.width or self.channels
         self.proj_in = dense(width, self.policy)
@@ -128,11 +128,11 @@ class SpatialTransformer(nn.Module):
         self.proj_out = dense(self.channels, self.policy, zero=True)
 
     def keys_values(self, tokens: Any, adapter_tokens: Any = None) -> BlockContext:
-        """Keys and values for `__call__`; see `TransformerBlock.keys_values`."""
+        """Returns keys and values for `__call__`; see `TransformerBlock.keys_values`."""
         return self.block.keys_values(tokens, adapter_tokens)
 
     def __call__(self, frames: Float[Array, "bf h w c"], context: BlockContext) -> Float[Array, "bf h w c"]:
-        """Tokens are the pixels of a frame, row by row."""
+        """Returns the frames after the transformer, whose tokens are the pixels of a frame, row by row."""
         bf, h, w, c = frames.shape
         tokens = self.proj_in(self.norm(frames).reshape(bf, h * w, c))
         tokens = self.proj_out(self.block(tokens, context))
@@ -140,7 +140,7 @@ class SpatialTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Attention among the frames of each pixel; GroupNorm statistics run over the whole clip; added to its input."""
+    """Attention among the frames of each pixel, added to its input; GroupNorm statistics run over the whole clip."""
 
     channels: int
     heads: int
@@ -149,7 +149,7 @@ class TemporalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        """Tokens are the frames of one pixel."""
+        """Returns the video after the transformer, whose tokens are the frames of one pixel."""
         b, f, h, w, c = video.shape
         inner = self.heads * self.head_dim
         normed = group_norm(self.policy, epsilon=1e-6, name="norm")(video)

@@ -1,4 +1,4 @@
-"""The denoising 3D UNet of ModelScope text-to-video and VideoCrafter: wiring only; families hand in attention parts."""
+"""The denoising 3D UNet of ModelScope text-to-video and VideoCrafter: wiring only; families supply attention parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNetContext = dict[str, BlockContext]  # by name of the block, such as "encoder_
 def make_block(
     plan: BlockPlan, config: UNetConfig, policy: ComputePolicy, parts: SpatialParts = TEXT_ONLY
 ) -> nn.Module:
-    """The module of a plan entry."""
+    """Returns the module for an entry of the plan."""
     if plan.kind == "stem":
         return StemBlock(config, policy)
     if plan.kind == "downsample":
@@ -49,7 +49,7 @@ class MiddleBlock(nn.Module):
     parts: SpatialParts
 
     def setup(self) -> None:
-        """The middle has attention at any ``attention_scales``."""
+        """Creates the blocks; the first always has attention, whatever ``attention_scales`` is."""
         channels = self.config.base_channels * self.config.channel_mult[-1]
         self.attended = UNetBlock(self.config, BlockPlan("residual", channels, attention=True), self.policy, self.parts)
         self.plain = UNetBlock(self.config, BlockPlan("residual", channels), self.policy)
@@ -66,7 +66,7 @@ class UNet3D(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Numbered as in the published weights: encoder_i is input_blocks.i, decoder_i is output_blocks.i."""
+        """Creates the blocks; their numbers are those of input_blocks and output_blocks in the published weights."""
         config, policy, parts = self.config, self.policy, self.spatial_parts()
         self.time_embedding = TimeEmbedding(config.base_channels, policy)
         if config.fps_embedding:
@@ -78,11 +78,11 @@ class UNet3D(nn.Module):
         self.conv_out = conv(config.latent_channels, policy, zero=True)
 
     def spatial_parts(self) -> SpatialParts:
-        """Cross-attention and adapters of every spatial block."""
+        """Returns cross-attention and adapters for every spatial block."""
         return TEXT_ONLY
 
     def block_contexts(self, tokens: Any, adapter_tokens: Any = None) -> UNetContext:
-        """Keys and values of every spatial block.
+        """Returns keys and values of every spatial block.
 
         Args:
             tokens: Tokens of the cross-attention.
@@ -102,7 +102,7 @@ class UNet3D(nn.Module):
         temporal: bool = True,
         dropout: Seed = None,
     ) -> Float[Array, "b f h w d"]:
-        """The network's output in float32.
+        """Returns the network's output in float32.
 
         Args:
             latents: Noisy latents, followed on the channel axis by the image latents of configs with ``image_latent``.
@@ -110,7 +110,7 @@ class UNet3D(nn.Module):
             context: Result of `block_contexts`.
             fps: Frames per second or frame stride, for configs with ``fps_embedding``; None leaves it out.
             control: Features of a ControlNet, one per encoder block, for configs with ``control``.
-            temporal: False leaves out every temporal layer (stage 1 trains on still images).
+            temporal: Whether temporal layers run; stage 1 trains on still images without them.
             dropout: Seed of dropout; None for no dropout.
         """
         time = self.time_embedding(timesteps)
@@ -143,12 +143,12 @@ class UNet3D(nn.Module):
         return on_frames(head, x).astype(jnp.float32)
 
     def smallest_video(self) -> Float[Array, "1 1 h w c"]:
-        """The smallest input, for `dummy_call` of subclasses."""
+        """Returns the smallest input, for `dummy_call` of subclasses."""
         side = 2 ** (len(self.config.channel_mult) - 1)
         return jnp.zeros((1, 1, side, side, self.config.input_channels))
 
     def _times(self, time: Float[Array, "b e"]) -> Mapping[str, Time]:
-        """The time embedding for each residual block by path, or its shift where the time layers are joined."""
+        """Returns the time embedding for each residual block by path, or its shift if the time layers are joined."""
         blocks = {f"encoder_{index}": block for index, block in enumerate(self.encoder)}
         blocks |= {"middle/attended": self.middle.attended, "middle/plain": self.middle.plain}
         blocks |= {f"decoder_{index}": block for index, block in enumerate(self.decoder)}
@@ -163,7 +163,7 @@ class UNet3D(nn.Module):
         return {path: TimeShift(part) for path, part in zip(paths, jnp.split(shifts, ends[:-1], -1), strict=True)}
 
     def _run(self, block: nn.Module, x: Array, time: Time, context: BlockContext | None, switches: dict) -> Array:
-        """A block whose batch keeps its sharding; with ``remat`` its activations are recomputed for gradients."""
+        """Runs a block and keeps its batch sharded; with ``remat`` its activations are recomputed for gradients."""
         call = lambda module, *args: module(*args, **switches)  # noqa: E731
         call = nn.remat(call) if self.policy.remat else call
         return constrain_batch(call(block, x, time, context))

@@ -1,4 +1,4 @@
-"""Blocks of the UNet: residual (with its temporal convolutions), and the plan of which block comes where."""
+"""Blocks of the UNet, residual (with temporal convolutions) and others, and the plan of their order."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts, Spat
 
 @dataclasses.dataclass(frozen=True)
 class BlockPlan:
-    """One entry of the published ``input_blocks`` or ``output_blocks``, by what it holds."""
+    """One entry of the published ``input_blocks`` or ``output_blocks``, described by its contents."""
 
     kind: str  # "stem", "residual" or "downsample"
-    channels: int  # that come out
+    channels: int  # of the output
     attention: bool = False  # spatial and temporal transformer after the residual block
     upsample: bool = False
 
 
 def encoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
-    """The encoder's blocks in order; each one's output is a skip connection."""
+    """Returns the encoder's blocks in order; each one's output is a skip connection."""
     plan = [BlockPlan("stem", config.base_channels)]
     scale = 1.0
     for level, multiplier in enumerate(config.channel_mult):
@@ -48,7 +48,7 @@ def encoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
 
 
 def decoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
-    """The decoder's blocks in order; each takes the last skip connection not yet taken."""
+    """Returns the decoder's blocks in order; each takes the last skip connection not yet taken."""
     plan = []
     scale = 0.5 ** (len(config.channel_mult) - 1)
     for level, multiplier in reversed(list(enumerate(config.channel_mult))):
@@ -60,7 +60,7 @@ def decoder_plan(config: UNetConfig) -> tuple[BlockPlan, ...]:
 
 
 def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
-    """Downscaling factor of each encoder block's output, relative to the latents."""
+    """Returns the downscaling factor of each encoder block's output, relative to the latents."""
     factors = [1]
     for plan in encoder_plan(config)[1:]:
         factors.append(factors[-1] * (2 if plan.kind == "downsample" else 1))
@@ -73,8 +73,8 @@ class TimeShift(NamedTuple):
     shift: Float[Array, "b c"]
 
 
-Seed = UInt32[Array, " 2"] | None  # of dropout, see `smcd_jax.nn.layers.Dropout`; None for no dropout
-Time = Float[Array, "b e"] | TimeShift  # an embedding, of which each block computes its own shift, or the shift
+Seed = UInt32[Array, " 2"] | None  # seed of dropout, see `smcd_jax.nn.layers.Dropout`; None for no dropout
+Time = Float[Array, "b e"] | TimeShift  # an embedding, from which each block computes its shift, or the shift itself
 
 
 class TemporalConvBlock(nn.Module):
@@ -82,11 +82,11 @@ class TemporalConvBlock(nn.Module):
 
     channels: int
     policy: ComputePolicy
-    dropout: float = 0.1  # fixed in the reference, whatever the rest of the network has
+    dropout: float = 0.1  # fixed in the reference, whatever rate the rest of the network has
 
     @nn.compact
     def __call__(self, video: Float[Array, "b f h w c"], *, dropout: Seed = None) -> Float[Array, "b f h w c"]:
-        """Norm statistics run over the whole clip."""
+        """Returns the video; norm statistics run over the whole clip."""
         b, f, h, w, c = video.shape
         # one axis of pixels throughout, so that XLA can add the input in the last convolution
         x = video = video.reshape(b, f, h * w, c)
@@ -116,13 +116,13 @@ class ResidualBlock(nn.Module):
         temporal: bool = True,
         dropout: Seed = None,
     ) -> Float[Array, "b f h w d"]:
-        """Norm statistics run over one frame here, over the clip in the temporal part (left out for still images)."""
+        """Returns the video. Norm statistics run over a frame, in the temporal part (not for stills) over the clip."""
         batch, frames = video.shape[:2]
         x = video.reshape(-1, *video.shape[2:])
         h = group_norm(self.policy, epsilon=1e-5, silu=True, name="norm_in")(x)
         h = conv(self.channels, self.policy, name="conv_in")(h)
         shift = time.shift if isinstance(time, TimeShift) else self._time_layer(time)
-        # in float32, so that XLA adds it in the norm's kernels and not as a whole array beside the convolution
+        # added in float32, so that XLA does it in the norm's kernels instead of writing a separate array
         h = h.astype(jnp.float32) + shift.astype(jnp.float32).repeat(frames, axis=0)[:, None, None, :]
         h = group_norm(self.policy, epsilon=1e-5, silu=True, name="norm_out")(h)
         h = Dropout(self.dropout)(h, dropout)
@@ -145,14 +145,14 @@ class StemBlock(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """The convolution's input channels follow from what it is given."""
+        """Creates the layers; the convolution takes its input channels from its first input."""
         self.conv = conv(self.config.base_channels, self.policy)
         self.temporal = TemporalTransformer(
             self.config.base_channels, self.config.stem_heads, self.config.head_dim, self.policy
         )
 
     def __call__(self, video: Float[Array, "b f h w c"], *, temporal: bool = True) -> Float[Array, "b f h w d"]:
-        """Without ``temporal`` the transformer is left out (still images)."""
+        """Returns the video; without ``temporal`` (still images) the transformer is left out."""
         video = on_frames(self.conv, video)
         return self.temporal(video) if temporal else video
 
@@ -166,7 +166,7 @@ class UNetBlock(nn.Module):
     parts: SpatialParts = TEXT_ONLY
 
     def setup(self) -> None:
-        """Layers of the plan."""
+        """Creates the layers of the plan."""
         channels = self.plan.channels
         self.residual = ResidualBlock(channels, self.policy, self.config.dropout)
         if self.plan.attention:
@@ -185,7 +185,7 @@ class UNetBlock(nn.Module):
         temporal: bool = True,
         dropout: Seed = None,
     ) -> Float[Array, "b f hh ww d"]:
-        """``context`` is None where the plan has no attention."""
+        """Returns the video; ``context`` is None if the plan has no attention."""
         video = self.residual(video, time, temporal=temporal, dropout=dropout)
         if self.plan.attention:
             video = on_frames(lambda frames: self.spatial(frames, context), video)
@@ -200,9 +200,9 @@ class DownBlock(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """One convolution of stride 2."""
+        """Creates one convolution of stride 2."""
         self.downsample = Downsample(self.channels, self.policy)
 
     def __call__(self, video: Float[Array, "b f h w c"]) -> Float[Array, "b f hh ww c"]:
-        """Frames fold into the batch."""
+        """Returns the video at half the height and width."""
         return on_frames(self.downsample, video)

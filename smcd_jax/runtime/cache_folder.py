@@ -1,4 +1,4 @@
-"""The folder for compiled programs and plans that may be deleted at any time."""
+"""The cache folder for compiled programs and plans; it may be deleted at any time."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ JAX has the same detection, but only inside `jax.distributed.initialize`, and th
 the process id are needed before that (see `smcd_jax.runtime.rendezvous`). Its classes are private
 (``jax._src.clusters``) and, in JAX 0.10, differ in ways that users notice:
 
-- SLURM: each process gets the GPU of its local index, also when one process has the whole host or when SLURM has
-  already limited ``CUDA_VISIBLE_DEVICES``. A batch script without ``srun`` is not detected at all.
+- SLURM: each process gets the GPU of its local index, even if one process has the whole host or SLURM has already
+  limited ``CUDA_VISIBLE_DEVICES``. A batch script without ``srun`` is not detected at all.
 - Open MPI 5 sets no ``OMPI_MCA_orte_hnp_uri`` and is not detected.
 - TPU VM: every metadata request may take six times 60 s, and a host without metadata ends in a traceback.
 - Any Kubernetes pod without the ``kubernetes`` package gets a warning.

@@ -53,8 +53,8 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> Path |
 def compiler_options(platform: str) -> dict[str, Any] | None:
     """Returns the XLA options for a platform: "cpu", "gpu" or "tpu".
 
-    On GPUs matrix products go to cuBLASLt, which adds bias and residual in the same kernel; Triton's products leave
-    the residual to a kernel of its own.
+    On GPUs matrix products go to cuBLASLt, which adds bias and residual in the same kernel; Triton's products leave the
+    residual to a separate kernel.
     """
     return {"xla_gpu_enable_triton_gemm": False} if platform in ("gpu", "cuda") else None
 
@@ -103,7 +103,7 @@ class Compiled:
 
 
 def _check_host_memory(program: Any) -> None:
-    """Raises if a CPU program cannot fit: unlike an accelerator, the operating system kills the process silently."""
+    """Raises an error if a CPU program does not fit in memory, because the system would kill the process silently."""
     sizes, memory = program.memory_analysis(), host_memory_bytes()
     if jax.default_backend() != "cpu" or sizes is None or memory is None:
         return

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Side of the square matrices that measure a device, large enough to occupy it fully.
+# Side of the square matrices used to measure a device, large enough to occupy it fully.
 MATMUL_SIDE = {"cpu": 2048}
 ACCELERATOR_SIDE = 8192
 # Number of products queued before the host waits: a wait costs about 0.1 ms, a product 1.4 ms on an H100.
@@ -77,7 +77,7 @@ _TPU_GIBIBYTES = {
 
 
 class _Bandwidth(NamedTuple):
-    """Bandwidth of the memory, and of all data that one device sends over its links, in GB/s."""
+    """Bandwidth of the memory, and of all links together over which one device sends data, in GB/s."""
 
     memory: float
     links: float
@@ -130,7 +130,7 @@ def memory_bytes(device_kind: str) -> int | None:
 
 
 def measured_flops(dtype: Any, *, precision: str | None = None, repeats: int = 5) -> float:
-    """Measures the FLOP/s of the first device in a large matrix product, as a peak for devices without a figure.
+    """Measures the FLOP/s of the first device in a large matrix product, for devices without a published peak.
 
     Takes about a second, and 3 GB on an accelerator; the device should be idle otherwise.
 

@@ -65,7 +65,7 @@ def start_distributed(
         environ: Environment variables; by default those of this process.
 
     Raises:
-        SMCDError: A value is missing or wrong, or the processes have not met within ``timeout``.
+        SMCDError: A value is missing or wrong, or not all processes have connected within ``timeout``.
     """
     environ = os.environ if environ is None else environ
     if timeout <= 0:

@@ -120,7 +120,7 @@ def _top_level(shape: str) -> list[str]:
 
 
 def _group_size(line: str, devices: int) -> int:
-    """Returns the number of devices per replica group, which the text writes in three forms."""
+    """Returns the number of devices per replica group, which HLO text states in one of three forms."""
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
     if mesh:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}

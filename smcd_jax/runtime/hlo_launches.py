@@ -20,7 +20,7 @@ _FREE = frozenset(
 )
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?[\s)}])([a-z][a-z\-]*)\((.*)")
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
-_WORKSPACE = re.compile(r", [us]8\[\d+\](?:\{0\})?\)\s*$")  # of a library call: scratch memory, not a result
+_WORKSPACE = re.compile(r", [us]8\[\d+\](?:\{0\})?\)\s*$")  # scratch memory of a library call, not a result
 _INVARIANT_KINDS = re.compile(r"transpose|copy|concatenate|convert|slice|pad|reverse")
 
 
@@ -36,8 +36,8 @@ class LaunchReport:
     """Launches of one execution of a program; a loop of unknown length counts once.
 
     Attributes:
-        by_kind: Launches by kind, in decreasing number. Kinds are names of library calls, or names that the compiler
-            gives to fusions.
+        by_kind: Launches by kind, the most frequent kind first. Kinds are names of library calls, or names that the
+            compiler gives to fusions.
         outside: Launches outside of all loops, which are part of ``by_kind``.
         repeated: Launches in loops that only move or convert arrays which do not change in the loop, by name, such as
             a transpose of weights at every step.
@@ -60,7 +60,7 @@ class LaunchReport:
         return Launches(*(a - b for a, b in zip(self.total, self.outside, strict=True)))
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures as JSON values."""
+        """Returns all figures as JSON values."""
         kinds = {kind: launches._asdict() for kind, launches in self.by_kind.items()}
         totals = {"total": self.total, "outside": self.outside, "per_step": self.per_step}
         return {
@@ -72,7 +72,7 @@ class LaunchReport:
 
 
 def launch_report(hlo: str) -> LaunchReport:
-    """The launches of a compiled program.
+    """Returns the launches of a compiled program.
 
     Args:
         hlo: Text from `jax.stages.Compiled.as_text`.
@@ -117,7 +117,7 @@ def _sum(parts: Any) -> Launches:
 
 
 def _launching(program: Program) -> set[str]:
-    """Computations that run by themselves: the entry, bodies of loops and branches, and what they call."""
+    """Returns the computations that run on their own: the entry, bodies of loops and branches, and those they call."""
     return _reachable(program, (program.entry,))
 
 
@@ -136,7 +136,7 @@ def _reachable(program: Program, names: tuple[str, ...]) -> set[str]:
 
 
 def _launches(lines: list[str]) -> Iterator[tuple[str, str, int, list[str]]]:
-    """Name, kind, bytes and operands of each launch of a computation."""
+    """Yields name, kind, bytes and operands of each launch in a computation."""
     for line in lines:
         match = _LINE.match(line)
         if not match or match[3] in _FREE:
@@ -151,7 +151,7 @@ def _launches(lines: list[str]) -> Iterator[tuple[str, str, int, list[str]]]:
 
 
 def _kind(label: str) -> str:
-    """The name of a fusion without numbers and suffixes of copies."""
+    """Returns the name of a fusion without its number and without the suffixes of copies."""
     return re.sub(r"[\d.]+$", "", re.sub(r"\.(?:clone|remat\d*)", "", label))
 
 

@@ -39,7 +39,7 @@ class Program:
 
     @functools.cached_property
     def executions(self) -> dict[str, int]:
-        """How often each computation runs in one execution of the program; a loop of unknown length counts once."""
+        """Number of runs of each computation in one execution of the program; a loop of unknown length counts once."""
         times = dict.fromkeys(self.computations, 0)
         times[self.entry] = 1
         for name in reversed(self.computations):
@@ -72,7 +72,7 @@ class Program:
 
 
 def parse(hlo: str) -> Program:
-    """The program of a text from `jax.stages.Compiled.as_text`."""
+    """Parses the text that `jax.stages.Compiled.as_text` returns."""
     found: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in hlo.splitlines():

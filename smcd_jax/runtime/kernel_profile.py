@@ -1,4 +1,4 @@
-"""Reduction of a device profile of `jax.profiler` to a table: launches, time by kind, and gaps."""
+"""Reduces a device profile from `jax.profiler` to a table: launches, time by kind, and gaps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATTERNS = {
 }
 _KINDS = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _PATTERNS.items()}
 KINDS = ("convolution", "matmul", "attention", "norm/reduction", "transpose/copy", "elementwise", "other")
-# What a fusion computes, from the instructions in it: names alone say "fusion".
+# Instructions that tell what a fusion computes; its name alone only says "fusion".
 _PRODUCTS = {"convolution": " convolution(", "matmul": " dot("}
 _COMPUTATION = re.compile(r"^%?([\w.\-]+) \(.*\{\s*$")
 _FUSION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .* fusion\(.*calls=%?([\w.\-]+)")
@@ -123,7 +123,7 @@ def fusion_kinds(hlo: str) -> dict[str, str]:
 def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
     """Returns the kernels in the newest profile below a folder that `jax.profiler.trace` wrote, sorted by start.
 
-    Streams of a GPU, operations of a TPU, or operations of a CPU where no accelerator ran.
+    Kernels come from the streams of a GPU, the operations of a TPU or, if no accelerator ran, those of a CPU.
 
     Raises:
         SMCDError: The folder has no profile, or the profile has no kernel.
@@ -132,7 +132,7 @@ def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:
     if not files:
         raise SMCDError(f"{folder}: no profile (*.xplane.pb) found; record one with jax.profiler.trace", path=folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the extension type of an event's stats
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by the extension type of an event's stats
         planes = list(jax.profiler.ProfileData.from_file(str(files[-1])).planes)
         devices = [plane for plane in planes if plane.name.startswith("/device:")]
         kernels = [kernel for plane in devices for kernel in _device_kernels(plane)]
@@ -172,9 +172,9 @@ def summarize(
 
     Args:
         kernels: Kernels of the profile; at least one.
-        steps: Number of steps that they belong to.
-        fusions: Kinds of HLO operations that are known, from `fusion_kinds`.
-        top: Number of names to keep.
+        steps: Number of steps in the profile.
+        fusions: Known kinds by name of HLO operation, from `fusion_kinds`.
+        top: Number of kernel names to list.
     """
     busy, gaps = _busy_and_gaps(kernels)
     start, end = min(k.start_ns for k in kernels), max(k.start_ns + k.duration_ns for k in kernels)
@@ -195,7 +195,7 @@ def summarize(
 
 
 def _busy_and_gaps(kernels: Sequence[Kernel]) -> tuple[float, list[float]]:
-    """Nanoseconds covered by kernels, and the lengths of the pauses between them."""
+    """Returns the nanoseconds covered by kernels and the lengths of the gaps between them."""
     busy, gaps, end = 0.0, [], None
     for kernel in sorted(kernels, key=lambda kernel: kernel.start_ns):
         stop = kernel.start_ns + kernel.duration_ns

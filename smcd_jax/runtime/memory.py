@@ -40,10 +40,10 @@ def peak_memory_bytes() -> int:
 
 @contextlib.contextmanager
 def oom_as_user_error(advice: str) -> Iterator[None]:
-    """Turns an out-of-memory error of the block into an `SMCDError` of one line.
+    """Turns an out-of-memory error raised in the block into an `SMCDError` of one line.
 
     Args:
-        advice: Advice on how to need less memory, the end of the message.
+        advice: Advice on how to use less memory, appended to the message.
     """
     try:
         yield
@@ -73,5 +73,5 @@ def gc_paused() -> Iterator[None]:
 
 def trim_malloc() -> None:
     """Returns freed memory to the operating system; glibc otherwise keeps it after reading weights and compiling."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # raised with another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

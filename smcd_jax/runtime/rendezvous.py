@@ -117,7 +117,8 @@ class _Coordinator:
         return listener
 
     def _collect(self, listener: socket.socket, selector: selectors.BaseSelector, stack: contextlib.ExitStack) -> None:
-        # Process 0 connects to its own address like the others, which reveals an address of another host.
+        # Process 0 connects to its own address like the others, which reveals whether the address is that of another
+        # host.
         own: socket.socket | None = None
         reason: OSError | None = None
         while len(self._present) < self._num_processes:
@@ -229,7 +230,7 @@ class _Coordinator:
 
 
 def _join(coordinator: str, *, process_id: int, num_processes: int, timeout: float, deadline: float) -> None:
-    """Every process but 0: connects, sends its id, and waits for the reply."""
+    """Runs in every process but 0: connects, sends its id, and waits for the reply."""
     reason, no_reply = "no answer", False
     while (remaining := deadline - time.monotonic()) > 0:
         connection = reply = None

@@ -23,11 +23,11 @@ _AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice
 # reserves the rest.
 _USABLE_GIBIBYTES = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 
-# Figures of GPUs for the compiler, as XLA prints them for the card (``GpuTargetConfigProto`` in text form). Memory and
-# bandwidth of the H200 are those of its data sheet and of a card; the rest is that of the H100.
+# GPU descriptions for the compiler, as XLA prints them for an installed card (``GpuTargetConfigProto`` in text form).
+# For the H200, memory and bandwidth come from its data sheet and from a card; the rest is that of the H100.
 _TARGETS = Path(__file__).parent / "gpu_targets"
 _GPUS = ("h100", "h200")
-GPU_SHARE = 0.75  # of a GPU's memory that JAX takes by default, and that a running program can use
+GPU_SHARE = 0.75  # share of a GPU's memory that JAX takes by default, and that a running program can use
 
 # Keeps libtpu from looking for a local TPU and for other processes that use it.
 _COMPILE_ONLY = {
@@ -73,7 +73,7 @@ def check_topology_name(name: str) -> None:
     if _is_gpu(name):
         if not re.fullmatch(r".+:[1-8]", name):
             raise SMCDError(
-                f"topology of GPUs must name 1 to 8 of one host, as in h100:8; got {name!r}",
+                f"topology must have 1 to 8 GPUs of one host, as in h100:8; got {name!r}",
                 argument="topology",
                 value=name,
             )
@@ -109,9 +109,9 @@ def find_topology(name: str) -> Topology:
     """Returns the devices of a topology.
 
     Args:
-        name: "local" for the local devices; "cpu:N" for fake CPU devices, requested before JAX is initialized unless it
-            already has that many; a TPU slice such as "v5e:2x4", which needs libtpu but no TPU; or GPUs of one host
-            such as "h100:8" or "FILE.txtpb:1", which needs JAX's CUDA plugin but no GPU.
+        name: "local" for the local devices; "cpu:N" for fake CPU devices, which are requested before JAX is initialized
+            unless it already has that many; a TPU slice such as "v5e:2x4", which needs libtpu but no TPU; or GPUs of
+            one host such as "h100:8" or "FILE.txtpb:1", which need JAX's CUDA plugin but no GPU.
 
     Raises:
         SMCDError: The topology is unknown, libtpu or the CUDA plugin is missing, or JAX has too few CPU devices.
