@@ -20,7 +20,7 @@ _UNTIMED = 100  # milliseconds; what browsers use for a frame without a duration
 def read_animation(path: Path) -> tuple[UInt8[np.ndarray, "f h w 3"], VideoInfo]:
     """Reads a GIF or WebP: each stored picture once, however long it is displayed.
 
-    The rate is that of the stored times, which the format rounds: a GIF of eight frames at 7 frames per second
+    The frame rate follows from the stored times, which the format rounds: a GIF of eight frames at 7 frames per second
     lasts 1.14 s, which is 7.02 frames per second.
 
     Raises:
@@ -51,7 +51,7 @@ def read_animation(path: Path) -> tuple[UInt8[np.ndarray, "f h w 3"], VideoInfo]
 
 
 def _frames(image: Image.Image, path: Path) -> tuple[list[np.ndarray], list[int]]:
-    """The stored pictures, uint8 [h, w, 3], and the display time of each in milliseconds."""
+    """Returns the stored pictures, uint8 [h, w, 3], and the display time of each in milliseconds."""
     pictures, milliseconds = [], []
     count = getattr(image, "n_frames", 1)
     check_decoded_size(count * image.width * image.height * 3, path)

@@ -114,8 +114,8 @@ def move_boxes(
     Args:
         picture: Picture, RGB.
         boxes: Boxes, xyxy in 0..1 of the picture.
-        mask: 1 or true where the object is present. Until an object first appears, the picture shows what it has in
-            that first box; where it is absent later, the background is shown.
+        mask: 1 or true where the object is present. Before an object first appears, the picture is unchanged in its
+            first box; where it is absent later, the background is shown.
 
     Raises:
         SMCDError: The shapes do not match, an object is never present, or a first box has no area.

@@ -48,7 +48,7 @@ def decode(path: Path) -> tuple[UInt8[np.ndarray, "f h w 3"], VideoInfo]:
 
 
 def first_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the first stored frame of a video in the order of presentation, turned as the video states.
+    """Decodes the first stored frame of a video in the order of presentation, rotated as the video states.
 
     Raises:
         SMCDError: The file is not a video, or is damaged before its first frame.
@@ -71,7 +71,7 @@ def probe(path: Path) -> VideoInfo:
 
 
 def _decoded(path: Path, keep: Callable[[av.VideoFrame], None]) -> VideoInfo:
-    """Passes each decoded frame to ``keep``; returns what is known about the video afterwards."""
+    """Passes each decoded frame to ``keep``, then returns the properties of the video."""
     start, hidden = _edit_list(path)
     times: list[int | None] = []
     last_duration, matrix = 0, None
@@ -122,7 +122,8 @@ def _edit_list(path: Path) -> tuple[float, int]:
 
 @contextlib.contextmanager
 def _opened(path: Path, **options: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    # "file:" and the whitelist: a name with a colon is not a URL, and a playlist cannot open network addresses.
+    # With "file:", a name with a colon is not read as a URL; with the whitelist, a playlist cannot open network
+    # addresses.
     options = {"protocol_whitelist": "file", **options}
     # Broken metadata must not stop a video.
     with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:

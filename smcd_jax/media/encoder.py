@@ -41,8 +41,8 @@ class Encoding:
     bt709: bool = False
 
 
-# Pixels. For smaller frames, macroblock-tree rate control of x264 depends on memory that it does not initialise: the
-# same frames give different files (3 different ones in 60 runs at 32 x 32).
+# Side in pixels. For smaller frames, x264's macroblock-tree rate control depends on memory that it does not initialise,
+# so the same frames give different files (3 different ones in 60 runs at 32 x 32).
 _SMALL = 64
 
 # Players assume BT.709 for H.264; without the tags some assume BT.601 and show other colours. CRF 14 is close to
@@ -143,7 +143,7 @@ def _graph(first: np.ndarray, fps: Fraction, filters: Iterable[tuple[str, str]])
 
 
 def _palette_graph(first: np.ndarray, fps: Fraction) -> av.filter.Graph:
-    """One palette for the whole clip; dithering is redone only where the picture changes, so still parts stay still."""
+    """Returns filters with one palette for the clip; dithering changes only with the picture, so still parts stay."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=first.shape[1], height=first.shape[0], format="rgb24", time_base=1 / fps)
     split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=full")

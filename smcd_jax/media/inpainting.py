@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float32, UInt8
 from scipy import ndimage, signal
 
 _SWEEPS = 24  # number of diffusion sweeps per level
-_SEARCH_SIDE = 96  # longer side in pixels of the picture in which the source of the texture is searched
+_SEARCH_SIDE = 96  # longer side in pixels of the picture in which a texture source is searched for
 _RING = 2  # width of the ring around a hole that must match the source, in pixels of that picture
 _INSIDE_WEIGHT = 0.15  # weight of the estimated colours inside the hole; the ring has weight 1
 _MARGIN = 8  # pixels kept around a hole while it is filled

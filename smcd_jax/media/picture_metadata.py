@@ -1,4 +1,4 @@
-"""Metadata of pictures that must not decide whether they are read: text, colour profiles and EXIF, broken or large."""
+"""Removal of picture metadata (text, colour profiles, EXIF) that is broken or so large that reading would fail."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
-_MAX_UNPACKED = 1 << 20  # bytes of a text or a colour profile; Pillow refuses the picture beyond
-_MAX_TEXTS = 32  # texts of a picture; Pillow refuses it if they unpack to 64 MiB in all
+_MAX_UNPACKED = 1 << 20  # bytes of an unpacked text or colour profile; Pillow rejects pictures with larger ones
+_MAX_TEXTS = 32  # texts per picture; Pillow rejects it if they unpack to more than 64 MiB in total
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _LENGTHS = {b"pHYs": 9, b"tIME": 7, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
@@ -25,10 +25,10 @@ def without_bad_metadata(data: bytes) -> tuple[bytes, list[str]]:
     """Returns an encoded picture without metadata that would stop its decoder.
 
     Args:
-        data: Bytes of the file. Of formats other than PNG and JPEG they are returned as they are.
+        data: Bytes of the file. Those of formats other than PNG and JPEG are returned unchanged.
 
     Returns:
-        The bytes, and what was left out, as text; nothing for most pictures, whose bytes are returned unchanged.
+        The bytes, and descriptions of what was left out; for most pictures nothing is, and the bytes are unchanged.
     """
     if data.startswith(PNG_START):
         return _clean_png(data)
@@ -110,18 +110,18 @@ def _png_problem(chunk: _Chunk) -> str:
 
 
 def _unpacks_beyond(chunk: _Chunk) -> bool:
-    """Whether the packed part of a chunk is longer than the limit, or is packed in an unknown way."""
+    """Returns whether the packed part of a chunk exceeds the limit when unpacked, or uses an unknown method."""
     _, _, rest = chunk.content.partition(b"\0")
     if chunk.kind == b"iTXt":
         if rest[:1] != b"\1":
             return False
         rest = rest[1:2] + rest[2:].partition(b"\0")[2].partition(b"\0")[2]
-    if rest[:1] != b"\0":  # the only way of packing is number 0
+    if rest[:1] != b"\0":  # the only compression method is number 0
         return True
     try:
         return len(zlib.decompressobj().decompress(rest[1:], _MAX_UNPACKED + 1)) > _MAX_UNPACKED
     except zlib.error:
-        return False  # Pillow leaves these out itself
+        return False  # Pillow itself leaves these out
 
 
 def _clean_jpeg(data: bytes) -> tuple[bytes, list[str]]:
@@ -129,7 +129,7 @@ def _clean_jpeg(data: bytes) -> tuple[bytes, list[str]]:
         with Image.open(io.BytesIO(data), formats=["JPEG", "MPO"]) as image:
             image.getexif().get(_ORIENTATION)
         return data, []
-    except Exception:  # Pillow raises many types for broken segments; the pixels are judged when they are decoded
+    except Exception:  # Pillow raises many types for broken segments; broken pixels show when they are decoded
         stripped, exif = _strip_jpeg(data)
     orientation = stored_orientation(exif) if exif else 1
     if orientation != 1:
@@ -142,7 +142,7 @@ def _clean_jpeg(data: bytes) -> tuple[bytes, list[str]]:
 
 
 def _strip_jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Returns a JPEG without application segments (but JFIF's and Adobe's) and comments, and its EXIF data."""
+    """Returns a JPEG without comments and application segments (except JFIF's and Adobe's), and its EXIF data."""
     kept, exif, at = [data[:2]], b"", 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")

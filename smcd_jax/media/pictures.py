@@ -62,7 +62,7 @@ _TRANSPOSE = {
 
 _ARGUMENT = "picture"  # name of an image or array in messages
 
-LARGEST_SIDE = 16384  # pixels, of a picture or a video; encoders accept hardly more
+LARGEST_SIDE = 16384  # largest side of a picture or video in pixels; encoders accept hardly more
 
 
 def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
@@ -147,7 +147,7 @@ def image_to_array(image: Image.Image, source: str | Path) -> UInt8[np.ndarray, 
 
 
 def _upright(image: Image.Image, source: str | Path) -> Image.Image:
-    """Returns the image turned and mirrored as its EXIF orientation says, also if other parts of EXIF are broken."""
+    """Returns the image rotated and mirrored by its EXIF orientation, even if other parts of EXIF are broken."""
     try:
         return ImageOps.exif_transpose(image)
     except (MemoryError, Image.DecompressionBombError):
@@ -237,7 +237,7 @@ def open_image(file: io.BufferedReader) -> Image.Image:
 
 
 def _check_kind(start: bytes) -> None:
-    """Refuses common kinds of files that are not supported, with a message for each kind.
+    """Rejects common kinds of files that are not supported, with a message for each kind.
 
     Raises:
         _OtherKindError: The first bytes are those of such a file.
@@ -273,7 +273,7 @@ def _begins_as_video(start: bytes) -> bool:
 
 
 def _register_heif() -> bool:
-    """Whether Pillow reads HEIF files, through the optional library pillow-heif."""
+    """Returns whether Pillow reads HEIF files, through the optional library pillow-heif."""
     if "HEIF" in _formats_of_this_pillow():
         return True
     try:
@@ -315,7 +315,7 @@ def _eight_bits(values: np.ndarray, source: str | Path) -> np.ndarray:
         raise _refusal(source, reason, values.dtype)
     values = values.astype(np.float64)
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= top):  # also true of NaN
+    if not (low >= 0 and high <= top):  # also true for NaN
         raise _refusal(source, f"{kind} must lie in 0..{top}, got {low:g}..{high:g}", (float(low), float(high)))
     return np.rint(values * (255 / top)).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""The border to PyAV: its exceptions become an `SMCDError`."""
+"""Conversion of PyAV's exceptions to `SMCDError`."""
 
 from __future__ import annotations
 

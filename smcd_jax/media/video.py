@@ -21,7 +21,7 @@ from smcd_jax.media.video_info import VideoInfo, timing_note
 
 logger = logging.getLogger(__name__)
 
-MAX_FPS = 1000  # WebP counts milliseconds
+MAX_FPS = 1000  # WebP states times in milliseconds
 GIF_MAX_FPS = 50  # a delay of 2/100 s; viewers slow down GIFs with shorter delays
 FOLDER_FPS = 8.0  # a folder of pictures has no frame rate; the reference plays its results at this one
 

@@ -1,4 +1,4 @@
-"""BoxTracks: labelled boxes over the frames of a video, in 0..1 of the picture; the form that all other rooms take."""
+"""BoxTracks: labelled boxes over the frames of a video, in 0..1 of the picture; the form that other packages use."""
 
 from __future__ import annotations
 
@@ -82,8 +82,9 @@ class BoxTracks:
     def resample(self, frames: int) -> BoxTracks:
         """Returns the same motion in another number of frames: first frame on first, last on last.
 
-        An object is present where it is in the nearest old frame (the later one when halfway). Its box moves linearly
-        between two old frames that both show it; next to a frame that does not, it is the box of the nearest frame.
+        An object is present if it is present in the nearest old frame (the later one when halfway). Between two old
+        frames that both show it, its box moves linearly; next to a frame that does not, its box is that of the nearest
+        frame.
 
         Raises:
             SMCDError: `frames` is not a positive whole number.
@@ -144,7 +145,7 @@ def join_tracks(tracks: Sequence[BoxTracks]) -> BoxTracks:
         SMCDError: `tracks` is empty, the numbers of frames differ, or two prompts differ.
     """
     if not tracks:
-        raise SMCDError("tracks to join must be at least one, got none", argument="tracks")
+        raise SMCDError("tracks must contain at least one BoxTracks to join, got none", argument="tracks")
     frames = [track.num_frames for track in tracks]
     if len(set(frames)) > 1:
         raise SMCDError(
@@ -177,7 +178,7 @@ def check_frames(frames: int) -> None:
 
 
 def is_label(label: Any) -> bool:
-    """Whether a value may label an object; `LABEL_RULE` is the rule as text."""
+    """Returns whether a value may label an object; `LABEL_RULE` states the rule as text."""
     return isinstance(label, str) and bool(label.strip()) and len(label.splitlines()) == 1
 
 
@@ -188,7 +189,7 @@ def valid_boxes(boxes: np.ndarray) -> np.ndarray:
 
 
 def box_fault(box: Sequence[float]) -> str | None:
-    """Returns why four numbers are no valid xyxy box, such as `x2 4 <= x1 5 in box [...]`, or None if they are one."""
+    """Returns why four numbers are not a valid xyxy box, such as `x2 4 <= x1 5 in box [...]`, or None if they are."""
     x1, y1, x2, y2 = (float(value) for value in box)
     if not np.all(np.isfinite(box)):
         return f"box {format_box(box)} is not finite"

@@ -1,4 +1,4 @@
-"""COCO-VID annotations: boxes per image, with the id of the object, of images in order of the frames of their video."""
+"""COCO-VID annotations: boxes with object ids, for images that are listed in the order of their video's frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IDENTITIES = ("instance_id", "track_id", "tracking_id")
 
 
 def is_coco(content: Any) -> bool:
-    """Whether the content of a JSON file holds images and annotations as COCO does."""
+    """Returns whether the content of a JSON file has images and annotations as COCO does."""
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 
 
@@ -25,14 +25,14 @@ def read_coco_vid(path: Path, *, video: int | str | None = None) -> PixelTracks:
     """Returns the objects of one video, in order of their ids; pixels count from 0.
 
     The id of an object is `instance_id` or `track_id` of its annotations, or `attributes.track_id` (CVAT's export as
-    COCO 1.0). Images without `video_id` are one video; `frame_id`, or else the order of the file, orders them.
+    COCO 1.0). Images without `video_id` form one video; they are ordered by `frame_id`, or else as in the file.
 
     Args:
         path: File.
         video: Id or name of the video; None for the only one with annotations.
 
     Raises:
-        SMCDError: No or several videos match (`argument` is `video`), an annotation has no id of an object, or an entry
+        SMCDError: No or several videos match (`argument` is `video`), an annotation has no object id, or an entry
             violates the format.
     """
     content = JsonValue(read_json(path), str(path))
@@ -94,7 +94,7 @@ def _identity(annotation: JsonValue) -> Hashable:
             if holder.data.get(key) is not None:
                 return scalar(holder, key)
     raise SMCDError(
-        f"{annotation.place} has no instance_id or track_id: COCO without tracks is not read; track it first",
+        f"{annotation.place} has no instance_id or track_id; COCO without tracks cannot be read, run a tracker first",
         argument=annotation.key,
         path=annotation.path,
     )

@@ -23,11 +23,11 @@ def read_cvat_xml(path: Path) -> PixelTracks:
     """Returns the tracks of boxes in order of the file; frames and pixels count from 0.
 
     A track is absent from a box with `outside="1"` until its next box, and before its first one. Size and number of
-    frames come from the `meta` of the file; each is None, or ends at the last box, if it is missing. Other shapes are
-    left out, and a note counts them.
+    frames come from the `meta` of the file; without it, the size is None and the video ends at the last box. Tracks of
+    other shapes are left out, and a note counts them.
 
     Raises:
-        SMCDError: The file is not such XML, or holds no track of boxes.
+        SMCDError: The file is not CVAT's XML for video, or has no track of boxes.
     """
     root = _parse(path)
     if root.find("track") is None and root.find("image") is not None:
@@ -40,7 +40,11 @@ def read_cvat_xml(path: Path) -> PixelTracks:
     shapes = sum(track.find(kind) is not None for track, _ in tracks for kind in _OTHER_SHAPES)
     tracks = [(track, boxes) for track, boxes in tracks if boxes]
     if not tracks:
-        raise SMCDError(f"{path}: no track of boxes ({shapes} tracks of other shapes)", path=path, value=shapes)
+        raise SMCDError(
+            f"{path}: no track of boxes ({shapes} of other shapes); export tracks of rectangles",
+            path=path,
+            value=shapes,
+        )
     start = int(_meta(root, "start_frame", path) or 0)
     keys = [_keys(track, boxes, path, start=start) for track, boxes in tracks]
     last = int(max(times[-1] for times, _, _ in keys)) + 1
@@ -74,16 +78,16 @@ def read_cvat_xml(path: Path) -> PixelTracks:
 
 def _parse(path: Path) -> ElementTree.Element:
     text = read_text(path)
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities of entities would fill the memory
-        raise SMCDError(f"{path}: XML with its own entities is not read; export the file again", path=path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # nested entities could fill the memory
+        raise SMCDError(f"{path}: XML that declares entities cannot be read; export the file again", path=path)
     try:
-        # As bytes: the declaration may name the encoding that the file had.
+        # Without the XML declaration, which may state the encoding of the file before it was decoded.
         root = ElementTree.fromstring(text.partition("?>")[2] if text.lstrip().startswith("<?xml") else text)
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise SMCDError(f"{path}: not XML: {error}", path=path) from error
     if root.tag != "annotations":
         raise SMCDError(
-            f"{path}: XML of <{root.tag[:40]}> is not read; of XML files, only CVAT's for video are",
+            f"{path}: XML with root <{root.tag[:40]}> cannot be read; only 'CVAT for video 1.1' can",
             argument="format",
             path=path,
             value=root.tag,

@@ -33,11 +33,11 @@ _PROMPT = re.compile(r"A (?P<object>.+) that is (?P<motion>.+)\. ")
 def read_got10k(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
     """Returns the one object of a sequence folder, or of its `groundtruth.txt`; boxes are in pixels from 0.
 
-    The object is absent where `absence.label` (GOT-10k) is 1, or `out_of_view.txt` or `full_occlusion.txt` (LaSOT) is,
-    where the line is NaN (UAV123), and, if there is no `absence.label`, where width and height are 0 or less.
-    `meta_info.ini` gives the label (object_class), the size (resolution) and the prompt; `nlp.txt` (LaSOT) is a prompt
-    too, and the name of a LaSOT folder such as `lion-5` a label. Each is None if it is missing. Eight numbers per line
-    are the corners of a polygon (VOT); its bounding box is read, and a note says so.
+    The object is absent where `absence.label` (GOT-10k), `out_of_view.txt` or `full_occlusion.txt` (LaSOT) is 1, where
+    the line is NaN (UAV123), and, if there is no `absence.label`, where width and height are 0 or less. `meta_info.ini`
+    gives the label (object_class), the size (resolution) and the prompt. `nlp.txt` (LaSOT) gives a prompt too, and the
+    name of a LaSOT folder, such as `lion-5`, a label. Each is None if it is missing. Eight numbers per line are the
+    corners of a polygon (VOT); its bounding box is read, and a note says so.
 
     Args:
         path: File, or folder with `groundtruth.txt` or `groundtruth_rect.txt` (OTB).
@@ -82,7 +82,7 @@ def read_got10k(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
 
 
 def read_otb(path: Path) -> PixelTracks:
-    """Returns the object of a file of `read_got10k` whose pixels count from 1, as those of OTB and MATLAB do."""
+    """Like `read_got10k`, for files whose pixels count from 1, as in OTB and MATLAB."""
     return read_got10k(path, pixels_from=1)
 
 
@@ -97,7 +97,7 @@ def write_got10k(tracks: BoxTracks, path: Path, image_size: tuple[int, int] | No
     """Writes the three files of a sequence into the folder `path`; boxes in pixels with 4 decimals, as in GOT-10k.
 
     Returns:
-        Texts that say what the files lack: a prompt of another form than `A {object} that is {motion}. `.
+        Texts that say what the files lack: a prompt that does not have the form `A {object} that is {motion}. `.
 
     Raises:
         SMCDError: There are several objects, which the format cannot hold.
@@ -144,7 +144,7 @@ def _boxes_file(folder: Path) -> Path:
 
 
 def _presence(file: Path, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Returns in which frames the object is present, bool `[frames]`, and notes on what says so."""
+    """Returns in which frames the object is present, bool `[frames]`, and notes on the files that determine this."""
     present, notes = np.ones(len(rows), bool), []
     labelled = file.with_name(ABSENCE).is_file()
     for name in (ABSENCE, *LASOT_ABSENCE):
@@ -168,7 +168,7 @@ def _flags(path: Path, frames: int, *, boxes: str) -> np.ndarray:
     marks = table[0] if len(table) == 1 else [mark for row in table for mark in row]
     if len(marks) != frames:
         raise SMCDError(
-            f"{path}: {boxes} has {frames} lines; this file must have as many marks, got {len(marks)}",
+            f"{path}: must have {frames} marks, one per line of {boxes}, got {len(marks)}",
             path=path,
             value=len(marks),
         )
@@ -184,7 +184,7 @@ def _flags(path: Path, frames: int, *, boxes: str) -> np.ndarray:
 
 
 def _order_notes(file: Path, rows: np.ndarray, present: np.ndarray, size: tuple[int, int] | None) -> list[str]:
-    """Returns a note if the lines fit the picture as x1,y1,x2,y2, but as x,y,width,height leave it by far."""
+    """Returns a note if the lines fit the picture as x1,y1,x2,y2 but extend far beyond it as x,y,width,height."""
     shown = rows[present]
     if size is None or len(shown) == 0:
         return []

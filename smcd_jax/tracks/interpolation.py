@@ -79,6 +79,6 @@ def interpolate(key_times: np.ndarray, key_values: np.ndarray, times: np.ndarray
     # The reciprocal of a secant below 1e-308 overflows, which correctly makes the slope 0.
     with np.errstate(over="ignore"):
         values = PchipInterpolator(key_times, key_values)(times)
-    # Monotone in exact arithmetic; rounding may leave the interval by an ulp.
+    # The interpolation is monotone in exact arithmetic; rounding may exceed the interval by an ulp.
     start, end = key_values[before], key_values[np.minimum(before + 1, len(key_times) - 1)]
     return np.clip(values, np.minimum(start, end), np.maximum(start, end))

@@ -16,7 +16,7 @@ _IGNORED = "dontcare"
 def read_kitti(path: Path) -> PixelTracks:
     """Returns the objects of a KITTI tracking file, in order of their ids; frames and pixels count from 0.
 
-    A row is `frame id type truncated occluded alpha x1 y1 x2 y2` and 7 or 8 numbers of the place in space. Rows of
+    A row is `frame id type truncated occluded alpha x1 y1 x2 y2`, followed by 7 or 8 numbers for the 3D box. Rows of
     type DontCare are left out.
 
     Raises:
@@ -55,12 +55,12 @@ def read_vatic(path: Path) -> PixelTracks:
 
 
 def is_vatic(row: Row) -> bool:
-    """Whether ten columns end in a label."""
+    """Returns whether a row has ten columns that end in a label."""
     return len(row.fields) == VATIC_COLUMNS and row.is_word(9) and row.is_number(8)
 
 
 def is_kitti(row: Row) -> bool:
-    """Whether a row has the columns of KITTI tracking."""
+    """Returns whether a row has the columns of KITTI tracking."""
     return len(row.fields) in KITTI_COLUMNS and row.is_word(2)
 
 
@@ -71,5 +71,5 @@ def _observation(row: Row, frame: int, identity: int, *, first_side: int, label:
 
 def _some(observations: list[Observation], path: Path) -> list[Observation]:
     if not observations:
-        raise SMCDError(f"{path}: no row of an object; check that this is the right file", path=path)
+        raise SMCDError(f"{path}: no row describes an object; check that this is the right file", path=path)
     return observations

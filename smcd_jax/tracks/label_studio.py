@@ -19,7 +19,7 @@ _TYPE = "videorectangle"
 
 
 def is_label_studio(content: Any) -> bool:
-    """Whether the content of a JSON file is a list of tasks, or one task, of Label Studio."""
+    """Returns whether the content of a JSON file is a list of tasks, or one task, of Label Studio."""
     tasks = content if isinstance(content, list) else [content]
     return bool(tasks) and all(isinstance(task, dict) for task in tasks) and any(map(_is_task, tasks))
 
@@ -27,8 +27,8 @@ def is_label_studio(content: Any) -> bool:
 def read_label_studio(path: Path, *, video: int | str | None = None) -> PixelTracks:
     """Returns the tracks of one task, in 0..1 of the picture.
 
-    The box moves linearly between keyframes. It stays as it is after the last one, and is absent after a keyframe with
-    `enabled` false until the next, and before the first.
+    The box moves linearly between keyframes and stays in place after the last one. The object is absent before the
+    first keyframe, and from a keyframe with `enabled` false until the next one.
 
     Args:
         path: File of tasks.
@@ -89,7 +89,7 @@ def _minimal(task: dict[str, Any]) -> list[str]:
 
 
 def _regions(task: JsonValue) -> list[tuple[JsonValue, str | None]]:
-    """Returns the value and the label of every track of boxes; of several annotations, of the first not cancelled."""
+    """Returns value and label of every track of boxes, from the first annotation that is not cancelled."""
     regions = []
     for key in _minimal(task.data):
         regions += [(item, _label(item)) for item in task.get(key).items()]
@@ -111,7 +111,7 @@ def _label(value: JsonValue) -> str | None:
 
 
 def _keys(value: JsonValue) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns frame numbers from 0 `[k]`, corners in percent `[k, 4]`, and whether a box is there after each `[k]`."""
+    """Returns frame numbers from 0 `[k]`, corners in percent `[k, 4]`, and whether a box is shown after each `[k]`."""
     keys: dict[int, tuple[list[float], bool]] = {}
     for item in value.member("sequence").items(non_empty=True):
         frame = item.member("frame").integer(low=1, high=MAX_FRAMES) - 1

@@ -63,11 +63,11 @@ def read_mot(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
     """Returns the objects of a sequence folder (`gt/gt.txt` or `gt.txt`), or of the file itself, in order of their ids.
 
     A row is `frame,id,x,y,w,h,conf[,class[,visibility]]`, with frames and pixels from 1. Rows of ten columns, an older
-    form that trackers write, have no class. Rows with conf 0 are left out, and a note counts them. The class is a name,
-    or a number: line n of `labels.txt` next to the file names class n, or else the classes of MOT17 do; labels are None
-    without a class. `seqinfo.ini` in the same folder or its parent gives the size and the number of frames; without it,
-    the video ends at the last frame with a box. Frames count from 0 if one has that number. Pixels count from 0 in
-    files of CVAT, and boxes within 0..1 are fractions of the picture; notes say so.
+    form that trackers write, have no class. Rows with conf 0 are left out, and a note counts them. The class is a name
+    or a number; line n of `labels.txt` next to the file names class n, and without that file the numbers are classes of
+    MOT17. Labels are None without a class. `seqinfo.ini` in the same folder or its parent gives the size and the number
+    of frames; without it, the video ends at the last frame with a box. Frames count from 0 if a row has frame 0. Pixels
+    count from 0 in files of CVAT, and boxes within 0..1 are fractions of the picture; notes say so.
 
     Args:
         path: File or folder.
@@ -121,7 +121,7 @@ def read_mot(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
 
 
 def read_cvat_mot(path: Path) -> PixelTracks:
-    """Like `read_mot`, for files whose pixel coordinates start at 0, as in CVAT's."""
+    """Like `read_mot`, for files whose pixel coordinates start at 0, as CVAT writes them."""
     return read_mot(path, pixels_from=0)
 
 
@@ -143,7 +143,12 @@ def read_visdrone(path: Path) -> PixelTracks:
             label = VISDRONE_CLASSES[category - 1]
             observations.append(Observation(frame, identity, tuple(box), label, f"line {row.line}"))
     if not observations:
-        raise SMCDError(f"{path}: all {len(rows)} rows have score or category 0", argument="conf", path=path, value=0)
+        raise SMCDError(
+            f"{path}: all {len(rows)} rows have score or category 0; check the file",
+            argument="conf",
+            path=path,
+            value=0,
+        )
     notes = [f"{path}: read as VisDrone: x,y,width,height in pixels from 0, frames from 1, category in column 8"]
     if len(observations) < len(rows):
         notes.append(f"{path}: {len(rows) - len(observations)} of {len(rows)} rows have score or category 0, left out")
@@ -151,7 +156,7 @@ def read_visdrone(path: Path) -> PixelTracks:
 
 
 def is_visdrone(row: Row) -> bool:
-    """Whether ten columns end in category, truncation and occlusion rather than in -1 or a place in space."""
+    """Returns whether ten columns end in category, truncation and occlusion, not in -1 or a 3D position."""
     if len(row.fields) != 10 or not all(map(row.is_number, (_CONFIDENCE, _CLASS, 8, 9))):
         return False
     score, category, truncation, occlusion = (row.number(index) for index in (_CONFIDENCE, _CLASS, 8, 9))
@@ -226,7 +231,7 @@ def _rows(file: Path, columns: Sequence[int] = (7, 8, 9, 10)) -> list[Row]:
 def _origin(
     file: Path, rows: Sequence[Row], values: np.ndarray, *, has_info: bool, pixels_from: int | None
 ) -> tuple[int, str]:
-    """Returns the number of the first pixel, and how the boxes are given, as text."""
+    """Returns the number of the first pixel, and a description of the boxes' unit."""
     if are_fractions(xywh_to_xyxy(values)):
         return 0, "fractions of the picture"
     if pixels_from is None and len(rows[0].fields) in (8, 9) and not has_info and _is_by_cvat(file, rows):
@@ -236,7 +241,7 @@ def _origin(
 
 
 def _is_by_cvat(file: Path, rows: Sequence[Row]) -> bool:
-    """Whether CVAT wrote the file: classes by name, or labels.txt next to it and all numbers as Python's floats."""
+    """Returns whether CVAT wrote the file: class names, or labels.txt next to it and all numbers as Python's floats."""
     if any(row.is_word(_CLASS) for row in rows):
         return True
     floats = len(rows[0].fields) > _LAST and all("." in row.fields[index] for row in rows for index in (2, 3, _LAST))
@@ -244,7 +249,7 @@ def _is_by_cvat(file: Path, rows: Sequence[Row]) -> bool:
 
 
 class _Names:
-    """Names of the classes of a file; `of` refuses a class without one."""
+    """Names of the classes of a file; `of` raises an error for a class without a name."""
 
     def __init__(self, file: Path):
         own = file.with_name(CLASSES)

@@ -43,7 +43,7 @@ def gather(
 ) -> PixelTracks:
     """Returns the objects in order of their ids; an object is absent from frames without a box of it.
 
-    An object with two labels has none, and the fault names both places; `--label` settles it.
+    An object with two different labels gets none, and `label_fault` names both places; `--label` resolves this.
 
     Args:
         observations: Boxes, at least one.

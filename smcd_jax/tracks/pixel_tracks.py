@@ -10,9 +10,9 @@ import numpy as np
 from smcd_jax.errors import SMCDError
 from smcd_jax.tracks.box_tracks import BoxTracks, box_fault, format_box, valid_boxes
 
-# Smallest part of a side whose clipping is reported; files round coordinates to a few decimals.
+# Smallest fraction of a side whose clipping is reported; files round coordinates to a few decimals.
 CLIP_REPORTED = 1e-6
-# Largest relative difference of aspects that are taken as equal; resizing to whole pixels changes them by less.
+# Largest relative difference of aspect ratios that count as equal; resizing to whole pixels changes them by less.
 ASPECT_TOLERANCE = 0.01
 # Boxes within 0..1 of a picture with longer sides than this are fractions of it, not boxes within its first pixel.
 FRACTIONS_FROM = 8
@@ -38,7 +38,7 @@ class PixelTracks:
         hint: Advice added to the error about a box without area, such as the flag for another order of the numbers.
         unit_stated: Whether the file states its unit, so that boxes within 0..1 contradict a size in pixels.
         length_stated: Whether the file states the number of frames; otherwise it ends at the last box.
-        label_fault: Why an object has no label, raised without a label from the user; None if the file just names none.
+        label_fault: Error to raise if the user passes no label either; None if the file simply names no label.
     """
 
     boxes: np.ndarray
@@ -88,7 +88,7 @@ class PixelTracks:
         return replace(self, labels=names, notes=(*self.notes, *settled))
 
     def extended(self, frames: int) -> PixelTracks:
-        """Returns the tracks with absent frames added at the end, up to a number of frames; a note reports them."""
+        """Returns the tracks padded to ``frames`` frames, without objects in the added ones; a note reports this."""
         missing = frames - len(self.boxes)
         boxes = np.pad(self.boxes, ((0, missing), (0, 0), (0, 0)))
         last = len(self.boxes) - 1
@@ -104,7 +104,7 @@ class PixelTracks:
 
         Args:
             image_size: (width, height) of the picture to animate. Boxes of a file that states no size refer to it; if
-                the file states a size of another aspect, a note reports it.
+                the file states a size of another aspect ratio, a note reports it.
             label: Label of the objects that have none, as for `with_label`.
 
         Raises:
@@ -165,7 +165,7 @@ class PixelTracks:
 
 
 def are_fractions(boxes: np.ndarray) -> bool:
-    """Whether boxes `[..., 4]`, of which there is at least one, all lie within 0..1."""
+    """Returns whether boxes `[..., 4]`, of which there is at least one, all lie within 0..1."""
     return boxes.size > 0 and bool(np.all((boxes >= 0) & (boxes <= 1 + CLIP_REPORTED)))
 
 

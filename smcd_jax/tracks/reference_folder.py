@@ -84,7 +84,7 @@ def write_reference_folder(tracks: BoxTracks, path: Path, image_size: tuple[int,
 
 
 def _order_notes(file: Path, rows: np.ndarray) -> list[str]:
-    """Returns a note if the last two numbers hardly change while the first two do, as of x,y,width,height."""
+    """Returns a note if the last two numbers hardly change while the first two do, as in x,y,width,height."""
     shown = rows[~np.isnan(rows).any(axis=1)]
     if len(shown) < 3 or not (shown[:, :2] < shown[:, 2:]).all():
         return []
@@ -105,7 +105,7 @@ def _picture_size(path: Path) -> tuple[int, int] | None:
     try:
         with path.open("rb") as file:
             start = file.read(24)
-        if start[12:16] == b"IHDR":  # without what stands beside the pixels of a PNG, which may be damaged
+        if start[12:16] == b"IHDR":  # a PNG: reads only its header, as other chunks may be damaged
             return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
         with Image.open(path) as picture:
             width, height = picture.size

@@ -55,9 +55,9 @@ class TrackFile:
     def to_pixel_tracks(self, frames: int | None = None) -> PixelTracks:
         """Returns the boxes at every frame, interpolated from the keyframes.
 
-        Another number of frames than the file's spreads the same motion over it: first frame on first, last on last.
-        An object is present where it is in the nearest frame of the file; next to frames that hide it, its box is the
-        one of that nearest frame.
+        If ``frames`` is not the number in the file, the same motion is spread over it: first frame on first, last on
+            last. An object is present if it is present in the nearest frame of the file; next to frames that hide it,
+            its box is that of the nearest frame.
 
         Args:
             frames: Number of frames of the result; None for that of the file.

@@ -26,7 +26,7 @@ class TrackFormat(NamedTuple):
     """One file format.
 
     Attributes:
-        about: What people call it, for messages.
+        about: Name of the format as users know it, for messages.
         name: File name by which the format is recognised; empty if only the content tells.
         read: Reader of a file or of the folder that holds it.
         write: Writer of tracks, path and image size; returns texts that say what the format lacks. None if the format
@@ -92,7 +92,7 @@ def load_tracks(
     video: int | str | None = None,
     video_frames: int | None = None,
 ) -> BoxTracks:
-    """Loads tracks of any format in 0..1 of the picture, clipped to it; the notes say what was read and clipped.
+    """Loads tracks of any format as boxes in 0..1, clipped to the picture; the notes say what was read and clipped.
 
     Args:
         path: File, or folder of a sequence.
@@ -102,9 +102,9 @@ def load_tracks(
         format: One of `READ_FORMATS`; None detects it from name and content.
         frames: Number of frames of the result, over which the same motion is spread; None for that of the file.
         label: Label of the object of a file that states none (`bbox.txt`), or new label of the only object.
-        video: Id or name of the video to read from a file of several; None for its only one.
-        video_frames: Number of frames of the video that the tracks belong to. A file that does not state it, and whose
-            last box is earlier, has no object after that; a note says so.
+        video: Id or name of the video to read from a file of several; None if there is only one.
+        video_frames: Number of frames of the video that the tracks belong to. If the file does not state it and its
+            last box is earlier, no object is present after that box; a note says so.
 
     Raises:
         SMCDError: The file cannot be read or an argument does not fit it; names file, object, frame and value.
@@ -119,7 +119,8 @@ def load_tracks(
     if frames is None or frames == tracks.num_frames:
         return tracks
     if isinstance(content, TrackFile):
-        # From the keyframes, not from `tracks`: `smooth` and `hold` keep their shape in any number of frames.
+        # Interpolated from the keyframes, not from `tracks`: `smooth` and `hold` keep their shape at any number of
+        # frames.
         return content.to_pixel_tracks(frames).to_box_tracks(image_size=image_size, label=label)
     return tracks.resample(frames)
 
@@ -144,7 +145,7 @@ def read_tracks(
             path=path,
             value=video,
         )
-    if format == "mot":  # by name: as MOTChallenge counts, whatever tool the file looks like
+    if format == "mot":  # requested by name: pixels count from 1, even if CVAT seems to have written the file
         return read_mot(path, pixels_from=1)
     return found.read(path)
 
@@ -154,12 +155,12 @@ def save_tracks(
 ) -> tuple[str, ...]:
     """Saves tracks in a format.
 
-    Saving in pixels and loading moves a side by at most 1e-4 pixels, the rounding to 4 decimals, plus the rounding of
-    float32. Saving as `smcd-tracks` without `image_size` is exact.
+    Saving in pixels and loading again moves a side by at most 1e-4 pixels, the rounding to 4 decimals, plus the
+    rounding of float32. Saving as `smcd-tracks` without `image_size` is exact.
 
     Args:
         tracks: Tracks to save.
-        path: File of `smcd-tracks` and `youtube-vis`, folder of `reference` and `got10k`, either of them for `mot`.
+        path: File for `smcd-tracks` and `youtube-vis`, folder for `reference` and `got10k`, either of them for `mot`.
         format: One of `FORMATS`.
         image_size: (width, height) of the picture. Required except for `smcd-tracks`, which stores boxes in 0..1
             without it.

@@ -204,23 +204,23 @@ def _boxes(annotation: JsonValue, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_absent(box: Any) -> bool:
-    """Whether an entry stands for no box: null, an empty list, or a list of NaN, of -1 or of 0."""
+    """Returns whether an entry stands for no box: null, an empty list, or a list of NaN, of -1 or of 0."""
     if box is None or box == []:
         return True
     return isinstance(box, list) and (box in ([-1] * 4, [0] * 4) or all(side != side for side in box))
 
 
 def no_annotations(content: Any) -> bool:
-    """Whether the file states that it has no annotations."""
+    """Returns whether the file states that it has no annotations."""
     return isinstance(content, dict) and "annotations" in content and content["annotations"] in (None, [])
 
 
 def entries(content: JsonValue, key: str) -> list[JsonValue]:
-    """Returns a list of objects; a file without it is not YouTube-VIS with annotations."""
+    """Returns the list of JSON objects under a key; a file without it is not a YouTube-VIS annotation file."""
     items = content.data.get(key) if isinstance(content.data, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise SMCDError(
-            f"{content.path}: not YouTube-VIS with annotations: no list of objects named {key!r}",
+            f"{content.path}: not a YouTube-VIS annotation file; {key!r} must be a list of JSON objects",
             argument=key,
             path=content.path,
         )

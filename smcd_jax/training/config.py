@@ -38,9 +38,9 @@ class DataConfig:
         features: Name of the cache folder within each folder of records.
         frames: Number of frames per example.
         batch_size: Number of examples per step, over all devices and processes.
-        crop_keep: Smallest share of the area that random crops of inputs "video" keep, in (0, 1]; 1 for no crops.
+        crop_keep: Smallest fraction of the area kept by random crops, in (0, 1], for inputs "video"; 1 for no crops.
         short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
-        fields: Whether examples hold the true fields of motion, for records that store them and inputs "video".
+        fields: Whether examples contain true motion fields; requires inputs "video" and records that store them.
         epoch_length: Number of examples per epoch; 0 for the number of clips.
         max_bad_share: Largest share of damaged clips per folder, 0..1.
         threads: Number of threads that load examples; 0 for one per core.
@@ -207,7 +207,7 @@ class TrainConfig:
         objective: "denoise", "distill", or an objective of the model such as "autoencoder".
         trainable: Path patterns of the trained parameters: regular expressions for whole paths, such as
             "unet/encoder_1/spatial/.*". Each must match a parameter.
-        temporal: Whether temporal layers take part; False in stage 1.
+        temporal: Whether temporal layers run; False in stage 1.
         seed: Seed of the data order, the noise and all other random numbers.
         dtype: Compute dtype, "float32" or "bfloat16"; empty for bfloat16 on accelerators and float32 on CPU. Frozen
             parameters are stored in it, trained ones in float32.
@@ -276,7 +276,7 @@ class TrainConfig:
 
 
 def default_config(preset: str = "smcd") -> ConfigDict:
-    """Returns all keys with their defaults, and the model of a preset ("smcd" or "tiny"), for a config file to change.
+    """Returns all keys with their defaults and the model of a preset ("smcd" or "tiny"), for a config file to modify.
 
     Raises:
         SMCDError: The preset is unknown.
@@ -324,7 +324,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         config = get_config(preset) if preset else get_config()
     except SMCDError:
         raise
-    except Exception as error:  # the file is the user's code
+    except Exception as error:  # the file is user code, which may raise anything
         raise SMCDError(f"{file}: {type(error).__name__}: {error}", path=file) from error
     if not isinstance(config, ConfigDict):
         raise SMCDError(

@@ -127,7 +127,7 @@ class TrainingData:
 def open_source(
     config: DataConfig, model: VideoModel, base: ModelFolder | None, folder: Path, split: str
 ) -> ExampleSource:
-    """Returns a split of a folder of records in the form of ``data.inputs``."""
+    """Returns a split of a folder of records in the form that ``data.inputs`` selects."""
     from data_pipeline.examples import ExampleSize
     from data_pipeline.features.cache import FeatureCache, read_features_manifest
     from data_pipeline.features.clip_cache import ClipCache, ClipFeatureSource

@@ -43,8 +43,8 @@ def distillation_objective(
 ) -> Callable[..., tuple[Losses, Stats]]:
     """Returns the objective "distill" (`smcd_jax.training.step.make_objective`).
 
-    The loss is the squared error of the network's output from the output with which one step of DDIM lands where the
-    teacher's steps land. For a network that predicts v, this weighs errors of the clean latents by SNR + 1.
+    The target is the output with which one DDIM step lands where the teacher's steps land; the loss is the squared
+    error. For a network that predicts v, this weights errors of the clean latents by SNR + 1.
 
     Raises:
         SMCDError: The model does not have a guidance option of the config, or the steps are out of range.
@@ -79,7 +79,7 @@ def distillation_objective(
 
 
 def _teacher(config: TrainConfig, model: VideoModel) -> Callable[..., Array]:
-    """Returns ``teach(params, inputs, x, rows)``: where the teacher's steps lead from ``x`` at the student's rows."""
+    """Returns ``teach(params, inputs, x, rows)``: the latents the teacher reaches from ``x`` at the student's rows."""
     steps = config.distill.teacher_steps
     options = model.resolve(distilled_of(config).teacher_options(steps))
     table, guidance = model.solver_table(options), model.guidance(options.as_dict())

@@ -271,7 +271,7 @@ def _due(step: int, interval: int) -> bool:
 
 @contextlib.contextmanager
 def _profiler(steps: range | None, logs: Path) -> Iterator[Callable[[int, TrainState], None]]:
-    """Yields a function to call after every step, which profiles these steps; a profile that ends early is kept."""
+    """Yields a function to call after every step; it profiles the given steps, and keeps a profile that ends early."""
     folder, begun, running, newest = logs / "profile", False, False, 0
 
     def end() -> None:
@@ -284,7 +284,7 @@ def _profiler(steps: range | None, logs: Path) -> Iterator[Callable[[int, TrainS
         newest = step
         if steps is None or step not in (steps.start, steps.stop):
             return
-        jax.block_until_ready(state.step)  # steps are queued: wait until those before are done
+        jax.block_until_ready(state.step)  # steps are queued; wait until earlier ones are done
         if step == steps.start:
             jax.profiler.start_trace(str(folder))
             begun = running = True

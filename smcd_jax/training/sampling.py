@@ -32,7 +32,7 @@ def make_sampler(
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
         num_steps: Number of DDIM steps.
         guidance_scale: Guidance scale of the text.
-        temporal: Whether temporal layers take part.
+        temporal: Whether temporal layers run.
     """
     options = model.resolve(SamplingOptions(num_inference_steps=num_steps, guidance_scale=guidance_scale))
     guidance, table = model.guidance(options.as_dict()), model.solver_table(options)
@@ -65,7 +65,7 @@ def sample_rows(samples: int, mesh: Mesh) -> int:
 
 
 def decode(model: VideoModel, params: Params, latents: Float[Array, "b f h w c"]) -> UInt8[np.ndarray, "b f hh ww 3"]:
-    """Returns the frames of scaled latents, decoded one video at a time; all videos on every process.
+    """Decodes scaled latents to frames, one video at a time; every process returns all videos.
 
     Args:
         model: Model of the run.

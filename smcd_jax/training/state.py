@@ -141,8 +141,8 @@ def load_params(config: TrainConfig, paths: frozenset[str], places: Any, *, dtyp
     Args:
         config: Config of the run.
         paths: Paths of the parameters.
-        places: Tree of their shardings.
-        dtype: Dtype of all arrays but scalars.
+        places: Tree of the parameters' shardings.
+        dtype: Dtype of all arrays except scalars.
 
     Raises:
         SMCDError: A parameter is neither in the model folder nor named in ``init.from_scratch``, or its shape there
@@ -259,7 +259,7 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
     """Checks that a mesh divides the batch.
 
     Raises:
-        SMCDError: It does not.
+        SMCDError: The batch size is not a multiple of the number of parts.
     """
     parts, size = config.optimizer.grad_accum_steps, config.data.batch_size
     multiple = batch_parts(mesh) * parts

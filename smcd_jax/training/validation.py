@@ -30,7 +30,7 @@ class Validation:
         program: Program of the run.
         data: Data of the run; validation batches are read once.
         null: Arrays of the null prompt (`smcd_jax.training.data.null_arrays`).
-        base: Model folder that training starts from, for decoders that the step does not hold; None to train from
+        base: Model folder that training starts from, for decoders that the step does not load; None to train from
             scratch.
         folder: Folder of the sample videos.
     """
@@ -85,7 +85,7 @@ class Validation:
         latents, real = self._sampler(params, batch, jax.random.key(_KEY))
         decoders = self._decoders(params)
         videos, real = (decode(self._program.model, decoders, part) for part in (latents, real))
-        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))  # collective
+        tracks = _tracks(on_host(batch["boxes"]), on_host(batch["mask"]))  # a collective operation
         if jax.process_index() != 0:
             return
         videos, real, tracks = (part[: self._config.run.samples] for part in (videos, real, tracks))

@@ -63,7 +63,7 @@ def make_manager(
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
             barrier_sync_fn=barrier_unless_failed,
-            create_directories_asynchronously=False,  # otherwise writers wait minutes for one that cannot be created
+            create_directories_asynchronously=False,  # otherwise writers wait minutes for one that cannot be made
         ),
         save_root_metadata=False,
     )
@@ -189,10 +189,9 @@ def _recorded(failures: list[Exception]) -> Iterator[None]:
 
 
 def _collect_abandoned_reads() -> None:
-    """Collects the reads that Orbax has abandoned after the first failed one, up to hundreds of them.
+    """Garbage-collects the reads that Orbax abandoned after the first failed one, up to hundreds of them.
 
-    Python would otherwise warn about each at some later time that it was never awaited. TensorStore may still finish
-    some of them.
+    Python would otherwise warn later that each of them was never awaited. TensorStore may still finish some of them.
     """
     _silence_abandoned_work()
     with warnings.catch_warnings():
@@ -225,7 +224,7 @@ def _silence_abandoned_work() -> None:
 
 
 def _keep_log_to_warnings() -> None:
-    """Drops Orbax's log of every phase of every save, and of errors, which this package reports in one line."""
+    """Hides Orbax's messages about every phase of a save, and about errors, which this package reports in one line."""
     logging.getLogger("absl").addFilter(_is_wanted)  # adding it twice has no effect
 
 

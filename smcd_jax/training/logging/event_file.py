@@ -63,7 +63,7 @@ class EventFile:
         self._write(step, summary={"value": [{"tag": name, "image": image}]})
 
     def close(self) -> None:
-        """Closes the file, which is complete after every call."""
+        """Closes the file; all records have been written already."""
         self._records.close()
 
     def _write(self, step: int, **content: Any) -> None:

@@ -16,7 +16,7 @@ from smcd_jax.files import write_atomically
 from smcd_jax.media import contact_sheet, draw_boxes
 from smcd_jax.tracks import BoxTracks
 
-SHOWN_PIXELS = 192  # smaller frames are enlarged by an integer factor to about this shorter side, for the labels
+SHOWN_PIXELS = 192  # smaller frames are enlarged by a whole factor to about this shorter side, so labels fit
 
 
 def write_samples(

@@ -1,6 +1,6 @@
 """Resources that a run needs, without running it: memory, arithmetic, communication, and the largest batch.
 
-The training step and the sampler are those of the run. Results are cached on disk, because compiling can take an hour.
+It compiles the run's own step and sampler. Results are cached on disk, because compiling can take an hour.
 """
 
 from __future__ import annotations
