@@ -37,7 +37,7 @@ class TrackedBoxes(NamedTuple):
 
     Attributes:
         boxes: Boxes by version of the clip; NaN where an object was not found.
-        lost: Reason by index of each object that cannot be tracked in one of the versions; it counts in no version.
+        lost: Reasons, by index, for objects that cannot be tracked in one of the versions; they count in no version.
     """
 
     boxes: Mapping[str, Boxes]
@@ -97,7 +97,7 @@ def open_tracker(name: str, scenes: Callable[[], SpriteScenes]) -> ObjectTracker
 
 
 def from_tracker(tracker: Tracker) -> ObjectTracker:
-    """Object tracker that starts ``tracker`` from the box of each object in the first frame that shows it."""
+    """Returns an object tracker that starts ``tracker`` from each object's box in the first frame that shows it."""
     return ObjectTracker(
         tracker.name,
         f"{tracker.name} of {tracker.version}, each object by itself from its first box",
@@ -171,7 +171,7 @@ def _overlap_metrics(clips: Mapping[str, ClipOverlap], name: str, source: Mappin
 
 
 def _partial_scores(scores: GroundingScores, name: str, source: Mapping[str, Any], *, clips: int) -> list[Metric]:
-    """Class-balanced scores, and AO by number of objects."""
+    """Returns class-balanced scores, and AO by number of objects."""
     rule = f"{source['frame_rule']}; mean over classes of the mean over objects"
     metrics = [
         Metric(f"{kind}-{name}", getattr(scores, kind), count=clips, **{**source, "frame_rule": rule})
@@ -209,7 +209,7 @@ def _displacement(
 
 
 def _pooled_interval(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float] | None:
-    """95 % bootstrap interval over clips of the mean over all frames; None for fewer than two clips."""
+    """Returns the 95 % bootstrap interval over clips of the mean over all frames; None for fewer than two clips."""
     if len(values) < 2:
         return None
     sums, counts = np.array([value.sum() for value in values]), np.array([len(value) for value in values])

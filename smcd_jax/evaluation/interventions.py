@@ -12,11 +12,11 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.video_store import EvalClip
 from smcd_jax.tracks import BoxTracks
 
-_MARGIN = 0.15  # share of the picture: minimum distance of the centre of a mirrored box from the border
+_MARGIN = 0.15  # minimum distance of a mirrored box's centre from the border, as a share of the picture
 
 
 def apply_intervention(clips: Sequence[EvalClip], name: str) -> list[EvalClip]:
-    """Clips with one input changed.
+    """Returns the clips with one input changed.
 
     Args:
         clips: Clips as recorded.
@@ -34,9 +34,9 @@ def apply_intervention(clips: Sequence[EvalClip], name: str) -> list[EvalClip]:
 
 
 def mirrored(boxes: Float32[np.ndarray, "f n 4"], mask: Bool[np.ndarray, "f n"]) -> Float32[np.ndarray, "f n 4"]:
-    """Boxes of the same sizes that start at the same place and move in the opposite direction, within the picture."""
+    """Returns boxes with the same sizes and starts that move in the opposite direction, within the picture."""
     size, center = boxes[..., 2:] - boxes[..., :2], (boxes[..., 2:] + boxes[..., :2]) / 2
-    start = center[mask.argmax(axis=0), np.arange(mask.shape[1])]  # of each object in its first frame
+    start = center[mask.argmax(axis=0), np.arange(mask.shape[1])]  # centre of each object in its first frame
     center = np.clip(2 * start - center, _MARGIN, 1 - _MARGIN)
     return np.clip(np.concatenate([center - size / 2, center + size / 2], axis=-1), 0, 1).astype(np.float32)
 

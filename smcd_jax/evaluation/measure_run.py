@@ -85,14 +85,14 @@ class MetricRun:
         for name, spec in METRICS.items():
             if name == "grounding" and name in names:
                 for tracker in self.trackers:
-                    method = tracker.partition(":")[0]  # results name no file of this machine
+                    method = tracker.partition(":")[0]  # results must not contain local paths
                     rows += self._try(f"{name}-{method}", spec, tracker)
             elif name in names:
                 rows += self._try(name, spec, spec.extractor)
         return rows
 
     def features(self, extractor: str) -> _ClipFeatures:
-        """Features of all frames of all versions, and of the captions if the extractor reads texts; cached.
+        """Returns features of all frames of all versions, and of captions if the extractor reads texts; cached.
 
         Raises:
             SMCDError: The extractor cannot be opened.
@@ -110,7 +110,7 @@ class MetricRun:
     def over_clips(
         self, name: str, function: Callable[[EvalClip, Mapping[str, Video]], Mapping[str, Any]]
     ) -> dict[str, dict]:
-        """Values of ``function(clip, videos)`` by version, then by clip id.
+        """Returns the values of ``function(clip, videos)`` by version, then by clip id.
 
         Args:
             name: Name of the stage in progress reports.

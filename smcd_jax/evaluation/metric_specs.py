@@ -75,7 +75,7 @@ def _fvd(run: MetricRun, extractor: str | None) -> ByVersion:
 
 
 def _pixels(kind: str, frames: slice = slice(None)) -> Callable[[MetricRun, str | None], ByVersion]:
-    """PSNR, SSIM or LPIPS of the generated clip and of the baselines against the real clip."""
+    """Returns PSNR, SSIM or LPIPS of the generated clip and of the baselines against the real clip."""
 
     def run_pixels(run: MetricRun, extractor: str | None) -> ByVersion:
         lpips = run.open_extractor(extractor) if extractor else None
@@ -97,7 +97,7 @@ def _pixels(kind: str, frames: slice = slice(None)) -> Callable[[MetricRun, str 
 
 
 def _psnr_autoencoder(run: MetricRun, extractor: str | None) -> ByVersion:
-    """PSNR of the picture after encoding and decoding: an upper bound of the model's first frame."""
+    """Returns the PSNR of the picture after encoding and decoding, an upper bound for the model's first frame."""
     autoencoder = run.open_extractor(extractor)
     values = run.over_clips(
         "autoencoder",
@@ -109,7 +109,7 @@ def _psnr_autoencoder(run: MetricRun, extractor: str | None) -> ByVersion:
 
 
 def _pixel_difference(run: MetricRun, _: str | None) -> ByVersion:
-    """Mean absolute difference of pixels from other videos of the same clips, 0 to 255."""
+    """Returns the mean absolute difference of pixels from other videos of the same clips, 0 to 255."""
     folder = run.difference_from
     if folder is None:
         raise SMCDError("pixel-difference needs --difference_from DIR", argument="difference_from")
@@ -172,7 +172,7 @@ def _grounding(run: MetricRun, tracker: str | None) -> ByVersion:
     return result.metrics
 
 
-# By name on the command line, in the order of the results.
+# Metrics by their names on the command line, in the order of the results.
 METRICS: Mapping[str, MetricSpec] = {
     "grounding": MetricSpec(_grounding),
     "motion": MetricSpec(_motion),

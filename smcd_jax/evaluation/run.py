@@ -74,7 +74,7 @@ def make_folder(folder: Path) -> None:
 
 
 def first_entries(evaluation: EvaluationList, count: int | None) -> EvaluationList:
-    """List of the first ``count`` entries, a random sample because the entries are in random order.
+    """Returns a list of the first ``count`` entries, which is a random sample because their order is random.
 
     Raises:
         SMCDError: The list has fewer entries.
@@ -137,7 +137,7 @@ def measure(
 
 
 def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """Name and both values of the first setting that differs."""
+    """Returns name and both values of the first setting that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
         return key, before.get(key), now.get(key)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 GENERATED, REAL, STILL, SLID = "generated", "real", "still", "slid"
 REFERENCES = (REAL, STILL, SLID)
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp", ".m4v")
-UNREADABLE = ("unreadable video", "fewer frames than boxes")  # kinds of faults of files that exist
+UNREADABLE = ("unreadable video", "fewer frames than boxes")  # kinds of faults in existing files
 _CACHE_BYTES = 1 << 30  # limit of the decoded frames kept in memory between metrics; further clips are read again
 
 Video = UInt8[np.ndarray, "f h w 3"]
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
     Attributes:
         clip_id: Id of the clip.
         kind: Short description, the same for all clips with this fault.
-        reason: Full description on one line, without paths of this machine.
+        reason: Full description on one line, without local paths.
     """
 
     clip_id: str
@@ -66,7 +66,7 @@ class EvalClip:
         mask: True where an object is present.
         objects: Indices of these objects in the record.
         encoded: Real frames as JPEG or PNG bytes.
-        given: Tracks passed to the model where an intervention makes them differ from boxes, mask and labels.
+        given: Tracks passed to the model if an intervention changes them; None if they are boxes, mask and labels.
         recorded: Clip before the intervention; None without an intervention (`smcd_jax.evaluation.interventions`).
     """
 
@@ -88,7 +88,7 @@ class EvalClip:
         return self.given or BoxTracks(self.boxes, self.mask, self.labels)
 
     def real(self, height: int, width: int) -> Video:
-        """Real frames, resized to this height and width; the aspect ratio is not kept.
+        """Returns the real frames, resized to this height and width; the aspect ratio is not kept.
 
         Raises:
             BadClip: A frame is damaged.
@@ -111,7 +111,7 @@ def check_list(evaluation: EvaluationList, records: RecordFolder, where: str) ->
         where: File of the list, for messages.
 
     Raises:
-        SMCDError: The list is empty, belongs to other records, repeats a clip, or holds an id that is no file name.
+        SMCDError: The list is empty, belongs to other records, repeats a clip, or holds an id that is not a file name.
     """
     if not evaluation.entries:
         raise SMCDError(f"{where}: the list contains no clips; create it again with --make_list N", path=where)
@@ -204,7 +204,7 @@ def read_eval_clips(
 
 
 def video_path(folder: Path, clip_id: str) -> Path | None:
-    """Path of a clip's video, ``CLIP_ID.mp4`` or another suffix, or a folder ``CLIP_ID`` of frames; None if missing."""
+    """Returns the path of a clip's video, ``CLIP_ID`` with a suffix, or of its folder of frames; None if missing."""
     if (folder / clip_id).is_dir():
         return folder / clip_id
     files = (folder / f"{clip_id}{suffix}" for suffix in VIDEO_SUFFIXES)

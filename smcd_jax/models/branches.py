@@ -53,7 +53,7 @@ def windowed_branch_outputs(
         model: The model.
         params: Parameters of the components of stage "denoise".
         contexts: Results of `VideoModel.encode` for the inputs of `branch_inputs`, stacked over the windows on a new
-            leading axis. What `VideoModel.precompute` makes of them is larger, so it is computed when needed.
+            leading axis. The larger results of `VideoModel.precompute` are computed from them when needed.
         windows: Windows of the video.
         branches: Number k of guidance branches.
     """

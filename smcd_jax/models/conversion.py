@@ -1,7 +1,7 @@
 """The part of a model family that `smcd convert` uses: it finds published weights and writes them back.
 
 `smcd_jax.conversion` checks the tables, converts and writes; a family determines which tensors, configs and tables
-belong together. Its module is imported when a conversion needs it, so that sampling does not read it.
+belong together. A family's conversion module is imported only by a conversion, so sampling does not load it.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from smcd_jax.sampling_options import Sampler, SamplingOptions, Spacing, refuse
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
-    """Sampling of a distilled model, stored in ``model.json``.
+    """Sampling settings of a distilled model, stored in ``model.json``.
 
     Attributes:
-        guidance: Guidance of the teacher that the weights contain, by name of the sampling option.
+        guidance: Guidance scales of the teacher that are built into the weights, by name of the sampling option.
         num_inference_steps: Default number of steps, those of training.
         scheduler: Default sampler.
         timestep_spacing: Default spacing of timesteps.

@@ -16,11 +16,11 @@ from smcd_jax.weights.conversion_table import Row, array
 
 @dataclasses.dataclass(frozen=True)
 class LeftoversConfig:
-    """Names and shapes of the arrays.
+    """Names and shapes of the leftover arrays.
 
     Attributes:
         names: Names in the file.
-        shapes: Their shapes, in the same order.
+        shapes: Shapes of the arrays, in the same order.
     """
 
     names: tuple[str, ...] = ()

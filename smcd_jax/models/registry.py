@@ -77,7 +77,7 @@ def family_of(config: Any) -> Family:
 
 
 def make_model(config: Any, policy: ComputePolicy | None = None) -> VideoModel:
-    """Returns the model of a config, at a compute policy (float32 by default)."""
+    """Returns the model of a config, with a compute policy (float32 by default)."""
     return family_of(config).make(config, policy or ComputePolicy())
 
 

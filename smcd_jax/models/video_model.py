@@ -66,7 +66,7 @@ __all__ = [  # the names that a family module uses
 
 
 class VideoModel(abc.ABC):
-    """A model family at one config and compute policy.
+    """A model family with one config and compute policy.
 
     Attributes:
         config: Config of the family, with at least ``frames``, ``height``, ``width``, ``fps``, ``max_objects`` and
@@ -79,14 +79,15 @@ class VideoModel(abc.ABC):
         objectives: Training objectives by name, besides "denoise".
         target: Name of the feature that is denoised, ``[b, f, h, w, c]``.
         null_prompt: Text that stands for no prompt.
-        required: Arguments of a request that must be given: "image", and of "prompt" and "tracks" those that apply.
-            A prompt that is neither required nor given is ``null_prompt``.
+        required: Arguments that every request must have: "image" and, if they apply, "prompt" and "tracks". A prompt
+            that is neither required nor given is ``null_prompt``.
         takes_tracks: Whether the model reads box tracks.
         field_shape: Height, width and channels of a field of motion; empty for models without motion fields.
         max_clip_error: Largest `clip_errors` of a clip in a feature cache, for models that encode whole clips; None for
             models that encode frames, whose caches hold one posterior per frame.
-        own_options: Sampling options that not every family has, besides the scales of the conditions; for an option
-            with modes, such as "loop", the modes that the model knows, its default first, else an empty tuple.
+        own_options: Sampling options that not every family has, besides the scales of the conditions. For an option
+            with modes, such as "loop", the value lists the modes that the model supports, default first; else it is
+            empty.
         check_fixed: Check that rejects options that a distilled model does not support (`smcd_jax.models.distilled`).
         sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
             conditions, sizes those of the config, and zero terminal SNR that of the schedule.
@@ -121,7 +122,7 @@ class VideoModel(abc.ABC):
         return tuple(switch for condition in self.conditions for switch in condition.switches)
 
     def in_stage(self, *stages: Stage) -> tuple[str, ...]:
-        """Names of the components that any of these stages needs."""
+        """Returns the names of the components that any of these stages needs."""
         return tuple(name for name, part in self.components.items() if set(stages) & set(part.stages))
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
@@ -240,7 +241,7 @@ class VideoModel(abc.ABC):
             t: Timestep of each example.
             context: Result of `precompute`.
             dropout_key: Random key of dropout; None for no dropout.
-            temporal: Whether temporal layers take part; False to train and sample on still pictures.
+            temporal: Whether temporal layers run; False to train and sample on still pictures.
         """
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"], inputs: Inputs) -> Any:
@@ -263,7 +264,7 @@ class VideoModel(abc.ABC):
         return ()
 
     def picture_inputs(self, pictures: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]) -> Inputs:
-        """Returns the inputs that `render` needs of pictures, 0..255; None for models that need no picture."""
+        """Returns the inputs that `render` needs from pictures in 0..255; None for models that need no picture."""
         del pictures
 
     @abc.abstractmethod
@@ -291,7 +292,7 @@ class VideoModel(abc.ABC):
         """Returns the sampler's coefficients for resolved options.
 
         Raises:
-            SMCDError: The sampler cannot be made with these options.
+            SMCDError: The sampler does not support these options.
         """
         zero_snr = options.rescale_zero_terminal_snr
         return make_solver_table(
@@ -306,8 +307,8 @@ class VideoModel(abc.ABC):
     def x0_transform(self, options: SamplingOptions) -> ModelX0Transform | None:
         """Returns the transform of the predicted clean latents (`smcd_jax.diffusion.sampling.sample`), or None.
 
-        It also takes the keyword arguments ``params`` and ``context``, those of `denoise`; the context holds every
-        guidance branch in turn.
+        The transform also takes the keyword arguments ``params`` and ``context`` of `denoise`; the context holds all
+        guidance branches, one after the other.
 
         Args:
             options: Resolved options. Transforms that are equal share a compiled program, so it should be hashable by
@@ -317,7 +318,7 @@ class VideoModel(abc.ABC):
         return None
 
     def guidance(self, options: Mapping[str, Any]) -> Guidance:
-        """Returns the guidance of sampling options, by name; an option that is missing or None takes its default."""
+        """Returns the guidance for sampling options by name; an option that is missing or None takes its default."""
         return composed_guidance(self.conditions, {part.name: options.get(part.option) for part in self.conditions})
 
     def draw_keep(

@@ -22,7 +22,7 @@ from smcd_jax.tokenizer import Tokenizer
 
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SIZES = {384: "s", 768: "b", 1024: "l", 1280: "h"}  # letter of a vision transformer, by its width
+_SIZES = {384: "s", 768: "b", 1024: "l", 1280: "h"}  # size letter of a vision transformer, by its width
 
 FrameFeatures = Float64[np.ndarray, "n d"]
 
@@ -31,7 +31,7 @@ class Extractor(MetricSource, Protocol):
     """Interface of networks that map pictures to features."""
 
     def features(self, frames: UInt8[np.ndarray, "n h w 3"]) -> FrameFeatures:
-        """One vector per picture, not normalised, independent of the rest of the batch."""
+        """Returns one vector per picture, not normalised, independent of the rest of the batch."""
         ...
 
 
@@ -39,7 +39,7 @@ class TextExtractor(Extractor, Protocol):
     """Interface of networks that map pictures and texts to the same space."""
 
     def texts(self, texts: Sequence[str]) -> FrameFeatures:
-        """One vector per text, not normalised."""
+        """Returns one vector per text, not normalised."""
         ...
 
 
@@ -47,7 +47,7 @@ class VideoExtractor(MetricSource, Protocol):
     """Interface of networks that map whole videos to features."""
 
     def features(self, videos: UInt8[np.ndarray, "n t h w 3"]) -> FrameFeatures:
-        """One vector per video, independent of the rest of the batch."""
+        """Returns one vector per video, independent of the rest of the batch."""
         ...
 
 
@@ -221,7 +221,7 @@ class AutoencoderRoundTrip:
         self.weights_sha256 = weights_sha256
 
     def reconstruct(self, frames: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
-        """Frames after encoding and decoding."""
+        """Returns the frames after encoding and decoding."""
         decoded = np.asarray(self._apply(self._params, jnp.asarray(frames / 127.5 - 1, jnp.float32)))
         return np.clip(np.rint((decoded + 1) * 127.5), 0, 255).astype(np.uint8)
 
@@ -247,7 +247,7 @@ def one_by_one(module: Any, params: Params, *, method: str = "__call__") -> Call
 def picture_input(
     frame: UInt8[np.ndarray, "h w 3"], side: int, mean: Sequence[float], deviation: Sequence[float]
 ) -> Float32[np.ndarray, "side side 3"]:
-    """Input of a vision transformer: a picture resized and cropped (`picture_rule`), normalised per channel."""
+    """Returns the input of a vision transformer: a picture resized and cropped (`picture_rule`), then normalised."""
     height, width = frame.shape[:2]
     short = min(height, width)
     size = (width * side // short, height * side // short)
@@ -258,12 +258,12 @@ def picture_input(
 
 
 def picture_rule(side: int) -> str:
-    """Description of the preprocessing in `picture_input`."""
+    """Returns the description of the preprocessing in `picture_input`."""
     return f"every frame, shorter side to {side} (Pillow, bicubic, antialiased), centre crop"
 
 
 def transformer_size(config: DINOConfig | VisionEncoderConfig) -> str:
-    """Usual name of a vision transformer's size, such as "vit-b-32"."""
+    """Returns the usual name of a vision transformer's size, such as "vit-b-32"."""
     return f"vit-{_SIZES.get(config.width, config.width)}-{config.patch}"
 
 

@@ -42,7 +42,7 @@ KNOWN: Mapping[str, Weights] = {
 
 
 def find_weights(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Path of known weights.
+    """Returns the path of known weights.
 
     A file may also have the suffix ``.safetensors``, which is read without torch.
 

@@ -40,7 +40,7 @@ def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, 
 
 
 def _gaussian(features: np.ndarray, name: str) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "r d"]]:
-    """Mean, and a triangular R such that R^T R is the covariance."""
+    """Returns the mean, and a triangular R such that R^T R is the covariance."""
     if features.ndim != 2 or len(features) < 2:
         raise SMCDError(
             f"Frechet distance: the {name} set must have at least 2 rows of features, got shape {list(features.shape)}",

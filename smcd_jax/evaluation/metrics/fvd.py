@@ -12,7 +12,7 @@ from smcd_jax.evaluation.metrics.frechet import frechet_distance
 from smcd_jax.evaluation.metrics.fvd_preprocess import length_rule
 from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, SEED, Metric, MetricSource, source_fields
 
-FEW_CLIPS = 256  # with fewer clips, the bias from their number dominates the distance
+FEW_CLIPS = 256  # with fewer clips, the bias that a small set causes dominates the distance
 RESAMPLES = 200
 
 Features = Mapping[str, Float64[np.ndarray, " d"]]

@@ -68,8 +68,8 @@ class DisplacementCorrelation(NamedTuple):
     Attributes:
         rank_correlation: Spearman's correlation, -1..1, over x and y of all objects; NaN if it is not defined: fewer
             than two objects, or equal displacements as in a still video.
-        objects: Number of objects that count.
-        missing: Number of objects that were not found in their first or last frame and do not count.
+        objects: Number of counted objects.
+        missing: Number of objects that were not found in their first or last frame and are not counted.
     """
 
     rank_correlation: float
@@ -86,9 +86,9 @@ def clip_overlap(
     cover: Shaped[np.ndarray, "f n"] | None = None,
     clipping: Clipping = "picture",
 ) -> ClipOverlap:
-    """IoU of found and true boxes in the frames of one clip that count.
+    """Returns the IoU of found and true boxes in the counted frames of one clip.
 
-    The first frame of an object does not count, because the tracker receives its box. That is frame 0, as in GOT-10k,
+    The first frame of an object is not counted, because the tracker receives its box. It is frame 0, as in GOT-10k,
     unless the object enters later.
 
     Args:
@@ -243,14 +243,14 @@ def _rates(ious: np.ndarray) -> Float64[np.ndarray, " 3"]:
 
 
 def _centers(boxes: np.ndarray) -> Float64[np.ndarray, "*b 2"]:
-    """Centres of the parts within the picture; NaN where a box has no such part."""
+    """Returns the centres of the parts within the picture; NaN where a box has no such part."""
     boxes = np.clip(np.asarray(boxes, np.float64), 0, 1)
     has_area = (boxes[..., :2] < boxes[..., 2:]).all(axis=-1, keepdims=True)
     return np.where(has_area, (boxes[..., :2] + boxes[..., 2:]) / 2, np.nan)
 
 
 def _clipped(boxes: np.ndarray, clipping: Clipping) -> np.ndarray:
-    """Boxes cut to the picture; empty where a box is NaN or inverted."""
+    """Returns the boxes cut to the picture; empty where a box is NaN or inverted."""
     boxes = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), boxes, 0)
     low, high = np.clip(boxes[..., :2], 0, 1), boxes[..., 2:]
     if clipping == "toolkit":

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.trackers.opencv import check_frames, load_cv2, repeatable
 
-# Frames are resized to this shorter side first, so that the window of the method covers the same share of all of them.
+# Frames are first resized to this shorter side, so that the method's window covers the same share of every picture.
 SHORTER_SIDE = 128
 NAME = f"farneback@{SHORTER_SIDE}"
 
@@ -60,7 +60,7 @@ def motion_magnitude(
 
 
 def _flow_magnitude(frames: np.ndarray) -> Float[np.ndarray, "f-1 h w"]:
-    """Magnitude of the flow, in shorter sides per frame."""
+    """Returns the magnitude of the flow, in shorter sides per frame."""
     cv2 = load_cv2("optical flow", "calcOpticalFlowFarneback")
     height, width = frames.shape[1:3]
     shorter = min(height, width)
@@ -80,7 +80,7 @@ def _flow_magnitude(frames: np.ndarray) -> Float[np.ndarray, "f-1 h w"]:
 
 
 def _covered(boxes: Float[np.ndarray, "n 4"], shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Mask of the pixels whose centre is inside a box."""
+    """Returns the mask of the pixels whose centre is inside a box."""
     y, x = ((np.arange(side) + 0.5) / side for side in shape)
     x1, y1, x2, y2 = np.asarray(boxes)[..., None].swapaxes(0, 1)
     rows, columns = (y1 <= y) & (y < y2), (x1 <= x) & (x < x2)

@@ -24,7 +24,7 @@ class Difference(NamedTuple):
         name: Name of the metric.
         better: Direction of improvement, "higher" or "lower".
         values: Values of A and of B, each over its own clips; None where the metric did not run.
-        mean: Mean of B - A over the clips of both; None for a metric without values per clip.
+        mean: Mean of B - A over the clips that both have; None for a metric without values per clip.
         interval: 95 % bootstrap interval of that mean, with both values of a clip drawn together.
         wins: Share of those clips on which B is better, 0..1; ties count half.
         per_clip: B - A of each clip.

@@ -104,7 +104,7 @@ class Results:
         return [line.rstrip() for line in [*lines, *self.all_notes()]]
 
     def all_notes(self) -> list[str]:
-        """Notes of the metrics, such as why one did not run, merged where they are the same; then the other notes."""
+        """Notes of the metrics, such as why one did not run, with equal ones merged; then the other notes."""
         by_note: dict[str, list[str]] = {}
         for row in self.rows:
             if row.metric.note:

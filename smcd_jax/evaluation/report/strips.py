@@ -20,7 +20,7 @@ FOLDER = "strips"  # in the folder of an evaluation; it holds CLIP_ID/NAME.jpg f
 STRIPS = ("real", "generated", "found")
 HEIGHT = 112  # pixels of a frame
 _GAP = 2  # pixels between frames
-_QUALITY = 85  # of jpeg
+_QUALITY = 85  # JPEG quality
 
 
 def write_strips(store: VideoStore, found: Mapping[str, Boxes], folder: Path, progress: Progress) -> None:

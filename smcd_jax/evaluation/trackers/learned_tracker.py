@@ -89,7 +89,7 @@ class VitTracker:
                 search, corner, side = self._cut(pictures[frame], last, SEARCH_FACTOR, SEARCH)
                 found = np.tile(corner, 2) + side * self._find(template, search)
                 found = np.clip(found, 0, size)
-                if np.min(found[2:] - found[:2]) >= 1:  # otherwise lost here, and searched at its last position
+                if np.min(found[2:] - found[:2]) >= 1:  # otherwise lost; the search stays at the last position
                     last, boxes[frame] = found, found / size
         return boxes
 
@@ -113,7 +113,7 @@ class VitTracker:
     def _cut(
         self, picture: UInt8[np.ndarray, "h w 3"], box: np.ndarray, factor: int, side: int
     ) -> tuple[Float32[np.ndarray, "1 3 s s"], Float[np.ndarray, " 2"], int]:
-        """Network input of the square around a box, black beyond the picture; its corner and side in pixels."""
+        """Returns the network input of the square around a box, black beyond the picture, and its corner and side."""
         across, down = box[2:] - box[:2]
         pixels = math.ceil(math.sqrt(across * down) * factor)
         corner = np.rint((box[:2] + box[2:] - pixels) / 2).astype(int)

@@ -127,7 +127,7 @@ class OpenCVTracker:
 def enlarged(
     cv2: ModuleType, frames: UInt8[np.ndarray, "f h w 3"], shorter_side: int
 ) -> UInt8[np.ndarray, "f h2 w2 3"]:
-    """Frames in BGR order, enlarged by the smallest whole factor that makes their shorter side large enough.
+    """Returns frames in BGR order, enlarged by the smallest whole factor that makes their shorter side large enough.
 
     Args:
         cv2: OpenCV.
@@ -182,12 +182,12 @@ def track_objects(
 
 
 def one_line(error: Exception) -> str:
-    """Message of an error without line breaks, at most 200 characters."""
+    """Returns the message of an error without line breaks, at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def whole_pixels(box: np.ndarray, size: np.ndarray) -> tuple[int, int, int, int]:
-    """Part of a box within the picture as x, y, width, height in pixels.
+    """Returns the part of a box within the picture as x, y, width, height in pixels.
 
     Args:
         box: Box, xyxy in 0..1.

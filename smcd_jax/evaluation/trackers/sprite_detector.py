@@ -1,10 +1,10 @@
 """Exact detector of the sprite world: finds the known sprites of a scene in a video made from its first frame.
 
 The scene gives the sprites and the background, so neither a network nor tracking is needed. Let r be the frame minus
-the background, and d the change of the background by a sprite at some place and size. The score of a place is the part
-of r that it explains, max over g of |r|^2 - |r - g d|^2, where the contrast g may be below 1 because decoders fade
-objects. `sprite_places` does the coarse search; here its best places are refined to a quarter of a pixel and 3 % of
-size.
+the background, and d the change that a sprite at some place and size makes to the background. The score of a place is
+the part of r that it explains, max over g of |r|^2 - |r - g d|^2, where the contrast g may be below 1 because decoders
+fade objects. `sprite_places` does the coarse search; here its best places are refined to a quarter of a pixel and 3 %
+of size.
 
 `data_pipeline.sprites` is imported inside functions, so that evaluation without sprites does not need it.
 """
@@ -22,7 +22,7 @@ from smcd_jax.evaluation.trackers.sprite_places import SMALLEST, CoarseSearch, P
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene, SceneObject
 
-# Part of the results; increase the number whenever the same video gives other boxes.
+# Stored in the results; increase the number whenever a change gives other boxes for the same video.
 NAME = "sprite-detector-1"
 # Sprites with a lower score count as not found.
 THRESHOLD = 0.6
@@ -102,7 +102,7 @@ def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, thresh
 
 
 def _compete(searches: list[_Search], difference: np.ndarray, threshold: float) -> dict[int, _Fit]:
-    """Best place of each sprite, the one with the highest score first."""
+    """Returns the best place of each sprite, the one with the highest score first."""
     free = np.ones(difference.shape[:2], np.float32)
     left, placed = dict(enumerate(searches)), {}
     while left:
@@ -124,7 +124,7 @@ class _Search:
         self._coarse = CoarseSearch(background, item.sprite, size=self._size, blur=_BLUR * factor, factor=factor)
 
     def best(self, difference: Float32[np.ndarray, "h w 3"], free: Float32[np.ndarray, "h w"]) -> _Fit:
-        """Best place by gain times score."""
+        """Returns the best place by gain times score."""
         starts = self._coarse.places(difference, free, most=_PLACES)
         fits = [self._refined(self._fit(pose, difference, free), difference, free, step=_STEPS[0]) for pose in starts]
         best = max(fits, key=lambda fit: fit.gain * max(fit.score, 0.0), default=_NOTHING)
@@ -133,14 +133,14 @@ class _Search:
         return best
 
     def visible_box(self, pose: Pose) -> Float[np.ndarray, " 4"]:
-        """Visible box of the sprite at this pose, in pixels, as scenes define it."""
+        """Returns the visible box of the sprite at this pose, in pixels, as scenes define it."""
         from data_pipeline.sprites.render import visible_box
 
         (height, width), box = self._background.shape[:2], self._box(pose)
         return visible_box(np.array(box), self._sprite.draw(box, width, height), width=width, height=height)
 
     def covers(self, pose: Pose) -> Bool[np.ndarray, "h w"]:
-        """Mask of the pixels that the sprite changes at this pose, including its blurred edge."""
+        """Returns the mask of the pixels that the sprite changes at this pose, including its blurred edge."""
         height, width = self._background.shape[:2]
         patch = self._sprite.draw(self._box(pose), width, height)
         drawn = rgba(patch.pixels, above=patch.top, left=patch.left, shape=(height, width))

@@ -1,8 +1,8 @@
 """Coarse search of the sprite detector: scores of all places and sizes of one sprite in a frame.
 
-Let r be the frame minus the known background, and d the change of the background by the sprite at a place: its colour
-(multiplied by opacity) minus its opacity times the background. <r, d> and <d, d> over all places are correlations of
-pictures with the sprite, computed as products of Fourier transforms.
+Let r be the frame minus the known background, and d the change that the sprite at a place makes to the background: its
+colour (multiplied by opacity) minus its opacity times the background. <r, d> and <d, d> over all places are
+correlations of pictures with the sprite, computed as products of Fourier transforms.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class CoarseSearch:
     def places(
         self, difference: Float32[np.ndarray, "h w 3"], free: Float32[np.ndarray, "h w"], *, most: int
     ) -> list[Pose]:
-        """Places that explain most of a frame, best first, without near duplicates.
+        """Returns the places that explain most of a frame, best first, without near duplicates.
 
         Args:
             difference: Frame minus the background, r.
@@ -99,7 +99,7 @@ class CoarseSearch:
         return [Pose(pose.x * self._factor, pose.y * self._factor, pose.scale) for pose in kept]
 
     def _kernels(self, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fourier transforms of the correlation kernels for <r, d> and <d, d>."""
+        """Returns the Fourier transforms of the correlation kernels for <r, d> and <d, d>."""
         color, opacity = template[..., :3], template[..., 3:]
         for_shared = np.concatenate([color, -opacity], axis=-1)
         for_power = np.concatenate([(color**2).sum(-1, keepdims=True), -2 * color * opacity, opacity**2], axis=-1)
@@ -109,7 +109,7 @@ class CoarseSearch:
         return fft.rfft2(np.moveaxis(layers, -1, 0), self._room)
 
     def _peaks(self, gain: np.ndarray, shape: tuple[int, int], scale: float) -> list[tuple[float, Pose]]:
-        """Best places at one size, at a distance from each other."""
+        """Returns the best places at one size, at a minimum distance from each other."""
         y, x = (_centers(room, length) for room, length in zip(self._room, shape, strict=True))
         (height, width), (beyond_x, beyond_y) = self._background.shape[:2], _BEYOND * self._size * scale
         inside_y, inside_x = (y > -beyond_y) & (y < height + beyond_y), (x > -beyond_x) & (x < width + beyond_x)
@@ -136,20 +136,20 @@ def explained(shared: Float[np.ndarray, "*p"], power: Float[np.ndarray, "*p"]) -
 
 
 def blurred(pictures: Float32[np.ndarray, "*f h w c"], deviation: float) -> Float32[np.ndarray, "*f h w c"]:
-    """Pictures blurred by a Gaussian of this standard deviation in pixels."""
+    """Returns pictures blurred by a Gaussian of this standard deviation in pixels."""
     sides = (0,) * (pictures.ndim - 3) + (deviation, deviation, 0)
     return gaussian_filter(pictures, sides, truncate=3)
 
 
 def rgba(drawn: UInt8[np.ndarray, "h w 4"], *, above: int, left: int, shape: tuple[int, int]) -> np.ndarray:
-    """Drawn sprite on a transparent picture of this shape, float32 in 0..1, colour multiplied by opacity."""
+    """Returns the drawn sprite on a transparent picture of this shape, float32 in 0..1, colour times opacity."""
     picture = np.zeros((*shape, 4), np.float32)
     picture[above : above + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     return picture / 255
 
 
 def _template(sprite: Sprite, size: Float[np.ndarray, " 2"], blur: float) -> Float32[np.ndarray, "h w 4"]:
-    """Sprite in the middle of a transparent picture with room for its blur."""
+    """Returns the sprite in the middle of a transparent picture with room for its blur."""
     width, height = (np.ceil(size).astype(int) + 2 * int(np.ceil(3 * blur))).tolist()
     low = (np.array([width, height]) - size) / 2
     patch = sprite.draw((*low.tolist(), *(low + size).tolist()), width, height)
@@ -163,7 +163,7 @@ def _centers(room: int, length: int) -> Float[np.ndarray, " r"]:
 
 
 def _reduced(picture: Float32[np.ndarray, "h w c"], factor: int) -> Float32[np.ndarray, "h w c"]:
-    """Means of blocks; incomplete blocks are padded by repeating the border."""
+    """Returns means of blocks; incomplete blocks are padded by repeating the border."""
     if factor == 1:
         return picture
     height, width = (-(-side // factor) for side in picture.shape[:2])

@@ -57,7 +57,7 @@ class SpriteScenes:
         self._world = SpriteWorld(WorldConfig(**world))
 
     def scene(self, clip: EvalClip) -> Scene:
-        """Scene of the clip's window, with all its objects in the order of the record.
+        """Returns the scene of the clip's window, with all its objects in the order of the record.
 
         Raises:
             SMCDError: The record was drawn from another world.

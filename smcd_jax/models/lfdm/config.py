@@ -17,7 +17,7 @@ from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
 
 @dataclasses.dataclass(frozen=True)
 class LFDMConfig:
-    """Config of each component, None where the folder has none, and sizes of videos.
+    """Config of each component (None if the folder lacks it), and the size of videos.
 
     The renderer and the flow predictor sample with ``align_corners=False``, as the weights were trained.
 

@@ -109,7 +109,7 @@ def _leftovers(config: LFDMConfig, name: str) -> dict[str, list[Row]]:
 
 def _file(path: Path) -> Path:
     if path.is_dir():
-        message = f"{path} is a folder; give the file of the weights"
+        message = f"{path} is a folder; pass the file of the weights"
         raise SMCDError(message, argument="lfdm", path=path)
     return path
 

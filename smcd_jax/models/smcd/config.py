@@ -44,7 +44,7 @@ class ControlNetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Config of each component, None where the model has none, and sizes of the videos.
+    """Config of each component (None if the model lacks it), and the size of videos.
 
     Attributes:
         unet: The denoising network.

@@ -13,7 +13,7 @@ from smcd_jax.nn.unet_blocks import DownBlock, Seed, StemBlock, UNetBlock, encod
 
 
 class ControlNet(nn.Module):
-    """Features for the UNet's skips, one per encoder block."""
+    """Computes features for the UNet's skip connections, one per encoder block."""
 
     config: ControlNetConfig
     policy: ComputePolicy
@@ -51,7 +51,7 @@ class ControlNet(nn.Module):
             hint: Latent of the first frame, which is added to every frame after the first block.
             timesteps: Timestep of each example.
             context: Result of `keys_values`.
-            temporal: Whether temporal layers take part.
+            temporal: Whether temporal layers run.
             dropout: Seed of dropout; None for no dropout.
         """
         time = self.time_embedding(timesteps)

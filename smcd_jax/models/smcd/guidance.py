@@ -14,10 +14,10 @@ def reference_guidance(
 ) -> Guidance:
     """Returns the guidance of the reference's sampler, whose terms are whole predictions: weights sum to 1, 2, 3 or 4.
 
-    The sum is u + s (y - u), plus f + w_img (y - f) where ``img_free_guidance`` = w_img is not zero, plus
-    2 i + w_ti (y - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all
-    but the image latent; i is meant to see neither text nor image latent but is given the latent, which makes it u. For
-    results, use `composed_guidance`.
+    The sum is u + s (y - u), plus f + w_img (y - f) where ``img_free_guidance`` = w_img is not zero, plus 2 i + w_ti (y
+    - i) where ``ti_free_guidance`` = w_ti is not zero. y sees all conditions, u all but the text, f all but the image
+    latent; i is meant to see neither text nor image latent but is given the latent, which makes it u. Use this only to
+    reproduce the reference; otherwise use `composed_guidance`.
     """
     every = frozenset((*IMAGE.switches, *BOXES.switches, *TEXT.switches))
     return Guidance.weighted(

@@ -35,7 +35,7 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, latent: Float[Array, "b h w c"]) -> Float[Array, "b m d"]:
-        """Returns tokens in row-major order; at the published size 16 of a 32 x 32 latent."""
+        """Returns tokens in row-major order; at the published size, 16 tokens for a 32 x 32 latent."""
         config = self.config
         x = conv(config.stages[0], self.policy, name="conv_in")(latent)
         for stage, channels in enumerate(config.stages):

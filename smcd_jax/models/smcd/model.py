@@ -85,7 +85,7 @@ class Context(NamedTuple):
 
     Attributes:
         unet: Keys and values of the UNet's attention layers, by block.
-        image_latent: Latent that joins the input on channels; None in models without this input.
+        image_latent: Latent that is concatenated to the input's channels; None in models without this input.
         controlnet: Keys and values of the ControlNet, by block; None in models without a ControlNet.
         hint: Latent that the ControlNet reads.
     """
@@ -129,7 +129,7 @@ class SMCDModel(LatentVideoModel):
         )
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """Resolves options as the base does; the published guidance has its own weights instead of scales.
+        """Resolves options as the base class does; the published guidance has its own weights instead of scales.
 
         Raises:
             SMCDError: An option is invalid, or options of the two kinds of guidance are set together.
@@ -253,7 +253,7 @@ class SMCDModel(LatentVideoModel):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """Returns the UNet's output, with the ControlNet's features where the model has one."""
+        """Returns the UNet's output, with the ControlNet's features if the model has one."""
         switches = {"temporal": temporal, "dropout": dropout_seed(dropout_key)}
         control = None
         if context.controlnet is not None:

@@ -1,4 +1,4 @@
-"""Names of the KL autoencoder in Stable Diffusion's files and in diffusers' AutoencoderKL."""
+"""Conversion tables of the KL autoencoder, for Stable Diffusion's files and for diffusers' AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smcd_jax.nn.config import AutoencoderConfig
 from smcd_jax.weights.conversion_table import CONV, LINEAR, POINTWISE_2D, Layout, Row, norm, under, weighted
 from smcd_jax.weights.tensor_files import LazyTensor
 
-PREFIX = "first_stage_model."  # of the autoencoder in the file of a whole latent diffusion model
+PREFIX = "first_stage_model."  # prefix of the autoencoder in the file of a complete latent diffusion model
 
 
 def autoencoder_rows(config: AutoencoderConfig) -> list[Row]:

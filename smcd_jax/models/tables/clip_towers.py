@@ -1,4 +1,4 @@
-"""Names of CLIP's towers in OpenCLIP's files and in transformers' CLIPTextModel."""
+"""Conversion tables of CLIP's towers, for OpenCLIP's files and for transformers' CLIPTextModel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the blocks of video UNets in ModelScope's files and in those of models made from them."""
+"""Conversion tables of video UNet blocks, for ModelScope's files and those of models made from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def residual_rows(*, skip: bool) -> list[Row]:
 
 
 def temporal_conv_rows() -> list[Row]:
-    """Returns the rows of four temporal convolutions; dropout, which the first lacks, shifts the number of a layer."""
+    """Returns the rows of four temporal convolutions; the first has no dropout, so one layer's number differs."""
     rows = []
     for index in range(4):
         rows += norm(f"conv{index + 1}.0", f"norm_{index}")

@@ -11,7 +11,7 @@ from smcd_jax.models.smcd.config import ControlNetConfig, ImageEncoderConfig
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 from smcd_jax.nn.config import Gate, UNetConfig
 
-HEAD_WIDTH = 64  # channels per attention head of the published UNet, which cannot be inferred from shapes
+HEAD_WIDTH = 64  # channels per attention head of the published UNet; cannot be inferred from shapes
 _MIDDLE = "middle_block.1.transformer_blocks.0"
 
 

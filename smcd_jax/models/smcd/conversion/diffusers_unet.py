@@ -1,4 +1,4 @@
-"""Names of ModelScope's text-to-video UNet in diffusers' UNet3DConditionModel."""
+"""Conversion table of ModelScope's text-to-video UNet in the form of diffusers' UNet3DConditionModel."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def unet_config(described: Mapping[str, object], *, path: str | os.PathLike[str]
     class_name = described.get("_class_name", "UNet3DConditionModel")
     if class_name != "UNet3DConditionModel":
         raise SMCDError(
-            f"{path}: _class_name must be UNet3DConditionModel, got {class_name}; give ModelScope text-to-video in "
+            f"{path}: _class_name must be UNet3DConditionModel, got {class_name}; pass ModelScope text-to-video in "
             "diffusers' layout",
             argument="_class_name",
             path=path,

@@ -23,7 +23,7 @@ from smcd_jax.weights.tensor_files import find_tensor_file, open_tensors, tensor
 
 LICENSE = "that of the source weights (ModelScope text-to-video: CC BY-NC 4.0)"
 CONFIGURATION = "configuration.json"
-CONFIG_KEY = "smcd_jax"  # key in `CONFIGURATION`: config of an exported model, part of which shapes do not determine
+CONFIG_KEY = "smcd_jax"  # key in `CONFIGURATION` of an exported model's config; shapes do not determine all of it
 
 # Table of each component, and the file that holds it in the published layout.
 _FILES = {
@@ -109,7 +109,7 @@ class SMCDConversion(FamilyConversion):
         return {CONFIGURATION: json.dumps(content, indent=2) + "\n"}
 
     def preset_config(self, config: ModelConfig, options: Mapping[str, Any]) -> ModelConfig:
-        """Returns the config, with OpenCLIP's vision tower for ``with_vision``."""
+        """Returns the config, with OpenCLIP's vision tower if ``with_vision`` is set."""
         return dataclasses.replace(config, vision_encoder=VisionEncoderConfig()) if options["with_vision"] else config
 
 

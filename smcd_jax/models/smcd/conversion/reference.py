@@ -26,7 +26,7 @@ _GATES = {
 
 
 def reference_networks(config: ModelConfig) -> list[ReferenceNetwork]:
-    """Returns the decoder of the autoencoder and the UNet, with inputs of a fixed seed."""
+    """Returns the decoder of the autoencoder and the UNet, with inputs drawn with a fixed seed."""
     found = [_autoencoder(config.autoencoder)] if config.autoencoder else []
     if config.unet.control or config.unet.fps_embedding:
         return found

@@ -1,4 +1,4 @@
-"""Names of SMCD's networks in the published weights; without gates the UNet's are those of ModelScope."""
+"""Conversion tables of SMCD's networks; without gates, the UNet's names are those of ModelScope."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def unet_rows(config: UNetConfig) -> list[Row]:
     rows += under("middle_block.2", "middle/attended/temporal", transformer_rows(POINTWISE_1D))
     rows += under("middle_block.3", "middle/plain/residual", residual_rows(skip=False))
     for index, plan in enumerate(decoder_plan(config)):
-        # a decoder block reads a skip connection as well, so its own skip always changes the width
+        # a decoder block also reads a skip connection, so its own shortcut always changes the width
         rows += _block_rows(plan, f"output_blocks.{index}", f"decoder_{index}", gate=config.gate, skip=True)
     return rows + norm("out.0", "norm_out") + weighted("out.2", "conv_out", CONV)
 
 
 def controlnet_rows(config: ControlNetConfig) -> list[Row]:
-    """Returns the table of the ControlNet, ``pytorch_model_2.bin`` where it holds one."""
+    """Returns the table of the ControlNet, for a ``pytorch_model_2.bin`` that holds one."""
     rows = embedding_rows("time_embed", "time_embedding") + _encoder_rows(config.unet)
     rows += weighted("input_hint_block", "hint_conv", CONV)
     for index in range(len(encoder_plan(config.unet))):
@@ -45,7 +45,7 @@ def controlnet_rows(config: ControlNetConfig) -> list[Row]:
 
 
 def image_encoder_rows(config: ImageEncoderConfig) -> list[Row]:
-    """Returns the table of the image encoder, ``pytorch_model_2.bin`` where it holds one."""
+    """Returns the table of the image encoder, for a ``pytorch_model_2.bin`` that holds one."""
     rows = []
     for block in range(len(config.stages) * config.num_res_blocks):
         parts = weighted("in_conv", "conv_in", CONV)
