@@ -133,7 +133,7 @@ class Batches:
         return stream
 
     def _stream(self, state: OrderState) -> Generator[HostBatch]:
-        state.places(1, self.sequence.epoch_length)  # raises for a state of other data before threads start
+        state.places(1, self.sequence.epoch_length)  # raises an error for a state of other data before threads start
         load = functools.partial(self._load_step, state)
         steps = _tensorflow_steps if self._use_tensorflow else _pool_steps
         with contextlib.closing(steps(load, threads=self._threads)) as loaded:

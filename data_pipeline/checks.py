@@ -9,7 +9,7 @@ from smcd_jax.errors import SMCDError
 
 
 def require(met: bool, name: str, condition: str, value: Any) -> None:
-    """Refuses a value that does not meet its condition.
+    """Raises an error for a value that does not meet its condition.
 
     Args:
         met: Whether the condition is met.
@@ -27,7 +27,7 @@ def require(met: bool, name: str, condition: str, value: Any) -> None:
 def require_bad_share(
     bad: int, total: int, max_bad_share: float, *, where: str, example: str, path: str | os.PathLike[str] | None = None
 ) -> None:
-    """Refuses a data set in which too many clips are bad.
+    """Raises an error for a data set in which too many clips are bad.
 
     Args:
         bad: Number of bad clips.

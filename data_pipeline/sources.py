@@ -43,7 +43,7 @@ class VideoSource:
             token_length: Number of token ids per text.
             crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping.
                 0.9 in stage 1 of the paper.
-            fields: Whether examples hold the true fields of motion; frames are then not cropped.
+            fields: Whether examples contain the true motion fields; frames are then not cropped.
 
         Raises:
             SMCDError: ``crop_keep`` is out of range, or the records store no fields.
@@ -54,7 +54,7 @@ class VideoSource:
         self.clip_ids, self.num_frames = records.clip_ids, records.index["frames"].astype(np.int64)
         self._records, self._crop_keep = records, crop_keep
         self._token_length = token_length
-        # Not a cached method, which would keep every source alive.
+        # A cache on a method would keep every source alive.
         self._tokens = functools.lru_cache(_MAX_CACHED_TEXTS)(
             lambda text: tokenizer.encode([text], length=token_length)[0]
         )

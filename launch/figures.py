@@ -82,12 +82,12 @@ def main() -> None:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Values of all evaluations in a folder, by the names of their subfolders, without values per clip."""
+    """Returns the values of all evaluations in a folder, by subfolder name, without values per clip."""
     return {file.parent.name: _summary(json.loads(file.read_text())) for file in sorted(folder.glob("*/metrics.json"))}
 
 
 def table(name: str) -> str:
-    """A table of the documents as Markdown, from the JSON in docs/figures."""
+    """Returns a table of the docs as Markdown, from the JSON in docs/figures."""
     file = "ablation" if name == "ablation" else "tiny"
     return TABLES[name](json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8")))
 
@@ -106,7 +106,7 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _results_table(evaluations: Evaluations) -> str:
-    """One row per metric: the model with its interval, the real clip and the baselines."""
+    """Returns one row per metric: the model with its interval, the real clip and the baselines."""
     rows = []
     for name, label in METRICS.items():
         metric = evaluations["all"]["metrics"][name]
@@ -121,7 +121,7 @@ def _results_table(evaluations: Evaluations) -> str:
 
 
 def _runs_table(evaluations: Evaluations) -> str:
-    """One row per evaluation of the same clips."""
+    """Returns one row per evaluation of the same clips."""
     clips = evaluations["first_64"]["list"]["clips"]
     rows = [
         [label, *(_format(name, evaluations[run]["metrics"][name]["value"]) for name in RUN_METRICS)]
@@ -131,7 +131,7 @@ def _runs_table(evaluations: Evaluations) -> str:
 
 
 def _limits_table(evaluations: Evaluations) -> str:
-    """Metrics that have no baselines to compare with."""
+    """Returns a table of metrics that have no baselines to compare with."""
     quantities = {
         ("all", "psnr-autoencoder"): "PSNR of the picture through the autoencoder alone, dB",
         ("swapped_labels", "pixel-difference"): "mean change of pixels when the label is swapped, 0 to 255",
@@ -143,7 +143,7 @@ def _limits_table(evaluations: Evaluations) -> str:
 
 
 def _ablation_table(evaluations: Evaluations) -> str:
-    """One row per variant: the mean over its seeds, and the value of each."""
+    """Returns one row per variant: the mean over its seeds, and the value of each."""
     rows = []
     for variant, label in VARIANTS.items():
         runs = [run for run in evaluations if re.fullmatch(rf"{variant}_\d+", run)]
@@ -161,7 +161,7 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _format(name: str, value: float | None) -> str:
-    """A value, rounded to the decimals that the confidence interval of its metric supports."""
+    """Returns a value, rounded to the decimals that the confidence interval of its metric supports."""
     if value is None:
         return "-"
     decimals = 1 if name.startswith(("psnr", "pixel")) else 4 if name.startswith("motion") else 3

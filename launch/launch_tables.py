@@ -19,7 +19,7 @@ FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 
 
 def table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Launches and bytes written before and after, as a Markdown table: totals, then kinds."""
+    """Returns launches and bytes written before and after, as a Markdown table: totals, then kinds."""
     lines = ["| launches | before | GB | now | GB |", "|---|---|---|---|---|"]
     lines += [_line(text, before[name], after[name]) for name, text in ROWS.items()]
     kinds = sorted({*before["by_kind"], *after["by_kind"]}, key=lambda kind: (-_count(before, after, kind), kind))
@@ -31,7 +31,7 @@ def table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def published() -> str:
-    """The table of docs/benchmarks.md."""
+    """Returns the table of docs/benchmarks.md."""
     names = ("launches_h100_before.json", "launches_h100.json")
     return table(*(json.loads((FIGURES / name).read_text(encoding="utf-8")) for name in names))
 

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _find(world: SpriteWorld, phrase: str) -> int:
-    """Index of the first held-out clip whose caption contains the phrase."""
+    """Returns the index of the first held-out clip whose caption contains the phrase."""
     return next(index for index in range(10_000) if phrase in world.scene(index, split="test").caption)
 
 
@@ -63,7 +63,7 @@ def _inputs(world: SpriteWorld, index: int) -> tuple[np.ndarray, str, BoxTracks]
 
 
 def _moved(tracks: BoxTracks, step: tuple[float, float]) -> BoxTracks:
-    """Tracks of the first box, moved along a line up to the border of the picture."""
+    """Returns tracks of the first box, moved along a line up to the border of the picture."""
     first = tracks.boxes[0, 0]
     target = np.linspace(0, 1, tracks.num_frames)[:, None] * np.tile(step, 2) + first
     shift = np.minimum(0, 1 - target[:, 2:]) + np.maximum(0, -target[:, :2])

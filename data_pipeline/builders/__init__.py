@@ -80,7 +80,7 @@ def make_source(name: str, folder: Path | None, **options) -> Source:
         **options: Further arguments of the source.
 
     Raises:
-        SMCDError: The name or an option is unknown, the folder is missing, or the source refuses the folder.
+        SMCDError: The name or an option is unknown, the folder is missing, or the source rejects the folder.
     """
     if name not in SOURCES:
         raise SMCDError(f"data set must be one of {', '.join(SOURCES)}, got {name!r}", argument="name", value=name)

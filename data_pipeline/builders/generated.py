@@ -1,4 +1,4 @@
-"""What the sources of generated clips share: numbers of clips per split, ids, and the form of a clip."""
+"""Base of the sources of generated clips: numbers of clips per split, ids, and the form of a clip."""
 
 from __future__ import annotations
 

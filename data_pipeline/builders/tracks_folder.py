@@ -41,7 +41,7 @@ FROM_VIDEO = "frames of a video stored as jpeg"
 FRACTIONS = "boxes within 0..1 read as fractions of the picture"
 ENDS_EARLY = "no object present after the last box of the tracks"
 NUMBERED = "frames of the tracks numbered like the pictures, which begin later"
-TRACK_SUFFIXES = (".json", ".xml", ".csv", ".txt")  # of a file beside a video
+TRACK_SUFFIXES = (".json", ".xml", ".csv", ".txt")  # of track files beside a video
 ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
 # In the reference's folders, the picture to animate, which is not a frame of a video.
 _NOT_A_FRAME = "img.png"

@@ -7,7 +7,7 @@ FOLDER/
   part-00000-NAME.npy      one array per name with one row per clip: float16, or int32 for token ids
 ```
 
-A cache omits clips whose features reproduce them badly; `write_clip_features` counts these.
+A cache omits clips that its features reproduce badly; `write_clip_features` counts these.
 """
 
 from __future__ import annotations

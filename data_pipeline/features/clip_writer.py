@@ -1,4 +1,4 @@
-"""Writer of the feature cache of clips, which omits clips whose features reproduce them badly."""
+"""Writer of the feature cache of clips, which omits clips that their features reproduce badly."""
 
 from __future__ import annotations
 

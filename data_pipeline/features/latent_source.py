@@ -54,7 +54,7 @@ class LatentSource:
         self._latents, self._records, self._token_length = FeatureSource(cache, size), records, token_length
         self.name, self.size = self._latents.name, size
         self.clip_ids, self.num_frames = cache.clip_ids, cache.num_frames
-        # Not a cached method, which would keep every source alive.
+        # A cache on a method would keep every source alive.
         self._texts = functools.lru_cache(_MAX_CACHED_TEXTS)(
             lambda text: tokenizer.encode([text], length=token_length)[0]
         )

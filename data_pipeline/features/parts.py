@@ -65,7 +65,7 @@ class PartWriter:
         ahead: int,
         advance: Callable[[int], Any],
     ):
-        """Stores what all parts share.
+        """Stores the settings that all parts share.
 
         Args:
             records: Split whose features are written.
@@ -144,7 +144,8 @@ class PartWriter:
         clip_id, count = self._records.clip_ids[position], int(self._records.index["frames"][position])
         clip: Clip | None = None
         try:
-            # Placeholders for the frames, which are read later one by one, so that a damaged frame costs no others.
+            # Placeholders for the frames, which are read later one by one, so that a damaged frame does not affect
+            # others.
             clip = example_to_clip(self._records.annotations(position) | {"frames": [JPEG_START] * count})
         except BadClip as error:
             index.reasons[clip_id] = error.reason

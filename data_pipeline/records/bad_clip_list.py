@@ -33,7 +33,7 @@ class BadClips:
             self.check(done=False)
 
     def check(self, *, done: bool) -> None:
-        """Refuses the data set if too many clips are bad.
+        """Raises an error for the data set if too many clips are bad.
 
         Args:
             done: Whether all shards are finished.

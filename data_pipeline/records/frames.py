@@ -110,7 +110,7 @@ def encode_jpeg(picture: np.ndarray | Image.Image) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFrames:
-    """Size in which frames are stored: `short_side`, `size`, or neither for the original size.
+    """Size at which frames are stored: `short_side`, `size`, or neither for the original size.
 
     A frame that already has the size keeps its bytes; any other is stored as jpeg of quality 95. Boxes are relative to
     the picture and do not change.
@@ -140,7 +140,7 @@ class StoredFrames:
         return None if self.short_side is None and self.size is None else JPEG_QUALITY
 
     def apply(self, clip: Clip) -> Clip:
-        """Returns the clip with its frames in the stored size.
+        """Returns the clip with its frames at the stored size.
 
         Raises:
             BadClip: A frame is damaged.

@@ -32,7 +32,7 @@ from smcd_jax.files.text_files import read_json
 
 MAX_BAD_SHARE = 0.01
 TARGET_SHARD_BYTES = 256 << 20
-MIN_SHARDS = 16  # if there are enough clips: work for 16 processes or hosts
+MIN_SHARDS = 16  # if there are enough clips, so that 16 processes or hosts have work
 _PLAN, _LOCK = "plan.json", "lock"
 _SIZE = "clips_per_shard"
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def prepare(
         output: Folder of the records: new, empty, or started by the same call.
         splits: Names of the splits to prepare; None for all splits of the raw data.
         clips_per_shard: Number of clips per shard; None for shards of about 256 MB, and at least 16 of them.
-        stored: Size in which frames are stored; None for the original size.
+        stored: Size at which frames are stored; None for the original size.
         options: Further arguments of the source.
         max_bad_share: Largest share of clips that may be skipped, 0 to 1.
         runner: Runner that writes the shards; None for this process alone.
@@ -274,7 +274,7 @@ def _finish(
     *,
     inputs: Mapping[str, Sequence[str]],
 ) -> None:
-    """Writes indices, metadata if TFDS is installed, and report, then `records.json`, which completes the folder."""
+    """Writes indices, TFDS metadata (if TFDS is installed), report and `records.json`, which completes the folder."""
     contents = {}
     for split, shards in parts.items():
         _write_index(output, split, shards)

@@ -155,7 +155,7 @@ def _start_worker(source: Source) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker with its parent; without it, a worker whose parent was killed waits forever for a task."""
+    """Ends this worker when its parent ends; otherwise a worker whose parent was killed waits forever for a task."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

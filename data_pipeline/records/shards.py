@@ -35,7 +35,7 @@ class ShardTask:
         split: Name of the source's split.
         start: Index of the first clip.
         stop: Index after the last clip.
-        stored: Size in which frames are stored.
+        stored: Size at which frames are stored.
     """
 
     folder: Path
@@ -100,7 +100,7 @@ def write_shard(source: Source, task: ShardTask, advance: Callable[[], Any] = la
     if finished is not None:
         return finished
     fingerprint = getattr(source, "fingerprint", None)
-    # Before the clips are read: files that change meanwhile are noticed by the next call.
+    # Computed before the clips are read, so that the next call notices files that change in the meantime.
     inputs = [fingerprint(task.split, index) for index in range(task.start, task.stop)] if fingerprint else []
     lists = ("clip_ids", *PER_RECORD, *PER_FRAME, "skipped")
     side: dict[str, Any] = {"file": task.file, "bytes": 0, "boxes": 0, **{key: [] for key in lists}}

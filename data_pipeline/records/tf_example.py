@@ -41,6 +41,6 @@ def example_class() -> Any:
     """Returns the message class."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-    pool = descriptor_pool.DescriptorPool()  # its own, because TensorFlow registers the message under its own name
+    pool = descriptor_pool.DescriptorPool()  # separate, because TensorFlow registers the message in the default pool
     pool.Add(text_format.Parse(_DEFINITION, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("record.Example"))

@@ -80,7 +80,7 @@ _COLORABLE = (
 TABLE = (*((*row, None) for row in _FIXED), *((*row[:3], row[3:]) for row in _COLORABLE))
 
 _ONE_PIECE = ("rocket",)  # its glyph has detached stars, which would widen its box
-_FADED = 1.5  # pixels: outer rows and columns with less opacity are cropped
+_FADED = 1.5  # outer rows and columns whose opacities sum to less, in opaque pixels, are cropped
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from data_pipeline.checks import require
 from data_pipeline.sprites.atlas import Patch
 from data_pipeline.sprites.scene import Scene
 
-# Smallest opacity, of 255, of a pixel that belongs to the visible part of a sprite.
+# Smallest opacity, out of 255, of a pixel that belongs to the visible part of a sprite.
 SEEN = 32
 
 

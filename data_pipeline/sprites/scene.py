@@ -226,7 +226,8 @@ def _apart(setting: Setting, kind: str, others: list[np.ndarray], rng: ClipRng) 
 def _overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Returns the shared area of two boxes divided by the smaller area, averaged over the planned times.
 
-    A quarter of the first time's share is added: the first frame conditions the model and should show every sprite.
+    A quarter of the overlap at the first time is added: the first frame conditions the model and should show every
+    sprite.
     """
     shared = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     areas = np.minimum(*((box[:, 2:] - box[:, :2]).prod(axis=1) for box in (first, second)))

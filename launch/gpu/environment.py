@@ -18,7 +18,7 @@ QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions by package; None where a package is not installed."""
+    """Returns installed versions by package; None for packages that are not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -29,7 +29,7 @@ def versions() -> dict[str, str | None]:
 
 
 def output_of(command: tuple[str, ...]) -> tuple[int | None, list[str]]:
-    """Exit status and lines that a command prints; None and no lines where the program is not installed."""
+    """Returns exit status and lines printed by a command; None and no lines if the program is not installed."""
     if shutil.which(command[0]) is None:
         return None, []
     done = subprocess.run(command, capture_output=True, text=True, check=False)

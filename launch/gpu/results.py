@@ -22,19 +22,19 @@ Results = Mapping[str, Any]
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Contents of the files of `FILES` that are there, by name."""
+    """Returns the contents of those files of `FILES` that exist, by name."""
     paths = {name: folder / f"{name}.json" for name in FILES}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
 
 
 def table(results: Results) -> str:
-    """The figures as a Markdown table; what is not in ``results`` is "not measured yet"."""
+    """Returns the figures as a Markdown table; figures that are missing in ``results`` are "not measured yet"."""
     lines = ["| part | figure | value |", "|---|---|---|"]
     return "\n".join(lines + [f"| {part} | {figure} | {value} |" for part, figure, value in rows(results)])
 
 
 def rows(results: Results) -> list[tuple[str, str, str]]:
-    """Part, figure and value of every row."""
+    """Returns part, figure and value of every row."""
     found = [*_environment_rows(results)]
     found += [row for dtype in ("float32", "bfloat16") for row in _parity_rows(results, dtype)]
     found += [row for batch in (1, 8) for row in _sample_rows(results, batch)]
@@ -43,7 +43,7 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
 
 
 def _value(read: Callable[[], str]) -> str:
-    """What ``read`` returns, or "not measured yet" where a file or a figure is missing."""
+    """Returns ``read()``, or "not measured yet" if a file or a figure is missing."""
     try:
         return read()
     except (KeyError, TypeError, IndexError, StopIteration):

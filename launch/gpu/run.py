@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from launch.gpu.results import read_results, table
 from launch.gpu.runs import ROOT, RUNS, Options, Step
 
-LAST_LINES = 12  # of a step that failed
+LAST_LINES = 12  # of a failed step's output that are printed
 
 
 def base_environment(device: str, caches: Path) -> dict[str, str]:
-    """Environment of every step: this checkout's code, the device, and empty compile caches.
+    """Returns the environment of every step: this checkout's code, the device, and empty compile caches.
 
     Args:
         device: "gpu" or "cpu".
@@ -60,7 +60,7 @@ class Command:
         )
 
     def wait(self, end: float) -> str:
-        """How the command ended: "done", "failed (...)" or "cut off ..." where it still runs at ``end``."""
+        """Returns how the command ended: "done", "failed (...)", or "cut off ..." if it still runs at ``end``."""
         try:
             status = self._process.wait(timeout=max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -69,7 +69,7 @@ class Command:
 
     def close(self) -> str:
         """Kills the command and the processes it started, and returns what it printed."""
-        with contextlib.suppress(ProcessLookupError):  # all have ended
+        with contextlib.suppress(ProcessLookupError):  # all processes have ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._output.seek(0)
@@ -104,8 +104,8 @@ def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO
 def run_all(steps: Sequence[Step], *, environment: dict[str, str], log: IO[str]) -> dict[str, str]:
     """Runs all steps, prints a line for each, and returns how each ended.
 
-    A step may run until the sum of its own and all earlier limits has passed since the start, so that the time which
-    one step leaves over goes to the next, and the run ends within the sum of all limits.
+    A step may run until the sum of its own and all earlier limits has passed since the start. Time that one step leaves
+    over thus goes to the next, and the run ends within the sum of all limits.
     """
     endings, start, limit = {}, time.monotonic(), 0.0
     for number, step in enumerate(steps, 1):

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "tests" / "golden" / "check.py"
 SELECTION = ROOT / "tests" / "golden" / "selection"
 BATCHES = (1, 8)
-# Seconds by device. The full size has a step of samples for each of `BATCHES`: 9 minutes in all. The rehearsal has one,
-# and cuts torch.compile off, which takes minutes on two cores: 6 minutes in all.
+# Seconds by device. At full size there is a sampling step for each of `BATCHES`, 9 minutes in all. The rehearsal has
+# one, and cuts off torch.compile, which takes minutes on two cores: 6 minutes in all.
 LIMITS = {
     "gpu": {"environment": 30, "parity": 90, "sample": 115, "torch": 130, "profile": 60},
     "cpu": {"environment": 30, "parity": 150, "sample": 80, "torch": 40, "profile": 60},
@@ -21,7 +21,7 @@ LIMITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run is made for.
+    """Settings of a run.
 
     Attributes:
         device: "gpu" or "cpu".
@@ -45,17 +45,17 @@ class Options:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Numbers of videos at once."""
+        """Numbers of videos that are sampled at once."""
         return BATCHES if self.device == "gpu" else BATCHES[:1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A part of a run that is useful alone.
+    """A part of a run that is useful on its own.
 
     Attributes:
         name: Short name.
-        seconds: Time limit. Time that earlier steps have left over is added to it.
+        seconds: Time limit, to which unused time of earlier steps is added.
         commands: Commands that run side by side.
         environment: Environment variables of the commands.
     """
@@ -67,7 +67,7 @@ class Step:
 
 
 def run_a(options: Options) -> list[Step]:
-    """Run A: environment, parity, speed of sampling, diffusers in PyTorch, profile; at most 9 minutes."""
+    """Returns the steps of run A: environment, parity, sampling, diffusers in PyTorch, profile; at most 9 minutes."""
     python, file = sys.executable, lambda name: str(options.output / name)
     # Two processes share the device while parity is checked; otherwise one process has it alone.
     shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -110,9 +110,9 @@ def run_a(options: Options) -> list[Step]:
 
 
 def run_c(options: Options) -> list[Step]:
-    """Run C: trains the small model from scratch and evaluates it in DIR/small; at most 9 minutes (6 on a CPU).
+    """Returns the steps of run C: training from scratch and evaluation in DIR/small; at most 9 minutes (6 on a CPU).
 
-    On a GPU it is the model of 128 x 128 pixels; the rehearsal takes that of 64 x 64 and few clips.
+    On a GPU the model has 128 x 128 pixels; the rehearsal uses 64 x 64 pixels and few clips.
     """
     gpu = options.device == "gpu"
     size = ["--size", "128", "--minutes", "8"] if gpu else ["--size", "64", "--minutes", "4", "--clips", "64"]

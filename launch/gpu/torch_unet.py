@@ -24,11 +24,11 @@ from smcd_jax.nn.config import UNetConfig
 
 GUIDANCE_SCALE = 7.5
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
-QUEUED = {"cpu": 1, "cuda": 20}  # products handed over before the host waits
+QUEUED = {"cpu": 1, "cuda": 20}  # matrix products queued before the host waits
 
 
 def unet_arguments(config: UNetConfig) -> dict[str, Any]:
-    """Arguments of `UNet3DConditionModel` for a network of these sizes."""
+    """Returns the arguments of `UNet3DConditionModel` for a network of these sizes."""
     levels = [2.0**-level in config.attention_scales for level in range(len(config.channel_mult))]
     return {
         "in_channels": config.latent_channels,
@@ -58,14 +58,14 @@ class Measurement:
         with torch.device(device):
             model = UNet3DConditionModel(**unet_arguments(config.unet))
         self.model = model.to(self.dtype).eval()
-        for parameter in self.model.parameters():  # `Module.to(memory_format=...)` refuses Conv3d's five axes
+        for parameter in self.model.parameters():  # `Module.to(memory_format=...)` rejects Conv3d's five axes
             formats = {4: torch.channels_last, 5: torch.channels_last_3d}
             if parameter.ndim in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
         self.alphas = NoiseSchedule().alphas_cumprod
 
     def inputs(self, batch: int) -> tuple[Any, Any]:
-        """Latents [b, c, f, h, w] in float32 and text of both guidance branches [2 b, l, d]."""
+        """Returns latents [b, c, f, h, w] in float32, and the text of both guidance branches [2 b, l, d]."""
         config, side = self.config, self.config.autoencoder.downscale
         latents = (
             batch,
@@ -80,7 +80,7 @@ class Measurement:
         )
 
     def step(self, model: Callable[..., Any], latents: Any, text: Any, *, index: int, steps: int) -> Any:
-        """One guided DDIM step; the network sees both branches in one batch."""
+        """Runs one guided DDIM step; the network sees both branches in one batch."""
         stride = len(self.alphas) // steps
         t = (steps - 1 - index) * stride + 1
         alpha, before = float(self.alphas[t]), float(self.alphas[max(t - stride, 0)])
@@ -92,7 +92,7 @@ class Measurement:
         return before**0.5 * x0 + (1 - before) ** 0.5 * noise
 
     def loop(self, model: Callable[..., Any], latents: Any, text: Any, steps: int) -> Any:
-        """All steps of a clip."""
+        """Runs all steps of a clip."""
         for index in range(steps):
             latents = self.step(model, latents, text, index=index, steps=steps)
         return latents
@@ -103,7 +103,7 @@ class Measurement:
             self.torch.cuda.synchronize()
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        """Time of one call, to the end of its work on the device."""
+        """Returns the time of one call, to the end of its work on the device."""
         self.synchronize()
         start = time.perf_counter()
         run()
@@ -111,14 +111,14 @@ class Measurement:
         return time.perf_counter() - start
 
     def matmul_flops(self) -> float:
-        """Operations per second in a large matrix product."""
+        """Returns the operations per second in a large matrix product."""
         side, queued = MATMUL_SIDE[self.device], QUEUED[self.device]
         a, b = (self.torch.randn(side, side, device=self.device).to(self.dtype) for _ in range(2))
         run = lambda: [self.torch.matmul(a, b) for _ in range(queued)]  # noqa: E731
         return 2 * side**3 * queued / min(self.seconds(run) for _ in range(6))
 
     def step_flops(self, batch: int) -> float:
-        """Operations of one step, counted by PyTorch."""
+        """Returns the operations of one step, counted by PyTorch."""
         from torch.utils.flop_counter import FlopCounterMode
 
         latents, text = self.inputs(batch)
@@ -127,7 +127,7 @@ class Measurement:
         return counter.get_total_flops()
 
     def measure(self, mode: str, *, batch: int, steps: int, steps_timed: int) -> dict[str, Any]:
-        """First call (which compiles), single steps, and a whole clip."""
+        """Measures the first call (which compiles), single steps, and a whole clip."""
         if self.device == "cuda":
             self.torch.cuda.reset_peak_memory_stats()
         latents, text = self.inputs(batch)

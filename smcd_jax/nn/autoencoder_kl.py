@@ -166,7 +166,7 @@ class AutoencoderKL(nn.Module):
             self.shortcut_out = _linear(outwards, self.policy)
 
     def dummy_call(self) -> Float[Array, "1 h w c"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = self.config.downscale
         picture = jnp.zeros((1, side, side, self.config.picture_channels))
         return self.decode_unscaled(self.posterior(picture).mean)

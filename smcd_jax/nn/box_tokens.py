@@ -50,5 +50,5 @@ class PositionNet(nn.Module):
         return dense(config.token_width, policy, name="dense_2")(x)
 
     def dummy_call(self) -> Float[Array, "1 1 e"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         return self(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.zeros((1, 1, self.config.label_width)))

@@ -106,7 +106,7 @@ class TextEncoder(nn.Module):
         return last @ self.text_projection.astype(jnp.float32)
 
     def dummy_call(self) -> Float[Array, ...]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         ids = jnp.zeros((1, self.config.length), jnp.int32)
         return self.pooled(ids) if self.config.embed_width else self.last_layer(ids)
 
@@ -154,7 +154,7 @@ class VisionEncoder(nn.Module):
         return self._hidden(picture)
 
     def dummy_call(self) -> Float[Array, "1 e"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = self.config.picture_size
         return self(jnp.zeros((1, side, side, 3)))
 

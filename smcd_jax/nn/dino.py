@@ -50,6 +50,6 @@ class DINO(nn.Module):
         return self.norm_out(x)[:, 0]
 
     def dummy_call(self) -> Float[Array, "1 d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = self.config.picture_size
         return self(jnp.zeros((1, side, side, 3)))

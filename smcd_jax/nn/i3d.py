@@ -129,7 +129,7 @@ class I3D(nn.Module):
         return (steps[:, :-1] + steps[:, 1:]) / 2  # the published average pool of 2 x 7 x 7: here a frame is 7 x 7
 
     def dummy_call(self) -> Float[Array, "1 1 1 1 k"]:
-        """Uses every parameter once; one pixel is enough, because padding fills every window."""
+        """Runs the smallest input, so that initialisation creates every parameter; padding makes one pixel enough."""
         return self.classes(self._trunk(jnp.zeros((1, 1, 1, 1, 3))))
 
     def _trunk(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b tt hh ww d"]:

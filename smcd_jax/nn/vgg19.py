@@ -43,6 +43,6 @@ class VGG19(nn.Module):
         return features
 
     def dummy_call(self) -> list[Array]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = 2 ** (len(self.config.channels) - 1)
         return self(jnp.zeros((1, side, side, 3)))

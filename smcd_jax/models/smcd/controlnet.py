@@ -68,7 +68,7 @@ class ControlNet(nn.Module):
         return tuple(features)
 
     def dummy_call(self) -> tuple[Float[Array, "b f _ _ _"], ...]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         config = self.config.unet
         side = 2 ** (len(config.channel_mult) - 1)
         video = jnp.zeros((1, 1, side, side, config.latent_channels))

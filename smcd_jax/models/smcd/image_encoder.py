@@ -46,6 +46,6 @@ class ImageEncoder(nn.Module):
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
     def dummy_call(self) -> Float[Array, "1 m d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = self.config.downscale
         return self(jnp.zeros((1, side, side, self.config.latent_channels)))

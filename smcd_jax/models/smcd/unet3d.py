@@ -42,7 +42,7 @@ class SMCDUNet(UNet3D):
         return self.block_contexts(text, AdapterTokens(fold(objects), fold(object_mask), image_tokens))
 
     def dummy_call(self) -> Float[Array, "b f h w d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         config, zeros, video = self.config, jnp.zeros, self.smallest_video()
         control = None
         if config.control:

@@ -46,7 +46,7 @@ def autoencoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Aut
     """Returns the config of an autoencoder, from the shapes of its tensors, without `PREFIX`.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="KL autoencoder")
     width, levels = shapes["encoder.conv_in.weight"][0], shapes.count(r"encoder\.down\.(\d+)\.")

@@ -21,7 +21,7 @@ def position_net_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> Po
     """Returns the config of a position net, from the shapes of its tensors.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="position net")
     return PositionNetConfig(

@@ -54,7 +54,7 @@ def text_encoder_config(tensors: Tensors, *, path: str | os.PathLike[str], skip_
         skip_last: Number of last layers that conditioning leaves out; 0 for files without the last layer.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="OpenCLIP text tower")
     vocabulary, width = shapes["token_embedding.weight"]
@@ -73,7 +73,7 @@ def vision_encoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> 
     """Returns the config of an OpenCLIP vision tower, from the shapes of its tensors.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="OpenCLIP vision tower")
     width, _, patch, _ = shapes["visual.conv1.weight"]

@@ -24,7 +24,7 @@ def unet_config(tensors: Tensors, *, path: str | os.PathLike[str], head_width: i
         head_width: Channels per attention head.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="UNet of this family")
     latent, inputs = shapes["out.2.weight"][0], shapes["input_blocks.0.0.weight"][1]
@@ -71,7 +71,7 @@ def image_encoder_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> I
     """Returns the config of an image encoder.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes = TensorShapes(tensors, path=path, network="image encoder")
     count = shapes.count(r"body\.(\d+)\.")
