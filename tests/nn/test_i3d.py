@@ -110,7 +110,7 @@ def test_a_half_precision_policy_keeps_logits_in_float32():
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((1, 8, 224, 224, 3), "8 frames; it needs at least 9"), ((1, 9, 224, 256, 3), "256 x 224; it takes 224 x 224")],
+    [((1, 8, 224, 224, 3), "at least 9 frames, got 8"), ((1, 9, 224, 256, 3), "224 x 224, got 256 x 224")],
 )
 def test_videos_the_network_cannot_take_are_refused(shape, message):
     module, params = I3D(SMALL, ComputePolicy()), {"params": abstract_i3d(SMALL)}
