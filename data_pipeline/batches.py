@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Substitutes tried for one damaged clip; all of them fail only if most of the data set is damaged.
 _ATTEMPTS = 16
-_ORIGIN = ("sources", "clips", "starts")  # arrays added to those of the source: the origin of each row
+_ORIGIN = ("sources", "clips", "starts")  # arrays with the origin of each row, added to those of the source
 _AHEAD = 2  # batches prefetched on the host
 
 # Streams to close at exit. The threads of tf.data that fill batches run Python; at interpreter shutdown they and the
@@ -256,7 +256,7 @@ def _pool_steps(load: Callable[[int], dict[str, np.ndarray]], *, threads: int) -
 @atexit.register
 def _close_streams() -> None:
     for stream in list(_open_streams):
-        with contextlib.suppress(ValueError):  # a daemon thread is executing it
+        with contextlib.suppress(ValueError):  # a daemon thread is executing the generator
             stream.close()
 
 

@@ -43,7 +43,7 @@ class _Index:
     """Entries of a part's index, collected while its data are written; see `features.cache` for the arrays."""
 
     clip_ids: list[str] = field(default_factory=list)
-    captions: list[str | None] = field(default_factory=list)  # None where the record could not be read
+    captions: list[str | None] = field(default_factory=list)  # None if the record could not be read
     frames: list[int] = field(default_factory=list)
     labels: list[tuple[str, ...]] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)

@@ -36,7 +36,7 @@ MIN_SHARDS = 16  # if there are enough clips, so that 16 processes or hosts have
 _PLAN, _LOCK = "plan.json", "lock"
 _SIZE = "clips_per_shard"
 logger = logging.getLogger(__name__)
-_SAMPLES = 3  # clips serialized to estimate the size of a record
+_SAMPLES = 3  # number of clips serialized to estimate the size of a record
 
 
 def prepare(

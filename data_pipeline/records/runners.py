@@ -150,7 +150,7 @@ class _Counter:
 def _start_worker(source: Source) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, without a traceback from each worker
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback from each
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

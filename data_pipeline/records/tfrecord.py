@@ -16,7 +16,7 @@ HEADER_BYTES, FOOTER_BYTES = 12, 4
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli polynomial, bits reversed
 _ONES = 0xFFFFFFFF
-_CHUNK = 512  # bytes; all chunks of the data are processed in parallel
+_CHUNK = 512  # chunk size in bytes; all chunks of the data are processed in parallel
 
 
 def frame_record(data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from data_pipeline.sprites.atlas import ATLAS_VERSION
 from smcd_jax.errors import SMCDError
 from smcd_jax.files import write_atomically, write_json
 
-_FONT_SIZE = 109  # the only size of the font's bitmaps
+_FONT_SIZE = 109  # the only size in which the font has bitmaps
 _CELL = 128
 _COLUMNS = 8
 

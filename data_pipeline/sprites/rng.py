@@ -67,7 +67,7 @@ class ClipRng:
             left -= weight
             if left < 0:
                 return item
-        return next(item for item, weight in reversed(items) if weight > 0)  # rounding of the sum
+        return next(item for item, weight in reversed(items) if weight > 0)  # reached only through rounding of the sum
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
         """Returns `count` different items in random order; `count` is at most their number."""

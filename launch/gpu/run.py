@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from launch.gpu.results import read_results, table
 from launch.gpu.runs import ROOT, RUNS, Options, Step
 
-LAST_LINES = 12  # of a failed step's output that are printed
+LAST_LINES = 12  # number of output lines printed for a failed step
 
 
 def base_environment(device: str, caches: Path) -> dict[str, str]:

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SMCDError as error:
         _report(str(error), debug)
         return WRONG_INPUT
-    except OSError as error:  # permissions, a full disk, a name that is too long
+    except OSError as error:  # for example, missing permissions, a full disk, or too long a name
         where = "" if error.filename is None else f"{error.filename}: "
         _report(f"{where}{(error.strerror or str(error)).lower()}", debug)
         return WRONG_INPUT

@@ -24,7 +24,7 @@ def unused_accelerator() -> str | None:
     """Returns advice for an accelerator that JAX does not use, or None if there is no such device."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms == "cpu":
-        return None  # requested by the user
+        return None  # the user has chosen the platform
     driver = nvidia_driver()
     if driver is not None:
         extra = "cuda" if driver >= CUDA13_DRIVER else "cuda12"

@@ -23,7 +23,7 @@ from smcd_jax.cli.console import error, progress_line
 from smcd_jax.cli.parser import CommandParser
 from smcd_jax.errors import SMCDError
 
-_LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in JAX's error messages
+_LOST_PEER = r"gloo|nccl|by peer|coordination|barrier|heartbeat|unavailable|deadline"  # in JAX's lost-peer errors
 _GRACE_SECONDS = 3.0
 SMALLER = (
     "use a larger --config.mesh.fsdp, --config.remat=blocks, a larger --config.optimizer.grad_accum_steps or a smaller "

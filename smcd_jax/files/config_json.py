@@ -1,4 +1,4 @@
-"""Config dataclasses to plain JSON values, and back with every key and type checked."""
+"""Conversion of config dataclasses to plain JSON values and back, with every key and type checked."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _decoded(path: Path, keep: Callable[[av.VideoFrame], None]) -> VideoInfo:
 
 
 def _edit_list(path: Path) -> tuple[float, int]:
-    """Returns by how many seconds the first frame is later than the sound, and how many frames an edit list hides."""
+    """Returns how many seconds after the sound the first frame starts, and how many frames an edit list hides."""
     with _reading(path), _opened(path) as (container, stream):
         start = 0.0
         if stream.start_time is not None and container.start_time is not None:

@@ -73,7 +73,7 @@ def draw_boxes(
         objects = np.flatnonzero(present[index])
         for item in objects:
             _draw_outline(image, boxes[index, item], colors[item])
-        for item in objects:  # after all the boxes, so that no line crosses a label
+        for item in objects:  # labels come after all boxes, so that no line crosses a label
             _draw_label(image, boxes[index, item], labels[item], colors[item])
         drawn[index] = np.asarray(image)
     return drawn

@@ -153,7 +153,7 @@ def _upright(image: Image.Image, source: str | Path) -> Image.Image:
     except (MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
-        image.load()  # raises for damaged pixels
+        image.load()  # raises an error for damaged pixels
         logger.warning("%s: damaged EXIF data (%s); only the orientation is read", source, error)
         method = _TRANSPOSE.get(stored_orientation(image.info.get("exif") or b""))
         return image if method is None else image.transpose(method)

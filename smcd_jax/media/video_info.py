@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict
 
 from smcd_jax.errors import SMCDError
 
-MAX_VIDEO_BYTES = 8 * 2**30  # decoded; a larger video is most likely the wrong file and would fill the memory
+MAX_VIDEO_BYTES = 8 * 2**30  # limit of decoded size; a larger video is probably the wrong file and would fill memory
 
 
 class VideoInfo(TypedDict):

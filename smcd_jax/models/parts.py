@@ -16,7 +16,7 @@ Stage = Literal["features", "encode", "denoise", "decode"]
 Params = Mapping[str, Any]  # parameter trees by component
 Inputs = Any  # a NamedTuple of the family: arrays of one batch
 Context = Any  # what `encode` and `precompute` return
-Keep = Mapping[str, Bool[Array, " b"]]  # by switch: True where the condition is seen
+Keep = Mapping[str, Bool[Array, " b"]]  # by switch; True where the model sees the condition
 Stats = Mapping[str, Any]  # state that a step returns besides losses, such as running means of batch normalisation
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 Gate = Literal["none", "object", "object_image", "parallel", "double", "merge"]
-Activation = Literal["gelu", "quick_gelu"]  # of CLIP's towers: the exact form in OpenCLIP's ViT-H/14, quick in OpenAI's
+Activation = Literal["gelu", "quick_gelu"]  # in CLIP's towers: exact in OpenCLIP's ViT-H/14, quick in OpenAI's
 # For fields that were added after the first model folders. They are written only if they differ from the default, so
 # that older and newer configs of the same arrays compare equal (feature caches identify encoders by their configs).
 _UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
@@ -17,13 +17,13 @@ _UNLESS_DEFAULT: Mapping[str, bool] = {"unless_default": True}
 class UNetConfig:
     """The denoising 3D UNet. Defaults are the published size without gates (ModelScope text-to-video)."""
 
-    latent_channels: int = 4  # of the noisy video, both input and output
+    latent_channels: int = 4  # channels of the noisy video, both input and output
     base_channels: int = 320
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2  # per level
     attention_scales: tuple[float, ...] = (1.0, 0.5, 0.25)
     head_dim: int = 64
-    stem_heads: int = 8  # of the temporal transformer in the first block, whose inner width is stem_heads * head_dim
+    stem_heads: int = 8  # heads of the first block's temporal transformer, whose inner width is stem_heads * head_dim
     context_dim: int = 1024
     object_width: int = 1024  # of a box token
     image_width: int = 1024  # of an image token
@@ -73,7 +73,7 @@ class AutoencoderConfig:
     latent_channels: int = 4
     picture_channels: int = 3
     scaling_factor: float = 0.18215
-    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # of every GroupNorm, as in the UNet
+    groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)  # groups of every GroupNorm, as in the UNet
     # side of the patches that the first convolution reads and the last one returns; larger patches are cheaper
     patch: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
     # whether encoder and decoder are added to a linear code of patches (`nn.cosine_code`)
@@ -94,10 +94,10 @@ class TextEncoderConfig:
     width: int = 1024
     heads: int = 16
     layers: int = 24
-    embed_width: int = 1024  # of the joint text-image space; 0 if the weights lack the projection to it
-    skip_last: int = 1  # layers left out of the conditioning: "penultimate"
+    embed_width: int = 1024  # width of the joint text-image space; 0 if the weights lack the projection to it
+    skip_last: int = 1  # number of last layers that conditioning skips; 1 is "penultimate"
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
-    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
+    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; ImageBind has 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class VisionEncoderConfig:
     layers: int = 32
     embed_width: int = 1024
     activation: Activation = dataclasses.field(default="gelu", metadata=_UNLESS_DEFAULT)
-    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; 1e-6 in ImageBind
+    epsilon: float = dataclasses.field(default=1e-5, metadata=_UNLESS_DEFAULT)  # of every norm; ImageBind has 1e-6
     # number of copies of the picture that form a video for the patch embedding: 2 in ImageBind
     patch_frames: int = dataclasses.field(default=1, metadata=_UNLESS_DEFAULT)
 

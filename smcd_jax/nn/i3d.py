@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.layers import ComputePolicy
 
-PICTURE_SIDE = 224  # pixels, of every frame
+PICTURE_SIDE = 224  # side of every frame in pixels
 MIN_FRAMES = 9  # time is halved three times, rounding up, and the last pool reads two steps
 # Window and stride of the max pool before each stage
 STAGE_POOLS = (((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)))

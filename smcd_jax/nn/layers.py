@@ -27,10 +27,10 @@ class ComputePolicy:
 
     params: Any = jnp.float32
     compute: Any = jnp.float32
-    precision: str | None = "highest"  # of matrix products: on GPUs and TPUs anything less rounds float32 inputs
+    precision: str | None = "highest"  # for matrix products; on GPUs and TPUs anything less rounds float32 inputs
     attention: Implementation = "xla"
-    reduction: Reduction = "sum"  # of norm statistics, see `group_normalised`
-    groups: int = 32  # of every GroupNorm; set by `networks.network` from the component's config
+    reduction: Reduction = "sum"  # how norm statistics are computed, see `group_normalised`
+    groups: int = 32  # groups of every GroupNorm; set by `networks.network` from the component's config
     remat: bool = False  # recompute the activations of each UNet block for the gradient
 
     @classmethod

@@ -30,7 +30,7 @@ from smcd_jax.nn.vgg19 import VGG19, VGG19Config
 
 Params = dict[str, Any]
 Network = nn.Module  # an alias, so that only nn/ and models/ import flax.linen
-_INITIALISED_TOGETHER = 64  # parameters that one traced program initialises
+_INITIALISED_TOGETHER = 64  # number of parameters that one traced program initialises
 
 _NETWORKS: dict[type, type[nn.Module]] = {
     PositionNetConfig: PositionNet,

@@ -30,7 +30,7 @@ class BlockPlan:
 
     kind: str  # "stem", "residual" or "downsample"
     channels: int  # of the output
-    attention: bool = False  # spatial and temporal transformer after the residual block
+    attention: bool = False  # whether spatial and temporal transformers follow the residual block
     upsample: bool = False
 
 

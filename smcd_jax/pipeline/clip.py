@@ -94,7 +94,7 @@ def check_clip(
         tracks, notes = tracks.without_absent()
         notes = (*tracks.notes, *notes)
     request = make_request(model, image=picture, prompt=values.get("prompt"), tracks=tracks, options=options)
-    plan = model.plan(request, pipeline.tokenizer)  # raises for invalid requests
+    plan = model.plan(request, pipeline.tokenizer)  # raises an error for invalid requests
     model.guidance(options.as_dict())
     model.solver_table(options)
     truncate = bool(values.get("truncate_prompt"))

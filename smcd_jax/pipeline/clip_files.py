@@ -215,7 +215,7 @@ def _check_folder(folder: Path) -> None:
         raise _refusal(folder.absolute(), f"cannot write ({reason}); choose another --output") from error
     finally:
         for place in missing:
-            with contextlib.suppress(OSError):  # not created, or no longer empty
+            with contextlib.suppress(OSError):  # the folder was not created here, or is no longer empty
                 place.rmdir()
 
 

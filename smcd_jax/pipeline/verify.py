@@ -36,7 +36,7 @@ _LARGE = 4096  # smallest number of values whose distribution is meaningful
 _RANDOM_KURTOSIS = ((1.8, 0.04), (2.37, 0.06), (3.0, 0.1))
 _RANDOM_SCALE = (0.9, 1.1)  # range of the standard deviation times sqrt(fan-in)
 _MOST_RANDOM, _MOST_SCALE = 0.5, 30.0
-_LEAST_PSNR, _MOST_ERROR = 15.0, 0.95  # PSNR of the autoencoder in dB; error relative to the target's variance
+_LEAST_PSNR, _MOST_ERROR = 15.0, 0.95  # limits: the autoencoder's PSNR in dB, errors relative to the target's variance
 _PROMPT = "a rocket lifting off into the evening sky"
 
 

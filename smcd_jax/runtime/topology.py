@@ -17,7 +17,7 @@ from smcd_jax.runtime.device_specs import memory_bytes
 
 LOCAL = "local"
 EXAMPLES = "local, cpu:8, v5e:2x4, v5p:2x2x2, v4:2x2x1, v6e:4x4, h100:8"
-_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice
+_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice's shape
 
 # HBM available to a program in GiB, from the error of libtpu 0.0.42 for programs that do not fit. The compiler
 # reserves the rest.

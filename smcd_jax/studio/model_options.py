@@ -13,7 +13,7 @@ from smcd_jax.sampling_options import SamplingOptions, refuse
 
 _MOST_GIF_FPS = 50.0
 _LARGEST_SEED = 2**32 - 1
-_SEPARATE = ("num_videos_per_prompt",)  # separate fields of a request
+_SEPARATE = ("num_videos_per_prompt",)  # options that are separate fields of a request
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _identity(annotation: JsonValue) -> Hashable:
             if holder.data.get(key) is not None:
                 return scalar(holder, key)
     raise SMCDError(
-        f"{annotation.place} has no instance_id or track_id; COCO without tracks cannot be read, run a tracker first",
+        f"{annotation.place} has no instance_id or track_id (COCO without tracks cannot be read); run a tracker first",
         argument=annotation.key,
         path=annotation.path,
     )

@@ -15,7 +15,7 @@ from smcd_jax.tracks.pixel_tracks import PixelTracks, to_pixels
 
 BOXES, PICTURE, PROMPT = "bbox.txt", "img.png", "prompt.txt"
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # EXIF tag, and its first value that swaps width and height
-OTHER_ORDER = "got10k"  # format of x,y,width,height
+OTHER_ORDER = "got10k"  # format whose lines are x,y,width,height
 
 
 def read_reference_folder(path: Path) -> PixelTracks:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 EXIT_RESTART = 42  # exit status of a run that stopped on request and has saved; starting it again resumes it
 EXIT_LOST = 134  # exit status of a run that lost its other processes; the same as that of JAX's own abort (SIGABRT)
 
-ELSEWHERE = "a stop notice"  # reason on the processes that did not get the signal themselves
+ELSEWHERE = "a stop notice"  # reason reported by processes that did not get the signal themselves
 
 
 class StopRequest:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _shapes = functools.cache(abstract_params)  # tracing the initialization of a full-size UNet takes seconds
 
 NO_FAULT = -1
-NUM_BUCKETS = 4  # equal ranges of timesteps whose losses are logged separately
+NUM_BUCKETS = 4  # number of equal ranges of timesteps whose losses are logged separately
 
 
 class TrainState(NamedTuple):

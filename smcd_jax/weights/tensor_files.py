@@ -29,7 +29,7 @@ _WRAPPERS = (
     *("state_dict", "module", "model_state_dict", "model", "params_ema", "ema", "model_ema", "params", "unet", "net"),
     *("generator", "weights"),
 )
-_DEEPEST = 4  # most dictionaries nested around the tensors
+_DEEPEST = 4  # largest number of dictionaries nested around the tensors
 # Prefixes that DistributedDataParallel, torch.compile, DeepSpeed and enclosing modules add to every name.
 _PREFIXES = (
     *("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "model.diffusion_model."),
@@ -38,7 +38,7 @@ _PREFIXES = (
 _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 _VARIANTS = ("fp32", "fp16", "bf16", "non_ema")
 _NUMBERED = re.compile(r"(?P<stem>.+)-00001-of-(?P<count>\d{5})\.[a-z]+")
-_MAX_PICKLE = 64 << 20  # bytes; the names and shapes of the largest models take a few MB
+_MAX_PICKLE = 64 << 20  # in bytes; the names and shapes of the largest models take a few MB
 
 
 class LazyTensor:
@@ -183,7 +183,7 @@ def file_sha256(path: Path) -> str:
 
 
 def values(tensors: Mapping[str, LazyTensor], dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields names and arrays, cast to a dtype; scalars, which are gates, keep theirs."""
+    """Yields names and arrays, cast to a dtype; scalars, which are gates, keep their dtype."""
     for name, tensor in tensors.items():
         array = tensor.numpy()
         yield name, array if dtype is None or array.ndim == 0 else array.astype(dtype, copy=False)

@@ -14,7 +14,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.evaluation.metrics.clip_score import ClipFeatures, cosines
 from smcd_jax.evaluation.metrics.metric_rows import Metric, MetricSource, describe_omitted, source_fields
 
-HIGHEST_PSNR = 100.0  # dB, for equal frames, whose PSNR is infinite
+HIGHEST_PSNR = 100.0  # in dB; reported for equal frames, whose PSNR is infinite
 SSIM_WINDOW = 11  # pixels
 EVERY_FRAME = "every frame against the real frame of the same index, at the size generated"
 FIRST_FRAME = "frame 0 against the real frame 0, at the size generated"

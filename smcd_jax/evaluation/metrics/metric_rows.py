@@ -15,9 +15,9 @@ from smcd_jax.errors import SMCDError
 
 Direction = Literal["higher", "lower"]
 CONFIDENCE = 0.95
-RESAMPLES = 1000  # bootstrap samples of a mean
+RESAMPLES = 1000  # number of bootstrap samples for a mean
 SEED = 0
-MAX_NAMED = 5  # clips that a note lists by name
+MAX_NAMED = 5  # largest number of clips that a note names
 
 
 class MetricSource(Protocol):

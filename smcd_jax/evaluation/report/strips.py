@@ -16,9 +16,9 @@ from smcd_jax.files import write_folder_atomically
 from smcd_jax.media import draw_boxes, object_colors
 from smcd_jax.runtime.progress import Progress
 
-FOLDER = "strips"  # in the folder of an evaluation; it holds CLIP_ID/NAME.jpg for each of the names below
+FOLDER = "strips"  # subfolder of an evaluation, with CLIP_ID/NAME.jpg for each of the names below
 STRIPS = ("real", "generated", "found")
-HEIGHT = 112  # pixels of a frame
+HEIGHT = 112  # height of a frame in pixels
 _GAP = 2  # pixels between frames
 _QUALITY = 85  # JPEG quality
 

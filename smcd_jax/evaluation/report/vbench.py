@@ -17,7 +17,7 @@ from smcd_jax.files import write_atomically, write_json
 from smcd_jax.media import write_video
 
 VIDEOS, IMAGES, NAMES = "videos", "images", "names.json"
-_LONGEST = 240  # bytes of a name; leaves room for "-0.mp4" within the limit of 255 of most file systems
+_LONGEST = 240  # longest name in bytes; leaves room for "-0.mp4" within the limit of 255 of most file systems
 
 
 def export_vbench(store: VideoStore, folder: Path, *, fps: float, index: int = 0) -> int:

@@ -21,8 +21,8 @@ from smcd_jax.evaluation.trackers.opencv import load_cv2, repeatable
 VIT = "vit"  # name of the tracker, before the colon and the file
 SOURCE = "object_tracking_vittrack_2023sep.onnx of opencv/opencv_zoo"
 TEMPLATE, SEARCH, CELLS = 128, 256, 16  # sides of the network's input pictures and output maps
-TEMPLATE_FACTOR, SEARCH_FACTOR = 2, 4  # sides of these crops, in sides of a square with the area of the object
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
+TEMPLATE_FACTOR, SEARCH_FACTOR = 2, 4  # sides of these crops, relative to a square with the object's area
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet statistics, RGB
 _OUTPUTS = {"output1": 1, "output2": 2, "output3": 2}  # channels: score; width and height; centre within the cell
 
 

@@ -29,7 +29,7 @@ THRESHOLD = 0.6
 
 _COARSE_SIDE = 64  # larger pictures are reduced to about this shorter side for the coarse search
 _BLUR = 1.0  # blur of frames and sprites in pixels of the coarse picture; reduces the effect of the decoders' blur
-_PLACES = 4  # candidates per frame that are refined
+_PLACES = 4  # number of candidates per frame to refine
 _STEPS = ((0.5, 1.08), (0.25, 1.03))  # refinement steps: pixels of the coarse picture, factor of size
 _ROUNDS = 3  # maximum number of rounds per step
 # Minimum share of a sprite's power |d|^2 on free pixels: a smaller visible part under another sprite matches anything.
@@ -55,7 +55,7 @@ class Detection(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    gain: float  # part of r that is explained, squared colour
+    gain: float  # part of |r|^2 that is explained, in squared colour
     score: float
     pose: Pose
 

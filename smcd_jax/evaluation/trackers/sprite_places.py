@@ -26,7 +26,7 @@ SMALLEST = 4.0  # minimum side in pixels
 CONTRASTS = (0.4, 1.25)
 # The centre may lie outside the picture by this share of the sprite; scenes mask out sprites further outside.
 _BEYOND = 0.35
-_PEAKS = 2  # candidates per size
+_PEAKS = 2  # number of candidates per size
 _TINY = 1e-6
 
 

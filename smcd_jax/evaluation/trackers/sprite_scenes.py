@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "sprites"  # name of the data set
 _NOT_WORLD_OPTIONS = ("train_clips", "val_clips", "test_clips")
-_TOLERANCE = 1e-4  # share of the picture; other processors may round the last digits of a box differently
+_TOLERANCE = 1e-4  # as a share of the picture; other processors may round the last digits of a box differently
 
 
 class SpriteScenes:

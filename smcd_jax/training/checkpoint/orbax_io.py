@@ -63,7 +63,7 @@ def make_manager(
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
             barrier_sync_fn=barrier_unless_failed,
-            create_directories_asynchronously=False,  # otherwise writers wait minutes for one that cannot be made
+            create_directories_asynchronously=False,  # otherwise writers wait minutes if a directory cannot be created
         ),
         save_root_metadata=False,
     )

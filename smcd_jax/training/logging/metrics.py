@@ -217,7 +217,7 @@ def _parsed(line: bytes) -> dict[str, float] | None:
     try:
         content = json.loads(line)
         return {name: float(value) for name, value in content.items()} | {"step": int(content["step"])}
-    except (ValueError, AttributeError, TypeError, KeyError):  # not JSON, not an object, not numbers, no step
+    except (ValueError, AttributeError, TypeError, KeyError):  # not a JSON object of numbers with a step
         return None
 
 
