@@ -1,4 +1,4 @@
-"""Access to the error that ended a command."""
+"""Gives tests the error that ended a command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smcd_jax.errors import SMCDError
 
 
 def failure(arguments: list[str]) -> SMCDError:
-    """Returns the error that ends this command with status 2."""
+    """Runs a command that must exit with status 2 and returns the error that caused it."""
     found = []
 
     def report(message: str, debug: bool, prefix: str = "error: ") -> None:

@@ -36,7 +36,7 @@ INPUT = ["animate", "--image", PICTURE, "--tracks", TRACKS, "--num_inference_ste
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """A compile cache that the tests share, also with other processes."""
+    """A compile cache shared by the tests and the processes that they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -44,7 +44,7 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> Path:
-    """The folder of `clip.*`, the results of one run with every format."""
+    """The folder with `clip.*`: the results of one run in every format."""
     folder = tmp_path_factory.mktemp("first")
     assert (
         main([*INPUT, "--output", str(folder / "clip"), "--formats", "gif,webp,frames", "--seed", "5", "--quiet"]) == 0
@@ -58,7 +58,7 @@ def pipeline() -> VideoPipeline:
 
 
 def strictly(text: str):
-    """Parses JSON and fails on NaN and infinities, which other readers refuse."""
+    """Parses JSON, failing on NaN and infinities, which the JSON standard excludes."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -97,7 +97,7 @@ def test_the_description_says_how_the_clip_was_made(first_run):
 def test_the_same_command_makes_the_same_frames_and_another_seed_makes_others(first_run, tmp_path):
     assert main([*INPUT, "--output", str(tmp_path / "b"), "--formats", "frames", "--seed", "5", "--quiet"]) == 0
     assert frames_of(tmp_path / "b_frames") == frames_of(first_run / "clip_frames")
-    # a file name as output, and fewer frames at once in the decoder
+    # a file name as output, and fewer frames decoded at a time
     other = ["--output", str(tmp_path / "c.GIF"), "--formats", "frames", "--seed", "6", "--decode_chunk_size", "3"]
     assert main([*INPUT, *other, "--quiet"]) == 0
     assert (tmp_path / "c.gif").is_file()
@@ -124,7 +124,7 @@ def test_a_run_reports_its_stages_and_overwrites_on_request(tmp_path, capsys):
     assert "smcd: model tiny on cpu in float32\n" in shown.err
     assert "untrained" not in shown.err
     assert "object 0 'rocket': clipped to the picture in frames 0" in shown.err
-    assert "smcd: denoise: 2 steps in " in shown.err  # stderr is not a terminal here: one line per stage, no bars
+    assert "smcd: denoise: 2 steps in " in shown.err  # one line instead of a bar: no terminal
     assert "\r" not in shown.err
     assert probe_video(tmp_path / "x.mp4")["frames"] == 8
 
@@ -233,7 +233,7 @@ def test_a_batch_finishes_rows_that_were_interrupted_in_decoding(tmp_path, monke
 def test_pictures_of_every_kind_are_animated(tmp_path):
     picture = Image.open(PICTURE).convert("RGB").resize((96, 64))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: to be shown rotated by 90 degrees
+    exif[0x0112] = 6  # the picture must be shown rotated by 90 degrees
     picture.save(tmp_path / "turned.jpg", exif=exif)
     picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture.convert("P").save(tmp_path / "palette.png", transparency=3)
@@ -279,7 +279,7 @@ def test_tracks_of_the_command_line_are_joined_with_those_of_the_file(pipeline):
 
 
 def test_each_label_keeps_its_own_embedding(pipeline):
-    # Three labels are padded to four, so that few programs serve any number of labels.
+    # Three labels are padded to four, so that few programs have to be compiled.
     boxes, mask = np.tile([0.1, 0.1, 0.5, 0.5], (8, 3, 1)), np.ones((8, 3))
     embedded = {}
     for labels in (("dog", "red car", "tree"), ("tree", "dog", "red car")):
@@ -306,7 +306,7 @@ def test_guidance_is_composed_or_that_of_the_reference(pipeline):
 
 def test_objects_absent_from_all_frames_are_ignored_and_noted(pipeline, tmp_path):
     content = json.loads(Path(TRACKS).read_text())
-    content["frames"] = 80  # the model keeps every eleventh
+    content["frames"] = 80  # the model uses every eleventh frame
     content["objects"].append({**content["objects"][0], "label": "bird", "visible": [[5, 6]]})
     (tmp_path / "t.json").write_text(json.dumps(content))
     clip = check_clip({"image": PICTURE, "tracks": str(tmp_path / "t.json")}, pipeline, formats=())
@@ -339,7 +339,7 @@ def test_boxes_are_drawn_in_place_on_frames_large_enough_to_read(tmp_path):
     drawn, _ = read_video(tmp_path / "x_boxes.mp4")
     assert drawn.shape == (2, 256, 384, 3)
     for frame, (x1, y1, x2, y2) in zip(drawn, boxes[:, 0] * [384, 256, 384, 256], strict=True):
-        rows, columns = (frame[..., 0] > 100).nonzero()  # orange on black; H.264 blurs by a pixel or two
+        rows, columns = (frame[..., 0] > 100).nonzero()  # orange on black; H.264 blurs edges by a pixel or two
         assert (columns.min(), columns.max(), rows.max()) == pytest.approx((x1, x2 - 1, y2 - 1), abs=2)
         assert y1 - 30 < rows.min() < y1 - 8  # the label is above
 
@@ -347,6 +347,6 @@ def test_boxes_are_drawn_in_place_on_frames_large_enough_to_read(tmp_path):
 def test_if_one_file_cannot_be_written_none_appears(tmp_path):
     files = clip_files(tmp_path / "x.gif", count=2)
     tracks = BoxTracks(np.tile([0.1, 0.1, 0.5, 0.5], (3, 1, 1)), np.ones((3, 1)), ("dog",))
-    with pytest.raises(ValueError, match="nan"):  # the last file, the second description, is not valid JSON
+    with pytest.raises(ValueError, match="nan"):  # the last file, the second description, is invalid
         files.write(np.zeros((2, 3, 16, 16, 3), np.uint8), tracks, [{}, {"scale": float("nan")}], fps=4)
     assert list(tmp_path.iterdir()) == []

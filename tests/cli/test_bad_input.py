@@ -20,7 +20,7 @@ PICTURE = str(ASSETS / "examples" / "rocket" / "img.png")
 TRACKS = ASSETS / "examples" / "rocket" / "tracks.json"
 TRACK = "rocket: 300,125,345,405 -> 300,10,345,290"
 
-# (changes to a valid command, fields of the error); None removes the flag
+# (changes to a valid command, expected fields of the error); None removes the flag
 OPTIONS = [
     ({"--image": "nope.png"}, {"path": "nope.png"}),
     ({"--image": str(TRACKS)}, {"path": str(TRACKS)}),
@@ -81,7 +81,7 @@ OPTIONS = [
     ({"--decode_latents": "out/x.latents.npz"}, {"argument": "image", "path": "out/x.latents.npz"}),
 ]
 
-# (change of the example's tracks.json, fields of the error)
+# (change to the example's tracks.json, expected fields of the error)
 FILES = [
     (lambda file: file.update(objects=[]), {"argument": "objects", "path": "t.json", "value": []}),
     (lambda file: file.update(objects=file["objects"] * 5), {"argument": "tracks", "value": 5}),
@@ -101,7 +101,7 @@ FILES = [
     (lambda file: file.update(version=2), {"argument": "version", "path": "t.json", "value": 2}),
 ]
 
-# (file, text, fields of the error and the row that the message names)
+# (file name, its text, expected fields of the error and the row that the message names)
 REQUESTS = [
     ("r.csv", "image,trak\nx,y\n", {"argument": "requests", "value": "trak"}),
     ("r.csv", f"image,track,prompt\n{PICTURE},{TRACK},up\n", {"path": "r.csv", "value": 9, "row": 1}),
@@ -142,14 +142,14 @@ def compile_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch) -> Path:
-    """The current folder, empty except for a truncated picture."""
+    """The working directory, empty except for a truncated picture."""
     monkeypatch.chdir(tmp_path)
     Path("cut.png").write_bytes(Path(PICTURE).read_bytes()[:3000])
     return tmp_path
 
 
 def refused(arguments: list[str], capfd) -> SMCDError:
-    """Returns the error with which `smcd` refuses these arguments, after checking that it did nothing else."""
+    """Returns the error with which `smcd` refuses these arguments, and checks that it writes nothing."""
     before = sorted(Path().rglob("*"))
     error = failure(arguments)
     shown = capfd.readouterr()
@@ -247,7 +247,7 @@ def exchange_unet(folder: Path) -> None:
     shutil.copytree(folder / "params" / "autoencoder", folder / "params" / "unet")
 
 
-# Damage to a model folder, the file or folder that the error names, and its argument.
+# (damage to a model folder, file or folder that the error names, argument that the error names)
 MODELS = {
     "description cut": (cut("model.json"), "model.json", None),
     "checksums cut": (cut("checksums.json"), "checksums.json", None),
@@ -282,7 +282,7 @@ def test_a_damaged_model_folder_or_one_of_another_variant_is_refused(name, workp
     error = failure([*command({"--model": "model"}), "--quiet", "--num_inference_steps", "1"])
     shown = capfd.readouterr().err
     assert shown.startswith("smcd: error: ")
-    assert shown.count("\n") == 1  # from any thread or library
+    assert shown.count("\n") == 1  # so no thread or library adds a line
     if place is not None:
         assert Path(error.path) == workplace / "model" / place
     if argument is not None:
@@ -300,7 +300,7 @@ def test_noise_without_signal_is_refused_where_noise_is_predicted(workplace, cap
 
 
 def test_further_failures_to_load_a_truncated_folder_are_silent(workplace):
-    """Without silencing, every second load would fill the terminal with tracebacks of other threads."""
+    """Otherwise, every second failure would fill the terminal with tracebacks from other threads."""
     shutil.copytree(ASSETS / "models" / "tiny", workplace / "model")
     cut("params/unet/ocdbt.process_0/d/*")(workplace / "model")
     code = (

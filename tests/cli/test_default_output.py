@@ -1,4 +1,4 @@
-"""The default name of a video is that of the input, unless a folder has this name."""
+"""A video is named after its input by default, unless a folder has this name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`smcd doctor`: a table of the installation, and an exit status that says whether a required part is broken."""
+"""`smcd doctor`: a table of the installation, and an exit status that shows whether a required part is broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smcd_jax.media import encoder
 
 @pytest.fixture(autouse=True)
 def compile_cache(tmp_path, monkeypatch) -> Path:
-    """A cache for one test alone, because JAX keeps the first one that it is configured with."""
+    """A separate cache for each test; JAX would otherwise keep the first one that it is configured with."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""`smcd evaluate` and `smcd compare`: repeatable bytes, resuming, several devices, and exit statuses for damage."""
+"""`smcd evaluate` and `smcd compare`: reproducible files, resuming, several devices, and exit statuses for damage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.evaluation.evaluation_clips import (
 from tests.evaluation.onnx_tracker import write_red_tracker
 
 STEPS = ["--num_inference_steps", "2"]
-# All devices run the same program on the same numbers; this is far above any rounding difference.
+# Largest allowed difference between devices, far above any rounding difference; all run the same program.
 OTHER_DEVICES = 1e-4
 
 
@@ -69,7 +69,7 @@ def shared_pipelines(tmp_path_factory):
             opened[place] = VideoPipeline.from_pretrained(args.model, dtype=args.dtype, verify=verify)
         return opened[place]
 
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling takes half the time
+    jax.config.update("jax_disable_most_optimizations", True)  # halves the compile time
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("SMCD_WEIGHTS_DIR", raising=False)
@@ -204,7 +204,7 @@ class TestSampling:
         used, make, together = [], SamplingRun.make, threading.Barrier(4)
 
         def at_once(run, *rest):
-            together.wait(timeout=300)  # otherwise the first device would make all clips before the others are compiled
+            together.wait(timeout=300)  # otherwise the first device would make all clips while the others still compile
             used.append(jnp.zeros(()).device)
             return make(run, *rest)
 
@@ -360,7 +360,7 @@ def records_picture(records: RecordFolder, clip_id: str, frame: int) -> np.ndarr
 
 
 def read_evaluation_list_of(content: dict):
-    """Returns the evaluation list with this content, without its entries."""
+    """Returns an evaluation list that has this content but no entries."""
     from data_pipeline.evaluation_lists import EvaluationList
 
     return EvaluationList(content["records"]["name"], content["records"]["split"], content["frames"], ())

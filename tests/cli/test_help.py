@@ -1,4 +1,4 @@
-"""Help texts: one screen each, with examples that run as they stand."""
+"""Help texts: each fits on one screen and has examples that run unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCREEN = 30  # lines of 100 columns
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Returns every parser by command, such as "tracks draw"; "" for `smcd` itself."""
+    """Returns every parser by its command, such as "tracks draw", or "" for `smcd` itself."""
     found = {"": cli._top_parser()}
     for name, parser in command_parsers().items():
         found[name] = parser
@@ -35,7 +35,7 @@ PARSERS = parsers()
 
 
 def examples(text: str) -> list[list[str]]:
-    """Returns the commands under "examples:", as arguments of `main`."""
+    """Returns the commands under "examples:", as argument lists for `main`."""
     lines = text.partition("examples:\n")[2].split("\n\n")[0].replace("\\\n", " ").splitlines()
     return [shlex.split(line)[1:] for line in lines]
 
@@ -65,7 +65,7 @@ def test_examples_are_valid_command_lines(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 def test_examples_run_as_they_stand(name, tmp_path, monkeypatch):
-    """The examples run in an empty folder that contains the configs of the project, like a clone."""
+    """The examples run in a folder that, like a clone of the project, contains its configs."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     for arguments in examples(PARSERS[name].epilog):

@@ -1,4 +1,4 @@
-"""The command line around its commands: dispatch, help without JAX, exit statuses, errors of one line."""
+"""What all commands share: dispatch, help that does not import JAX, exit statuses, and one-line errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELP = [["--help"], *([name, "--help"] for name in cli.COMMANDS), ["tracks", "va
 
 @pytest.fixture
 def command(monkeypatch):
-    """Returns a function that makes `smcd probe` a command which calls the given function."""
+    """Returns a function that makes the command `smcd probe` call a given function."""
 
     def make(act):
         module = types.ModuleType("smcd_jax.cli.probe")
@@ -62,7 +62,7 @@ def test_help_answers_within_two_seconds():
         subprocess.run([sys.executable, "-m", "smcd_jax", "--help"], capture_output=True, check=True)
         return time.perf_counter() - start
 
-    # It takes a quarter of a second; the minimum of three excludes interference by other programs.
+    # Help takes 0.25 s; the minimum of three runs excludes interference by other programs.
     assert min(seconds() for _ in range(3)) < 2
 
 

@@ -1,4 +1,4 @@
-"""Request files as spreadsheets and Windows write them."""
+"""Request files in the variants that spreadsheets and Windows write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`smcd tracks`: its report on a file, the files that it writes, and the input that it refuses."""
+"""`smcd tracks`: its reports on files, the files that it writes, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def bbox() -> str:
-    """A `bbox.txt` of the reference folder, next to its picture."""
+    """A `bbox.txt` in the reference's folder layout, next to its picture."""
     Path("mine").mkdir()
     shutil.copy(PICTURE, "mine")
     Path("mine/bbox.txt").write_text("300,125,345,405\n300,10,345,290\n")
@@ -38,7 +38,7 @@ def bbox() -> str:
 
 @pytest.fixture
 def files(bbox, workplace) -> list[Path]:
-    """The files of a working folder, some of them invalid."""
+    """Files in the working directory, some of them invalid."""
     Path("boxes.txt").write_text("1,2,3,4\n")
     box = {"label": "a", "keyframes": [{"frame": 0, "box": [0, 0, 1, 1]}]}
     content = {"format": "smcd-tracks", "version": 1, "frames": 2, "size": [1, 1], "objects": [box]}
@@ -48,14 +48,14 @@ def files(bbox, workplace) -> list[Path]:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command without the handler that prints its error."""
+    """Runs `smcd tracks` without catching its error."""
     parser = CommandParser(prog="smcd tracks")
     tracks.add_arguments(parser)
     return tracks.run(parser.parse_args(arguments))
 
 
 def fails(arguments: list[str], capsys) -> str:
-    """Returns the only line on stderr of a command that exits with status 2 and prints nothing on stdout."""
+    """Returns the only line on stderr of a command that must exit with status 2 and print nothing on stdout."""
     assert main(["tracks", *arguments]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("smcd: error: ")
@@ -103,7 +103,7 @@ def test_a_round_trip_conversion_keeps_the_boxes(name):
     assert main(["tracks", "convert", there, "back.json", *label, *size]) == 0
     back, first = load_tracks("back.json"), load_tracks(TRACKS)
     assert back.labels == first.labels
-    # pixels of 4 decimals
+    # pixel coordinates are written with 4 decimals
     np.testing.assert_allclose(back.boxes, first.boxes, atol=1e-6)
     again = ["tracks", "convert", TRACKS, there, "--format", name]
     with refused("overwrite"):
@@ -140,7 +140,7 @@ def test_preview_moves_the_object_and_starts_with_the_picture(capsys):
     frames, fps = read_video("img_preview.mp4")
     picture = read_picture(PICTURE).astype(int)
     assert (len(frames), fps) == (8, 4.0)
-    assert np.abs(frames[0, :427].astype(int) - picture).mean() < 4  # loss of H.264
+    assert np.abs(frames[0, :427].astype(int) - picture).mean() < 4  # H.264 is lossy
     rocket = picture[125:405, 305:340]
     assert np.abs(frames[-1, 10:290, 305:340].astype(int) - rocket).mean() < 6
     assert frames[-1, 300:380, 315:330].mean() < 0.6 * picture[300:380, 315:330].mean()  # filled with dark sky

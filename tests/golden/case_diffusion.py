@@ -1,4 +1,4 @@
-"""Golden cases of the diffusion: the noise schedule, and DDIM loops through the model and the sampling loop."""
+"""Golden cases of diffusion: the noise schedule, and DDIM trajectories of the model in the real sampling loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOP_TOLERANCE = 1e-4  # fifty guided steps amplify float32 rounding; the refere
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
-    """Both tables of alpha-bar, noising, and the times of every number of steps."""
+    """Compares both alpha-bar tables, noising, and the timesteps for each number of steps."""
     arrays, given = golden.arrays(), golden.config
     ours = NoiseSchedule(given["steps"], beta_start=given["beta_start"], beta_end=given["beta_end"])
     yield compare("alphas_cumprod, float64", ours.alphas_cumprod, arrays["f64/alphas_cumprod"], 1e-12)
@@ -90,7 +90,7 @@ class _Programs(NamedTuple):
 
 @functools.cache
 def _programs(config: ModelConfig, policy: Any, branches: tuple) -> _Programs:
-    """Returns the programs of a model; values that differ between files are arguments, so that files share them."""
+    """Returns a model's compiled programs; values that differ between files are arguments, so files share programs."""
     model = SMCDModel(config, policy)
 
     @jax.jit

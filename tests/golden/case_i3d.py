@@ -1,4 +1,4 @@
-"""Golden case of the Frechet video distance: preprocessing, the I3D network with formula weights, the distance."""
+"""Golden case of the Frechet video distance: preprocessing, the I3D network with formula weights, and the distance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPEAT = 8  # the file stores every eighth pixel of its inputs
 
 
 def i3d_params(config: I3DConfig) -> dict[str, Any]:
-    """Parameters from the formula of the golden README, through the conversion table."""
+    """Returns parameters computed by the golden README's formula and mapped to Flax by the conversion table."""
     rows = i3d_rows(config)
     abstract = abstract_i3d(config)
     leaves = flatten(abstract)
@@ -31,7 +31,7 @@ def i3d_params(config: I3DConfig) -> dict[str, Any]:
 
 
 def abstract_i3d(config: I3DConfig) -> dict[str, Any]:
-    """Shapes of the parameters."""
+    """Returns the shapes of the parameters."""
     module = I3D(config, ComputePolicy())
     return jax.eval_shape(lambda: module.init(jax.random.key(0), method="dummy_call")["params"])
 
@@ -39,7 +39,7 @@ def abstract_i3d(config: I3DConfig) -> dict[str, Any]:
 def check_i3d(
     case: Mapping[str, Any], arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, np.ndarray, float]]:
-    """Quantity, ours, the reference's, and the tolerance as a share of the largest value."""
+    """Yields each quantity's name, our value, the reference's, and the tolerance relative to the largest value."""
     frames = fvd_frames(arrays["in/frames_uint8"])
     yield "preprocessed frames", np.asarray(frames).transpose(3, 0, 1, 2), arrays["out/preprocessed"], MODULE_TOLERANCE
 
@@ -61,7 +61,7 @@ def check_i3d(
 
 
 def i3d(golden: Golden) -> Iterator[Comparison]:
-    """`check_i3d` on the file of a case."""
+    """Runs `check_i3d` on a golden file."""
     for quantity, got, want, tolerance in check_i3d(golden.case, golden.arrays(), golden.config):
         yield compare(quantity, got, want, tolerance)
 

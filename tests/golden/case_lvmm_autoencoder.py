@@ -35,7 +35,7 @@ from smcd_jax.weights.conversion_table import under
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture
 
 jitted_sample = jax.jit(grid_sample, static_argnames=("padding", "align_corners"))
-WARPED_TOLERANCE = 5e-5  # bilinear sampling amplifies coordinate rounding by image size times slope
+WARPED_TOLERANCE = 5e-5  # bilinear sampling amplifies coordinate rounding by the image size times the slope
 
 
 def antialias(golden: Golden) -> Iterator[Comparison]:
@@ -49,7 +49,7 @@ def antialias(golden: Golden) -> Iterator[Comparison]:
 
 
 def sampling(golden: Golden) -> Iterator[Comparison]:
-    """Compares sampling with both paddings and both alignments, and resizing."""
+    """Compares grid sampling, with both paddings and both alignments, and resizing."""
     arrays = golden.arrays()
     image, grid, small = picture(arrays["in/image"]), jnp.asarray(arrays["in/grid"]), picture(arrays["in/small"])
     for padding in ("zeros", "reflection"):
@@ -63,7 +63,7 @@ def sampling(golden: Golden) -> Iterator[Comparison]:
 
 
 def hourglass(golden: Golden) -> Iterator[Comparison]:
-    """Compares the hourglass in evaluation, with every encoder level, and in training, with new running statistics."""
+    """Compares the hourglass in evaluation, with all encoder levels, and in training, with its running statistics."""
     arrays, given = golden.arrays(), golden.config
     config = RegionPredictorConfig(
         base_channels=given["block_expansion"], max_channels=given["max_features"], levels=given["num_blocks"]
@@ -106,7 +106,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def singular_vectors(golden: Golden) -> Iterator[Comparison]:
-    """Compares singular vectors with their signs, and values; exactly diagonal matrices are compared separately."""
+    """Compares signed singular vectors and singular values; exactly diagonal matrices are compared separately."""
     arrays = golden.arrays()
     covariance = arrays["in/covar"]
     axes, variances = map(np.asarray, jax.jit(principal_axes)(covariance))
@@ -118,7 +118,7 @@ def singular_vectors(golden: Golden) -> Iterator[Comparison]:
 
 
 def region_config(given: Mapping[str, Any]) -> RegionPredictorConfig:
-    """Returns the config for the argument names of the reference."""
+    """Returns our config, given the reference's arguments."""
     return RegionPredictorConfig(
         regions=given["num_regions"],
         channels=given["num_channels"],
@@ -153,7 +153,7 @@ def region_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def background_config(given: Mapping[str, Any]) -> BackgroundPredictorConfig:
-    """Returns the config for the argument names of the reference."""
+    """Returns our config, given the reference's arguments."""
     return BackgroundPredictorConfig(
         channels=given["num_channels"],
         base_channels=given["block_expansion"],
@@ -177,7 +177,7 @@ def background_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def flow_config(given: Mapping[str, Any], **more: Any) -> FlowPredictorConfig:
-    """Returns the config for the argument names of the reference."""
+    """Returns our config, given the reference's arguments."""
     given = {**given, **more}
     return FlowPredictorConfig(
         regions=given["num_regions"],
@@ -210,7 +210,7 @@ def _motion_inputs(arrays: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
 
 
 def flow_predictor(golden: Golden) -> Iterator[Comparison]:
-    """Compares the field, the occlusion map and their intermediate results."""
+    """Compares the flow field, the occlusion map and the intermediate results."""
     arrays, config = golden.arrays(), flow_config(golden.config)
     params = params_of(flow_predictor_rows(config), golden.weights(), abstract_params(config), golden.file)
     inputs, module = _motion_inputs(arrays), network(config, golden.policy)
@@ -238,7 +238,7 @@ def flow_predictor(golden: Golden) -> Iterator[Comparison]:
 
 
 def renderer_config(given: Mapping[str, Any], **more: Any) -> RendererConfig:
-    """Returns the config for the argument names of the reference."""
+    """Returns our config, given the reference's arguments."""
     given = {**given, **more}
     aligned = given.get("align_corners", True)
     return RendererConfig(
@@ -254,7 +254,7 @@ def renderer_config(given: Mapping[str, Any], **more: Any) -> RendererConfig:
 
 
 def generator(golden: Golden) -> Iterator[Comparison]:
-    """Compares flow predictor and renderer together, and the renderer on a given field."""
+    """Compares the flow predictor and the renderer together, and the renderer alone on a given flow field."""
     arrays, given = golden.arrays(), golden.config
     shared = {name: given[name] for name in ("num_regions", "num_channels", "revert_axis_swap", "align_corners")}
     configs = {

@@ -36,11 +36,11 @@ from tests.golden.case_lvmm_unet import load_unet
 from tests.golden.case_train import LOSS_TOLERANCE, worst_gradient
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, picture, video
 
-DDIM_TOLERANCE, ANCESTRAL_TOLERANCE = 2e-4, 1e-4  # from the README of the files; float32 rounding is up to 2e-5
+DDIM_TOLERANCE, ANCESTRAL_TOLERANCE = 2e-4, 1e-4  # from the golden files' README; float32 rounding alone is up to 2e-5
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
-    """Compares the cosine schedule, its tables, DDIM's timesteps, noising with its inverse, and the threshold."""
+    """Compares the cosine schedule's tables, DDIM's timesteps, noising and its inverse, and dynamic thresholding."""
     arrays = golden.arrays()
     ours = NoiseSchedule(golden.config["timesteps"], kind="cosine")
     a = ours.alphas_cumprod
@@ -69,13 +69,13 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
 
 
 def ddim(golden: Golden) -> Iterator[Comparison]:
-    """Compares DDIM with LVMM's network, and with LFDM's, which reads the features of the picture in every frame."""
+    """Compares DDIM for LVMM's network and for LFDM's, which gets the picture's features in every frame."""
     arrays, given = golden.arrays(), golden.config
     schedule = NoiseSchedule(given.get("timesteps", 1000), kind="cosine")
     table = reference_ddim_table(schedule, given["steps"], eta=given["eta"])
     transform = DDIMThreshold(given["dynamic_thres_percentile"])
     yield from _trajectory(golden, table, transform, DDIM_TOLERANCE)
-    if given["eta"] == 0:  # the loop draws its own noise otherwise
+    if given["eta"] == 0:  # with eta above 0 the loop draws its own noise
         predict, weights = _prediction(golden)
         state = initial_state(video(arrays["in/noise"]))
         keys = jax.random.split(jax.random.key(0), len(state.latents))
@@ -91,7 +91,7 @@ def ancestral(golden: Golden) -> Iterator[Comparison]:
 
 
 def _trajectory(golden: Golden, table: SolverTable, transform: X0Transform, tolerance: float) -> Iterator[Comparison]:
-    """Compares x before each step, the guided prediction where it is stored, and the result."""
+    """Compares x before each step, the guided prediction if it is stored, and the result."""
     arrays = golden.arrays()
     predict, weights = _prediction(golden)
     rows, noises = on_device(table), arrays["in/step_noise"]
@@ -130,7 +130,7 @@ def _prediction(golden: Golden) -> tuple[Callable[..., jax.Array], jax.Array]:
 
 @functools.cache
 def _program(config: MotionUNetConfig, policy: ComputePolicy) -> Callable[..., jax.Array]:
-    """Returns a compiled program, shared by all files of a network."""
+    """Returns a compiled forward pass, shared by all files that use the same network."""
     module = network(config, policy)
 
     @jax.jit
@@ -176,7 +176,7 @@ def diffusion_step(golden: Golden) -> Iterator[Comparison]:
 
 
 def fourier(golden: Golden) -> Iterator[Comparison]:
-    """Compares the lowest bins of a clip, a clip from arbitrary bins, and the round trip."""
+    """Compares a clip's lowest frequency bins, a clip made from arbitrary bins, and the round trip."""
     arrays, frames, bins = golden.arrays(), golden.config["num_frames"], golden.config["k_frequency"]
     coefficients = to_frequencies(video(arrays["in/x"]), bins)
     yield compare("coefficients", channels_first(coefficients), arrays["out/coefficients"])

@@ -1,4 +1,4 @@
-"""Golden cases that run the whole flow autoencoder: a training step on pairs, and clips to motion and back."""
+"""Golden cases of the complete flow autoencoder: a training step on frame pairs, and clips to motion and back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 from tests.golden.formula_weights import formula_weights, i3d_rule
 
 LOSS_TOLERANCE = 1e-5
-PREDICTION_TOLERANCE = 1e-4  # for a whole network in training, where batch statistics accumulate rounding errors
+PREDICTION_TOLERANCE = 1e-4  # for the complete network in training, where batch statistics accumulate rounding errors
 # Relative to the norm of each gradient, plus relative to the global norm. Rounding flips signs in L1 and ReLU, so that
 # even PyTorch's float32 gradients differ by 2e-3 from the stored ones, which were computed in float64.
 GRADIENT_TOLERANCES = {"float64": (1e-5, 1e-9), "float32": (1e-2, 1e-5)}
@@ -155,7 +155,7 @@ def _worst_gradient(got: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarr
 
 
 def pipeline(golden: Golden) -> Iterator[Comparison]:
-    """Compares the frequencies of a clip, which the diffusion learns, and the clip rendered from frequencies."""
+    """Compares a clip's motion frequencies, the diffusion model's targets, and a clip rendered from stored ones."""
     arrays, given = golden.arrays(), golden.config
     networks, _, params = _loaded(golden, golden.policy)
     clip, coefficients = video(arrays["in/video"]), video(arrays["in/coefficients"])

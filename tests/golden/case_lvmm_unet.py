@@ -42,7 +42,7 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 
 
 def unet_config(given: Mapping[str, Any], *, vector: bool = False) -> MotionUNetConfig:
-    """Returns the config for the argument names of the reference; ``vector`` selects LFDM's network."""
+    """Returns our config, given the reference's arguments; ``vector`` selects LFDM's network."""
     return MotionUNetConfig(
         input_channels=given["channels"],
         grid_channels=given["out_grid_dim"],
@@ -71,13 +71,13 @@ def load_unet(golden: Golden, file: str) -> tuple[MotionUNetConfig, dict[str, An
 def layer_params(
     layer: nn.Module, rows: Sequence[Row], tensors: Mapping[str, np.ndarray], *inputs: Any, method: str = "__call__"
 ) -> dict[str, Any]:
-    """Returns the parameters of a layer from ``tensors``; ``inputs`` are arguments of a method that uses them all."""
+    """Returns a layer's parameters from ``tensors``; ``method``, called with ``inputs``, must use all of them."""
     shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), *inputs, method=method)["params"])
     return {"params": params_of(rows, tensors, shapes, type(layer).__name__)}
 
 
 def relative_position_bias(golden: Golden) -> Iterator[Comparison]:
-    """Compares the bias and the buckets exactly, for several numbers of frames."""
+    """Compares the bias, and the buckets exactly, for several numbers of frames."""
     arrays, given = golden.arrays(), golden.config
     (table,) = golden.weights().values()
     for name in (name for name in arrays if name.startswith("out/")):
@@ -91,7 +91,7 @@ def relative_position_bias(golden: Golden) -> Iterator[Comparison]:
 
 
 def rotary(golden: Golden) -> Iterator[Comparison]:
-    """Compares rotated queries of every head width."""
+    """Compares rotated queries for every head width."""
     arrays = golden.arrays()
     for name in (name for name in arrays if name.startswith("in/q_")):
         by_frame = jnp.moveaxis(jnp.asarray(arrays[name]), -2, 1)
@@ -100,7 +100,7 @@ def rotary(golden: Golden) -> Iterator[Comparison]:
 
 
 def temporal_attention(golden: Golden) -> Iterator[Comparison]:
-    """Compares temporal attention with and without bias, and with frames that attend to themselves alone."""
+    """Compares temporal attention with and without bias, and with frames that attend only to themselves."""
     arrays, given = golden.arrays(), golden.config
     layer = TemporalAttention(given["dim"], given["heads"], given["dim_head"], golden.policy)
     x, bias = video(arrays["in/x"]), jnp.asarray(arrays["in/pos_bias"])[None]
@@ -114,7 +114,7 @@ def temporal_attention(golden: Golden) -> Iterator[Comparison]:
 
 
 def cross_attention(golden: Golden) -> Iterator[Comparison]:
-    """Compares attention to tokens, and to tokens of zeros, which change nothing."""
+    """Compares attention to tokens and to all-zero tokens."""
     arrays, given = golden.arrays(), golden.config
     layer = CrossAttention(given["dim"], given["heads"], given["dim_head"], golden.policy)
     x, tokens = video(arrays["in/x"]), jnp.asarray(arrays["in/cond"])
@@ -153,7 +153,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def resampling(golden: Golden) -> Iterator[Comparison]:
-    """Compares downsampling, and upsampling by transposed convolution or by nearest neighbour with reflection."""
+    """Compares downsampling, and upsampling by transposed convolution or by nearest neighbour with reflect padding."""
     arrays, channels, policy = golden.arrays(), golden.config["dim"], golden.policy
     x = video(arrays["in/x"])
     prefixed = lambda prefix: {f"x.{name}": tensor for name, tensor in golden.weights(prefix=prefix).items()}  # noqa: E731
@@ -183,7 +183,7 @@ def time_embedding(golden: Golden) -> Iterator[Comparison]:
 
 
 def motion_unet(golden: Golden) -> Iterator[Comparison]:
-    """Compares outputs of LVMM's network with dropped, guided and swapped conditions, and reversed or single frames."""
+    """Compares LVMM's network with dropped, guided and swapped conditions, and with reversed or single frames."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     forward = _forward(config, golden)
@@ -211,7 +211,7 @@ def motion_unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def frame_unet(golden: Golden) -> Iterator[Comparison]:
-    """Compares the output of LVMM's network for features of one frame."""
+    """Compares LVMM's network with a frame index, for given and for all-zero tokens."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     x = jnp.concatenate([video(arrays["in/x"]), video(arrays["in/cat"])], axis=-1)
@@ -240,7 +240,7 @@ def lfdm_unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def imagebind_towers(golden: Golden) -> Iterator[Comparison]:
-    """Compares tokens of enlarged pictures and of texts; the token table holds only the rows in use."""
+    """Compares the tokens of enlarged pictures and of texts; the file's token table has only the rows that are used."""
     arrays, weights = golden.arrays(), golden.weights()
     stem = weights["modality_preprocessors.vision.rgbt_stem.proj.1.weight"].shape
     positions = weights["modality_preprocessors.vision.pos_embedding_helper.pos_embed"].shape[1]
@@ -269,7 +269,7 @@ def imagebind_towers(golden: Golden) -> Iterator[Comparison]:
 
 
 def _forward(config: MotionUNetConfig, golden: Golden) -> Any:
-    """Returns the compiled network, with masks of kept conditions and of frames that attend to themselves alone."""
+    """Returns the compiled network, with masks for kept conditions and for frames that attend only to themselves."""
     module = network(config, golden.policy)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Golden cases of single modules: embeddings, blocks, transformers, the smaller networks, CLIP towers."""
+"""Golden cases of single modules: embeddings, blocks, transformers, the smaller networks, and CLIP towers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ GATES = {
 
 
 def module_params(golden: Golden, rows: list[Row], module: nn.Module, *inputs: jax.Array, **how: object) -> dict:
-    """Parameters of a part of the network, from the file's weights."""
+    """Returns a module's parameters, taken from the file's weights."""
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **how)["params"])
     return {"params": params_of(rows, golden.weights(), abstract, golden.file)}
 
 
 def sinusoidal_embedding(golden: Golden) -> Iterator[Comparison]:
-    """Absolute tolerance 1e-4: the reference's float32 phases are off by up to 4.5e-5 themselves."""
+    """Compares with an absolute tolerance of 1e-4: the reference's own float32 phases are off by up to 4.5e-5."""
     arrays = golden.arrays()
     for name in arrays.keys():  # noqa: SIM118
         if name.startswith("out/dim"):
@@ -53,7 +53,7 @@ def sinusoidal_embedding(golden: Golden) -> Iterator[Comparison]:
 
 
 def position_net(golden: Golden) -> Iterator[Comparison]:
-    """Fourier features, tokens, and tokens of absent boxes."""
+    """Compares Fourier features, tokens, and the tokens of absent boxes."""
     arrays, weights = golden.arrays(), golden.weights()
     config = PositionNetConfig(golden.config["in_dim"], golden.config["out_dim"], weights["linears.0.bias"].shape[0])
     params = params_of(position_net_rows(config), weights, abstract_params(config), golden.file)
@@ -66,7 +66,7 @@ def position_net(golden: Golden) -> Iterator[Comparison]:
 
 
 def image_encoder(golden: Golden) -> Iterator[Comparison]:
-    """Tokens, row by row."""
+    """Compares the image tokens."""
     arrays = golden.arrays()
     config = ImageEncoderConfig(arrays["in/x"].shape[1], tuple(golden.config["channels"]), golden.config["nums_rb"])
     params = params_of(image_encoder_rows(config), golden.weights(), abstract_params(config), golden.file)
@@ -75,11 +75,11 @@ def image_encoder(golden: Golden) -> Iterator[Comparison]:
 
 
 def residual_block(golden: Golden) -> Iterator[Comparison]:
-    """The block, its temporal part alone, and the block on still images."""
+    """Compares the block, its temporal part alone, and the block on still images."""
     arrays, config = golden.arrays(), golden.config
     batch, channels = config["batch"], config["out_channels"]
     frames = arrays["in/x"].shape[0] // batch
-    # every frame has a time embedding of its own, so frames enter as clips of one; the temporal part then sees clips
+    # each frame has its own time embedding, so frames enter as one-frame clips; only the temporal part gets full clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
     module = ResidualBlock(channels, golden.policy)
     rows = residual_rows(skip=config["in_channels"] != channels)
@@ -94,12 +94,12 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def downsample(golden: Golden) -> Iterator[Comparison]:
-    """Even and odd sizes."""
+    """Compares downsampling of even and odd sizes."""
     yield from _resample(golden, Downsample, "op")
 
 
 def upsample(golden: Golden) -> Iterator[Comparison]:
-    """Nearest-neighbour upsampling, followed by a convolution."""
+    """Compares nearest-neighbour upsampling followed by a convolution."""
     yield from _resample(golden, Upsample, "conv")
 
 
@@ -114,7 +114,7 @@ def _resample(golden: Golden, kind: type[nn.Module], name: str) -> Iterator[Comp
 
 
 def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
-    """The whole transformer with and without boxes, and its gates alone."""
+    """Compares the complete transformer, with and without boxes, and its gates alone."""
     arrays, given, gate = golden.arrays(), golden.config, GATES[golden.case["gate"]]
     optional = lambda name: jnp.asarray(arrays[name]) if name in arrays else None  # noqa: E731
     objects, image_tokens = optional("in/grounding_context"), optional("in/visual_feat")
@@ -145,7 +145,7 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison]:
 
 
 def temporal_transformer(golden: Golden) -> Iterator[Comparison]:
-    """Attention among frames."""
+    """Compares attention across frames."""
     arrays, config = golden.arrays(), golden.config
     module = TemporalTransformer(config["channels"], config["heads"], config["head_dim"], golden.policy)
     params = module_params(golden, transformer_rows(POINTWISE_1D), module, video(arrays["in/x"]))
@@ -153,7 +153,7 @@ def temporal_transformer(golden: Golden) -> Iterator[Comparison]:
 
 
 def autoencoder(golden: Golden) -> Iterator[Comparison]:
-    """Posterior, sample and decoder."""
+    """Compares the posterior, a sample from it, and the decoder."""
     arrays, given = golden.arrays(), golden.config
     config = AutoencoderConfig(
         base_channels=given["ch"],
@@ -175,7 +175,7 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
 
 
 def clip_towers(golden: Golden) -> Iterator[Comparison]:
-    """The text tower and, where the file has it, the vision tower."""
+    """Compares the text tower and, if the file has one, the vision tower."""
     arrays, given, weights = golden.arrays(), golden.config, golden.weights()
     embed_width = weights["text_projection"].shape[1] if "text_projection" in weights else given["width"]
     config = TextEncoderConfig(
@@ -188,7 +188,7 @@ def clip_towers(golden: Golden) -> Iterator[Comparison]:
     )
     rows = text_encoder_rows(config)
     text = {row.torch: weights[row.torch] for row in rows if row.torch in weights}
-    for row in rows:  # the smallest files leave out what conditioning does not read
+    for row in rows:  # the smallest files omit weights that conditioning does not use
         if row.torch in ("text_projection", "logit_scale") and row.torch not in text:
             text[row.torch] = np.zeros({"logit_scale": ()}.get(row.torch, (config.width, embed_width)), np.float32)
     params = {"params": params_of(rows, text, abstract_params(config), golden.file)}
@@ -221,7 +221,7 @@ def _vision_tower(golden: Golden, weights: dict, arrays: dict) -> Iterator[Compa
 
 
 def _vision_head_width(golden: Golden) -> int:
-    """``cases.json`` gives the text tower's heads; the vision tower's stand in the note of ``index.json``."""
+    """Returns the head width from the note in ``index.json``; ``cases.json`` describes only the text tower's heads."""
     index = golden.folder / "index.json"
     note = json.loads(index.read_text()).get(golden.file, {}).get("note", "") if index.is_file() else ""
     found = re.search(r"'head_width': (\d+)", note)

@@ -51,7 +51,7 @@ def train_step(golden: Golden) -> Iterator[Comparison]:
 
 @functools.cache
 def loss_and_gradients(configs: tuple[tuple[str, Any], ...], stage: int) -> Callable[..., Any]:
-    """One program for all files of a stage: inputs are arguments, dropped conditions among them."""
+    """Returns one program for all files of a stage; every input is an argument, including the dropped conditions."""
     return jax.jit(jax.value_and_grad(lambda params, step: step_loss(dict(configs), params, step, stage)))
 
 
@@ -64,7 +64,7 @@ class StepInputs(NamedTuple):
 
 
 def step_inputs(arrays: Mapping[str, np.ndarray], *, drop_all: bool) -> StepInputs:
-    """Stored latents, noise, times and conditions."""
+    """Returns the stored latents, noise, timesteps and conditions."""
     noise = video(arrays["in/noise"])
     batch, frames = noise.shape[:2]
     clips = lambda name: jnp.asarray(arrays[name]).reshape(batch, frames, *arrays[name].shape[1:])  # noqa: E731
@@ -91,7 +91,7 @@ def step_loss(configs: Mapping[str, Any], params: Mapping[str, Any], step: StepI
 
 
 def worst_gradient(ours: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> Comparison:
-    """Compares every stored gradient, complete or sampled; the error is a share of the allowed difference."""
+    """Compares every stored gradient, complete or sampled; the error is relative to the allowed difference."""
     stored = {name.split("/", 1)[1]: name for name in arrays.keys() if name.startswith(("g/", "g_sample/"))}  # noqa: SIM118
     global_norm = np.sqrt(sum(float(arrays[f"g_norm/{name}"]) ** 2 for name in stored if f"g_norm/{name}" in arrays))
     if not global_norm:

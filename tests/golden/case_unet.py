@@ -1,4 +1,4 @@
-"""Golden cases of whole networks: the UNet in every form, the ControlNet, the full-size UNet with formula weights."""
+"""Golden cases of complete networks: every UNet variant, the ControlNet, and the full-size UNet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.golden.comparison import Comparison, Golden, channels_first, compare,
 
 
 def unet_config(case: Mapping[str, Any], image_width: int = 1024, object_width: int = 1024) -> UNetConfig:
-    """Returns our config for the reference's argument names."""
+    """Returns our config, given the reference's arguments."""
     given = case["config"]
     return UNetConfig(
         latent_channels=given["out_dim"] if "out_dim" in given else given["in_dim"],
@@ -41,7 +41,7 @@ def unet_config(case: Mapping[str, Any], image_width: int = 1024, object_width: 
 
 
 def load_unet(golden: Golden, file: str, case: Mapping[str, Any]) -> tuple[UNetConfig, dict[str, Any]]:
-    """Returns config and parameters of a UNet file, also for cases that use its weights."""
+    """Returns the config and parameters of a UNet file; ``case`` may be another case that reuses the file's weights."""
     weights = golden.weights(file)
     gates = {name.rsplit("gate_attn.", 1)[1]: array for name, array in weights.items() if ".gate_attn." in name}
     widths = {"object_width": gates["linear.weight"].shape[1]} if gates else {}
@@ -54,7 +54,7 @@ def load_unet(golden: Golden, file: str, case: Mapping[str, Any]) -> tuple[UNetC
 def run_unet(
     config: UNetConfig, params: Any, latents: Any, t: Any, text: Any, *, policy: ComputePolicy, **more: Any
 ) -> np.ndarray:
-    """The UNet on golden inputs; objects, masks and image tokens arrive as ``(b f) n ...``."""
+    """Runs the UNet on golden inputs, in which objects, masks and image tokens have shape ``(b f) n ...``."""
     module = network(config, policy)
 
     def forward(params: Any, latents: jax.Array, t: jax.Array, text: jax.Array, given: dict, more: dict) -> jax.Array:
@@ -99,14 +99,14 @@ def unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def control_features(arrays: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Stored ControlNet features, in the order of the encoder."""
+    """Returns the stored ControlNet features in encoder order."""
     count = sum(name.startswith("in/control_feat_") for name in arrays.keys())  # noqa: SIM118
     features = [picture(arrays[f"in/control_feat_{index}"]) for index in range(count)]
     return tuple(feature.reshape(*shape[:2], *feature.shape[1:]) for feature in features)
 
 
 def controlnet(golden: Golden) -> Iterator[Comparison]:
-    """Every feature."""
+    """Compares every ControlNet feature."""
     arrays = golden.arrays()
     config = ControlNetConfig(unet_config(golden.case))
     params = {"params": params_of(controlnet_rows(config), golden.weights(), abstract_params(config), golden.file)}
@@ -124,7 +124,7 @@ def controlnet(golden: Golden) -> Iterator[Comparison]:
 
 
 def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
-    """The published size, weights from the portable hash of the golden README."""
+    """Compares the UNet at its published size, with weights from the golden README's portable hash."""
     from tests.golden.formula_weights import formula_weights
 
     arrays, config = golden.arrays(), unet_config(golden.case)

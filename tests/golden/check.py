@@ -2,9 +2,9 @@
 
     python tests/golden/check.py DIR [--full] [--only TEXT] [--dtype bfloat16] [--output FILE]
 
-DIR holds ``cases.json`` (kind and config of each file) and the files. Prints one line per quantity and exits with
-status 1 if any comparison failed or none was run. ``--full`` adds the full-size UNet (about 10 GB of memory). float32
-runs with matrix products of highest precision. bfloat16 runs with the kernels of the device and a looser limit, see
+DIR holds the golden files and ``cases.json``, which gives the kind and config of each. Prints one line per quantity and
+exits with status 1 if any comparison failed or none was run. ``--full`` adds the full-size UNet (about 10 GB of
+memory). float32 uses matrix products of the highest precision; bfloat16 uses the device's own kernels and the looser
 `BFLOAT16_TOLERANCE`. JAX runs on the CPU unless ``JAX_PLATFORMS`` names another platform.
 """
 
@@ -71,7 +71,7 @@ def comparisons(
 
 
 def _loosened(comparison: Comparison, kind: str) -> Comparison:
-    """Applies the bfloat16 limit to outputs of networks; tables and timesteps are float64 and keep their limits."""
+    """Applies the bfloat16 tolerance to network outputs; tables and timesteps are float64 and keep their own."""
     if comparison.tolerance < MODULE_TOLERANCE:
         return comparison
     limit = BFLOAT16_LOOP_TOLERANCE if kind in LOOPS else BFLOAT16_TOLERANCE
@@ -83,7 +83,7 @@ def report(dtype: str, results: list[tuple[str, Comparison]], *, complete: bool)
 
     Args:
         dtype: Dtype of the networks.
-        results: Files and comparisons.
+        results: Pairs of file name and comparison.
         complete: Whether all comparisons have been run.
     """
     rows = [
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="add the full-size UNet with formula weights")
     parser.add_argument("--only", default="", metavar="TEXT", help="only files whose name contains TEXT")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the errors as JSON, as they come")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the errors, written as they come")
     arguments = parser.parse_args()
     if not (arguments.folder / "cases.json").is_file():
         print(f"check.py: no cases.json in {arguments.folder}; give the folder of golden files", file=sys.stderr)

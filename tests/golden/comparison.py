@@ -1,4 +1,4 @@
-"""Helpers of the golden cases: open files, weights by our names, and comparisons relative to the largest output."""
+"""Helpers for golden cases: reading files, converting weights, and comparing relative to the largest output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from smcd_jax.weights.conversion_engine import match, to_flax
 from smcd_jax.weights.conversion_table import Row
 
 MODULE_TOLERANCE = 2e-5  # share of the largest output; the reference's own float32 noise is about 1e-6
-# bfloat16 keeps 8 significant bits, so a rounding is off by up to 2^-9 (0.2 %) of a value. A hundred roundings in a row
-# add up to about 2 % of the largest output as a random walk; 5 % leaves room for other kernels' order of summation.
+# bfloat16 keeps 8 significant bits, so rounding changes a value by up to 2^-9 (0.2 %). As a random walk, a hundred
+# successive roundings add up to about 2 % of the largest output; 5 % leaves room for kernels that sum in another order.
 BFLOAT16_TOLERANCE = 0.05
-BFLOAT16_LOOP_TOLERANCE = 0.15  # ten steps; guidance weighs differences of outputs, and their errors, several times
+BFLOAT16_LOOP_TOLERANCE = 0.15  # ten steps; guidance multiplies differences between outputs, and with them their errors
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One quantity of one file."""
+    """The comparison of one quantity in one file."""
 
     quantity: str
     error: float
@@ -39,13 +39,13 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """False for NaN."""
+        """Whether the error is within the tolerance; False for NaN."""
         return bool(self.error <= self.tolerance)
 
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One golden file with its entry of ``cases.json``."""
+    """One golden file with its entry in ``cases.json``."""
 
     folder: Path
     file: str
@@ -54,19 +54,19 @@ class Golden:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Sizes, by the reference's names."""
+        """Sizes, under the reference's names."""
         return self.case["config"]
 
     def other_case(self, file: str) -> Mapping[str, Any]:
-        """The entry of another file, for cases that borrow its weights."""
+        """Returns the entry of another file, for cases that use that file's weights."""
         return json.loads((self.folder / "cases.json").read_text())[file]
 
     def arrays(self, file: str | None = None) -> Mapping[str, np.ndarray]:
-        """Returns the arrays of the file, or of another file in the same folder, and closes it."""
+        """Returns the arrays of this file, or of another file in the same folder; no file stays open."""
         return np.load(io.BytesIO((self.folder / (file or self.file)).read_bytes()))
 
     def weights(self, file: str | None = None, prefix: str = "w/") -> dict[str, np.ndarray]:
-        """PyTorch names to float32 arrays."""
+        """Returns the weights as float32 arrays by PyTorch name."""
         arrays = self.arrays(file)
         names = [name for name in arrays.keys() if name.startswith(prefix)]  # noqa: SIM118
         return {name.removeprefix(prefix): arrays[name].astype(np.float32) for name in names}
@@ -79,7 +79,7 @@ def params_of(rows: Sequence[Row], tensors: Mapping[str, np.ndarray], abstract: 
 
 
 def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns configs and parameters of position net and image encoder from their common file."""
+    """Returns the configs and parameters of the position net and the image encoder, which share a file."""
     given, weights = golden.other_case(file)["config"], golden.weights(file)
     part = lambda prefix: {  # noqa: E731
         name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)
@@ -100,7 +100,7 @@ def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def compare(quantity: str, got: Any, want: np.ndarray, tolerance: float = MODULE_TOLERANCE) -> Comparison:
-    """Compares arrays by the largest difference, as a share of the largest expected value."""
+    """Compares arrays by their largest difference, relative to the largest expected value."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     if got.shape != want.shape:
         return Comparison(f"{quantity}: shape {got.shape}, wanted {want.shape}", np.inf, tolerance)
@@ -108,15 +108,15 @@ def compare(quantity: str, got: Any, want: np.ndarray, tolerance: float = MODULE
 
 
 def video(array: np.ndarray) -> jax.Array:
-    """[b, c, f, h, w] to [b, f, h, w, c]."""
+    """Transposes [b, c, f, h, w] to [b, f, h, w, c]."""
     return jnp.asarray(array.transpose(0, 2, 3, 4, 1))
 
 
 def picture(array: np.ndarray) -> jax.Array:
-    """[b, c, h, w] to [b, h, w, c]."""
+    """Transposes [b, c, h, w] to [b, h, w, c]."""
     return jnp.asarray(array.transpose(0, 2, 3, 1))
 
 
 def channels_first(array: Any) -> np.ndarray:
-    """The inverse of `video` and `picture`."""
+    """Moves the channels from the last axis to axis 1, undoing `video` or `picture`."""
     return np.moveaxis(np.asarray(array), -1, 1)

@@ -1,4 +1,4 @@
-"""Weights from a portable hash of their PyTorch name, for golden cases whose weights would be too large to store."""
+"""Weights from a portable hash of their PyTorch names, for golden cases whose weights would be too large to store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unet_rule(name: str, shape: Sequence[int]) -> Spread:
 
 
 def i3d_rule(name: str, shape: Sequence[int]) -> Spread:
-    """Returns the spread of `unet_rule`, but running variances near 1 and, for ReLU, kernels of variance 2 / fan-in."""
+    """Like `unet_rule`, but with running variances near 1 and, because of ReLU, kernels of variance 2 / fan-in."""
     if len(shape) == 1 and name.endswith(".running_var"):
         return Spread(1.0, 0.3)
     if len(shape) > 1:
@@ -47,7 +47,7 @@ def formula_weights(
     *,
     buffers: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields name and float32 tensor one after the other, so that only tensors that the caller keeps use memory.
+    """Yields one name and float32 tensor at a time, so that only the tensors that the caller keeps use memory.
 
     Args:
         prefix: Prefix of the name before hashing, such as "unet.".
@@ -60,7 +60,7 @@ def formula_weights(
         values = np.empty(shape, np.float32) if given is None else given
         if values.shape != tuple(shape) or values.dtype != np.float32 or not values.flags.c_contiguous:
             raise ValueError(
-                f"buffer of {name}: {values.dtype} {values.shape}, not C-contiguous float32 {tuple(shape)}"
+                f"buffer of {name} is {values.dtype} {values.shape}, not C-contiguous float32 {tuple(shape)}"
             )
         fill_uniform(prefix + name, values.reshape(-1))
         spread = rule(name, shape)
@@ -78,7 +78,7 @@ def fill_uniform(name: str, values: np.ndarray) -> None:
     for start in range(0, values.size, CHUNK):
         part = values[start : start + CHUNK]
         h, s = hashed[: part.size], shifted[: part.size]
-        np.add(index[: part.size], np.uint32((seed + start) & 0xFFFFFFFF), out=h)  # wraps, as the multiplications do
+        np.add(index[: part.size], np.uint32((seed + start) & 0xFFFFFFFF), out=h)  # wraps around, like the products
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
             h ^= np.right_shift(h, np.uint32(shift), out=s)
             h *= np.uint32(factor)

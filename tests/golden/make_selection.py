@@ -3,7 +3,7 @@
     python tests/golden/make_selection.py GOLDEN_FOLDER [--output tests/golden/selection]
 
 The selection has one case of each kind of arithmetic and stays under 15 MB, so that parity can be checked on a machine
-that has only the repository. The UNet and the weights of the small encoders serve the DDIM loop too.
+that has only the repository. The DDIM loop reuses the weights of the UNet case and of the small encoders.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 SELECTION = Path(__file__).with_name("selection")
 MOST_BYTES = 15_000_000
-FILES = (  # the fastest first, so that an interrupted check has covered most of them
+FILES = (  # fastest first, so that even an interrupted check covers most of them
     "modules/sinusoidal_embedding.npz",
     "modules/downsample.npz",
     "modules/upsample.npz",

@@ -1,4 +1,4 @@
-"""Every golden case in the normal test run; ``tests/golden/check.py`` prints the same comparisons as a table."""
+"""Runs the golden cases as tests; ``tests/golden/check.py`` prints the same comparisons as a table."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.golden.check import main as check
 from tests.golden.comparison import Golden
 
 CASES = SHARED / "golden" / "cases.json"
-# all parts of DynamiCrafter's folder, and one case of each slower kind; check.py runs all of them
+# the files of DynamiCrafter's modules, and one of each slower kind; check.py runs all files
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 LVMM = SHARED / "golden_lvmm" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
@@ -83,7 +83,7 @@ def test_a_run_without_comparisons_fails(tmp_path, monkeypatch, capsys, content,
 
 
 def test_a_wrong_number_is_found(shared, tmp_path, monkeypatch, capsys):
-    """The same file with one output changed in the fourth digit fails."""
+    """The check fails if one output of a file is changed in its fourth digit."""
     import numpy as np
 
     file = "modules/position_net.npz"

@@ -35,18 +35,18 @@ def covariances(count=200):
 
 
 def test_principal_axes_are_lapacks_with_signs():
-    """NumPy's symmetric eigenvectors give the axes; torch's SVD on the CPU gives the signs."""
+    """Axes and variances equal those of torch's SVD on the CPU, which calls LAPACK, including the signs."""
     import torch
 
     matrices = covariances()
     axes, variances = jax.jit(principal_axes)(matrices)
     u, s, _ = torch.svd(torch.tensor(matrices.astype(np.float64)))
     np.testing.assert_allclose(variances, s, atol=2e-5)
-    np.testing.assert_allclose(axes, u, atol=2e-4)  # rounding rotates the axes of nearly round regions
+    np.testing.assert_allclose(axes, u, atol=2e-4)  # rounding errors rotate the axes of nearly circular regions
 
 
 def test_gradients_are_finite_for_round_and_empty_regions():
-    """The derivative at equal or zero variances is undefined; the floors bound it."""
+    """At equal or zero variances the derivative is undefined; lower bounds in the code keep it finite."""
     regions = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.array([[0.3, 1e-9], [1e-9, 0.3]])])
 
     def total(covariance):
@@ -138,7 +138,7 @@ def test_regions_that_move_with_the_warp_lose_nothing():
 
 
 def test_the_perceptual_loss_is_that_of_features_at_each_scale():
-    """With the picture as the only feature map, it is the weighted mean difference of the scaled pictures."""
+    """With the picture as its only feature map, the loss is a weighted mean difference of the scaled pictures."""
     one, other = jax.random.uniform(jax.random.key(0), (2, 2, 16, 16, 3))
     loss = lambda a, b: perceptual_loss(lambda x: [x], a, b, scales=(1.0, 0.5), weights=(3.0,))  # noqa: E731
     wanted = sum(

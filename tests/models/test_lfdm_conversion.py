@@ -1,4 +1,4 @@
-"""Files of LFDM and MRAA: every published name, the data set, and round trips on the command line."""
+"""Files of LFDM and MRAA: every published name, the data set, and round trips through the command line."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ SMALL = LFDMConfig(
 
 
 def published_shapes():
-    """Returns names and shapes of LFDM's file for MHAD, prefixed by the key of each dictionary."""
+    """Returns the shapes in LFDM's file for MHAD by name; each name starts with the key of its dictionary."""
     groups = ("generator", "region_predictor", "bg_predictor")
     read = {group: json.loads((KEYS / f"lfdm_mhad_{group}.json").read_text()) for group in groups}
     return {f"{group}.{name}": tuple(shape) for group, names in read.items() for name, shape in names.items()}
@@ -161,7 +161,7 @@ def test_both_files_there_and_back_bit_for_bit(tmp_path, capsys):
 
 
 def test_written_files_are_read_again_with_their_config(tmp_path):
-    """This includes safetensors files, whose names contain the dictionary keys, and paths that name no data set."""
+    """Also covers safetensors files, whose names contain the dictionary keys, and paths that name no data set."""
     tensors, _ = write_published(tmp_path)
     convert(tmp_path, tmp_path / "model")
     command = ["convert", "--to_torch", str(tmp_path / "model"), "--output", str(tmp_path / "back")]

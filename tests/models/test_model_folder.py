@@ -1,4 +1,4 @@
-"""Model folders: arrays are read as written, a folder appears only when complete, and damage is refused by name."""
+"""Model folders: arrays are read as written, a folder appears only once complete, and errors name what is damaged."""
 
 import dataclasses
 import json
@@ -150,7 +150,7 @@ def test_a_flipped_bit_is_found_and_its_array_named(folder):
     file.write_bytes(content)
     with refused("checksums", path=folder, value=[f"{PART}/{LEAF}"]):
         read_all(folder)
-    changed = ModelFolder(folder).leaves(PART, verify=False)[LEAF]  # without the check
+    changed = ModelFolder(folder).leaves(PART, verify=False)[LEAF]  # without comparing checksums
     assert (changed != ARRAYS[PART][LEAF]).sum() == 1
 
 
@@ -172,7 +172,7 @@ def test_a_missing_checksum_is_detected(folder):
 def failing_midway(target: Path):
     before = target.exists()
     yield PART, ARRAYS[PART]
-    assert target.exists() == before  # the folder does not have its name while it is being written
+    assert target.exists() == before  # the folder gets its final name only once it is complete
     raise RuntimeError("the source has failed")
 
 

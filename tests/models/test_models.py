@@ -15,7 +15,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, init_params, network,
 from smcd_jax.runtime.compilation import enable_compile_cache
 
 GATES = ("object", "object_image", "parallel", "double", "merge")
-ZERO_INITIALISED = (  # layers of the published model, by the last parts of their names
+ZERO_INITIALISED = (  # layers that are zero-initialised in the published model, by the ends of their names
     "conv_out/kernel",
     "proj_out/kernel",
     "temporal_conv/conv_3/conv/kernel",
@@ -25,12 +25,12 @@ ZERO_INITIALISED = (  # layers of the published model, by the last parts of thei
     "beta_image",
 )
 OPEN = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
-FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # sums in another order through about twenty layers of unit activations
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # another summation order, through about twenty layers with activations near 1
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """Equal programs of several tests are compiled once."""
+    """Compiles each program only once, even if several tests use it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         enable_compile_cache()
@@ -38,7 +38,7 @@ def compile_cache(tmp_path_factory):
 
 
 def small(gate: str = "object_image", **changes) -> UNetConfig:
-    """Returns a config of one level with one block; more levels would only take longer to compile."""
+    """Returns a config with one level and one block; more levels would only take longer to compile."""
     one_level = {"channel_mult": (1,), "attention_scales": (1.0,), "head_dim": 16, "stem_heads": 1}
     widths = {"context_dim": 8, "object_width": 8, "image_width": 8}
     return dataclasses.replace(TINY.unet, gate=gate, **{**one_level, **widths, **changes})
@@ -88,7 +88,7 @@ def inputs(config: UNetConfig, *, batch: int = 2, frames: int = 3, height: int =
 
 @functools.cache
 def forward(config: UNetConfig, policy: ComputePolicy | None = None, temporal: bool = True):
-    """Returns the compiled network, which also computes its conditions."""
+    """Returns a compiled function that encodes the conditions and runs the network."""
     module = network(config, policy)
 
     @jax.jit
@@ -172,13 +172,13 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
 
 @pytest.mark.parametrize("component", ["position_net", "image_encoder", "text_encoder"])
 def test_initial_weights_equal_those_of_flax(component):
-    """`init_params` removes the networks' own arithmetic from the program; the rest must draw the same numbers."""
+    """`init_params` compiles only the initializers, without the forward pass; they must draw the same numbers."""
     config, key = TINY.components()[component], jax.random.key(3)
     ours, theirs = (flatten(tree) for tree in (init_params(config, key), by_flax(config, key)))
     assert ours.keys() == theirs.keys()
     for path, leaf in theirs.items():
         assert ours[path].dtype == leaf.dtype
-        # alone and in one program, the same operations may be fused differently: one unit in the last place
+        # XLA may fuse operations differently in the two programs, which changes results by one unit in the last place
         np.testing.assert_allclose(ours[path], leaf, rtol=3e-7, atol=0, err_msg=path)
 
 
@@ -249,7 +249,7 @@ def test_half_precision_is_near_single_precision():
     halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.ndim else leaf, params)
     low, full = forward(config, policy)(halved, **given), forward(config)(params, **given)
     assert low.dtype == jnp.float32  # so that the sampler accumulates in float32
-    # 8 bits of mantissa, some thirty roundings on the way that add up as a random walk: 30 ** 0.5 * 2 ** -8 = 2 %
+    # 8 significant bits; as a random walk, about thirty roundings add up to 30 ** 0.5 * 2 ** -8 = 2 %
     error = np.std(low - full) / np.std(full)
     assert 1e-4 < error < 0.04
 
@@ -269,7 +269,7 @@ def test_any_number_of_frames_and_any_even_size_pass(frames, height, width):
 
 
 def test_an_odd_size_is_refused():
-    config = TINY.unet  # of two levels: 5 rows become 3, and 3 become 6
+    config = TINY.unet  # two levels: 5 rows are halved to 3, which are doubled to 6
     with pytest.raises(TypeError, match="shapes"):
         jax.eval_shape(forward(config), abstract_params(config), **inputs(config, height=5))
 
@@ -278,7 +278,7 @@ def test_the_time_embedding_is_cosines_then_sines_and_pads_odd_widths():
     t = np.array([0.0, 1.0, 999.0])
     angles = t[:, None] * 10000.0 ** (-np.arange(3) / 3)
     want = np.concatenate([np.cos(angles), np.sin(angles), np.zeros((3, 1))], axis=1)
-    # an angle near 999 is rounded to 3e-5 in float32
+    # float32 rounds angles near 999 by up to 3e-5
     np.testing.assert_allclose(sinusoid(jnp.asarray(t, jnp.float32), 7), want, atol=1e-4)
 
 

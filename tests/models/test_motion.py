@@ -13,7 +13,7 @@ from tests.errors import refused
 
 
 def swaying(frames: int = 9, *, loop: bool = False) -> Motion:
-    """Returns a full period of a sine, which ends where it begins; a loop omits the last frame."""
+    """Returns one period of a sinusoidal motion, which ends where it begins; a loop omits the last frame."""
     times = np.arange(frames - loop) / (frames - 1)
     wave = np.sin(2 * np.pi * times)[None, :, None, None, None] * np.ones((1, 1, 4, 4, 2))
     return Motion(0.1 * wave.astype(np.float32), np.full((1, frames - loop, 4, 4), 0.9, np.float32), loop=loop)

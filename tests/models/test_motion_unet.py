@@ -62,7 +62,7 @@ def test_every_published_name_is_one_leaf_of_its_shape(shared, file, prefix, con
     leaves = flatten(abstract_params(config))
     tensors = {name: jax.ShapeDtypeStruct(tuple(shape), np.float32) for name, shape in named.items()}
     match(motion_unet_rows(config), tensors, leaves, where=file)
-    frequencies = 16  # size of a constant that the published parameter count includes
+    frequencies = 16  # size of a constant that is included in the published parameter count
     assert sum(leaf.size for leaf in leaves.values()) + frequencies == parameters
 
 

@@ -7,7 +7,7 @@ from tests.models import toy_family  # noqa: F401 - registers the family
 
 
 def get_config() -> ConfigDict:
-    """Returns a config of four steps on pictures of 16 x 16."""
+    """Returns a config that trains for four steps on 16 x 16 pictures."""
     config = default_config("toy")
     config.trainable = ("net/.*",)
     config.data.inputs = "video"

@@ -1,4 +1,4 @@
-"""Speed of training, measured on the run's own step."""
+"""Training speed, measured with the run's own step."""
 
 import json
 
@@ -23,7 +23,7 @@ def small_config(*overrides: str):
 
 @pytest.fixture(scope="module", autouse=True)
 def promotion():
-    """optax raises float decays to powers of integer step counts, which strict promotion refuses."""
+    """Turns off strict promotion, because optax raises float decay rates to the power of integer step counts."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a restore returns exactly the saved values, falls back to an older step, or raises."""
+"""Checkpoints: restoring returns exactly the saved values, falls back to an older step, or raises an error."""
 
 import errno
 import gc
@@ -32,7 +32,7 @@ from tests.errors import refused
 
 @pytest.fixture(autouse=True, scope="module")
 def short_collections():
-    """Excludes objects of earlier tests from garbage collection, because each damaged read runs a full collection."""
+    """Excludes existing objects from garbage collection: every read of a damaged checkpoint runs a full collection."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -53,7 +53,7 @@ def mesh(*shape: int) -> jax.sharding.Mesh:
 
 
 def state(step: int, on=(1, 1)) -> tuple[dict, dict]:
-    """Returns (params, train) of a step: several dtypes, sharded over one axis, over both, or not at all."""
+    """Returns (params, train) of a step, with several dtypes, sharded over one mesh axis, over both, or not at all."""
     rng, placed_on = np.random.default_rng(step), mesh(*on)
 
     def put(value, *spec):
@@ -222,7 +222,7 @@ class TestSaveAndRestore:
 
 
 class TestDamage:
-    """Damage to the newest step: the previous step is restored, or the values are still correct."""
+    """After damage to the newest step, the previous step is restored or the values are still correct."""
 
     def fall_back(self, folder, caplog) -> tuple[int, str]:
         caplog.clear()
@@ -236,7 +236,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("item", ["params", "train"])
     def test_a_flipped_bit_of_any_array_is_found_and_the_array_named(self, folder, caplog, item):
-        """Orbax writes the change, so that its storage checksums match."""
+        """Orbax itself writes the changed array, so that only this project's checksums can find it."""
         saved = named_leaves(dict(zip(("params", "train"), state(20), strict=True))[item])
         for name, leaf in saved.items():
             content = bytearray(np.asarray(leaf).tobytes())
@@ -276,7 +276,7 @@ class TestDamage:
                 outcomes[self.restored_step(folder)] += 1
                 file.write_bytes(content)
         assert files
-        assert outcomes[10] > 0 or item == "."  # files that Orbax keeps for itself are not read
+        assert outcomes[10] > 0 or item == "."  # "." holds Orbax's own files, which are not read
 
     @pytest.mark.parametrize("cut", ["deleted", "emptied", "halved"])
     def test_a_truncated_or_missing_file_never_changes_a_value(self, folder, cut):
@@ -531,11 +531,11 @@ class TestFailedSave:
         room[0] = True
         assert f"step 30 could not be saved ({os.strerror(errno.ENOSPC)}); the newest" in str(record.value)
         checkpoints.check()
-        assert checkpoints.steps() == [10, 20]  # although max_to_keep is 1
+        assert checkpoints.steps() == [10, 20]  # both are kept although max_to_keep is 1
         assert_is(restore(folder), 20)
         params, train = state(30)
         checkpoints.save(30, params=params, train=train, data={**DATA, "step": 30}, config=CONFIG)
-        checkpoints.close()  # once there is space again, the same step can be saved
+        checkpoints.close()  # the same step can be saved once there is space again
         assert_is(restore(folder), 30)
 
     def test_a_file_that_is_missing_after_a_failure_is_not_the_reason(self):
@@ -581,7 +581,7 @@ folder = Path(sys.argv[1])
 
 @pytest.fixture
 def child():
-    """Returns a function that runs code on a folder in a subprocess, which is killed at the end of the test."""
+    """Returns a function that runs code in a subprocess, given a folder; the test kills the subprocess when it ends."""
     started = []
 
     def start(folder, body: str, **variables: str) -> subprocess.Popen:
@@ -711,5 +711,5 @@ while True:
             restored = restore(tmp_path)
             assert_is(restored, restored.step)
             assert restored.skipped == ()
-            assert max(last, begun - 1) <= restored.step <= begun + 1  # one save at a time is in the background
+            assert max(last, begun - 1) <= restored.step <= begun + 1  # only one save runs in the background at a time
             last = restored.step

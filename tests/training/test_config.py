@@ -1,4 +1,4 @@
-"""Training configs: the shipped ones train the documented parameters, and invalid ones are one-line errors."""
+"""Training configs: the shipped ones train the documented parameters, and invalid ones give one-line errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.errors import refused
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHARED_BY_OTHERS = ("__init__", "common")  # modules of the folder that are not configs
-# presets by the name of get_config's parameter, or by file if it has its own presets
+# presets by the name of get_config's parameter, or by file name for files with presets of their own
 FORMS = {
     "preset": ("smcd", "tiny"),
     "size": ("64", "128"),
@@ -39,7 +39,7 @@ FORMS = {
 
 
 def forms(name: str) -> tuple[str, ...]:
-    """Returns the presets of a config file; a new file with its own presets needs a line above."""
+    """Returns the presets of a config file; a new file with presets of its own must be added to `FORMS`."""
     parameters = inspect.signature(importlib.import_module(f"configs.{name.replace('/', '.')}").get_config).parameters
     return FORMS[name if name in FORMS else next(iter(parameters))] if parameters else ("",)
 
@@ -60,7 +60,7 @@ ROWS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def shapes_once():
-    """Caches the shapes of full-size networks, which take seconds to trace and which configs share."""
+    """Caches the shapes of full-size networks, which take seconds to trace and are the same in several configs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state, "abstract_params", functools.cache(abstract_params))
         yield
@@ -80,7 +80,7 @@ def trained_counts(config: TrainConfig) -> dict[str, int]:
 
 
 def torch_names(config: TrainConfig) -> dict[str, list[str]]:
-    """Returns the trained parameters under their published names, by the reference's module names."""
+    """Returns the published names of the trained parameters, grouped by the reference's modules."""
     named = {module: [] for module, _ in ROWS.values()}
     paths = trained_paths(config)
     for component, (module, rows) in ROWS.items():
@@ -104,7 +104,7 @@ def test_a_stage_trains_the_parameters_of_the_reference_by_name(shared, file, na
         (STAGE_1, {"unet": 211_213_152, "position_net": 1_346_624}),
         (STAGE_2, {"unet": 459_256_672, "image_encoder": 202_936_064}),
         ("dynamicrafter/finetune.py:dynamicrafter_512", {"unet": 1_438_854_980, "resampler": 48_787_456}),
-        (  # temporal transformers frozen, as the authors advise if fine-tuning reduces motion
+        (  # with frozen temporal transformers, as the authors advise if fine-tuning reduces motion
             "dynamicrafter/finetune.py:dynamicrafter_256+still_time",
             {"unet": 1_438_854_996 - 272_850_880, "resampler": 48_787_456},
         ),
@@ -122,7 +122,7 @@ def test_a_shipped_config_loads_and_each_of_its_patterns_matches(name):
     select(paths, config.init.from_scratch, what="config: init.from_scratch")
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
     folder, file = name.split(".")[0].split("/")
-    family = folder in ("tiny", "small", "lvmm")  # their files are named after stages
+    family = folder in ("tiny", "small", "lvmm")  # in these folders, files are named after stages
     assert config.name.startswith(("lvmm", folder) if family else file)
     learning_rate(config.optimizer, config.run.steps)
 
@@ -156,7 +156,7 @@ class TestOverrides:
         )
         assert config.optimizer.learning_rate == 1e-4
         assert (config.run.steps, config.temporal, config.loss.min_snr_gamma) == (7, False, 5.0)
-        assert (config.name, config.init.model) == ("1e-4", "models/mine")  # strings stay strings
+        assert (config.name, config.init.model) == ("1e-4", "models/mine")  # strings are not converted
         assert (
             load("smcd/stage2_scene.py:tiny", "loss.min_snr_gamma=5", "loss.min_snr_gamma=none").loss.min_snr_gamma
             is None
@@ -309,7 +309,7 @@ def test_the_learning_rate_rises_and_falls():
     config = load("smcd/stage2_scene.py:tiny", "run.steps=110", *(f"optimizer.{text}" for text in overrides))
     rate = learning_rate(config.optimizer, config.run.steps)
     assert [float(rate(step)) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
-    assert float(rate(60)) == pytest.approx(0.55)  # half way down a cosine from 1 to 0.1
+    assert float(rate(60)) == pytest.approx(0.55)  # halfway down a cosine from 1 to 0.1
     assert float(rate(110)) == pytest.approx(0.1)
 
 

@@ -1,6 +1,6 @@
-"""Faults of a run and their documented outcomes, through the commands `smcd train` and `smcd export`.
+"""Faults during a run and their documented outcomes, through the commands `smcd train` and `smcd export`.
 
-The tests of checkpoints, workdir, signals and metrics cover faults of each of these alone.
+Faults that concern only checkpoints, the workdir, signals or metrics are covered by the tests of those parts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(files, tmp_path_factory) -> Path:
-    """A run without a fault."""
+    """The workdir of a run without a fault."""
     workdir = tmp_path_factory.mktemp("straight") / "run"
     assert train(files, workdir) == 0
     return workdir
@@ -82,7 +82,7 @@ def first_part(files, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def half(first_part, tmp_path) -> Path:
-    """A run with saved steps 2 and 4."""
+    """The workdir of an unfinished run that has saved steps 2 and 4."""
     return Path(shutil.copytree(first_part, tmp_path / "half"))
 
 
@@ -91,7 +91,7 @@ def train(files: Files, workdir: Path, *more: str, steps: int = STEPS) -> int:
 
 
 def refusal(capfd: pytest.CaptureFixture) -> str:
-    """Returns the last error of a command: one line that begins with "error", and the table below it."""
+    """Returns the only error of a command: its line, and the indented table below it."""
     said = capfd.readouterr().err
     assert said.count("smcd: error: ") == 1, said
     assert "Traceback" not in said
@@ -101,13 +101,13 @@ def refusal(capfd: pytest.CaptureFixture) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Returns every file below a folder except the lock, which names its last holder."""
+    """Returns the content of every file below a folder, except the lock, which names its last holder."""
     files = (file for file in folder.rglob("*") if file.is_file() and file != folder / "lock")
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def flip_a_bit(step: Path) -> None:
-    """Flips a bit of the largest trained parameter in every file that holds it; other bytes may be unused."""
+    """Flips a bit of the largest trained parameter in every file that holds it; other bytes of a file may be unused."""
     arrays = read_arrays(step / "params", dict.fromkeys(Manifest.read(step).arrays["params"]))
     content = max(arrays.values(), key=lambda leaf: leaf.nbytes).tobytes()
     files = [file for file in (step / "params").rglob("d/*") if content in file.read_bytes()]
@@ -165,7 +165,7 @@ class TestFailedSave:
 
 
 def wait_for_failure(patch: pytest.MonkeyPatch, *, before_step: int) -> Callable[[int, Any], Any]:
-    """Returns a function that yields the batch of this step after the background save has ended."""
+    """Returns a function for `change_batches` that holds back one step's batch until the background save has failed."""
     saving: list[Checkpoints] = []
     unchanged = Checkpoints.save
     patch.setattr(
@@ -181,7 +181,7 @@ def wait_for_failure(patch: pytest.MonkeyPatch, *, before_step: int) -> Callable
 
 
 class TestNotANumber:
-    @pytest.mark.parametrize("save_every", [2, 100])  # the fault shows when step 6 is saved, or when step 8 is logged
+    @pytest.mark.parametrize("save_every", [2, 100])  # noticed when step 6 is saved, or when step 8 is logged
     def test_nan_stops_a_run_and_keeps_the_last_good_step(self, files, straight, half, monkeypatch, capfd, save_every):
         def spoil(number: int, batch: Any) -> Any:
             arrays = {"latents": batch.arrays["latents"] * jnp.nan} if number == 2 else {}
@@ -202,7 +202,7 @@ class TestNotANumber:
         averages = [leaf for name, leaf in kept.items() if name.startswith("train/ema/")]
         assert averages
         assert all(np.isfinite(leaf).all() for leaf in averages)
-        assert train(files, half) == 0  # with finite data
+        assert train(files, half) == 0  # the data are finite again
         assert_same_run(straight, half, STEPS)
 
 
@@ -384,7 +384,7 @@ class TestExport:
         raw = {name.removeprefix("params/"): leaf for name, leaf in saved.items() if name.startswith("params/")}
         assert trained == len(raw)
         different = [name for name, leaf in raw.items() if (leaf != saved[f"train/ema/{name}"]).any()]
-        assert len(different) > trained // 2  # otherwise the test could not tell them apart
+        assert len(different) > trained // 2  # otherwise the test could not distinguish them
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +400,7 @@ def clips_run(files, tmp_path_factory) -> Path:
 
 
 class TestStage2:
-    """The very small model with temporal layers, image gates and image encoder, on the sprites of the pipeline."""
+    """The very small model with temporal layers, image gates and an image encoder, trained on sprites."""
 
     def test_the_loss_falls_without_tensorflow(self, clips_run):
         losses = {step: line["loss"] for step, line in logged_losses(clips_run).items()}
@@ -414,7 +414,7 @@ class TestStage2:
 
 
 def shuffled_start(path: Path) -> Path:
-    """Writes the shipped model with the values of the parameters that stage 2 trains shuffled."""
+    """Writes a copy of the shipped model in which the values of the parameters that stage 2 trains are shuffled."""
     given, rng = ModelFolder("tiny"), np.random.default_rng(0)
     trained = trained_paths(load_config(STAGE_2))
 
@@ -432,7 +432,7 @@ def shuffled_start(path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_stage_2_of_the_small_model_falls_below_a_loss_in_minutes(tmp_path):
-    """The shipped config on sprites, with one device, from the shipped model with shuffled stage-2 parameters."""
+    """Trains the shipped config on sprites and one device, starting with shuffled stage-2 parameters."""
     model, records = str(shuffled_start(tmp_path / "model")), str(tmp_path / "records")
     world = {"train_clips": 256, "val_clips": 8, "test_clips": 0, "width": 32, "height": 32, "max_objects": 1}
     options = [word for key, value in world.items() for word in ("--option", f"{key}={value}")]
@@ -458,7 +458,7 @@ def test_stage_2_of_the_small_model_falls_below_a_loss_in_minutes(tmp_path):
 
 
 def test_gradients_exist_for_trained_parameters_alone(files):
-    """Measured in leaves and bytes of the gradients that the optimizer receives."""
+    """Counts the leaves and bytes of the gradients that the optimizer receives."""
     handed = []
 
     def spy(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written: one line, and nothing of other libraries' threads after it."""
+"""A full disk while a checkpoint is written gives one line of output; threads of other libraries print nothing."""
 
 from __future__ import annotations
 

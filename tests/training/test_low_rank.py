@@ -1,4 +1,4 @@
-"""Low-rank adaptation: trained alone, saved as a small file, applied when loading, and merged."""
+"""Low-rank adapters: trained alone, saved as a small file, applied when a model is loaded, and merged."""
 
 import numpy as np
 import pytest

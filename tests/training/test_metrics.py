@@ -1,4 +1,4 @@
-"""Metrics of a run: files over restarts, the log line, throughput, gates, device peaks, sample videos."""
+"""Metrics of a run: files across restarts, the log line, throughput, gates, peak rates of devices, sample videos."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def steps_of(folder) -> list[int]:
 
 
 def events_of(folder) -> list:
-    """All events as TensorFlow reads them, in the order in which TensorBoard reads the files."""
+    """Returns all events as read by TensorFlow, in the order in which TensorBoard reads the files."""
     from tensorflow.compat.v1.train import summary_iterator
 
     files = sorted((folder / EVENT_FOLDER).iterdir())
@@ -421,7 +421,7 @@ def test_memory_of_tpu_chips():
 
 
 def test_tpu_figures_agree_with_those_of_jax():
-    """JAX rounds the figures with which it tunes its kernels, for example 920 for v6e."""
+    """The tolerance is needed because JAX tunes its kernels with rounded figures, such as 920 for v6e."""
     tpu_info = pytest.importorskip("jax._src.pallas.mosaic.tpu_info")
     for kind in ("TPU v4", "TPU v5 lite", "TPU v5", "TPU v5p", "TPU v5e", "TPU v6 lite", "TPU v6e"):
         chip = tpu_info.chip_version_from_device_kind(kind)
@@ -450,21 +450,21 @@ def test_samples_are_written_as_videos_with_boxes_and_one_sheet(tmp_path):
     shown = write_samples(folder, 2000, videos, [tracks(3, "a cat"), None], fps=8, real=videos // 2)
     assert sorted(path.name for path in folder.iterdir()) == ["00002000.png", "00002000_0.mp4", "00002000_1.mp4"]
     assert [video.shape for video in shown] == [(3, 192, 192, 3)] * 2
-    # The box of the first clip is drawn just inside its corner; the second clip has no box.
+    # The first clip's box is drawn just inside its edges; the second clip has no box.
     assert (shown[0][:, 167, 48] != 100).any()
     assert (shown[0][:, 140, 96] == 100).all()
     assert (shown[1] == 100).all()
     probed = probe_video(folder / "00002000_0.mp4")
     assert (probed["frames"], probed["width"], probed["fps"]) == (3, 192, 8)
     with Image.open(folder / "00002000.png") as sheet:
-        # Three columns; a real and a generated row for each of two clips.
+        # Three columns, and for each of two clips a row of real and a row of generated frames.
         assert 3 * 192 < sheet.width < 4 * 192
         assert 4 * 192 < sheet.height < 5 * 192 + 100
         pixels = np.asarray(sheet.convert("RGB"))
     shades = pixels[:, sheet.width // 2, 0]
     order = [int(shade) for shade in shades[np.isin(shades, (50, 100))]]
     changes = [shade for index, shade in enumerate(order) if index == 0 or order[index - 1] != shade]
-    assert changes == [50, 100, 50, 100]  # per clip, real above generated
+    assert changes == [50, 100, 50, 100]  # for each clip, real frames above generated ones
 
 
 def test_samples_of_a_step_are_replaced(tmp_path):

@@ -1,4 +1,4 @@
-"""The objective: dropped conditions, noise and timesteps, encoding in the step, and the weights of errors.
+"""The objective: dropped conditions, noise and timesteps, encoding in the step, and loss weights.
 
 ``tests/golden/case_train.py`` compares the loss and its gradients with those of the reference.
 """
@@ -31,7 +31,7 @@ from smcd_jax.training.step import Noised, denoising_losses, draw_timesteps, mak
 from tests.errors import refused
 from tests.training.training_run import MODEL, QUICKLY, configured, starting_params, training_files
 
-MANY = 4000  # rows, so that four standard deviations of a share are about 0.03
+MANY = 4000  # rows; four standard deviations of a measured fraction are then about 0.03
 CONDITIONS = ("text", "boxes", "image_latent", "image_tokens")
 
 
@@ -45,7 +45,7 @@ NULL_TEXT = -np.ones((1, 3, 2), np.float32)
 
 
 def inputs_of(rows: int) -> Inputs:
-    """Inputs without a zero anywhere."""
+    """Returns inputs that contain no zero."""
     row = 1 + np.arange(rows, dtype=np.float32) / rows
     spread = lambda *shape: np.broadcast_to(row.reshape(-1, *(1,) * len(shape)), (rows, *shape))  # noqa: E731
     mask = np.ones((rows, 2, 2), np.float32)
@@ -61,7 +61,7 @@ def model() -> VideoModel:
 def dropped(
     rates: dict[str, float], *, unit: str = "example", rows: int = 6, seed: int = 0
 ) -> tuple[Inputs, dict[str, np.ndarray]]:
-    """Returns the remaining inputs, and by condition whether each row lost it; a partial loss fails the test."""
+    """Returns the inputs after dropout, and for each condition which rows lost it; partly lost rows fail the test."""
     given = inputs_of(rows)
     left = jax.device_get(model().drop(given, model().draw_keep(jax.random.key(seed), rows, rates, unit=unit)))
     lost = {}
@@ -71,7 +71,7 @@ def dropped(
         same, gone = (now == before).all(axis=1), (now == nothing).all(axis=1)
         assert (same ^ gone).all()
         lost[name] = gone
-    np.testing.assert_array_equal(left.boxes, given.boxes)  # the position net does not read boxes without mask
+    np.testing.assert_array_equal(left.boxes, given.boxes)  # unchanged: the position net ignores boxes whose mask is 0
     np.testing.assert_array_equal(left.labels, given.labels)
     return left, lost
 
@@ -106,7 +106,7 @@ class TestDrop:
             _, lost = dropped(dict.fromkeys(CONDITIONS, 0.5), unit="batch", seed=seed)
             assert all(rows.all() or not rows.any() for rows in lost.values())
             seen.add(tuple(bool(lost[name][0]) for name in CONDITIONS))
-        assert len(seen) > 8  # of 16 combinations: conditions are dropped independently
+        assert len(seen) > 8  # out of 16 combinations, because conditions are dropped independently
 
     def test_dropping_is_the_same_for_the_same_key(self):
         one, other = (dropped(dict.fromkeys(CONDITIONS, 0.5), rows=64, seed=7)[0] for _ in range(2))
@@ -135,7 +135,7 @@ class TestTimesteps:
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict[str, Any]]:
-    """The arguments of each call of `denoising_losses`, which computes nothing."""
+    """Records the arguments of calls to `denoising_losses`, which is replaced and computes nothing."""
     calls: list[dict[str, Any]] = []
 
     def note(model, params, latents, noised, *, inputs, dropout_key=None, **settings):
@@ -156,7 +156,7 @@ def batch_of(config: TrainConfig, rows: int = 8) -> dict[str, jax.Array]:
 
 
 def objective_of(config: TrainConfig, **null: np.ndarray) -> Callable[..., Any]:
-    """Returns the run's objective without the running statistics, which SMCD does not have."""
+    """Returns the run's objective without running statistics, which SMCD does not have."""
     made = make_objective(config, make_model(config.model), null=null)
     return lambda params, batch, key, **kwargs: made(params, {}, batch, key, **kwargs)[0]
 
@@ -282,7 +282,7 @@ def losses_of(config: TrainConfig, params: Any, drawn: tuple, **more: Any) -> ja
 
 class TestLoss:
     def test_losses_are_per_example_weighted_by_min_snr_and_affected_by_dropout(self, files, drawn):
-        """A single program covers all three, because each would take seconds to compile."""
+        """One test covers all three with one program, because each program would take seconds to compile."""
         config = configured(files)
         weighed = dataclasses.replace(config, loss=dataclasses.replace(config.loss, min_snr_gamma=5.0))
         latents, noised, given = drawn

@@ -1,4 +1,4 @@
-"""Plans of a run: topologies by name, communication read from the compiler's text, and the cache on disk."""
+"""Plans of a run: topologies by name, communication read from the compiled program's text, and the cache on disk."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ from smcd_jax.training.state import abstract
 from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
-jax.devices()  # eight devices, before a topology requests fewer
+jax.devices()  # starts JAX with eight devices, before a topology requests fewer
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
 CONFIG = "tests/training/training_run.py:pictures"
 OVERRIDES = ("mesh.fsdp=8", "run.sample_every=6", "run.sample_steps=2")
@@ -42,14 +42,14 @@ def small_config(*overrides: str):
 
 @pytest.fixture(scope="module", autouse=True)
 def promotion():
-    """optax raises float decays to powers of integer step counts, which strict promotion refuses."""
+    """Turns off strict promotion, because optax raises float decay rates to the power of integer step counts."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, promotion):
-    """A folder with the plans of the very small run on cpu:8, and the plans."""
+    """Returns a folder of cached plans of the very small run on cpu:8, and the plans themselves."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(folder))
@@ -59,7 +59,7 @@ def store(tmp_path_factory, promotion):
 
 @pytest.fixture
 def kept(store, monkeypatch):
-    """The plans of `store`, with compilation forbidden."""
+    """Returns the plans of `store`; compiling anything fails the test."""
     monkeypatch.setenv("SMCD_CACHE_DIR", str(store[0]))
     monkeypatch.setattr(plan_module, "compile_program", lambda *_, **__: pytest.fail("compiled again"))
     return store
@@ -193,11 +193,11 @@ class TestCollectives:
     def test_kinds_groups_and_loops_of_a_text(self):
         report = collective_report(HLO)
         assert report.by_kind == {
-            "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, 7/8 of it
-            "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs: 2 x 1/2; one device sends nothing
-            "reduce-scatter": Collective(1, 48, 36),  # 12 float32 in groups of 4 devices, 3/4 of them
+            "all-gather": Collective(1, 640, 560),  # 40 x 8 bfloat16, of which 7/8 are sent
+            "all-reduce": Collective(1, 80, 80),  # 20 float32 in pairs, sent 2 x 1/2 times; one device sends nothing
+            "reduce-scatter": Collective(1, 48, 36),  # 12 float32 in groups of 4, of which 3/4 are sent
             "all-to-all": Collective(1, 16, 14),
-            # 5 stated trips, 1 for an unknown number, and 4 steps of 2 up to 7
+            # 5 stated iterations, 1 assumed where the number is unknown, and 4 where a counter rises to 7 in steps of 2
             "collective-permute": Collective(10, 6 * 16 + 4 * 24, 6 * 16 + 4 * 24),
         }
         assert report.unknown_loops == 1
@@ -226,7 +226,7 @@ class TestCollectives:
         x = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
         report = collective_report(jax.jit(repeat, out_shardings=whole).lower(x).compile().as_text())
         gathered = report.by_kind["all-gather"]
-        # once before the loop, or at each of its steps; the compiler decides
+        # the compiler gathers once before the loop or in each of its iterations
         assert gathered.payload_bytes == gathered.count * 64 * 64 * 4
         assert gathered.count in (1, 6)
 
@@ -245,7 +245,7 @@ class TestProgramPlan:
         trees = jax.tree.leaves((program.state, program.frozen, program.batch))
         held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in trees)
         assert plan.memory.arguments + plan.resident_bytes == held
-        assert 0 < plan.resident_bytes < held / 2  # the temporal layers, which this run does not use
+        assert 0 < plan.resident_bytes < held / 2  # temporal layers, which this run does not use
         state = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(program.state)]
         assert plan.memory.aliased == pytest.approx(sum(4 * math.prod(shape) for shape in state), rel=0.01)
         assert plan.memory.temporaries > 0
@@ -365,7 +365,7 @@ class TestStore:
 
 
 def planned(batch: int, needed: float, *, usable: float | None = 16, refused: bool = False) -> ProgramPlan:
-    """Returns a plan for two groups of devices, with memory in GiB."""
+    """Returns a plan for two groups of devices; ``needed`` and ``usable`` are in GiB."""
     usable = None if usable is None else int(usable * GIB)
     setting = Setting(2, "some", {"data": 2, "fsdp": 1, "tensor": 1}, "bfloat16", usable, 1, 1, 0.0)
     memory = None if refused else MemoryUse(0, 0, 0, int(needed * GIB), 0)
@@ -388,8 +388,8 @@ class TestLargestBatch:
     planner = Planner(small_config(), "cpu:8")
 
     def test_the_largest_batch_lies_on_the_line_through_two_plans(self):
-        assert self.planner.largest_batch(planned(8, 10), planned(2, 7)) == 20  # 6 + batch / 2 up to 16
-        assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # pairs
+        assert self.planner.largest_batch(planned(8, 10), planned(2, 7)) == 20  # 6 + batch / 2 <= 16
+        assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # even
 
     def test_a_refused_plan_is_a_point_of_the_line_too(self):
         assert self.planner.largest_batch(planned(32, 22, refused=True), planned(2, 7)) == 20

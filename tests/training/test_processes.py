@@ -1,4 +1,4 @@
-"""Runs of two real processes with four devices each: kill and resume, a failed save, other process counts."""
+"""Runs of two real processes with four devices each: kill and resume, a failed save, and resuming in one process."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.training.training_run import (
 
 STEPS = 6
 EVERY = ("run.save_every=2", "run.log_every=1", "run.max_to_keep=9", "mesh.fsdp=2", f"run.steps={STEPS}")
-# All processes take part in validation and samples, but only one writes them; the devices divide neither number.
+# All processes compute validation and samples, and one writes them; neither number is a multiple of the device count.
 LOOKS = (
     *("run.validate_every=3", "run.validation_examples=9"),
     *("run.sample_every=6", "run.samples=3", "run.sample_steps=1"),
 )
-LOST = (EXIT_LOST, -signal.SIGABRT)  # set by the command or by JAX, whichever notices first
+LOST = (EXIT_LOST, -signal.SIGABRT)  # set by the command or by JAX, whichever notices the loss first
 BOUND = 150  # seconds; JAX gives up on a silent process after 100
 
 
@@ -47,7 +47,7 @@ def files(tmp_path_factory):
 
 
 class Pair:
-    """Two processes of a run; their output and their batches are stored next to the workdir."""
+    """Two processes that train one run; their logs and their batches are stored next to its workdir."""
 
     def __init__(self, files: Files, workdir: Path):
         self.workdir, self._files = workdir, files
@@ -57,7 +57,7 @@ class Pair:
         self._processes: list[Popen] = []
 
     def start(self, *more: str, first: dict | None = None, second: dict | None = None) -> list[Popen]:
-        """Starts both processes with further overrides, and arguments of `do_as_told` for each."""
+        """Starts both processes; ``first`` and ``second`` are the arguments of `do_as_told` for each."""
         flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
         self._processes = []
         for index, besides in enumerate((first, second)):
@@ -102,7 +102,7 @@ def pair(files):
 
 @pytest.fixture(scope="module")
 def together(pair, tmp_path_factory) -> Pair:
-    """An uninterrupted run of two processes, made once for all workers."""
+    """An uninterrupted run of two processes, made once for all pytest workers."""
     folder = of_all_workers(tmp_path_factory.getbasetemp()) / "together"
     run = pair(folder / "run")
     with made_once(folder) as missing:
@@ -131,7 +131,7 @@ def test_a_workdir_that_processes_do_not_share_is_refused(files, tmp_path):
 
 
 def killed_together(run: Pair) -> int:
-    """Kills both processes at the fifth step; returns the newest complete step."""
+    """Kills both processes after the fifth step; returns the newest saved step."""
     both = run.start(second={"hold_after": 5})
     run.wait_for_step(5)
     for process in both:
@@ -141,7 +141,7 @@ def killed_together(run: Pair) -> int:
 
 
 def killed_alone(run: Pair) -> int:
-    """Kills the second process, which waits before its fourth step, while the first waits for it."""
+    """Kills the second process before its fourth step, while the first waits for it; returns the newest saved step."""
     _, second = run.start(second={"hold_after": 3})
     run.wait_for_step(3)
     run.wait_for(lambda: checkpoint_steps(run.workdir) == [2])
@@ -181,7 +181,7 @@ def test_both_processes_end_with_a_reason_if_one_cannot_save(pair, tmp_path, fai
 
 
 class TestOneProcess:
-    """One process with as many devices has the same mesh; its sums have another order."""
+    """One process with all eight devices has the same mesh, but sums in another order."""
 
     def train(self, files: Files, workdir: Path) -> list[list]:
         examples = []

@@ -1,4 +1,4 @@
-"""Exact resume through the real loop: after a kill at any moment, after a stop request, and on another mesh."""
+"""Exact resuming in the real loop: after a kill at any moment, after a stop request, and on another mesh."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.training.training_run import (
 )
 
 STEPS = 12
-# Saved steps and logged steps differ, so that a resumed run continues with partial sums of a log line.
+# Steps are saved and logged at different intervals, so that runs also resume in the middle of a logging interval.
 EVERY = ("run.save_every=3", "run.log_every=2", "run.max_to_keep=2")
-# A run that is to be killed stops at this step, so that it still runs when the signal arrives, however busy the machine
-# is; three lines of the log have been written by then.
+# A run that is to be killed waits at this step, so that it is still running when the signal arrives, however busy the
+# machine is. Three log lines have been written by then.
 AT_MOST = 5
 START = 6.0  # approximate time in seconds until a process takes its first step
 
@@ -56,7 +56,7 @@ def finish(files: Files, workdir: Path, steps: int) -> None:
 
 
 def kill(files: Files, workdir: Path, steps: int, *, chance: random.Random, early: bool) -> None:
-    """Starts the run and kills it at a random moment: while it starts, or in one of its first steps and saves."""
+    """Starts the run and kills it at a random moment: during its start, or during one of its first steps or saves."""
     log, before = log_of(workdir), checkpoint_steps(workdir)
     seen, lines = len(log.read_text()) if log.exists() else 0, chance.randint(1, 3)
     process = begin(files, workdir, steps, hold_after=AT_MOST)
@@ -71,7 +71,7 @@ def kill(files: Files, workdir: Path, steps: int, *, chance: random.Random, earl
 
 
 def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
-    """Starts the run and sends it SIGTERM between its second step and its third."""
+    """Starts the run and sends SIGTERM between its second and third steps."""
     log, go = log_of(workdir), workdir.with_suffix(".go")
     seen = len(log.read_text()) if log.exists() else 0
     process = begin(files, workdir, steps, hold_after=2, until=str(go))
@@ -117,7 +117,7 @@ MORE_MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (4, 1, 2), (1, 2, 4)]
 
 
 class OnMeshes:
-    """Runs of the same config on several meshes of this process, each with the examples that it saw."""
+    """Runs of one config on several meshes in this process, each with the examples that it read."""
 
     def __init__(self, files: Files, folder: Path):
         self._files, self._folder, self._done = files, folder, {}

@@ -1,4 +1,4 @@
-"""Stop requests: real signals to real processes, single and distributed."""
+"""Stop requests: real signals sent to real processes, single and distributed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def wait_for(process: subprocess.Popen, text: str, *, on: str = "stdout") -> Non
 
 @pytest.fixture
 def processes():
-    """A list for started processes; those that still run at the end of the test are killed."""
+    """A list for the processes that a test starts; any that are still running when it ends are killed."""
     started: list[subprocess.Popen] = []
     yield started
     for process in started:
@@ -79,7 +79,7 @@ def test_a_signal_ends_the_loop_with_the_restart_status(processes, number):
     output, errors = processes[0].communicate(timeout=60)
     assert processes[0].returncode == EXIT_RESTART == 42
     assert output.strip() == number.name
-    assert errors.count("\n") == 2  # an empty line, in case of a progress bar, and the message
+    assert errors.count("\n") == 2  # an empty line, which ends a possible progress bar, and the message
 
 
 def test_a_second_sigint_interrupts_at_once(processes):
@@ -87,7 +87,7 @@ def test_a_second_sigint_interrupts_at_once(processes):
     wait_for(processes[0], "ready")
     processes[0].send_signal(signal.SIGTERM)
     wait_for(processes[0], "SIGTERM")
-    processes[0].send_signal(signal.SIGINT)  # the first SIGINT, although SIGTERM came before
+    processes[0].send_signal(signal.SIGINT)  # the first SIGINT, although SIGTERM came before it
     wait_for(processes[0], "SIGINT: ", on="stderr")
     processes[0].send_signal(signal.SIGINT)
     _, errors = processes[0].communicate(timeout=60)
@@ -111,7 +111,7 @@ def test_two_processes_stop_at_the_same_step(processes, service, number):
     found = [re.search(r"stopped at (\d+): (.*)", output).groups() for output in outputs]
     assert found[0][0] == found[1][0]
     assert found[0][1] == ELSEWHERE
-    # With its service, JAX handles SIGTERM itself.
+    # With its preemption service enabled, JAX handles SIGTERM itself.
     assert found[1][1] == (ELSEWHERE if (service, number) == ("service", signal.SIGTERM) else number.name)
 
 

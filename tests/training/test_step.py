@@ -1,4 +1,4 @@
-"""One update: its effect on parameters, moments, moving average and log sums, and that a NaN changes nothing."""
+"""One update: its effect on parameters, moments, moving average and log sums; after a NaN, nothing changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from smcd_jax.training.step import (
 from tests.training.training_run import BATCH, QUICKLY, configured, starting_params, training_files
 
 ROWS, WIDTH = 8, 3
-EXACT = {"rtol": 1e-6, "atol": 1e-7}  # float32 sums in another order
+EXACT = {"rtol": 1e-6, "atol": 1e-7}  # allows for another order of float32 sums
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,14 @@ def batch(seed: int = 0) -> dict[str, jax.Array]:
 
 
 def squares(params: dict, batch: dict, key: jax.Array) -> Losses:
-    """Least-squares loss, whose gradient is known and which reads the frozen bias."""
+    """Least-squares loss with a known gradient; it depends on the frozen bias."""
     leaves = params["unet"]
     found = batch["x"] @ leaves["a"]["kernel"] * jnp.tanh(leaves["gates"]["alpha_ff"]) + leaves["a"]["bias"]
     return Losses(jnp.square(found - batch["y"]), batch["bucket"])
 
 
 def roots(params: dict, batch: dict, key: jax.Array) -> Losses:
-    """Loss that is finite where x is 0, while its gradient is not."""
+    """A loss that is finite where x is 0, although its gradient is not."""
     return Losses(jnp.sqrt(batch["x"] @ params["unet"]["a"]["kernel"]), batch["bucket"])
 
 
@@ -103,7 +103,7 @@ def run(config: TrainConfig, state: TrainState, *batches: dict, objective=square
 
 
 def without_stats(losses: Callable[..., Losses]) -> TrainObjective:
-    """The objective of a model that has no running statistics."""
+    """Returns the objective of a model without running statistics."""
     return lambda params, stats, batch, key, train=True: (losses(params, batch, key), stats)
 
 
@@ -130,9 +130,9 @@ class TestUpdate:
         ).loss.mean()
         gradient = jax.grad(whole)(trained)
         norm = float(optax.tree.norm(gradient))
-        assert norm > 0.3  # so that there is something to clip
+        assert norm > 0.3  # so that clipping has an effect
         clipped = jax.tree.map(lambda leaf: leaf * 0.25 / norm, gradient)
-        # in the first step of Adam, the bias-corrected moments are the gradient and its square
+        # in Adam's first step, the bias-corrected moments are the gradient and its square
         updated = jax.tree.map(
             lambda leaf, g: leaf - 0.1 * (g / (jnp.sqrt(jnp.square(g)) + 1e-8) + 0.01 * leaf), trained, clipped
         )
@@ -158,7 +158,7 @@ class TestUpdate:
         assert_close(sums, whole)
 
     def test_each_part_and_each_step_has_its_own_random_numbers(self):
-        # The parts are the even and the odd rows, as are the timestep buckets.
+        # Even rows form one part and one timestep bucket, odd rows the other part and bucket.
         config = config_with(grad_accum_steps=2, learning_rate=1e-9)
         first = run(config, start(config), batch(), objective=chance)
         assert first.window["bucket_loss"][0] != first.window["bucket_loss"][1]
@@ -186,7 +186,7 @@ class TestMovingAverage:
         assert_close(state.ema, average)
         for step in range(30):
             state = run(config, state, batch(step))
-            keep = min(0.75, (1 + step) / (10 + step))  # the initial parameters should have little weight
+            keep = min(0.75, (1 + step) / (10 + step))  # lower at first, to forget the initial parameters
             average = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, average, state.params)
             assert_close(state.ema, average, rtol=1e-5)
         assert keep == 0.75
@@ -257,7 +257,7 @@ def before(state: TrainState, losses: list) -> dict:
 
 
 class TestTheRealLoss:
-    """The step of the very small model with fixed noise and timesteps, and without dropped conditions."""
+    """The very small model's training step, with fixed noise and timesteps and without condition dropout."""
 
     @pytest.fixture
     def given(self):
@@ -300,7 +300,7 @@ class TestTheRealLoss:
         np.testing.assert_allclose(parts.window["bucket_loss"], whole.window["bucket_loss"], rtol=1e-5)
         for name in ("loss", "gradient_norm"):
             np.testing.assert_allclose(parts.window[name], whole.window[name], rtol=1e-5)
-        # Adam's first step is the sign of a gradient times the rate, so moments reveal more than parameters
+        # Adam's first update is the learning rate times the gradient's sign, so moments show more than parameters do
         ours, theirs = (flatten(state.optimizer[1][0].mu) for state in (parts, whole))
         scale = max(float(np.abs(leaf).max()) for leaf in theirs.values())
         for path, leaf in theirs.items():
@@ -308,7 +308,7 @@ class TestTheRealLoss:
 
 
 def test_state_exists_for_trained_parameters_alone(files):
-    """Measured in bytes: two moments, parameters and moving average of the trained ones, and some counters."""
+    """Counts bytes: parameters, two moments and the moving average of trained parameters, and some counters."""
     config = configured(files, preset="clips")
     program = TrainProgram(config, make_mesh(MeshShape(data=8)), null={"null_text": np.zeros((1, 77, 16), np.float32)})
     size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Runs with a time limit: the learning rate decays with time, the run ends in time, and a resumed run uses the rest."""
+"""Runs with a time limit: the learning rate decays with time, the run ends in time, resuming uses the time left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def counted_time(monkeypatch):
-    """Replaces the clock of runs by one that counts its calls."""
+    """Replaces the clock of runs with one that advances by one second per call."""
     clock = Clock()
     monkeypatch.setattr(training_run.loop, "TimeBox", lambda minutes, **kwargs: TimeBox(minutes, clock=clock, **kwargs))
     return clock
@@ -58,7 +58,7 @@ def test_updates_are_those_of_a_lower_learning_rate():
     state = optax.tree.set(timed.init(params), time_share=jnp.float32(0.5))
     with jax.numpy_dtype_promotion("standard"):  # the training step uses the same promotion
         halved, _ = timed.update(gradient, state, params)
-        whole, _ = plain.update(gradient, plain.init(params), params)  # full rate at the first of ten steps
+        whole, _ = plain.update(gradient, plain.init(params), params)  # the first step has the full learning rate
     np.testing.assert_allclose(halved["x"], 0.5 * whole["x"], rtol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_a_resumed_run_uses_the_time_that_is_left(files, tmp_path, counted_time)
     first = counted_time.now
     assert train_here(files, workdir, *TIMED, "run.minutes=1") == 0
     both = counted_time.now - first
-    # The first run read the clock several times before step 4; both runs together have about 60 readings, one minute.
+    # Each clock reading counts as a second. The first run has used several of the 60, so that the second has fewer.
     assert both < 60
     assert first + both == pytest.approx(60, abs=12)
     rates = [line["learning_rate"] for line in read_metrics(workdir / METRICS_FILE) if "learning_rate" in line]

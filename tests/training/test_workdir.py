@@ -1,4 +1,4 @@
-"""The folder of a run: created or refused, locked against a second run, unlocked when the first run ends."""
+"""A run's folder: created or refused, locked against a second run, and unlocked when the first run ends."""
 
 import errno
 import fcntl
@@ -59,7 +59,7 @@ def test_a_second_run_is_refused_with_the_process_host_and_start_of_the_first(tm
         assert f"in use by the run of process {child.pid} on {holder['host']}, started {started}" in str(record.value)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        Workdir(tmp_path).close()  # the lock ended with its holder
+        Workdir(tmp_path).close()  # the lock was released when its holder ended
     finally:
         child.kill()
         child.communicate()

@@ -1,4 +1,4 @@
-"""Helpers of the training tests: a very small model, records of sprites, and `smcd train` here or in a subprocess.
+"""Helpers for training tests: a very small model, sprite records, and `smcd train` in this process or a subprocess.
 
 This file is also a config file (``--config tests/training/training_run.py:pictures``), so that subprocesses train the
 same model.
@@ -49,10 +49,10 @@ from smcd_jax.training.step import TrainProgram
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = Path(__file__).resolve()
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiler options that halve the compile time
-BATCH = 8  # examples; every mesh of the tests divides it
+BATCH = 8  # examples; a multiple of the number of devices in every test
 TOLD = "TRAINING_RUN_TOLD"  # environment variable with the arguments of `do_as_told` as JSON
 LOSS_TOLERANCE, PARAMETER_TOLERANCE = 2e-4, 2e-3  # relative to a loss; relative to the largest value of an array
-_compiled: dict[object, object] = {}  # compiled steps by the values they depend on, see `share_programs`
+_compiled: dict[object, object] = {}  # compiled steps by the values that they depend on; see `share_programs`
 _UNET = UNetConfig(
     base_channels=16,
     channel_mult=(1,),
@@ -77,15 +77,15 @@ MODEL = ModelConfig(
     width=16,
     max_objects=2,
 )
-# The tests of the loop train this model: without temporal layers and image gates, a step compiles in a third of the
-# time.
+# Tests of the training loop use this model: without temporal layers and image gates, a step compiles in a third of
+# the time.
 PICTURES = dataclasses.replace(
     MODEL, unet=dataclasses.replace(_UNET, gate="object", image_latent=True), image_encoder=None
 )
 
 
 def get_config(preset: str = "pictures") -> ConfigDict:
-    """Returns stage 1 ("pictures") or stage 2 ("clips") of the very small model; overrides name model and records."""
+    """Returns the config of stage 1 ("pictures") or stage 2 ("clips"); overrides must give model and records."""
     do_as_told(**json.loads(os.environ.get(TOLD, "{}")))
     pictures = preset == "pictures"
     config = ConfigDict(
@@ -123,12 +123,12 @@ def get_config(preset: str = "pictures") -> ConfigDict:
 
 
 class Files(NamedTuple):
-    """Files that all runs of the session share.
+    """Files shared by all training runs of a test session.
 
     Attributes:
         model: Model folder that training starts from.
-        records: Records of sprites with cached features, splits train and val.
-        programs: Cache of compiled programs, shared by all workers, so that a process starts in seconds.
+        records: Sprite records with cached features; splits train and val.
+        programs: Cache of compiled programs, shared by all pytest workers, so that a process starts in seconds.
     """
 
     model: Path
@@ -138,7 +138,7 @@ class Files(NamedTuple):
 
 @contextlib.contextmanager
 def training_files(base: Path) -> Iterator[Files]:
-    """Makes the files, once for all workers; within the block, this process uses the same cache of programs."""
+    """Yields the files, made once for all pytest workers; within the block, this process uses their program cache."""
     folder = of_all_workers(base) / "training"
     files = Files(folder / "model", folder / "records", folder / "programs")
     settings = {
@@ -159,13 +159,13 @@ def training_files(base: Path) -> Iterator[Files]:
 
 
 def of_all_workers(base: Path) -> Path:
-    """Returns the folder that all workers of the session share."""
+    """Returns a temporary folder that all pytest workers share."""
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @contextlib.contextmanager
 def made_once(folder: Path) -> Iterator[bool]:
-    """Locks a folder that workers share; yields True to the one that has to fill it, False once it is filled."""
+    """Locks a folder that workers share; yields True to the worker that must fill it and False once it is filled."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -174,7 +174,7 @@ def made_once(folder: Path) -> Iterator[bool]:
 
 
 def write_stand_in(path: Path, seed: int = 0) -> None:
-    """Writes a model folder that stands in for a trained one: no layer is zero, and its gates are open.
+    """Writes a model folder to use in place of a trained one: no layer is zero and the gates are open.
 
     The values are random numbers from NumPy, because the networks' own initialisers take half a minute to compile.
     """
@@ -194,7 +194,7 @@ def write_stand_in(path: Path, seed: int = 0) -> None:
 
 
 def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pictures") -> list[str]:
-    """Returns the arguments of `smcd train`; ``more`` are further flags, or overrides as "key.of.config=value"."""
+    """Returns the arguments of `smcd train`; ``more`` are further flags, or overrides such as "run.steps=4"."""
     overrides = [f"init.model={files.model}", f"data.records={files.records}"]
     flags = [word for word in more if word.startswith("--") or "=" not in word]
     overrides += [word for word in more if word not in flags]
@@ -209,7 +209,7 @@ def configured(files: Files, *overrides: str, preset: str = "pictures") -> Train
 
 
 def starting_params(config: TrainConfig) -> Params:
-    """Returns the initial parameters of a run, for all components of the step."""
+    """Returns a run's initial parameters for all components that the step uses."""
     folder = ModelFolder(config.init.model)
     leaves = {}
     for name, part in components(config).items():
@@ -218,12 +218,12 @@ def starting_params(config: TrainConfig) -> Params:
 
 
 def train_here(files: Files, workdir: Path, *more: str, devices: int = 1, preset: str = "pictures") -> int:
-    """Runs `smcd train` in this process, on the first of its devices; returns the exit status."""
+    """Runs `smcd train` in this process on its first ``devices`` devices; returns the exit status."""
     return run_here(train_arguments(files, workdir, *more, preset=preset), devices=devices)
 
 
 def run_here(arguments: list[str], *, devices: int = 1) -> int:
-    """Runs `smcd` in this process, where `smcd train` uses the first devices; returns the exit status."""
+    """Runs `smcd` in this process, with `smcd train` on the first ``devices`` devices; returns the exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_mesh", functools.partial(make_mesh, devices=jax.devices()[:devices]))
         return main(arguments)
@@ -232,9 +232,9 @@ def run_here(arguments: list[str], *, devices: int = 1) -> int:
 def start_training(
     files: Files, workdir: Path, *more: str, devices: int = 1, log: Path, told: dict[str, Any] | None = None
 ) -> subprocess.Popen:
-    """Starts `smcd train` in a subprocess with that many devices; its output is appended to ``log``.
+    """Starts `smcd train` in a subprocess with ``devices`` devices; its output is appended to ``log``.
 
-    ``told`` are arguments of `do_as_told`. The step is compiled as in `share_programs`, so that this takes seconds.
+    ``told`` contains arguments of `do_as_told`. The step is compiled as in `share_programs`, which takes only seconds.
     """
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {
@@ -262,10 +262,10 @@ def do_as_told(
     Args:
         programs: Whether to call `share_programs`.
         hold_after: Number of batches after which the next one is held back until the file ``until`` exists. The run
-            then waits between two steps, while its background work continues.
-        until: File whose existence ends the wait; empty to wait for ever.
+            then waits between two steps while its background work continues.
+        until: File whose existence ends the wait; empty to wait until the process is killed.
         batches: File to which the clips and first frames of every batch are appended, for `seen_batches`.
-        full_disk_at: Step whose checkpoint this process cannot write.
+        full_disk_at: Step whose checkpoint cannot be written; 0 for none.
     """
 
     def change(number: int, batch: HostBatch) -> HostBatch:
@@ -287,7 +287,7 @@ def do_as_told(
 
 
 def seen_batches(file: Path) -> dict[str, list[list]]:
-    """Returns (clip, first frame) of each row by the position after the batch; repeated batches must be equal."""
+    """Returns each batch's (clip, first frame) pairs by data position after the batch; repeated batches must agree."""
     seen: dict[str, list[list]] = {}
     for place, rows in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         assert seen.setdefault(place, rows) == rows
@@ -295,7 +295,7 @@ def seen_batches(file: Path) -> dict[str, list[list]]:
 
 
 def fail_saves(patch: pytest.MonkeyPatch, step: int) -> None:
-    """Makes the background save of this step fail, as on a full disk, while its arrays are written."""
+    """Makes the background save of one step fail as on a full disk, after its arrays have begun to be written."""
     unchanged = ocp.PyTreeCheckpointHandler.async_save
 
     class FullDisk:
@@ -317,7 +317,7 @@ def free_port() -> int:
 
 
 def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, seconds: float = 400.0) -> bool:
-    """Waits until the condition holds; returns False if the process ends first."""
+    """Waits for the condition to hold; returns False if the process ends first."""
     limit = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
@@ -328,7 +328,7 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool], *, second
 
 
 def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch], HostBatch]) -> None:
-    """Sends every batch of later runs in this process through ``change(number from 1, batch)``."""
+    """Replaces every batch of later runs in this process by ``change(number, batch)``, where numbers start at 1."""
     unchanged = TrainingData.stream
 
     def stream(self: TrainingData, state: object) -> Iterator[HostBatch]:
@@ -339,15 +339,15 @@ def change_batches(patch: pytest.MonkeyPatch, change: Callable[[int, HostBatch],
 
 
 def share_programs(patch: pytest.MonkeyPatch) -> None:
-    """Compiles the steps of later runs in this process with fewer optimizations, and each only once.
+    """Makes later runs in this process compile their steps with fewer optimizations, and each step only once.
 
-    Runs share a program if their configs differ only in keys that a resumed run may change. Operations are not
-    counted.
+    Runs share a program if their configs differ only in keys that may change when a run resumes. The FLOPs of a step
+    are not counted.
     """
 
     def compile_step(self: TrainProgram) -> object:
         config = self.config
-        # Otherwise the step would depend on run.steps.
+        # With another schedule the step would depend on run.steps.
         assert config.optimizer.schedule == "constant" or config.run.minutes
         data = dataclasses.replace(config.data, records=(), threads=1)
         run = RunConfig(log_every=config.run.log_every, minutes=float(config.run.minutes > 0))
@@ -362,7 +362,7 @@ def share_programs(patch: pytest.MonkeyPatch) -> None:
 
 
 def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
-    """Returns the logged losses and gradients by step, without times and rates, which differ between runs."""
+    """Returns the logged losses, gates and norms by step, without timings, which differ between runs."""
     file = workdir / METRICS_FILE
     lines = read_metrics(file) if file.exists() else []
     kept = lambda name: name.startswith(("loss", "gates/")) or name in ("gradient_norm", "parameter_norm")  # noqa: E731
@@ -370,12 +370,12 @@ def logged_losses(workdir: Path) -> dict[int, dict[str, float]]:
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """Returns the complete steps in ascending order."""
+    """Returns the steps of complete checkpoints in ascending order."""
     return sorted(int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*") if folder.name.isdecimal())
 
 
 def checkpoint_content(workdir: Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
-    """Returns all arrays of a checkpoint by item and name, and its position in the data."""
+    """Returns a checkpoint's arrays by item and name, and its data position."""
     folder = workdir / "checkpoints" / str(step)
     manifest = Manifest.read(folder)
     arrays = {
@@ -390,9 +390,9 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
     """Asserts that two runs agree bit for bit: all arrays of the checkpoint, data position, and logged losses.
 
     Args:
-        one: Workdir of the run that was not interrupted.
+        one: Workdir of the uninterrupted run.
         other: Workdir of the other run.
-        step: Last step.
+        step: Last step of both runs.
     """
     (ours, place), (theirs, other_place) = (checkpoint_content(workdir, step) for workdir in (one, other))
     assert ours.keys() == theirs.keys()
@@ -403,13 +403,13 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
     assert place == other_place
     logged, again = logged_losses(one), logged_losses(other)
     assert step in logged
-    assert {number: again.get(number) for number in logged} == logged  # a resumed run logs its first step as well
+    assert {number: again.get(number) for number in logged} == logged  # a resumed run also logs its first step
 
 
 def assert_like(one: Path, other: Path, step: int) -> None:
-    """Asserts that runs on different meshes agree: the same data position, and equal numbers within tolerance.
+    """Asserts that runs on different meshes have the same data position, and equal values within the tolerances.
 
-    Float32 sums in another order differ in the last digits, and Adam divides by small moments.
+    Float32 sums in another order differ in their last digits, which Adam amplifies where it divides by small moments.
     """
     ours, theirs = logged_losses(one), logged_losses(other)
     for number in sorted({*ours} & {*theirs}):
@@ -426,7 +426,7 @@ def assert_like(one: Path, other: Path, step: int) -> None:
 def _configure(settings: dict[str, object]) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # the cache is opened only once and would not use a later folder
+    compilation_cache.reset_cache()  # JAX opens its cache only once and would ignore a folder set later
 
 
 def _prepare(files: Files) -> None:
