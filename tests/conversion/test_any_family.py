@@ -1,6 +1,6 @@
-"""A family with its own layout converts both ways: one file, prefixes, unused arrays that are kept, DeepSpeed files.
+"""A family with its own file layout converts both ways: a single file, name prefixes, unused arrays, DeepSpeed files.
 
-Nothing in `smcd_jax.conversion` knows this family or its components.
+Nothing in `smcd_jax.conversion` refers to this family or its components.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def test_a_family_without_a_published_layout_is_refused():
 
 def test_the_flags_belong_to_the_families_and_presets_of_the_registry():
     assert FLAGS.keys() <= registry._BUILT_IN.keys()
-    built_in = [registry.get_family(name) for name in registry._BUILT_IN]  # tests register further families
+    built_in = [registry.get_family(name) for name in registry._BUILT_IN]  # without the tests' families
     assert set(PRESETS) == {name for family in built_in for name in family.presets}
     for family in FLAGS:
         assert isinstance(get_conversion(registry.get_family(family)), FamilyConversion)

@@ -1,4 +1,4 @@
-"""SMCD's conversions at tiny size: round trips bit for bit, diffusers' layout, and files that are refused."""
+"""SMCD's conversions at tiny size: bit-exact round trips, diffusers' layout, and files that are refused."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The tiny model in the published layout, as PyTorch would have saved it."""
+    """The tiny model in the published layout, saved with PyTorch."""
     folder = tmp_path_factory.mktemp("published")
     convert_to_torch("tiny", folder)
     return folder
@@ -60,7 +60,7 @@ def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, tmp_path):
 
 
 def test_float32_values_survive_bit_for_bit(tmp_path):
-    """Random bits of every kind, including NaN payloads and denormals, pass through a table unchanged."""
+    """Values with random bits, including NaNs and subnormal numbers, pass through a conversion table unchanged."""
     config = ModelFolder("tiny").config.unet
     rng, leaves = np.random.default_rng(0), flatten(abstract_params(config))
     rows = unet_rows(config)
@@ -96,7 +96,7 @@ def test_cast_once_gates_stay_float32(published, tmp_path):
 
 
 def test_second_file_may_hold_a_controlnet(tmp_path):
-    """The names of its tensors distinguish it from an image encoder."""
+    """A ControlNet is distinguished from an image encoder by its tensor names."""
     tiny = PRESETS["tiny"]
     unet = dataclasses.replace(
         tiny.unet,
@@ -297,7 +297,7 @@ def test_names_of_old_diffusers_are_translated():
 
 @pytest.fixture(scope="module")
 def diffusers_folder(tmp_path_factory):
-    """A tiny ModelScope text-to-video model as diffusers saves it."""
+    """A tiny ModelScope text-to-video model, saved by diffusers."""
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("diffusers")
     unet = diffusers.UNet3DConditionModel(

@@ -1,4 +1,4 @@
-"""The conversion tables against every published name and shape, and the engine's refusals."""
+"""The conversion tables, compared with every published name and shape, and the mismatches that conversion refuses."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A source of clips whose pixels, boxes and texts encode their clip and frame, for tests of readers."""
+"""A source of clips whose pixels, boxes and texts identify the clip and frame, for tests of readers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SIDE = 16  # pixels of a frame
 
 
 def length(index: int) -> int:
-    """Number of frames per clip: 4, 7, 10, 13, 16, 4, ..."""
+    """Returns the number of frames of a clip: 4, 7, 10, 13, 16, 4, ..."""
     return 4 + 3 * (index % 5)
 
 
 def objects(index: int) -> int:
-    """Number of objects per clip: 0, 1, 2, 3, 0, ..."""
+    """Returns the number of objects of a clip: 0, 1, 2, 3, 0, ..."""
     return index % 4
 
 
 def box(index: int, frame: int, number: int) -> np.ndarray:
-    """Box of one object; later objects are larger. Multiples of 1/128 are exact in float32."""
+    """Returns the box of one object; later objects are larger. Multiples of 1/128 are exact in float32."""
     left, top = (frame + number) / 128, (index % 32) / 128
     return np.array([left, top, left + (number + 1) / 8, top + 1 / 4], np.float32)
 
 
 def pixel(index: int, frame: int) -> tuple[int, int, int]:
-    """Color of the whole frame."""
+    """Returns the color of a frame, which is uniform."""
     return index, 10 * frame, 128
 
 
@@ -74,7 +74,7 @@ class Squares:
 
 
 def square_records(folder: Path, **options) -> RecordFolder:
-    """Prepares records of the source."""
+    """Prepares records of moving squares."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(builders.SOURCES, "squares", "tests.data_pipeline.moving_squares:Squares")
         prepare("squares", None, folder, clips_per_shard=5, options=options)

@@ -35,7 +35,7 @@ def clips_of(name: str, folder: Path | None, output: Path, split: str = "train",
 
 
 def got10k_sequence(folder: Path, boxes, *, absence=None, size=SIZE, seed=0, **files: str | None) -> list[bytes]:
-    """Writes one sequence folder. `files` replaces whole files (dots as underscores); None leaves one out.
+    """Writes one sequence folder. `files` gives texts of files, by name with _ for dots; None omits the file.
 
     Returns:
         The bytes of its frames.
@@ -64,7 +64,7 @@ def got10k_sequence(folder: Path, boxes, *, absence=None, size=SIZE, seed=0, **f
 
 
 def youtube_vis(folder: Path, videos: dict, *, captions: dict | None = None) -> dict[str, list[bytes]]:
-    """Writes `train/` and `caption.json`. A video is {"objects": [(category, boxes or null)], "length": T}.
+    """Writes `train/` and `caption.json`. A video is {"objects": [(category, boxes or None per frame)], "length": T}.
 
     Returns:
         The bytes of the frames by video.
@@ -96,7 +96,7 @@ def youtube_vis(folder: Path, videos: dict, *, captions: dict | None = None) -> 
 
 
 def grounding_item(number: int, caption: str, objects, *, embeddings=None, **changes) -> dict:
-    """Returns the JSON object of a line of GLIGEN's TSV; objects are (phrase of the caption, bbox)."""
+    """Returns the JSON object in a line of GLIGEN's TSV; each object is (phrase in the caption, bbox)."""
     annotations = []
     for index, (phrase, box) in enumerate(objects):
         start = caption.index(phrase)
@@ -110,7 +110,7 @@ def grounding_item(number: int, caption: str, objects, *, embeddings=None, **cha
 
 
 def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = "right") -> None:
-    """Writes a TSV file and its line index; `index` is its text, "right" for a correct one, None for no file."""
+    """Writes a TSV file and its line index; `index` is the index's text, "right" for a correct one, or None for none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [line if isinstance(line, str) else f"{line['data_id']}\t{json.dumps(line)}" for line in lines]
     data = "".join(row + "\n" for row in rows).encode()
@@ -122,7 +122,7 @@ def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = 
 
 
 class Misbehaving:
-    """A source of `clips` clips; those in `bad` are damaged, and the clip with index `deadly` ends its process."""
+    """A source of `clips` clips; those with an index in `bad` are damaged, and reading clip `deadly` ends the process."""
 
     name = "misbehaving"
     splits = ("train", "val")

@@ -1,4 +1,4 @@
-"""Tests of decoded batches: contents, damaged clips, crops, objects, devices, evaluation lists."""
+"""Tests of decoded batches: contents, damaged clips, crops, objects, devices, and evaluation lists."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def assert_equal(one: HostBatch, other: HostBatch) -> None:
 
 
 def joined(parts: list[HostBatch]) -> HostBatch:
-    """Joins the rows of several hosts into one batch."""
+    """Joins the rows of several hosts' batches into one batch."""
     return HostBatch(
         {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays},
         tuple(clip_id for part in parts for clip_id in part.clip_ids),
@@ -91,7 +91,7 @@ def check_row(row: dict[str, np.ndarray], index: int, start: int) -> None:
         assert (picture == squares.pixel(index, frame)).all()
     np.testing.assert_array_equal(row["token_ids"], TOKENIZER.encode([f"clip number {index}"])[0])
     count = squares.objects(index)
-    # All are present equally often except number 1, which is absent half of the time; later objects are larger.
+    # Number 1 is absent from half of the frames, the others from none; later objects are larger.
     kept = {0: [], 1: [0], 2: [0, 1], 3: [0, 2]}[count]
     for place, number in enumerate(kept):
         np.testing.assert_array_equal(row["label_ids"][place], TOKENIZER.encode([f"thing {number}"])[0])
@@ -197,7 +197,7 @@ def test_objects_present_most_then_largest_are_kept_in_their_order():
     sides = np.array([0.9, 0.2, 0.1, 0.9, 0.3], np.float32)
     boxes = np.zeros((2, 5, 4), np.float32)
     boxes[..., 2:] = sides[:, None]
-    assert choose_objects(boxes, mask, 2)[0].tolist() == [1, 4]  # 0 is large but present in one frame only
+    assert choose_objects(boxes, mask, 2)[0].tolist() == [1, 4]  # 0 is large, but present in only one frame
     assert choose_objects(boxes, mask, 3) == (pytest.approx([1, 2, 4]), 1)
     assert choose_objects(boxes, mask, 5)[0].tolist() == [0, 1, 2, 4]  # 3 is never present
     assert choose_objects(boxes[:, :0], mask[:, :0], 2)[0].size == 0
@@ -265,7 +265,7 @@ def test_more_damage_than_allowed_ends_the_run_with_one_line(records, tmp_path, 
 
 
 class LateDamage(VideoSource):
-    """Raises the error for clip 5 after writing the whole row."""
+    """Raises an error for clip 5, but only after its whole row has been written."""
 
     def fill(self, row, *, clip, start, key):
         dropped = super().fill(row, clip=clip, start=start, key=key)
@@ -305,7 +305,7 @@ def test_frames_are_resized_as_pictures_are():
 
 
 def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_a_resized_one():
-    """Half-size decoding averages in the frequency domain first; 40 dB is a mean error of 2.5 of 255 levels."""
+    """Half-size decoding averages in the frequency domain; 40 dB is a root mean square error of 2.55 out of 255."""
     frame = squares.jpeg(natural_picture(360, 640))
     exact = resize_picture(np.array(Image.open(io.BytesIO(frame))), height=128, width=128)
     error = decode_frame(frame, height=128, width=128).astype(float) - exact
@@ -327,7 +327,7 @@ def test_crops_vary_and_are_pure():
     crops = [random_crop(fold(number), 0.9) for number in range(1000)]
     assert crops == [random_crop(fold(number), 0.9) for number in range(1000)]
     areas = np.array([(crop.x2 - crop.x1) ** 2 for crop in crops])
-    # Uniform in 0.9..1: the mean has a standard deviation of 0.001
+    # Areas are uniform in 0.9..1; their mean has a standard deviation of 0.001.
     assert areas.mean() == pytest.approx(0.95, abs=0.005)
     assert areas.min() < 0.905
     assert areas.max() > 0.995
@@ -335,7 +335,7 @@ def test_crops_vary_and_are_pure():
 
 @pytest.mark.parametrize("key", range(5))
 def test_boxes_follow_the_crop(key):
-    """The box matches the position of a white rectangle to one pixel, which resizing blurs."""
+    """The box matches the position of a white rectangle to within a pixel, because resizing blurs its edges."""
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[50:150, 120:280] = 255
     box = np.array([[[120 / 400, 50 / 200, 280 / 400, 150 / 200]]], np.float32)
@@ -351,7 +351,7 @@ def test_boxes_follow_the_crop(key):
 def test_an_object_mostly_out_of_the_crop_is_absent():
     boxes = np.array([[[0, 0, 0.4, 1], [0.45, 0, 0.9, 1], [0, 0, 0.6, 1]]], np.float32)
     moved, mask = crop_boxes(boxes, np.ones((1, 3), bool), Crop(0.5, 0.0, 1.0, 0.5))
-    # Visible shares: 0; 0.4/0.45 of the width and half of the height; a sixth of the width and half of the height
+    # Visible: nothing; 0.4/0.45 of the width and half of the height; a sixth of the width and half of the height.
     assert MIN_VISIBLE == 0.25
     assert mask.tolist() == [[False, True, False]]
     np.testing.assert_allclose(moved[0, 1], [0, 0, 0.8, 1], rtol=1e-6)

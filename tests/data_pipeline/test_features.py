@@ -43,13 +43,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def numbers_of(texts: list[str], width: int) -> np.ndarray:
-    """Returns random numbers determined by each text."""
+    """Returns a row of random numbers for each text, with the text as their seed."""
     seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
     return np.stack([np.random.default_rng(seed).standard_normal(width, np.float32) for seed in seeds])
 
 
 def made_encoders(**changes) -> FeatureEncoders:
-    """Encoders with the frame's color at 1/8 size as mean and log-variance -2; embeddings depend on the text."""
+    """Returns encoders with the frame at 1/8 size as mean and -2 as log-variance; embeddings depend on the text."""
 
     def moments(frames: np.ndarray) -> np.ndarray:
         small = frames[:, ::8, ::8].astype(np.float32)
@@ -78,7 +78,7 @@ def records(tmp_path_factory) -> RecordFolder:
 
 @pytest.fixture(scope="module")
 def cache_folder(records, tmp_path_factory) -> Path:
-    """A cache of three parts."""
+    """The folder of a cache that has three parts."""
     folder = tmp_path_factory.mktemp("features") / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "PART_CLIPS", 5)
@@ -156,7 +156,7 @@ def test_the_cached_path_gives_the_clips_windows_and_boxes_of_the_decoded_path(r
 
 
 def test_latents_are_scaled_samples_from_the_posterior(cache_folder):
-    """Means 0..128, deviation exp(-1): over n draws the mean of the noise is 0 within 5 / sqrt(n), its square 1."""
+    """The noise in n latents, divided by its deviation exp(-1), has mean 0 within 5 / sqrt(n) and variance 1."""
     source = FeatureSource(open_cache(cache_folder), SIZE)
     noise = []
     for batch in take(Batches([source], 12), OrderState(0), 40):
@@ -212,7 +212,7 @@ def test_an_interrupted_cache_is_refused_and_resumes_to_the_same_bytes(
 
     write_features(records, folder, made_encoders(moments=moments), progress=False)
     assert contents(folder) == contents(cache_folder)
-    # Complete parts are not encoded again; one blank picture is encoded to find the shapes.
+    # Complete parts are not encoded again; one more picture, a blank one, is encoded to determine the shapes.
     frames = [squares.length(clip) for clip in range(12)]
     done = {2: 0, 12: sum(frames[:5]), 18: sum(frames[:10])}[at]
     assert sum(encoded) == sum(frames) - done + 1
@@ -296,7 +296,7 @@ def test_a_cache_that_lacks_bytes_is_refused(cache_folder, tmp_path, name, cut):
 def test_changed_features_are_noticed_and_replaced(cache_folder, tmp_path):
     copy = copy_of(cache_folder, tmp_path / "copy")
     content = bytearray((copy / "part-00000.data").read_bytes())
-    content[-1] ^= 1  # in the last caption of the first part, that of clip 4
+    content[-1] ^= 1  # in the last caption of the first part, which belongs to clip 4
     (copy / "part-00000.data").write_bytes(bytes(content))
     batches = Batches([FeatureSource(open_cache(copy), SIZE)], 12, max_bad_share=0.1)
     [batch] = take(batches, OrderState(0), 1)
@@ -347,7 +347,7 @@ def test_a_part_holds_as_many_clips_as_fit(monkeypatch):
 
 
 def test_features_of_a_model_are_the_outputs_of_its_networks(records, tmp_path):
-    """Tolerance: float16 has a relative step of 2^-11; float32 sums differ in order on 8 devices."""
+    """The tolerance covers float16's relative rounding error of 2^-11 and another summation order on 8 devices."""
     folder = ModelFolder("tiny")
     [report] = prepare_features(records.folder, "tiny", output=tmp_path, height=32, width=32, progress=False)
     assert report.unusable == 0

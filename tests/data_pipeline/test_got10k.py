@@ -29,7 +29,7 @@ def test_boxes_mask_label_and_caption_are_those_of_the_files(tmp_path):
     assert clip.labels == ("hawksbill turtle",)
     assert clip.caption == "A hawksbill turtle that is swimming. "
     assert clip.mask.tolist() == [[True], [True], [False]]
-    # float32 of numbers in 0..1
+    # boxes are stored in 0..1 as float32
     np.testing.assert_allclose(in_pixels(clip), [[8.5, 10, 28.5, 34], [12.25, 10, 32.25, 34], [0] * 4], atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_a_test_sequence_has_the_box_of_its_first_frame_only(tmp_path):
     first = clips["GOT-10k_Test_000001"]
     assert first.num_frames == 3
     assert first.mask.tolist() == [[True], [False], [False]]
-    # Without meta_info.ini the object is unknown, so it gets no label.
+    # Without meta_info.ini the object's class is unknown, so that it gets no label.
     second = clips["GOT-10k_Test_000002"]
     assert (second.caption, second.labels, second.num_frames) == ("", (), 3)
 
@@ -90,13 +90,13 @@ def test_all_three_splits_are_prepared(tmp_path):
 
 
 def test_excluded_ids_are_matched_as_ids(tmp_path):
-    # 34 ids; the 35th entry of the reference's list, "txt", excludes list.txt.
+    # The reference's list has a 35th entry, "txt", which excludes list.txt.
     assert len(EXCLUDED_IDS) == 34
     names = ["GOT-10k_Train_001898", "GOT-10k_Train_101898", "GOT-10k_Train_001899"]
     for name in names:
         got10k_sequence(tmp_path / "001898 txt" / "train" / name, BOXES[:1])
     (tmp_path / "001898 txt" / "train" / "list.txt").write_text("\n".join(names))
-    source = make_source("got10k", tmp_path / "001898 txt")  # every path contains an excluded id and "txt"
+    source = make_source("got10k", tmp_path / "001898 txt")  # all paths contain an excluded id and "txt"
     assert source.clip_ids("train") == ("GOT-10k_Train_001899", "GOT-10k_Train_101898")
     [note] = source.validate().notes
     assert note.startswith("train: 1 sequences")

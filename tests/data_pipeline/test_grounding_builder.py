@@ -1,4 +1,4 @@
-"""Tests of GLIGEN's TSV files: boxes, names from the caption, embeddings, the line index, and damaged lines."""
+"""Tests of GLIGEN's TSV files: boxes, labels from the caption, embeddings, the line index, and damaged lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_image_boxes_labels_embeddings_and_caption_are_those_of_the_line(tmp_pat
     assert clip.labels == ("Eine Frau", "犬")
     assert clip.mask.all()
     np.testing.assert_array_equal(clip.label_embeddings, embeddings)
-    # float32 of numbers in 0..1; the second box crosses the border
+    # boxes are stored in 0..1 as float32; the second one crosses the border
     np.testing.assert_allclose(clip.boxes[0] * np.tile(SIZE, 2), [[8.5, 10, 28.5, 34], [50, 40, 64, 48]], atol=1e-5)
 
 

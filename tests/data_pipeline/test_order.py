@@ -1,4 +1,4 @@
-"""Tests of the global order: independent of the number of hosts, exact on resuming, every clip once per pass."""
+"""Tests of the global order: the same for any number of hosts and after resuming, with every clip once per pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Table:
 
 @st.composite
 def sequences(draw, weighted: bool = True) -> GlobalSequence:
-    """One to three data sets of up to 40 clips of 1 to 30 frames, weighted or not."""
+    """Draws one to three data sets, weighted or not, each with up to 40 clips of 1 to 30 frames."""
     tables = []
     for number in range(draw(st.integers(1, 3))):
         lengths = draw(st.lists(st.integers(1, 30), max_size=39))
@@ -50,7 +50,7 @@ def rows(examples: Examples) -> list[tuple[int, ...]]:
 
 
 def batches(sequence: GlobalSequence, state: OrderState, *, size: int, count: int, hosts: int) -> list:
-    """Joins the examples of all hosts in their order."""
+    """Joins the examples of all hosts, in host order."""
     loaded = []
     for step in range(count):
         for host in range(hosts):
@@ -85,7 +85,7 @@ def test_every_key_permutes_one_to_one(size, key):
 
 
 def test_permutations_are_near_uniform():
-    """5 items, 1000 keys: each item is at each place about 200 times, with a standard deviation of 13."""
+    """With 5 items and 1000 keys, each item takes each place about 200 times, with a standard deviation of 13."""
     counts = np.zeros((5, 5))
     for key in range(1000):
         counts[np.arange(5), permute(np.arange(5), 5, fold(key))] += 1
@@ -123,7 +123,7 @@ def test_weights_hold_in_every_epoch_and_no_clip_repeats_before_all_were_used(se
         assert np.bincount(sources, minlength=len(sizes)).tolist() == list(mixture.quotas)
         for source, count in enumerate(counts):
             count += np.bincount(clips[sources == source], minlength=len(count))
-            # Counts are equal for all clips, except those of the unfinished pass.
+            # All clips have been used equally often, except in the unfinished pass.
             assert count.max() - count.min() <= 1
 
 
@@ -137,7 +137,7 @@ def test_every_epoch_and_seed_has_its_own_order():
 
 
 def test_the_order_does_not_change_between_releases():
-    """A checkpoint resumes with the same data in any release and on any machine."""
+    """Checkpoints resume with the same data in every release and on every machine."""
     sequence = GlobalSequence([Table("a", np.full(10, 20)), Table("b", np.full(3, 9))], 8)
     examples = sequence.at(OrderState(2026, 1, 11), range(4))
     assert rows(examples) == [
@@ -162,7 +162,7 @@ def test_a_window_lies_within_its_clip(frames, length, bits):
 
 
 def test_every_start_is_equally_likely():
-    """13 starts, 13,000 draws: each occurs about 1000 times with a standard deviation of 30."""
+    """In 13,000 draws, each of 13 starts occurs about 1000 times, with a standard deviation of 30."""
     starts = window_start(fold(3, np.arange(13_000)), np.full(13_000, 20), 8)
     assert np.abs(np.bincount(starts, minlength=13) - 1000).max() < 5 * 30
 
@@ -178,7 +178,7 @@ def test_starting_late_takes_no_longer():
     sequence = GlobalSequence([Table("a", np.full(100_000, 20))], 8)
     began = time.perf_counter()
     sequence.at(OrderState(0, epoch=10**9, position=99_999), range(64))
-    assert time.perf_counter() - began < 1  # milliseconds; replaying 10^14 examples would take years
+    assert time.perf_counter() - began < 1  # it takes milliseconds; replaying 10^14 examples would take years
 
 
 def test_a_substitute_is_another_clip_of_the_same_data_set_and_pure():

@@ -1,4 +1,4 @@
-"""Tests of `smcd prepare` and `smcd inspect`: equal bytes after interruptions, skipped clips, refusals."""
+"""Tests of `smcd prepare` and `smcd inspect`: identical files after interruptions, skipped clips, and refusals."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def preparing(program: Path, output: Path):
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the session of this process, including its workers
+            os.killpg(process.pid, signal.SIGKILL)  # the process and its workers, which share a session
         process.communicate()
 
 
@@ -123,7 +123,7 @@ def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_pa
         with preparing(program, output) as process:
             wait_for_shards(output, already + rng.randint(1, 15))
             time.sleep(rng.random() * 0.01)
-            os.kill(process.pid, signal.SIGKILL)  # only the parent: its workers must notice
+            os.kill(process.pid, signal.SIGKILL)  # kills only the parent; its workers must notice and end
             process.wait()
             wait_until(lambda: not session_members(process.pid), 20)
         already = len(list(output.glob("*.tfrecord-*")))
@@ -134,7 +134,7 @@ def test_a_killed_prepare_resumes_to_the_same_bytes_and_leaves_no_process(tmp_pa
         assert process.wait(120) == 0
     assert contents(output) == contents(tmp_path / "whole")
     again = [path.name for path in kept if path.stat().st_mtime_ns != kept[path]]
-    assert set(again) <= {"misbehaving-train.tfrecord-00007-of-00060"}  # its bad clip is tried again
+    assert set(again) <= {"misbehaving-train.tfrecord-00007-of-00060"}  # a resumed run reads the bad clip in it again
 
 
 def test_workers_do_not_change_the_bytes(tmp_path):
@@ -321,7 +321,7 @@ def test_frames_are_shrunk_to_the_short_side_and_boxes_stay(tmp_path):
     picture = decode_frame(small.frames[0])
     assert picture.shape == (60, 80, 3)
     wanted = np.asarray(Image.fromarray(decode_frame(whole.frames[0])).resize((80, 60), Image.Resampling.BILINEAR))
-    # jpeg of quality 95 on a smooth picture
+    # loss of jpeg quality 95 for a smooth picture
     assert np.abs(picture.astype(int) - wanted).mean() < 2
 
 
@@ -334,7 +334,7 @@ def test_frames_are_resized_to_exactly_the_frame_size_and_boxes_stay(tmp_path, s
     assert (sized.width, sized.height) == size
     np.testing.assert_array_equal(sized.boxes, whole.boxes)
     wanted = resize_picture(decode_frame(whole.frames[0]), width=size[0], height=size[1])
-    # The whole picture, resized without cropping; jpeg of quality 95 on a smooth picture.
+    # The complete picture is resized without cropping, then stored as jpeg of quality 95.
     assert np.abs(decode_frame(sized.frames[0]).astype(int) - wanted).mean() < 2
     described = json.loads((tmp_path / "sized" / "records.json").read_text())["plan"]
     assert (described["frame_size"], described["jpeg_quality"]) == (list(size), 95)
@@ -357,7 +357,7 @@ def encoded(image: Image.Image, **options) -> bytes:
 
 PICTURE = Image.fromarray(decode_frame(jpeg(3)))
 TURNED = Image.Exif()
-TURNED[0x0112] = 6  # rotated by 90 degrees
+TURNED[0x0112] = 6  # Orientation: displayed rotated by 90 degrees
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_frames_that_all_decoders_read_equally_keep_their_bytes(data):
     frame = check_frame(data, "x")
     assert (frame.data, frame.size, frame.recoded) == (data, (64, 48), False)
     ours, theirs = decode_frame(data).astype(int), tf.io.decode_image(data, channels=3).numpy()
-    # TensorFlow's fast jpeg decoder rounds colors differently from Pillow's and does not smooth chroma.
+    # TensorFlow's fast jpeg decoder does not round colors as Pillow's does, and it does not smooth chroma.
     assert np.abs(ours - theirs).mean() < 2
 
 
@@ -460,7 +460,7 @@ def test_a_sheet_shows_frames_with_boxes_and_omits_unreadable_clips(tmp_path):
     top = alone.shape[0] - 120 - 2
     drawn = alone[top : top + 120, 2 : 2 + 160].astype(int)
     assert np.abs(drawn - plain).max() > 50  # the box
-    assert np.abs(drawn - plain)[60:].max() < 10  # only the frame below the box
+    assert np.abs(drawn - plain)[60:].max() < 10  # below the box, only the frame
     assert picture.shape[0] > alone.shape[0]
     with refused(path=records.folder, value=1):
         sheet(records, [3])

@@ -1,4 +1,4 @@
-"""Tests of training records: serialization, reading by position, and damaged or foreign records."""
+"""Tests of training records: serialization, reading by position, and records that are damaged or of another kind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LABEL = TEXT.filter(lambda text: text.strip() and len(text.splitlines()) == 1)
 
 def assert_same(one: Clip, other: Clip) -> None:
     for field in dataclasses.fields(Clip):
-        if field.name == "notes":  # part of the report, not of the record
+        if field.name == "notes":  # notes belong to the report and are not stored in the record
             continue
         left, right = getattr(one, field.name), getattr(other, field.name)
         if isinstance(left, np.ndarray):
@@ -76,7 +76,7 @@ def clips(draw):
 
 
 def a_clip(**changes) -> Clip:
-    """Two frames, two objects, the second absent from the first frame."""
+    """Returns a clip of two frames and two objects, the second of which is absent from the first frame."""
     values = {
         "clip_id": "clip",
         "caption": "двое",
@@ -142,7 +142,7 @@ def test_records_are_the_bytes_that_tfds_writes(changes):
 
 
 def test_records_are_the_same_bytes_in_every_process():
-    # Hashes of strings, and with them the order of a protocol buffer's map, differ between processes by default.
+    # By default, hashes of strings and thus the order of entries in a protocol buffer's map differ between processes.
     code = (
         "import hashlib; from data_pipeline.records.schema import serialize; "
         "from tests.data_pipeline.test_records import a_clip; "
@@ -214,7 +214,7 @@ def test_a_bad_clip_keeps_its_kind_between_processes():
 
 @pytest.mark.parametrize(
     ("data", "checksum"),
-    [  # RFC 3720, appendix B.4, and the check value of the polynomial's catalogue entry
+    [  # from RFC 3720, appendix B.4; the last is the usual check value of CRC-32C
         (bytes(32), 0x8A9136AA),
         (b"\xff" * 32, 0x62A8AB43),
         (bytes(range(32)), 0x46DD794E),
@@ -229,7 +229,7 @@ def test_the_checksum_of_tfrecord_is_the_published_one(data, checksum):
 def test_tensorflow_accepts_the_framing_of_records_of_any_length(tmp_path):
     import tensorflow as tf
 
-    # Around the chunk size of 512 bytes, and numbers of chunks that are not powers of two.
+    # Sizes close to the chunk size of 512 bytes, and sizes whose number of chunks is not a power of two.
     sizes = [0, 1, 511, 512, 513, 1023, 1024, 1536, 2560, 100_001]
     records = [np.random.default_rng(size).bytes(size) for size in sizes]
     (tmp_path / "file").write_bytes(b"".join(map(frame_record, records)))
@@ -241,7 +241,7 @@ def test_tensorflow_accepts_the_framing_of_records_of_any_length(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve clips of one to three frames in four shards of `train`, two in `val`."""
+    """A folder of twelve `train` clips in four shards and two `val` clips, with one to three frames each."""
     output = tmp_path_factory.mktemp("records") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(
@@ -255,7 +255,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    """A copy to damage."""
+    """A copy of `folder` that a test may damage."""
     import shutil
 
     return Path(shutil.copytree(folder, tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""Tests of the sprite world's photographs, shadows and first frames; worlds without them are unchanged."""
+"""Tests of the sprite world's photographs, shadows and first frames, and that they leave other worlds unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smcd_jax.evaluation.metrics.grounding import clip_overlap, grounding_scores
 from smcd_jax.evaluation.trackers.sprite_detector import detect_sprites
 from tests.errors import refused
 
-SMALL = SpriteWorld(WorldConfig(**WORLD))  # the world of the small model at 64 x 64
+SMALL = SpriteWorld(WorldConfig(**WORLD))  # the world that the small model is trained on, at 64 x 64
 VARIED = SpriteWorld(WorldConfig(**WORLD, **STARTS))
 
 
@@ -28,7 +28,7 @@ class TestPhotographs:
             for side in (64, 128)
         )
         halved = large.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
-        # Edges are sampled at different positions, and the finest noise is omitted at 64 pixels.
+        # Edges are sampled at different positions, and at 64 pixels the finest noise is omitted.
         assert np.abs(small - halved).mean() < 6
         assert np.corrcoef(small.ravel(), halved.ravel())[0, 1] > 0.93
 
@@ -111,7 +111,7 @@ class TestShadows:
         scene = next(scene for scene in map(SMALL.scene, range(20)) if scene.shadow is not None)
         with_shadows, without = (render_scene(one) for one in (scene, dataclasses.replace(scene, shadow=None)))
         difference = with_shadows.video.astype(int) - without.video
-        assert difference.max() <= 1  # rounding to 8 bits
+        assert difference.max() <= 1  # off by one from rounding to 8 bits
         assert difference.min() < -20
         np.testing.assert_array_equal(with_shadows.boxes, without.boxes)
         np.testing.assert_array_equal(with_shadows.mask, without.mask)
@@ -144,7 +144,7 @@ class TestFirstFrames:
                 np.testing.assert_allclose(*areas)
             np.testing.assert_array_equal(drawn.video[1:], usual.video[1:])
             both = drawn.mask[0] & usual.mask[0]
-            np.testing.assert_allclose(drawn.boxes[0][both], usual.boxes[0][both], atol=2 / 64)  # clipped boxes
+            np.testing.assert_allclose(drawn.boxes[0][both], usual.boxes[0][both], atol=2 / 64)  # boxes may be clipped
             assert drawn.labels == usual.labels
 
     def test_shares_of_first_frames_follow_the_options(self):
@@ -155,6 +155,6 @@ class TestFirstFrames:
             WorldConfig(empty_start_share=0.5, other_start_share=0.6)
 
     def test_worlds_without_the_new_options_keep_their_fingerprints(self):
-        # The fingerprints before photographs, shadows and first frames were added.
+        # The fingerprint is that from before photographs, shadows and first frames were added.
         assert WorldConfig().fingerprint()[:12] == "9391ff6d478f"
         assert WorldConfig(shadow_share=0.5).fingerprint() != WorldConfig().fingerprint()

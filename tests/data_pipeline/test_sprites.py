@@ -1,4 +1,4 @@
-"""Tests of the sprite world: stable clips, boxes and masks of visible parts, captions of the motion."""
+"""Tests of the sprite world: stable clips, boxes and masks of visible parts, and captions that describe motion."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.errors import refused
 WORLD = SpriteWorld()
 CLIPS = range(150)  # clips of the default world: one to four objects, 64 x 64, 8 frames
 
-# Clips of the default world: caption, boxes of the middle frame in 0..1, and the mean color of its 16 tiles. If these
-# change, increase WORLD_VERSION and print them again with `_golden`.
+# Clips of the default world: caption, boxes in the middle frame in 0..1, and mean colors of the frame's 16 tiles. If
+# these change, increase WORLD_VERSION and compute them again with `_golden`.
 GOLDEN = {
     "sprites-train-000000002": (
         "a strawberry moves up, an elephant grows and moves to the left, a turtle shrinks "
@@ -95,7 +95,7 @@ def many() -> list[tuple[Scene, Rendering]]:
 
 
 def _travel(item: SceneObject, picture: int = 64) -> np.ndarray:
-    """Returns centers in 0..1 of the picture, [T, 2]."""
+    """Returns the object's centers [T, 2], in 0..1 of the picture."""
     return (item.boxes[:, :2] + item.boxes[:, 2:]) / 2 / picture
 
 
@@ -141,11 +141,11 @@ class TestStableClips:
         assert text == GOLDEN[name][0]
         # Boxes are printed to 1e-4; sines may differ in the last bit between machines.
         np.testing.assert_allclose(boxes, GOLDEN[name][1], atol=2e-4)
-        # Pillow may resample a sprite slightly differently: two levels of 255 in the mean of 256 pixels.
+        # Pillow versions may resample sprites slightly differently: by 2 out of 255 in the mean of 256 pixels.
         np.testing.assert_allclose(colors, GOLDEN[name][2], atol=2)
 
     def test_raw_numbers_are_those_of_philox(self):
-        # The first block of Philox4x64-10 at key 5, counter (1, 7, 9, 2): NumPy increments it before drawing.
+        # NumPy increments the counter before drawing, so the first block of Philox4x64-10 is that of counter (1, 7, 9, 2).
         rng = ClipRng(5, split=2, index=9, stream=7)
         first = [rng.unit() for _ in range(2)]
         raw = np.random.Philox(key=5, counter=[0, 7, 9, 2]).random_raw(2)
@@ -182,10 +182,10 @@ class TestScenes:
             small_scene, large_scene = WORLD.scene(index), large.scene(index)
             assert small_scene.caption == large_scene.caption
             for one, other in zip(small_scene.objects, large_scene.objects, strict=True):
-                np.testing.assert_allclose(2 * one.boxes, other.boxes, atol=1e-9)  # rounding of doubles
+                np.testing.assert_allclose(2 * one.boxes, other.boxes, atol=1e-9)  # float64 rounding
             small, halved = render_scene(small_scene).video, render_scene(large_scene).video
             halved = halved.reshape(8, 64, 2, 64, 2, 3).mean(axis=(2, 4))
-            # Both are resampled from the same picture with filters of different widths: edges differ, means do not.
+            # Both are resampled from the same picture, but with filters of different widths, so that only edges differ.
             assert np.abs(small - halved).mean() < 3
 
     def test_more_frames_show_the_same_motion_in_smaller_steps(self):
@@ -270,7 +270,7 @@ class TestBoxesAndMask:
             for frame, item in np.argwhere(drawn.mask):
                 rows, columns = np.nonzero(scene.layer(item, frame)[..., 3] >= SEEN)
                 extents = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # A side lies within the first or last sufficiently opaque pixel, hence one pixel.
+                # Each side of a box lies within the outermost sufficiently opaque pixel, so it is off by at most one pixel.
                 assert np.abs(drawn.boxes[frame, item] * 64 - extents).max() <= 1
                 checked += 1
                 cut += bool(
@@ -286,7 +286,7 @@ class TestBoxesAndMask:
             for frame in np.flatnonzero(drawn.mask[:, 0]):
                 rows, columns = np.nonzero((drawn.video[frame] != scene.background).any(axis=-1))
                 x1, y1, x2, y2 = drawn.boxes[frame, 0] * 64
-                # One pixel for the faint edge, which the box of a clipped sprite excludes.
+                # Allow one pixel for the faint edge, which the box of a clipped sprite excludes.
                 assert x1 - 1 <= columns.min()
                 assert columns.max() + 1 <= x2 + 1
                 assert y1 - 1 <= rows.min()
@@ -317,14 +317,14 @@ class TestBoxesAndMask:
         assert not drawn.boxes[0, 0].any()
         drawn = render_scene(_still(front, behind))
         assert drawn.mask.tolist() == [[True, True]]
-        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # sprites in front do not change boxes
+        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, front[1], atol=1e-4)  # not affected by sprites in front
 
     def test_the_box_of_a_sprite_in_the_corner_is_that_of_its_visible_part(self):
-        # A ball of radius 20 around (-8, 8) is visible for x >= 0, down to where its rim meets the border.
+        # A ball of radius 20 around (-8, 8) is visible for x >= 0, and at x = 0 down to its rim.
         drawn = render_scene(_still(("soccer ball", (-28, -12, 12, 28))))
         rim = 8 + (20**2 - 8**2) ** 0.5
         np.testing.assert_allclose(drawn.boxes[0, 0] * 64, [0, 0, 12, rim], atol=1)  # a pixel's width
-        assert rim < 27  # otherwise the box of the whole ball, 28, would pass
+        assert rim < 27  # so that the lower side of the whole ball's box, 28, would fail
 
     def test_the_first_object_is_in_the_first_frame(self, drawings):
         assert all(drawn.mask[0, 0] for drawn in drawings if len(drawn.labels) == 1)
@@ -401,7 +401,7 @@ class TestCaptions:
 
 
 class TestMotion:
-    """Statistics that README and configs rely on, for clips of one to four objects."""
+    """Statistics that the README and the configs rely on, over clips of one to four objects."""
 
     def test_sprites_travel_about_half_of_the_picture(self, many):
         lengths = [
@@ -411,7 +411,7 @@ class TestMotion:
 
     def test_a_third_of_the_clips_of_two_or_more_cross(self, many):
         crossing = [scene.crossing for scene, _ in many if len(scene.objects) > 1]
-        assert 0.27 < np.mean(crossing) < 0.43  # 0.35, within two and a half standard errors of 225 clips
+        assert 0.27 < np.mean(crossing) < 0.43  # 0.35, within 2.5 standard errors for 225 clips
 
     def test_crossing_objects_meet_and_change_sides(self, many):
         for scene, _ in many:
@@ -439,11 +439,11 @@ class TestMotion:
 
     @pytest.mark.parametrize("name", MOTIONS)
     def test_every_motion_is_smooth(self, name):
-        # Combined with a motion that starts inside the picture.
+        # Every clip needs a motion that starts inside the picture, so others are combined with one.
         weights = ((name, 1.0),) if MOTIONS[name].starts_inside else ((name, 1.0), ("stay", 1e-9))
         config = WorldConfig(frames=33, min_objects=2, max_objects=2, motions=weights, crossing_share=0)
         for index in range(10):
             for item in SpriteWorld(config).scene(index).objects:
                 steps = np.linalg.norm(np.diff(_travel(item), axis=0), axis=1)
-                assert steps.max() < 0.1  # the fastest, a double bounce of 0.42, makes 0.082 of the picture
+                assert steps.max() < 0.1  # the fastest motion, a double bounce of 0.42, has steps of 0.082
                 assert np.isfinite(item.boxes).all()

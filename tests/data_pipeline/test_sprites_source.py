@@ -1,4 +1,4 @@
-"""Tests of sprites as a source of clips, their parameters, and the look of sprites, colors and backgrounds."""
+"""Tests of the sprite source and its parameters, and of the appearance of sprites, colors and backgrounds."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class TestLooks:
 
     def test_a_mirrored_sprite_is_the_mirror_image(self):
         one, other = (sprite("cat", None, mirrored=mirrored).draw((2, 2, 30, 30), 32, 32) for mirrored in (False, True))
-        # Rounding of filter weights is asymmetric in the last level.
+        # Filter weights are rounded asymmetrically, so that values may differ by up to two levels.
         assert np.abs(one.pixels[:, ::-1].astype(int) - other.pixels).max() <= 2
 
     def test_a_sprite_cut_by_the_border_is_the_same_sprite(self):
         sprite_object = sprite("train", None, mirrored=False)
         whole = sprite_object.draw((20.3, 10.7, 50.3, 40.7), 100, 100)
         cut = sprite_object.draw((-9.7, 10.7, 20.3, 40.7), 100, 100)
-        # Pillow applies the same filter to another range of pixels; the last level may differ.
+        # Pillow applies the same filter to another range of pixels, so that values may differ by one level.
         assert np.abs(whole.pixels[:, -cut.pixels.shape[1] :].astype(int) - cut.pixels).max() <= 1
         assert sprite_object.draw((-40, 0, -10, 30), 100, 100) is None
 
@@ -53,7 +53,7 @@ class TestLooks:
             glyph = image.crop(sprite_classes()["soccer ball"].box)
         wanted = np.asarray(glyph.convert("RGBa").resize((side, side), Image.Resampling.HAMMING).convert("RGBa"))
         drawn = sprite("soccer ball", None, mirrored=False).draw((0, 0, side, side), side, side).pixels
-        # From a level at least twice as large the error is at most 2.9; from one half as large, 9 to 24.
+        # The error is at most 2.9 if the stored picture is at least twice as large, but 9 to 24 if it is half as large.
         assert np.abs(drawn.astype(int) - wanted).mean() < 4
 
     def test_opacity_of_a_drawn_sprite_is_in_proportion_to_its_area(self):
@@ -64,7 +64,7 @@ class TestLooks:
                 drawn = sprite_object.draw(box, 128, 128).pixels[..., 3].sum() / 255
                 assert drawn == pytest.approx(
                     sprite_object.opacity * side * side * sprite_object.aspect, rel=0.03
-                )  # faint edges
+                )  # the tolerance covers faint edges
 
     @pytest.mark.parametrize("kind", BACKGROUNDS)
     def test_backgrounds_are_coarse_coloured_and_not_plain(self, kind):
@@ -75,7 +75,7 @@ class TestLooks:
             assert np.ptp(picture, axis=(0, 1)).max() > 8
             _, saturation, _ = rgb_to_hsv(picture / 255)
             assert saturation.mean() < 0.65  # sprites are more colorful
-            # Downsampling by 8 keeps most of it: the residual is below 1/8 of full scale.
+            # Coarse: downsampling by 8 keeps most of the picture, with a residual below 1/8 of the full range.
             coarse = np.kron(picture.reshape(6, 8, 8, 8, 3).mean(axis=(1, 3)), np.ones((8, 8, 1)))
             assert np.abs(picture - coarse).mean() < 32
 
@@ -124,7 +124,7 @@ class TestParameters:
             ({"min_objects": 3, "max_objects": 2}, "max_objects", 2),
             ({"seed": -1}, "seed", -1),
             ({"min_size": 0.4, "max_size": 0.3}, "max_size", 0.3),
-            ({"min_visible": math.nan}, "min_visible", math.nan),  # compared by identity
+            ({"min_visible": math.nan}, "min_visible", math.nan),  # NaN is compared by identity
             ({"classes": ("cat", "dragon")}, "classes", "dragon"),
             ({"classes": ("cat", "cat", "dog", "bee")}, "classes", ("cat", "cat", "dog", "bee")),
             ({"classes": ("cat", "dog")}, "max_objects", 4),

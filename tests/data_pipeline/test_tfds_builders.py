@@ -1,4 +1,4 @@
-"""Tests of the builders of TensorFlow Datasets: `tfds.load` gives the clips that `smcd prepare` writes."""
+"""Tests of the TensorFlow Datasets builders: `tfds.load` returns the clips that `smcd prepare` writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOXES = [(8.5, 10, 20, 24), (12.25, 10, 20, 24), (-3, 4, 20, 24)]
 def load(name: str, tmp_path, raw, **builder):
     import tensorflow_datasets as tfds
 
-    import data_pipeline.builders.tfds_builders  # noqa: F401 -- registers them
+    import data_pipeline.builders.tfds_builders  # noqa: F401 -- registers the builders
 
     config = tfds.download.DownloadConfig(manual_dir=raw)
     dataset = tfds.load(
@@ -37,7 +37,7 @@ def raw_got10k(tmp_path):
 def test_every_source_has_a_builder_of_its_name():
     import tensorflow_datasets as tfds
 
-    import data_pipeline.builders.tfds_builders  # noqa: F401 -- registers them
+    import data_pipeline.builders.tfds_builders  # noqa: F401 -- registers the builders
 
     for name in SOURCES:
         assert tfds.builder_cls(name).name == name

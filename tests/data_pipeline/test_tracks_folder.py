@@ -21,7 +21,7 @@ from smcd_jax.tracks import BoxTracks, save_tracks
 from tests.data_pipeline.raw_data import SIZE, clips_of, jpeg
 from tests.errors import refused
 
-# Multiples of 1/64 and 1/48, which pixels with 4 decimals represent exactly.
+# Multiples of 1/64 and 1/48, so that pixel coordinates with 4 decimals are exact.
 ONE = BoxTracks(np.array([[[0.25, 0.25, 0.75, 0.5]], [[0.5, 0.25, 1, 0.5]]]), np.ones((2, 1)), ("dog",), "a dog runs")
 TWO = BoxTracks(
     np.array([[[0.25, 0.25, 0.75, 0.5], [0, 0, 0, 0]], [[0.5, 0.25, 1, 0.5], [0, 0.5, 0.25, 1]]]),
@@ -34,7 +34,7 @@ TWO = BoxTracks(
 def clip_folder(
     folder, tracks: BoxTracks, format: str, *, place: str = "frames", texts: dict | None = None
 ) -> list[bytes]:
-    """Writes one clip with its frames in `place` ('' for the folder itself), tracks in a format, and text files."""
+    """Writes a clip: its frames in the subfolder `place` ('' for none), its tracks in a format, and its text files."""
     (folder / place).mkdir(parents=True)
     frames = [jpeg(number) for number in range(tracks.num_frames)]
     for number, frame in enumerate(frames):
@@ -62,14 +62,14 @@ def test_tracks_of_every_format_are_read_unchanged(tmp_path, tracks, format, tex
     assert clip.frames == tuple(frames)
     assert (clip.labels, clip.caption) == (tracks.labels, tracks.prompt)
     np.testing.assert_array_equal(clip.mask, tracks.mask)
-    np.testing.assert_allclose(clip.boxes, tracks.boxes, atol=1e-7)  # float32
+    np.testing.assert_allclose(clip.boxes, tracks.boxes, atol=1e-7)  # float32 rounding
 
 
 @pytest.mark.parametrize("place", ["", "frames", "img1", "JPEGImages"])
 def test_frames_are_found_where_data_sets_have_them_and_in_the_order_of_their_numbers(tmp_path, place):
     still = BoxTracks(np.tile([0.25, 0.25, 0.75, 0.5], (11, 1, 1)), np.ones((11, 1)), ("dog",), "a dog")
     frames = clip_folder(tmp_path / "clip", still, "smcd-tracks", place=place)
-    assert make_source("tracks_folder", tmp_path).clip("train", 0).frames == tuple(frames)  # frame_10 after frame_9
+    assert make_source("tracks_folder", tmp_path).clip("train", 0).frames == tuple(frames)  # frame_10 is after frame_9
 
 
 def test_frames_that_are_neither_jpeg_nor_png_are_stored_without_loss(tmp_path):
@@ -98,7 +98,7 @@ def test_a_video_has_its_tracks_in_its_folder_or_beside_it(tmp_path, inside):
         save_tracks(TWO, raw / "clip.json", format="smcd-tracks", image_size=SIZE)
     clip = clips_of("tracks_folder", raw, tmp_path / "out")["clip"]
     assert (clip.num_frames, clip.width, clip.height) == (2, *SIZE)
-    # Encoded by H.264 and again by jpeg.
+    # The tolerance covers the losses of H.264 and then jpeg.
     assert np.abs(decode_frame(clip.frames[1]).astype(int) - video[1]).mean() < 6
     assert prepare("tracks_folder", raw, tmp_path / "out").splits["train"].notes == {FROM_VIDEO: 1}
 
@@ -195,12 +195,12 @@ def test_folders_without_clips_or_with_two_of_one_name_are_refused(tmp_path):
         make_source("tracks_folder", tmp_path)
 
 
-# --- raw data that change between calls ------------------------------------------------------------------------------
+# --- raw data that change between runs -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def raw(shared, tmp_path):
-    """Three clips of eight frames; a copy of case 55, whose label names all objects."""
+    """Three clips of eight frames, copied from case 55, in which one label applies to all objects."""
     for name in ("clip00", "clip01", "clip02"):
         source = shared / "field_cases" / "55_prepare_remembers_old_fault" / "mine" / "train" / "clip00"
         shutil.copytree(source, tmp_path / "mine" / "train" / name)
@@ -228,7 +228,7 @@ def test_case_55_mended_raw_data_are_read_again_and_all_bad_clips_are_listed_at_
 
 
 def interrupted(raw, tmp_path, monkeypatch):
-    """Records of which two shards are written and the third is not."""
+    """Interrupts the preparation of records before it is complete."""
     monkeypatch.setattr(prepare_module, "_finish", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepared(raw, tmp_path / "out")
@@ -264,7 +264,7 @@ def test_a_video_is_noted_once(tmp_path, shared, caplog):
     assert caplog.text.count("frame rate varies") == 1
 
 
-# --- tracks and frames that are numbered or end differently ----------------------------------------------------------
+# --- tracks with other frame numbers or fewer frames than the clip ---------------------------------------------------
 
 
 def test_tracks_may_count_frames_as_numbered_pictures_do(raw, tmp_path):

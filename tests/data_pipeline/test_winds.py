@@ -1,4 +1,4 @@
-"""The world of winds: deterministic clips whose true fields explain their frames."""
+"""The world of winds: deterministic clips, and true displacement fields that warp frame 0 to the other frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_true_fields_carry_frame_0_to_later_frames(index):
         valid = fields[frame, ..., 2] > 0
         error = np.square(warped(video[0], fields[frame]) - video[frame])[valid].mean()
         copied = np.square(video[0].astype(float) - video[frame])[valid].mean()
-        assert error < 60  # 30 dB; pixels on soft outlines mix two layers
+        assert error < 60  # a PSNR of 30 dB; pixels on soft outlines mix two layers
         assert error < 0.4 * copied
 
 

@@ -1,4 +1,4 @@
-"""Tests of YouTube-VIS: several objects with null where absent, captions by video, and a hold-out fixed by hash."""
+"""Tests of YouTube-VIS: several objects, null where absent, captions by video, and a hold-out chosen by hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.data_pipeline.raw_data import SIZE, clips_of, youtube_vis
 from tests.errors import refused
 
 BOX = [8, 10, 20, 24]
-# Held-out names among 0000000000 to 0000000063, hexadecimal.
+# Held-out names among the hexadecimal names 0000000000 to 0000000063.
 HELD_OUT = ["000000001e", "0000000022", "000000002b", "0000000035", "000000004d"]
 VIDEO = {"objects": [("dog", [BOX, None, [50, 40, 30, 30]]), ("giant_panda", [None, None, BOX])], "length": 3}
 
@@ -28,7 +28,7 @@ def test_objects_boxes_and_captions_are_those_of_the_files(tmp_path):
     assert clip.caption == "собака и 熊猫"
     assert clip.mask.tolist() == [[True, False], [False, False], [True, True]]
     boxes = clip.boxes * np.tile(SIZE, 2)
-    # float32 of numbers in 0..1
+    # boxes are stored in 0..1 as float32
     np.testing.assert_allclose(boxes[0, 0], [8, 10, 28, 34], atol=1e-5)
     np.testing.assert_allclose(boxes[2], [[50, 40, 64, 48], [8, 10, 28, 34]], atol=1e-5)
     np.testing.assert_array_equal(boxes[1], 0)
@@ -45,8 +45,8 @@ def test_every_object_is_kept_however_many_there_are(tmp_path):
 def test_the_hold_out_is_fixed_by_the_names_alone(tmp_path):
     names = [f"{number:010x}" for number in range(4000)]
     share = sum(map(held_out, names)) / len(names)
-    assert abs(share - HOLD_OUT) < 0.015  # four standard deviations of 4000 draws
-    # Fixed forever: another function would move training videos into the evaluation.
+    assert abs(share - HOLD_OUT) < 0.015  # four standard deviations for 4000 names
+    # Must never change: otherwise training videos would move into the evaluation split.
     assert [name for name in names[:100] if held_out(name)] == HELD_OUT
     chosen = dict.fromkeys(names[:100], VIDEO)
     youtube_vis(tmp_path, dict(sorted(chosen.items(), reverse=True)))

@@ -1,4 +1,4 @@
-"""Energy guidance closes a loop; Gaussian motion with a known score replaces the network."""
+"""Energy guidance closes a loop; Gaussian motion, whose score is known, takes the place of a network."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ SCHEDULE = NoiseSchedule(kind="cosine")
 
 
 def loop_energy(x0: jax.Array) -> jax.Array:
-    """Differences of position and of velocity between the last and the first frame."""
+    """Returns the differences in position and in velocity between the last and the first frame."""
     position = x0[:, -1] - x0[:, 0]
     velocity = (x0[:, -1] - x0[:, -2]) - (x0[:, 1] - x0[:, 0])
     return jnp.abs(position).mean(-1) + jnp.abs(velocity).mean(-1)
 
 
 def exact_noise(x: jax.Array, t: jax.Array) -> jax.Array:
-    """E[eps | x_t] of the Gaussian motion, as one guidance branch."""
+    """Returns E[eps | x_t] for the Gaussian motion, as the only guidance branch."""
     values, vectors = np.linalg.eigh(COVARIANCE)
     a = jnp.asarray(SCHEDULE.alphas_cumprod, jnp.float32)[t.astype(jnp.int32)]
     along = jnp.einsum("fk,bfp->bkp", vectors, x, precision="highest") / (a * values + 1 - a)[:, None]
@@ -33,7 +33,7 @@ def exact_noise(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @pytest.fixture(scope="module")
 def motions():
-    """Motion [f, p] without and with guidance, from the same noise."""
+    """Returns motions [f, p] without and with guidance, sampled from the same noise."""
     table = make_solver_table(SCHEDULE, sampler="ddim", num_steps=50)
     keys = jax.random.split(jax.random.key(0), 1)
     start = initial_state(initial_noise(keys, (FRAMES, PIXELS), num_rows=table.timesteps.size))
@@ -55,7 +55,7 @@ def seam(motion):
 
 def test_guidance_by_the_loop_energy_closes_the_seam(motions):
     free, guided = motions
-    assert 1.9 < seam(free) < 2.3  # 2.08 in the design's measurement
+    assert 1.9 < seam(free) < 2.3  # 2.08 when measured for the design
     assert seam(guided) < 0.1
 
 
@@ -66,7 +66,7 @@ def test_velocity_is_continuous_at_the_seam(motions):
 
 
 def test_guidance_keeps_the_size_of_the_motion(motions):
-    """A prior conditioned on the seam has mean step 0.42 and deviation 0.81; a damped motion would be smaller."""
+    """Conditioning the prior on a closed seam gives a mean step of 0.42 and a deviation of 0.81; damping gives less."""
     free, guided = motions
     assert 0.8 < mean_step(guided) / mean_step(free) < 1.0
     assert 0.7 < guided.std() < 0.95

@@ -1,4 +1,4 @@
-"""Guidance weights against the formulas that they implement."""
+"""Guidance weights, compared with the formulas that they implement."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ NO_LATENT = ALL - {"image_latent"}
 CONDITIONS = (smcd.IMAGE, smcd.BOXES, smcd.TEXT)
 
 scales = st.one_of(st.sampled_from([0.0, 1.0, 7.5]), st.floats(-20, 20))
-without_deadline = settings(deadline=None, max_examples=50)  # the first example compiles
+without_deadline = settings(deadline=None, max_examples=50)  # the first example includes compilation
 
 
 def composed(text=None, image=None, boxes=None) -> Guidance:
@@ -29,7 +29,7 @@ def composed(text=None, image=None, boxes=None) -> Guidance:
 
 
 def outputs(seed=0):
-    """Returns a random network output for every branch, float64."""
+    """Returns a random float64 network output for every branch."""
     rng = np.random.default_rng(seed)
     return {branch: rng.standard_normal((2, 3, 4, 4, 4)) for branch in (NOTHING, IMAGE, IMAGE_BOXES, NO_LATENT, ALL)}
 
@@ -40,7 +40,7 @@ def combined(guidance, outputs):
 
 
 def assert_equal_in_float32(ours, expected, guidance):
-    # Each of the products may round by 6e-8 of weights and outputs of at most five.
+    # Each product of a weight and an output of up to 5 has a relative rounding error of 6e-8.
     np.testing.assert_allclose(ours, expected, atol=1e-6 * sum(abs(weight) for weight in guidance.weights))
 
 
@@ -49,7 +49,7 @@ def assert_equal_in_float32(ours, expected, guidance):
 @example(text=7.5, image=1.0, boxes=1.0)
 def test_composed_guidance_follows_its_formula_and_sums_to_one(text, image, boxes):
     guidance = composed(text, image, boxes)
-    assert sum(guidance.weights) == pytest.approx(1, abs=1e-13)  # float64 rounding of scales up to 20
+    assert sum(guidance.weights) == pytest.approx(1, abs=1e-13)  # float64 rounding for scales up to 20
     assert all(guidance.weights)
     e = outputs()
     expected = (
@@ -120,9 +120,9 @@ def test_rescale_restores_the_deviation_of_the_conditional_branch():
     plain = combine(stacked, guidance.weights)
     full = combine(stacked, guidance.weights, guidance_rescale=1.0)
     axes = (1, 2, 3, 4)
-    np.testing.assert_allclose(jnp.std(full, axis=axes), jnp.std(stacked[-1], axis=axes), rtol=1e-5)  # float32
+    np.testing.assert_allclose(jnp.std(full, axis=axes), jnp.std(stacked[-1], axis=axes), rtol=1e-5)
     part = combine(stacked, guidance.weights, guidance_rescale=0.7)
-    np.testing.assert_allclose(part, 0.7 * full + 0.3 * plain, rtol=1e-5, atol=1e-5)  # float32
+    np.testing.assert_allclose(part, 0.7 * full + 0.3 * plain, rtol=1e-5, atol=1e-5)
 
 
 def test_rescale_of_an_untrained_network_is_zero_not_nan():

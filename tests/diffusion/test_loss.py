@@ -44,7 +44,7 @@ def test_the_batch_mean_is_the_plain_mean_over_all_elements():
     loss = diffusion_loss(output, schedule=NoiseSchedule(), x0=X0, noise=NOISE, t=T)
     assert loss.shape == (4,)
     plain = np.mean((np.asarray(output, np.float64) - np.asarray(NOISE, np.float64)) ** 2)
-    np.testing.assert_allclose(np.mean(loss), plain, rtol=1e-6)  # float32 sums of 360
+    np.testing.assert_allclose(np.mean(loss), plain, rtol=1e-6)  # float32 sums of 360 values
 
 
 def test_bfloat16_outputs_are_compared_in_float32():
@@ -57,20 +57,20 @@ def test_bfloat16_outputs_are_compared_in_float32():
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_min_snr_weights_the_error_in_x0_by_the_clipped_snr(prediction_type):
-    """The same wrong x_0, expressed as noise, x_0 or velocity, has the same weighted loss."""
+    """The same error in x_0 has the same weighted loss, whether the network predicts noise, x_0 or velocity."""
     schedule, gamma = NoiseSchedule(prediction_type=prediction_type), 5.0
     a_t = schedule.alphas_cumprod[np.asarray(T)]
     snr = a_t / (1 - a_t)
     assert snr.min() < gamma < snr.max()
     error = np.asarray(latents(3), np.float64)
-    # x_t is known, so x_0 off by d means eps off by -d alpha/sigma and v off by -d/sigma.
+    # x_t is given, so an error of d in x_0 is an error of -d alpha/sigma in eps and of -d/sigma in v.
     per_unit = {"sample": np.ones(4), "epsilon": -np.sqrt(snr), "v_prediction": -np.sqrt(snr + 1)}[prediction_type]
     output = prediction_target(schedule, X0, NOISE, t=T) + jnp.asarray(
         per_unit.reshape(-1, 1, 1, 1, 1) * error, jnp.float32
     )
     loss = diffusion_loss(output, schedule=schedule, x0=X0, noise=NOISE, t=T, min_snr_gamma=gamma)
     expected = np.minimum(snr, gamma) * np.mean(error**2, axis=(1, 2, 3, 4))
-    # 1e-4: at t = 3 the float32 training table is off by up to 1e-7 in a, which is 3e-5 of 1-a.
+    # 1e-4: at t = 3 the float32 training table is off by up to 1e-7 in a, which is a relative error of 3e-5 in 1-a.
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_noise_offset_adds_one_number_per_example_and_channel():
     key = jax.random.key(0)
     plain, offset = training_noise(key, SHAPE), training_noise(key, SHAPE, noise_offset=0.1)
     shift = np.asarray(offset - plain)
-    # Equal up to the rounding of noise of size 4.
+    # Equal up to the rounding of noise values up to 4.
     np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1, :1], SHAPE), atol=1e-6)
     assert len(np.unique(shift[:, 0, 0, 0].round(4))) == SHAPE[0] * SHAPE[-1]
 
@@ -97,7 +97,7 @@ def test_noise_offset_adds_one_number_per_example_and_channel():
 def test_training_noise_is_unit_gaussian_and_a_function_of_the_key():
     noise = training_noise(jax.random.key(0), (64, 8, 8, 8, 4))
     assert noise.dtype == jnp.float32
-    # Five standard errors of mean and deviation over 131072 draws.
+    # Five standard errors of the mean and of the standard deviation of 131072 draws.
     assert abs(float(noise.mean())) < 5 / np.sqrt(noise.size)
     assert abs(float(noise.std()) - 1) < 5 / np.sqrt(2 * noise.size)
     np.testing.assert_array_equal(noise, training_noise(jax.random.key(0), noise.shape))

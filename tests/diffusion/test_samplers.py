@@ -1,4 +1,4 @@
-"""Samplers against the reference's recorded trajectories and against diffusers' schedulers of the same name."""
+"""Samplers, compared with trajectories recorded from the reference and with diffusers' schedulers of the same name."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.diffusion.timesteps import SPACINGS, inference_timesteps
 from tests.errors import refused
 
-# diffusers hands torch tensors to np.array, which numpy 2 deprecates.
+# diffusers passes torch tensors to np.array, which NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
@@ -36,7 +36,7 @@ def unit_noise(seed=0):
 
 
 def sample(table, *, step_noise=None):
-    """Latents after each step, ``[steps, *SHAPE]``, with the toy network."""
+    """Returns the toy network's latents after each step, ``[steps, *SHAPE]``."""
     step = jax.jit(solver_step)
     state, visited = initial_state(unit_noise()), []
     for i in range(table.num_steps):
@@ -69,7 +69,7 @@ def diffusers_scheduler(sampler, schedule, spacing, **options):
 
 
 def sample_with_diffusers(scheduler, *, step_noise=None, eta=0.0):
-    """Samples like ``sample`` with a diffusers scheduler whose timesteps are set."""
+    """Like ``sample``, but with a diffusers scheduler, whose timesteps must have been set."""
     torch = pytest.importorskip("torch")
     in_sigma_space = hasattr(scheduler, "is_scale_input_called")
 
@@ -92,13 +92,13 @@ def relative_error(ours, theirs):
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
-# Twice the error measured in float32: both sides round every step, and diffusers computes its logarithms in float32.
+# Twice the measured error: both sides round to float32 in every step, and diffusers computes logarithms in float32.
 FLOAT32_TRAJECTORY = 5e-6
-# diffusers' Euler holds latents times sigma = 4096 at zero terminal SNR, where one float32 rounding is 2.4e-4.
+# At zero terminal SNR, diffusers' Euler stores latents times sigma = 4096, of which one float32 rounding is 2.4e-4.
 EULER_FROM_SIGMA_4096 = 1e-3
 
 
-# diffusers' DDIM steps past the timesteps of "linspace": see the next test.
+# With "linspace", diffusers' DDIM does not step to the next timestep of the list; see the next test.
 SAME_AS_DIFFUSERS = [(s, p) for s in SAMPLERS for p in DIFFUSERS_SPACINGS if (s, p) != ("ddim", "linspace")]
 
 
@@ -117,9 +117,9 @@ def test_latents_equal_diffusers_after_every_step(schedule, sampler, spacing, nu
 
 @pytest.mark.parametrize(("spacing", "num_steps"), [("linspace", 5), ("linspace", 50), ("trailing", 30)])
 def test_ddim_steps_to_the_next_timestep_of_the_list(spacing, num_steps):
-    """DDIM is Euler's step, so diffusers' Euler on the same timesteps, ending at timestep 0, must agree.
+    """A DDIM step is an Euler step, so diffusers' Euler on the same timesteps, ending at timestep 0, must agree.
 
-    diffusers' own DDIM lands T // num_steps lower, between the list's timesteps where their gap is not an integer.
+    diffusers' own DDIM steps down by T // num_steps, and so misses the next timestep where the gap is not an integer.
     """
     scheduler = diffusers_scheduler("euler", SCHEDULE, spacing, final_sigmas_type="sigma_min")
     scheduler.set_timesteps(timesteps=list(inference_timesteps(SCHEDULE, num_steps, spacing)))
@@ -129,7 +129,7 @@ def test_ddim_steps_to_the_next_timestep_of_the_list(spacing, num_steps):
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 50])
 def test_euler_from_zero_terminal_snr_equals_first_order_dpm_solver(num_steps):
-    """Our Euler is as close as float32 allows; diffusers' Euler is not."""
+    """Our Euler agrees to float32 precision, unlike diffusers' Euler."""
     scheduler = diffusers_scheduler("dpmsolver++", ZERO_SNR, "trailing", solver_order=1)
     scheduler.set_timesteps(num_steps)
     table = make_solver_table(ZERO_SNR, sampler="euler", num_steps=num_steps, spacing="trailing")
@@ -153,7 +153,7 @@ RECORDED = ("10_img0", "10_gs1", "10_img1.5", "10_ti1.5", "10_img1.5_ti1.5", "50
 @pytest.mark.parametrize("name", RECORDED)
 @pytest.mark.parametrize("spacing", ["leading", "reference"])
 def test_ddim_replays_the_reference_trajectory(shared, spacing, name):
-    """Without a network: its noise prediction follows from the latents and the x_0 that the reference recorded."""
+    """No network is needed: the noise prediction follows from the latents and the x_0 that the reference recorded."""
     with np.load(shared / f"golden/diffusion/ddim{name}.npz") as recorded:
         channels_last = (0, 1, 3, 4, 5, 2)
         noise = recorded["in/noise"].transpose(0, 2, 3, 4, 1)
@@ -208,7 +208,7 @@ def test_tables_have_one_shape_and_hold_float32():
 
 
 def followed(sampler, spacing, num_steps):
-    """Returns whether a sampler visits exactly its timesteps, which it need not where the first one is clipped."""
+    """Returns whether a sampler visits exactly the listed timesteps; some do not if the first timestep is clipped."""
     if sampler in ("dpmsolver++", "unipc"):
         return (spacing, num_steps) != ("leading", 1000)  # refused
     clipped = spacing in ("leading", "reference") and inference_timesteps(SCHEDULE, num_steps, spacing)[0] == 999
@@ -220,7 +220,7 @@ FOLLOWED = [case for case in itertools.product(SAMPLERS, SPACINGS, [1, 2, 3, 30,
 
 @pytest.mark.parametrize(("sampler", "spacing", "num_steps"), FOLLOWED)
 def test_sampling_with_a_network_that_knows_x0_ends_at_it(sampler, spacing, num_steps):
-    """Includes steps where rounding or clipping repeats a timestep, which gives multistep formulas a gap of zero."""
+    """Includes repeated timesteps, from rounding or clipping, which give multistep formulas a step size of zero."""
     schedule = NoiseSchedule(prediction_type="sample")
     table = make_solver_table(schedule, sampler=sampler, num_steps=num_steps, spacing=spacing)
     x0 = 2.0 * unit_noise(seed=3)
@@ -237,15 +237,15 @@ def test_sampling_with_a_network_that_knows_x0_ends_at_it(sampler, spacing, num_
         expected = np.float32(np.sqrt(a_last)) * x0 + np.float32(np.sqrt(1 - a_last)) * epsilon
     else:
         expected = x0
-    # 3e-5: a thousand float32 steps, each rounding latents of size 8.
+    # 3e-5: up to a thousand float32 steps, each of which rounds latents of size 8.
     np.testing.assert_allclose(run(table, state).latents, expected, atol=3e-5)
 
 
 def gaussian_data_errors(sampler, num_steps, spacing):
-    """Relative errors in the scale of latents that follow the exact noise prediction of data from N(0, 0.5^2).
+    """Returns relative errors in the scale of latents, for the exact noise prediction of data from N(0, 0.5^2).
 
-    The probability flow scales latents with their standard deviation, sqrt(0.25 a + 1 - a). Returns one error for each
-    timestep visited, and one for the end of the sampler.
+    The probability flow scales latents with their standard deviation, sqrt(0.25 a + 1 - a). There is one error for
+    each timestep visited and one for the result.
     """
     a = SCHEDULE.alphas_cumprod
     table = make_solver_table(SCHEDULE, sampler=sampler, num_steps=num_steps, spacing=spacing)
@@ -269,12 +269,12 @@ def test_samplers_converge_to_the_probability_flow(sampler, spacing):
 
 
 def test_order_of_accuracy_is_one_for_ddim_and_euler_and_two_for_the_multistep_samplers():
-    """Up to the last network evaluation, at timestep 1: the jump from there to zero noise is first order in all."""
+    """Errors are measured at timestep 1, because the step from there to zero noise is first order in every sampler."""
     gain = {}
     for sampler in SAMPLERS:
         coarse, fine = (gaussian_data_errors(sampler, num_steps, "reference")[-2] for num_steps in (100, 200))
         gain[sampler] = coarse / fine
-    # Twice the steps divide the error by 2 and by 4 in the limit; measured 1.95 and 3.2 to 3.6 here.
+    # In the limit, twice the steps divide the error by 2 or 4; the measured factors are 1.95 and 3.2 to 3.6.
     assert 1.8 < gain["ddim"] < 2.1
     assert 1.8 < gain["euler"] < 2.1
     assert 3.0 < gain["dpmsolver++"] < gain["unipc"] < 4.2
@@ -311,7 +311,7 @@ def test_a_stochastic_table_requires_noise():
 
 @pytest.mark.parametrize("num_steps", [7, 20, 25, 61])
 def test_a_stochastic_step_from_pure_noise_is_finite(num_steps):
-    """At zero terminal SNR and eta 1 the remaining noise is 0, and float32 rounding made its root NaN."""
+    """At zero terminal SNR with eta 1 the remaining variance is 0; float32 rounding below 0 would make its root NaN."""
     schedule = NoiseSchedule(rescale_zero_terminal_snr=True, prediction_type="v_prediction", dynamic_rescale=0.7)
     table = make_solver_table(schedule, sampler="ddim", num_steps=num_steps, spacing="trailing", eta=1.0)
     assert table.num_steps == num_steps
@@ -321,7 +321,7 @@ def test_a_stochastic_step_from_pure_noise_is_finite(num_steps):
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmsolver++", "unipc"])
 def test_dynamic_rescale_changes_the_signal_but_not_the_sample(sampler):
-    """A perfect network gives x_0 itself at any scale; DDIM keeps the last scale unless it is undone."""
+    """A perfect network predicts x_0 at any scale; DDIM's result keeps the last scale unless it is undone."""
     schedule = NoiseSchedule(prediction_type="sample", dynamic_rescale=0.5)
     options = {"sampler": sampler, "num_steps": 10, "spacing": "trailing"}
     for undo in (False, True):

@@ -1,4 +1,4 @@
-"""The noise schedule, prediction types and timesteps against the reference's tables and diffusers'."""
+"""The noise schedule, prediction types and timesteps, compared with the reference's tables and with diffusers."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,17 +37,17 @@ def test_float64_tables_equal_the_reference(golden):
     posterior = {name for name in golden if name.startswith("f64/posterior")}
     assert {f"f64/{name}" for name in derived} | posterior == {name for name in golden if name.startswith("f64/")}
     for name, ours in derived.items():
-        # 1e-12: betas come back from a quotient near one, which costs three of float64's sixteen digits.
+        # 1e-12: betas are 1 minus a quotient near 1, which costs three of float64's sixteen digits.
         np.testing.assert_allclose(ours, golden[f"f64/{name}"], rtol=1e-12, err_msg=name)
 
 
 def test_ancestral_steps_of_one_timestep_are_the_reference_posterior(golden):
-    """DDIM with eta 1 and all 1000 steps is DDPM, so its table must hold the reference's posterior arrays."""
+    """DDIM with eta 1 and all 1000 steps is DDPM, so its table must contain the reference's posterior arrays."""
     table = make_solver_table(SCHEDULE, sampler="ddim", num_steps=1000, spacing="trailing", eta=1.0)
-    # The last row, timestep 0, lands on a[0] here and on a = 1 in the posterior.
+    # The last row, timestep 0, is omitted: it steps to a[0] here and to a = 1 in the posterior.
     rows, t = slice(0, 999), np.arange(999, 0, -1)
     np.testing.assert_array_equal(table.timesteps[rows], t)
-    rounding = {"rtol": 2e-7}  # of the table to float32
+    rounding = {"rtol": 2e-7}  # the table is rounded to float32
     np.testing.assert_allclose(table.noise[rows] ** 2, golden["f64/posterior_variance"][t], rtol=4e-7)
     np.testing.assert_allclose(
         2 * np.log(table.noise[rows]), golden["f64/posterior_log_variance_clipped"][t], **rounding
@@ -63,13 +63,13 @@ def test_training_table_equals_the_reference_bit_for_bit(golden):
     assert table.dtype == np.float32
     np.testing.assert_array_equal(table, golden["train/alphas_cumprod"])
     betas = 1 - table / np.append(np.float32(1), table[:-1])
-    # 2e-4: float32's 6e-8 on a quotient near one, over a smallest beta of 8.5e-4, twice.
+    # 2e-4: twice the float32 rounding of a quotient near 1, 6e-8, relative to the smallest beta, 8.5e-4.
     np.testing.assert_allclose(betas, golden["train/betas"], rtol=2e-4)
 
 
 def test_add_noise_equals_the_reference(golden):
     noisy = SCHEDULE.add_noise(*(jnp.asarray(golden[f"addn/{name}"]) for name in ("x0", "noise", "t")))
-    # Two float32 products and a sum, fused or not: a few units in the last place.
+    # Two float32 products and a sum, which may be fused: they differ by a few units in the last place.
     np.testing.assert_allclose(noisy, golden["addn/noisy"], rtol=1e-6, atol=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_timesteps_equal_diffusers_for_every_number_of_steps():
         multistep = diffusers.DPMSolverMultistepScheduler(timestep_spacing=spacing, steps_offset=1)
         for num_steps in range(1, 1000):
             scheduler.set_timesteps(num_steps)
-            # diffusers runs past the last timestep where "leading" reaches 1000, and its arange may end one entry late.
+            # diffusers exceeds the last timestep if "leading" reaches 1000, and its arange may give one entry too many.
             theirs = np.minimum(scheduler.timesteps.numpy(), 999)[:num_steps]
             np.testing.assert_array_equal(inference_timesteps(SCHEDULE, num_steps, spacing), theirs)
             multistep.set_timesteps(num_steps)
@@ -133,13 +133,13 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_timestep():
         (schedule.training_alphas_cumprod, SCHEDULE.training_alphas_cumprod),
     ):
         assert table[-1] == 0
-        assert table[0] == pytest.approx(plain[0], rel=1e-6)  # float32
+        assert table[0] == pytest.approx(plain[0], rel=1e-6)  # float32 rounding
         assert (np.diff(table) < 0).all()
     diffusers = pytest.importorskip("diffusers")
     theirs = diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
     )
-    # atol 1e-7: theirs is float32 throughout, with a difference of nearly equal numbers before the end.
+    # atol 1e-7: diffusers computes in float32 and subtracts nearly equal numbers close to the end.
     np.testing.assert_allclose(schedule.alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=2e-5, atol=1e-7)
 
 
@@ -168,7 +168,7 @@ def test_an_invalid_schedule_is_refused(field, value):
 def test_linear_betas_are_linear_in_beta():
     schedule = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02)
     alphas = schedule.alphas_cumprod[1:] / schedule.alphas_cumprod[:-1]
-    np.testing.assert_allclose(1 - alphas, np.linspace(1e-4, 0.02, 1000)[1:], rtol=1e-10)  # a quotient near one
+    np.testing.assert_allclose(1 - alphas, np.linspace(1e-4, 0.02, 1000)[1:], rtol=1e-10)  # 1 minus a quotient near 1
     np.testing.assert_allclose(schedule.training_alphas_cumprod, schedule.alphas_cumprod, rtol=1e-5)  # float32 betas
 
 
@@ -198,7 +198,7 @@ def test_dynamic_rescale_scales_the_clean_latents_before_noise():
     t, x0 = np.array([0, 200, 399, 999]), jnp.ones((4, 2))
     np.testing.assert_allclose(schedule.scale[t], [1, 1 - 0.7 * 200 / 399, 0.3, 0.3])
     noisy = schedule.add_noise(x0, jnp.zeros_like(x0), jnp.asarray(t))
-    np.testing.assert_allclose(noisy[:, 0], schedule.signal(t), rtol=1e-5)  # float32 table
+    np.testing.assert_allclose(noisy[:, 0], schedule.signal(t), rtol=1e-5)  # the table is float32
     np.testing.assert_allclose(
         schedule.velocity(x0, jnp.zeros_like(x0), jnp.asarray(t))[:, 0],
         -schedule.noise(t) * schedule.scale[t],

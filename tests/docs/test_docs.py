@@ -33,7 +33,7 @@ CODE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
 def text_of(path: Path) -> str:
-    """Markdown of a page, or of the Markdown cells of a notebook."""
+    """Returns the Markdown of a page, or of a notebook's Markdown cells."""
     if path.suffix != ".ipynb":
         return path.read_text(encoding="utf-8")
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -41,7 +41,7 @@ def text_of(path: Path) -> str:
 
 
 def shell_commands(path: Path) -> Iterator[list[str]]:
-    """Words of every command line in the ```bash blocks of a page, or in the %%bash cells of a notebook."""
+    """Yields the words of every command line in a page's ```bash blocks or a notebook's %%bash cells."""
     blocks = [block[2] for block in CODE.finditer(text_of(path)) if block[1] == "bash"]
     if path.suffix == ".ipynb":
         cells = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
@@ -115,7 +115,7 @@ def test_commands_parse_and_name_what_exists(path, words):
 
 
 def parse_smcd(arguments: list[str]) -> None:
-    """Parses a command line with the parser that runs it."""
+    """Parses a command line with the command's own parser."""
     options = {"--debug", "--verbose"}
     command, *rest = [word for word in arguments if word not in options]
     module = importlib.import_module(f"smcd_jax.cli.{command}")
@@ -156,7 +156,7 @@ def test_the_trial_of_training_runs_as_it_stands(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # eight devices in tests
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # which gives the tests eight devices
     subprocess.run(["bash", "-e", "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / "runs" / "trial" / "checkpoints" / "2").is_dir()
 
@@ -174,7 +174,7 @@ def test_named_files_exist(path):
 
 
 def source_messages() -> list[str]:
-    """Every text in the source, with `...` in place of what is filled in."""
+    """Returns every string in the source, with `...` in place of formatted values."""
     found = [(ROOT / "launch" / "common.sh").read_text(encoding="utf-8")]
     for package in ("smcd_jax", "data_pipeline"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -260,7 +260,7 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs the extra docs: pip install -e '.[docs]'")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):  # of tests: fast compilation, eight devices
+    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):  # set for tests: fast compilation and eight devices
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=3000, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -1,4 +1,4 @@
-"""Words that readers stumbled over, in the whole tree, and the form of `Args:` entries."""
+"""No text in the tree uses words that readers stumbled over, and `Args:` entries have the required form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def without_pictures(name: str, text: str) -> str:
 
 
 def faulty_entries(text: str) -> list[str]:
-    """Entries of Args, Attributes and Raises that do not start with a capital letter, a digit, a quote or code."""
+    """Returns the Args, Attributes and Raises entries that do not start with a capital, a digit, a quote or code."""
     found, inside, indent = [], False, 0
     for line in text.splitlines():
         section = SECTION.match(line)
