@@ -110,7 +110,7 @@ def grounding_item(number: int, caption: str, objects, *, embeddings=None, **cha
 
 
 def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = "right") -> None:
-    """Writes a TSV file and its line index; `index` is the index's text, "right" for a correct one, or None for none."""
+    """Writes a TSV file and its line index; `index` is the index's text, "right" for a correct one or None for none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [line if isinstance(line, str) else f"{line['data_id']}\t{json.dumps(line)}" for line in lines]
     data = "".join(row + "\n" for row in rows).encode()
@@ -122,7 +122,7 @@ def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = 
 
 
 class Misbehaving:
-    """A source of `clips` clips; those with an index in `bad` are damaged, and reading clip `deadly` ends the process."""
+    """A source of `clips` clips; those in `bad` are damaged, and reading the one with index `deadly` ends the process."""
 
     name = "misbehaving"
     splits = ("train", "val")

@@ -145,7 +145,7 @@ class TestStableClips:
         np.testing.assert_allclose(colors, GOLDEN[name][2], atol=2)
 
     def test_raw_numbers_are_those_of_philox(self):
-        # NumPy increments the counter before drawing, so the first block of Philox4x64-10 is that of counter (1, 7, 9, 2).
+        # NumPy increments the counter before drawing, so Philox4x64-10's first block is that of counter (1, 7, 9, 2).
         rng = ClipRng(5, split=2, index=9, stream=7)
         first = [rng.unit() for _ in range(2)]
         raw = np.random.Philox(key=5, counter=[0, 7, 9, 2]).random_raw(2)
@@ -270,7 +270,7 @@ class TestBoxesAndMask:
             for frame, item in np.argwhere(drawn.mask):
                 rows, columns = np.nonzero(scene.layer(item, frame)[..., 3] >= SEEN)
                 extents = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # Each side of a box lies within the outermost sufficiently opaque pixel, so it is off by at most one pixel.
+                # Each side of a box lies within the outermost sufficiently opaque pixel, at most one pixel off.
                 assert np.abs(drawn.boxes[frame, item] * 64 - extents).max() <= 1
                 checked += 1
                 cut += bool(

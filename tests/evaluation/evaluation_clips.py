@@ -1,4 +1,4 @@
-"""Helpers of the evaluation tests: records of a few sprites, a tiny model with random weights, and videos."""
+"""Helpers for evaluation tests: records of a few sprites, a tiny model with random weights, and videos."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MINUTE = ModelConfig(
 
 
 def sprite_records(folder: Path, **world) -> RecordFolder:
-    """Records of four clips with one or two sprites and five frames of 32 x 32 pixels each."""
+    """Prepares records of four clips, each with one or two sprites and five frames of 32 x 32 pixels."""
     options = {"test_clips": CLIPS, "classes": ["cat", "dog", "car", "fish"], **WORLD, **world}
     prepare("sprites", None, folder, splits=["test"], options=options)
     return RecordFolder(folder, "test")
@@ -64,7 +64,7 @@ def eval_clips(records: RecordFolder) -> list[EvalClip]:
 
 
 def write_videos(folder: Path, clips: list[EvalClip], change: Callable[[np.ndarray, EvalClip], np.ndarray]) -> Path:
-    """Writes a folder of frames for each clip, made from its real frames; returns the parent folder."""
+    """Writes a folder of frames for each clip: the clip's real frames after ``change``. Returns the parent folder."""
     folder.mkdir(exist_ok=True)
     for clip in clips:
         write_frames(change(clip.real(SIDE, SIDE), clip), folder / clip.clip_id)
@@ -81,7 +81,7 @@ def noisy(video: np.ndarray, clip: EvalClip, strength: float = 12) -> np.ndarray
 
 
 def minute_model(folder: Path) -> Path:
-    """Writes a model folder with random weights; the networks' own initialisers would take a minute."""
+    """Writes a model folder with random weights, because the networks' own initialisers would take a minute."""
     random = np.random.default_rng(0)
 
     def components():

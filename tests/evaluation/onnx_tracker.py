@@ -1,6 +1,6 @@
-"""Writes the ONNX file of a tracker that follows red objects, in the form that `learned_tracker` reads.
+"""Writes the ONNX file of a tracker that follows red objects, with the inputs and outputs that `learned_tracker` uses.
 
-ONNX is a protocol buffer; the few messages that are needed are written here by field number (onnx.proto3).
+An ONNX file is a protocol buffer; the few messages needed here are written by their field numbers (onnx.proto3).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 _FLOAT, _INTS = 1, 7  # values of TensorProto.DataType and AttributeProto.AttributeType
-CELLS, CELL = 16, 16  # number of cells per side of the search picture of 256 x 256, and pixels per cell
-SMALL_CELL = 8  # pixels per cell of the template, 128 x 128
+CELLS, CELL = 16, 16  # cells per side of the search picture, which is 256 x 256, and pixels per side of a cell
+SMALL_CELL = 8  # pixels per side of a cell in the template, which is 128 x 128
 WIDE = 64  # side in pixels of the area around a cell's centre that determines its score
 
 
 def write_red_tracker(path: Path, *, side: float = 0.25, search: str = "search") -> Path:
-    """Writes a network that finds the reddest place and returns ``side`` of the search picture as the object's side.
+    """Writes a network that finds the reddest cell; it reads the template, but the template has no effect.
 
-    The template is read, but has no effect.
+    ``side`` is the object's side in the output, as a fraction of the search picture's side.
     """
     red = np.zeros((1, 3, WIDE, WIDE), np.float32)
     red[:, 0], red[:, 1:] = 1 / WIDE**2, -0.5 / WIDE**2

@@ -11,7 +11,7 @@ GREY, RED, BLUE = 120, (250, 0, 0), (0, 0, 250)
 
 
 def _picture() -> np.ndarray:
-    """Grey, 32 x 32, with a red box at columns 4..12, rows 8..16 and a blue one at columns 20..28, rows 8..16."""
+    """Returns a grey 32 x 32 picture with a red box at columns 4..12 and a blue one at 20..28, both at rows 8..16."""
     picture = np.full((32, 32, 3), GREY, np.uint8)
     picture[8:16, 4:12] = RED
     picture[8:16, 20:28] = BLUE
@@ -19,7 +19,7 @@ def _picture() -> np.ndarray:
 
 
 def _boxes(*pixels) -> np.ndarray:
-    """Returns the boxes of one object, [f, 1, 4] in 0..1."""
+    """Returns the boxes of one object, [f, 1, 4] in 0..1, from pixels."""
     return np.array(pixels, np.float32)[:, None] / 32
 
 
@@ -65,7 +65,7 @@ class TestSlidCrop:
     def test_absent_objects_are_not_drawn(self):
         boxes = _boxes([4, 8, 12, 16], [16, 20, 20, 28])
         assert len(_where(slid_crop(_picture(), boxes, np.array([[1], [0]]))[1], RED)[0]) == 0
-        # and one that is absent from the first frame has no crop
+        # an object that is absent from the first frame has no crop
         assert (slid_crop(_picture(), boxes, np.array([[0], [1]]))[1] == _picture()).all()
 
     def test_later_objects_are_on_top(self):

@@ -1,4 +1,4 @@
-"""Comparison of two evaluations of the same list: differences clip by clip, verdicts, and refusals."""
+"""Comparison of two evaluations of the same list: differences for each clip, verdicts, and refusals."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_page_shows_both_videos_of_every_clip_sorted_by_the_gain_of_b(tmp_pa
     differences = compare(*pair)
     page = write_comparison(tmp_path / "page.html", folders, pair, differences).read_text()
     assert page.count("<article") == len(CLIPS)
-    assert page.count("<img ") == 2 * 3  # the real clip once, the two others
+    assert page.count("<img ") == 2 * 3  # for each clip, the real video once and both generated ones
     assert str(tmp_path) not in page
     gains = differences[0].per_clip
     best = max(gains, key=gains.get)

@@ -53,7 +53,7 @@ def pictures(count=3, height=40, width=56, seed=0):
 
 
 def host_params(config):
-    """Random parameters, norm scales near 1; the networks' own initialisers would take seconds each."""
+    """Returns random parameters with norm scales near 1; the networks' own initialisers would take seconds each."""
     random = np.random.default_rng(0)
     leaves = {
         path: (random.normal(path.endswith("scale"), 0.1, leaf.shape)).astype(np.float32)
@@ -62,12 +62,12 @@ def host_params(config):
     return unflatten(leaves)
 
 
-# Comparison of the towers with the classes of transformers
+# Comparison of the towers with those of the transformers library
 
 
 @pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
 def reference(request, tmp_path_factory):
-    """The CLIPModel of transformers with random weights, and the folder in which it is saved."""
+    """The transformers library's CLIPModel with random weights, and the folder in which it is saved."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     shared = {"hidden_act": request.param, "num_hidden_layers": 2, "projection_dim": 32}
@@ -90,7 +90,7 @@ def reference(request, tmp_path_factory):
 
 
 def pooled(output):
-    """Returns the projected features; since version 5, transformers returns further values with them."""
+    """Returns the projected features; since version 5, transformers returns them together with other values."""
     return getattr(output, "pooler_output", output).numpy()
 
 
@@ -145,7 +145,7 @@ def test_a_folder_of_another_kind_is_refused(reference, tmp_path):
 
 def test_an_openclip_file_is_read_by_the_tables_of_conversion(tmp_path):
     torch = pytest.importorskip("torch")
-    # head widths of ViT-H/14, which the reader of its file expects
+    # The head widths are those of ViT-H/14, which the reader of OpenCLIP files expects.
     text = TextEncoderConfig(width=64, heads=1, layers=2, embed_width=32)
     vision = VisionEncoderConfig(picture_size=28, width=80, heads=1, layers=2, embed_width=32)
     params = {config: host_params(config) for config in (text, vision)}
@@ -180,7 +180,7 @@ def test_a_model_converted_with_its_vision_tower_needs_no_other_weights(tmp_path
 
 
 def test_the_activation_is_written_only_if_it_is_not_the_default():
-    # feature caches identify an encoder by its config as written, so a new field must not invalidate old caches
+    # Feature caches identify an encoder by its config as stored, so writing a new field would invalidate old caches.
     assert "activation" not in to_dict(TEXT)
     quick = dataclasses.replace(TEXT, activation="quick_gelu")
     assert to_dict(quick)["activation"] == "quick_gelu"
@@ -288,7 +288,7 @@ def test_weights_are_found_in_the_given_folder_or_in_that_of_the_variable(tmp_pa
 
 
 def directions(*degrees):
-    """Vectors of length 3 at these angles."""
+    """Returns vectors of length 3 at these angles in degrees."""
     return 3 * np.array([[math.cos(math.radians(d)), math.sin(math.radians(d))] for d in degrees])
 
 
@@ -377,7 +377,7 @@ def test_ssim_is_the_formula_under_a_gaussian_window():
     c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     each = (2 * means[0] * means[1] + c_1) * (2 * covariance + c_2)
     each /= (means[0] ** 2 + means[1] ** 2 + c_1) * (sum(variances) + c_2)
-    want = each[5:-5, 5:-5].mean()  # only where the 11 x 11 window lies within the frame
+    want = each[5:-5, 5:-5].mean()  # only pixels whose 11 x 11 window lies within the frame
     assert 0.2 < want < 0.95
     assert ssim(other, real) == pytest.approx(want, abs=1e-9)
 
@@ -451,7 +451,7 @@ def test_the_interval_of_a_mean_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2, 1, 400)
     low, high = bootstrap_interval(values)
     error = 1.96 * values.std() / 20
-    # a quantile of 1000 draws is known to 3 or 4 percent of the width
+    # the sampling error of a quantile of 1000 draws is 3 to 4 percent of the width
     assert low == pytest.approx(values.mean() - error, abs=0.15 * error)
     assert high == pytest.approx(values.mean() + error, abs=0.15 * error)
     assert bootstrap_interval(values) == (low, high)

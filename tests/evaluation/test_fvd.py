@@ -1,4 +1,4 @@
-"""The Frechet video distance: padding of short clips, order, bootstrap, and its networks."""
+"""The Frechet video distance: padding of short clips, order of clips, bootstrap intervals, and networks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Named:
 
 
 def sets(clips=40, width=6, seed=0):
-    """Features of generated and real clips, by id."""
+    """Returns features of generated and of real clips, by clip id."""
     random = np.random.default_rng(seed)
     ids = [f"clip-{index:03d}" for index in range(clips)]
     real = random.standard_normal((clips, width))
@@ -100,19 +100,19 @@ def test_paired_clips_are_drawn_together():
     other = {f"other-{clip}": features for clip, features in real.items()}
     apart = measured(generated, other)
     assert apart.value == measured(generated, real).value
-    # half of every generated feature equals the real one, so much of the scatter cancels if both are drawn together
+    # generated features include half of the real ones, so that much of the scatter cancels if both are drawn together
     assert paired[1] - paired[0] < 0.9 * (apart.interval[1] - apart.interval[0])
 
 
 def test_the_interval_covers_the_distance_of_the_distributions():
-    # Means a shift of 1 apart along one axis, equal covariances: the distance of the distributions is 1.
+    # The covariances are equal and the means are 1 apart along one axis, so the true distance is 1.
     covered = 0
     for seed in range(40):
         random = np.random.default_rng(seed)
         first, second = random.standard_normal((300, 2)) + np.eye(2)[0], random.standard_normal((300, 2))
         low, high = spread(first, second, frechet_distance(first, second), paired=False, resamples=100, seed=seed)
         covered += low <= 1 <= high
-    assert covered >= 34  # of 40 at 95 %: fewer than this has a probability of 1 in 300
+    assert covered >= 34  # with a coverage of 95 %, fewer than 34 of 40 have a probability of 1 in 300
 
 
 def test_the_seed_fixes_the_interval():
@@ -141,7 +141,7 @@ def test_short_videos_hold_their_last_frame():
 
 @pytest.fixture(scope="module")
 def params():
-    """Formula weights, because random weights of so few channels give only zeros after the ReLUs."""
+    """Formula weights: with so few channels, random weights would give only zeros after the ReLUs."""
     return jax.tree.map(np.asarray, i3d_params(SMALL))
 
 
@@ -186,7 +186,7 @@ def test_a_torchscript_file_is_called_like_the_published_file(tmp_path):
             return torch.cat([video.mean(dim=(2, 3, 4)), video[:, :, -1].mean(dim=(2, 3))], dim=1)
 
     path = tmp_path / "i3d_torchscript.pt"
-    with warnings.catch_warnings():  # torch deprecates the format of the published files
+    with warnings.catch_warnings():  # torch has deprecated the format of the published files
         warnings.simplefilter("ignore")
         torch.jit.script(Pooled()).save(str(path))
     extractor = open_extractor("i3d-torchscript", tmp_path)

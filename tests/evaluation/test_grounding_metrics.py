@@ -1,4 +1,4 @@
-"""AO and SR by the GOT-10k rules on cases computed by hand, and the rank correlation of displacements."""
+"""AO and SR by the GOT-10k rules, on cases computed by hand, and the rank correlation of displacements."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NOWHERE = [np.nan] * 4
 
 
 def _strip(share: float) -> list[float]:
-    """Returns a box that covers this share of `WHOLE`."""
+    """Returns a box that covers this fraction of `WHOLE`."""
     return [0.0, 0.0, share, 1.0]
 
 
 def _clip(shares, *, present=None, **options):
-    """One object whose true box is the whole picture, found with the given IoUs after a first frame."""
+    """Returns the overlap of one object whose true box is the whole picture, found with these IoUs after frame 0."""
     found = np.array([[_strip(1)], *([_strip(share)] for share in shares)])
     mask = np.ones((len(found), 1)) if present is None else np.array(present)[:, None]
     return clip_overlap(found, np.broadcast_to(WHOLE, found.shape), mask, **options)
@@ -36,10 +36,10 @@ class TestOverlap:
             (HALF, WHOLE, 0.5),
             ([0, 0, 0.5, 0.5], [0.25, 0, 0.75, 0.5], 1 / 3),
             ([0, 0, 0.25, 0.25], [0.5, 0.5, 1, 1], 0),
-            ([0, 0, 0.5, 1], [0.5, 0, 1, 1], 0),  # they touch
+            ([0, 0, 0.5, 1], [0.5, 0, 1, 1], 0),  # touching
             ([0.3, 0, 0.3, 1], WHOLE, 0),  # without area
             ([0.3, 0, 0.3, 1], [0.3, 0, 0.3, 1], 0),
-            ([0.8, 0, 0.2, 1], WHOLE, 0),  # inside out
+            ([0.8, 0, 0.2, 1], WHOLE, 0),  # x2 < x1
             (NOWHERE, WHOLE, 0),
         ],
     )
@@ -55,7 +55,7 @@ class TestOverlap:
         assert box_iou(np.array([1.5, 0, 2, 1]), np.array([1.5, 0, 2, 1])) == 0
 
     def test_the_published_toolkit_keeps_the_width_of_a_box_beyond_the_left(self):
-        # the toolkit turns x, width = -0.5, 1 into 0, 1: twice as wide as the part in the picture
+        # the toolkit clips x from -0.5 to 0 but keeps the width of 1, which is twice the width of the visible part
         beyond = np.array([-0.5, 0, 0.5, 1])
         assert box_iou(beyond, np.array(HALF)) == 1
         assert box_iou(beyond, np.array(HALF), clipping="toolkit") == 0.5
@@ -167,7 +167,7 @@ class TestScores:
 
 
 def _moves(centers, size=0.1):
-    """Returns boxes of one object around these centres, [f, 1, 4]."""
+    """Returns boxes [f, 1, 4] of one object with these centres."""
     centers = np.array(centers, np.float64)
     return np.concatenate([centers - size / 2, centers + size / 2], axis=1)[:, None]
 

@@ -1,4 +1,4 @@
-"""Motion inside and outside the boxes: zero in a still video, proportional to the movement in others."""
+"""Motion inside and outside the boxes: zero for a still video, otherwise proportional to the movement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def _texture(seed: int, side: int) -> np.ndarray:
 
 
 def _clip(step: int, *, scale: int = 1, pan: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A textured square of 24 of 64 pixels that moves right by `step` per frame, its background left by `pan`."""
+    """Returns a 64 x 64 video and the boxes of a textured 24 x 24 square.
+
+    The square moves right by `step` pixels per frame, and the background moves left by `pan`.
+    """
     behind, square = _texture(0, 128 * scale), _texture(1, 24 * scale)
     video = np.stack([behind[: 64 * scale, pan * scale * f : (64 + pan * f) * scale] for f in range(FRAMES)])
     boxes = np.zeros((FRAMES, 1, 4), np.float32)
@@ -37,20 +40,20 @@ def test_a_still_video_has_no_motion():
     video, boxes = _clip(0)
     assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))) == pytest.approx(
         (0, 0), abs=1e-3
-    )  # below it is 0.03 and more
+    )  # in the tests below, it is at least 0.03
 
 
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_moving_object_moves_inside_its_boxes_only(step):
     video, boxes = _clip(step)
     motion = motion_magnitude(video, boxes, np.ones((FRAMES, 1)))
-    assert motion.inside == pytest.approx(step / 64, rel=0.2)  # flow is smooth: a little less at the edges
+    assert motion.inside == pytest.approx(step / 64, rel=0.2)  # optical flow is smooth, so a little lower at the edges
     assert motion.outside < 0.25 * motion.inside
 
 
 def test_uncovered_background_does_not_count_as_outside():
     video, boxes = _clip(6)
-    # it would be 0.25 if the place where the object arrives counted
+    # it would be 0.25 if pixels that the object is about to cover were counted
     assert motion_magnitude(video, boxes, np.ones((FRAMES, 1))).outside * 64 < 0.2
 
 

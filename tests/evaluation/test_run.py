@@ -1,4 +1,4 @@
-"""Clips, metrics and files of an evaluation: reference values, damaged clips, repeatable bytes."""
+"""Clips, metrics and files of an evaluation: reference values, damaged clips, and reproducible files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.evaluation.evaluation_clips import (
 
 
 class MeanColours:
-    """Stand-in for networks: features of pictures are mean colours, the feature of a text is its length."""
+    """Replaces networks: the feature of a picture is its mean colour, and the feature of a text is its length."""
 
     name, implementation, weights_sha256, frame_rule = "colours", "mean colours", None, "every frame, as it is"
 
@@ -111,7 +111,7 @@ class TestMetrics:
         assert metric.value == pytest.approx(weighted, abs=1e-12)
 
     def test_a_still_video_does_not_move_and_pixels_have_no_ceiling(self, rows):
-        assert rows["motion-inside-farneback@128"].references[STILL] < 1e-6  # rounding
+        assert rows["motion-inside-farneback@128"].references[STILL] < 1e-6  # rounding error
         assert rows["motion-inside-farneback@128"].references[REAL] > 0
         for name in ("psnr", "ssim"):
             assert set(rows[name].references) == {STILL, SLID}
@@ -156,7 +156,7 @@ def test_a_metric_without_weights_does_not_run_and_the_others_do(records, clips,
 
 class TestInterventions:
     def test_mirrored_boxes_start_at_the_same_place_and_move_the_other_way(self, clips):
-        centers = np.array([[0.2, 0.2], [0.5, 0.5], [0.6, 0.4], [0.9, 0.5]])  # absent in the first frame
+        centers = np.array([[0.2, 0.2], [0.5, 0.5], [0.6, 0.4], [0.9, 0.5]])  # the object is absent from frame 0
         boxes = np.concatenate([centers - 0.1, centers + 0.1], axis=1)[:, None].astype(np.float32)
         changed = mirrored(boxes, np.array([[False], [True], [True], [True]]))[1:, 0]
         np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""The exact detector finds sprites where the scene has them, even in blurred frames, and nothing elsewhere."""
+"""The exact detector finds sprites where the scene has them, even in blurred frames, and nowhere else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _scenes(world: SpriteWorld) -> list[Scene]:
 
 
 def _overlap(scenes, change) -> float:
-    """Returns the AO over clips, with the detector run on `change(rendering)`."""
+    """Returns the average overlap (AO) of the detector's boxes over scenes, run on `change(rendering)`."""
     clips = []
     for scene in scenes:
         drawn = render_scene(scene)
@@ -52,7 +52,8 @@ def _empty(scene: Scene, frames: int = 2) -> np.ndarray:
 
 
 class TestWhereSpritesAre:
-    # AO on 50 clips: 0.985 with one sprite, 0.980 with up to two, 0.96 and 0.94 shrunk by 4 and faded, 0.25 if still.
+    # AO measured on 50 clips with one sprite and with up to two: 0.985 and 0.980; shrunk by 4 and faded: 0.96 and 0.94;
+# still video: 0.25.
 
     def test_real_clips_reach_the_highest_score(self):
         assert _overlap(_scenes(ALONE), lambda drawn: drawn.video) > 0.95
@@ -88,7 +89,7 @@ class TestWhereSpritesAre:
         scene = ALONE.scene(3, split="test")
         (item,) = scene.objects
         video = render_scene(scene).video[:2]
-        elsewhere = item.boxes + np.array([5, -3, 5, -3])  # of the same size
+        elsewhere = item.boxes + np.array([5, -3, 5, -3])  # boxes of the same size at other positions
         moved = dataclasses.replace(scene, objects=(dataclasses.replace(item, boxes=elsewhere),))
         np.testing.assert_array_equal(detect_sprites(video, moved).boxes, detect_sprites(video, scene).boxes)
 
@@ -108,19 +109,19 @@ class TestWhereSpritesAre:
             scene, objects=(dataclasses.replace(item, boxes=np.concatenate([places, places + side], axis=1)),)
         )
         drawn = render_scene(scene)
-        # on both axes, for the sides that move together
+        # 0.4 pixels, for shifts along both axes
         assert np.abs(detect_sprites(drawn.video, scene).boxes - drawn.boxes).max() < 0.4 / 64
 
     def test_sprites_are_found_in_a_much_brighter_video(self):
         scene = ALONE.scene(1, split="test")
         drawn = render_scene(scene)
         brighter = np.clip(drawn.video.astype(int) + 60, 0, 255).astype(np.uint8)
-        assert drawn.video.max() > 195  # some values are clipped at 255, as a decoder clips them
+        assert drawn.video.max() > 195  # some values are clipped at 255, as in a decoder
         assert np.nanmin(clip_overlap(detect_sprites(brighter, scene).boxes, drawn.boxes, drawn.mask).ious) > 0.8
 
     def test_the_box_of_a_sprite_half_outside_is_that_of_its_visible_part(self):
         scene = ALONE.scene(0, split="test")
-        boxes = np.array([[20.0, 20, 40, 40], [-12, 20, 8, 40], [52, 20, 72, 40]])  # only the tip of a star
+        boxes = np.array([[20.0, 20, 40, 40], [-12, 20, 8, 40], [52, 20, 72, 40]])  # a star's tip remains visible
         item = dataclasses.replace(scene.objects[0], name="star", color="red", boxes=boxes)
         scene = dataclasses.replace(scene, objects=(item,))
         drawn = render_scene(scene)
@@ -144,7 +145,7 @@ class TestAbsentSprites:
         assert np.nanmax(clip.ious) == 0
 
     def test_a_missing_sprite_of_two_is_not_found(self):
-        for index in (4, 6, 7):  # the remainder next to the sprite could be mistaken for the other's edge
+        for index in (4, 6, 7):  # the residual beside the present sprite could be mistaken for the other's edge
             scene = PAIRS.scene(index, split="test")
             drawn = render_scene(dataclasses.replace(scene, objects=scene.objects[1:]), frames=[0])
             found = detect_sprites(drawn.video, scene)

@@ -1,4 +1,4 @@
-"""Preparation, evaluation and animation read frames alike: each stored frame appears once."""
+"""Preparation, evaluation and animation read frames in the same way: each stored frame appears once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from smcd_jax.media import read_picture, read_video
 from smcd_jax.tracks import BoxTracks, save_tracks
 
 COUNT, SIDE = 12, 64
-# Hundredths of a second: the first frame is held, then the rate changes.
+# Start times in hundredths of a second: the first frame is displayed longer, and then the frame rate varies.
 TIMES = [0, 100, 104, 108, 112, 162, 166, 170, 171, 172, 173, 174]
 
 
 def pictures() -> np.ndarray:
-    """A square that moves over a gradient, each frame brighter than the previous one."""
+    """Returns frames of a square that moves over a gradient; each frame is brighter than the previous one."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     frames = np.stack([np.stack([x, y, x // 2 + y // 2], -1) + 8 * index for index in range(COUNT)]).astype(np.uint8)
     for index in range(COUNT):
@@ -68,7 +68,7 @@ MAKERS = {
     "varying.mkv": lambda path: muxed(path, TIMES, b_frames=2),
     "held.gif": held_gif,
 }
-# Lossy codecs and the palette of a GIF change pixels; neighbouring frames differ by far more.
+# Largest error of lossy codecs and a GIF's palette; neighbouring frames differ by far more.
 CLOSE = 8
 
 

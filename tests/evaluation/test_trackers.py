@@ -1,4 +1,4 @@
-"""The trackers follow moving objects deterministically, and refuse objects that they cannot track."""
+"""Trackers follow moving objects deterministically and refuse objects that they cannot track."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES, SIDE = 4, 64
 
 
 def _moving_square(*, seed: int = 0, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
-    """A patterned square of 16 pixels that moves right by 4 and down by 2 per frame: video and boxes."""
+    """Returns video and boxes of a patterned 16 x 16 square that moves by 4 pixels right and 2 down per frame."""
     rng = np.random.default_rng(seed)
     pattern = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     video = np.repeat(rng.integers(170, 190, (1, side, side, 3)).astype(np.uint8), FRAMES, axis=0)
@@ -44,7 +44,7 @@ class TestTracking:
         found = tracker.track(video, boxes[0])
         np.testing.assert_array_equal(found[0], boxes[0])
         assert found.dtype == np.float32
-        # a box that stays in place would have an IoU of 0.08 with the last box
+        # a box that stayed in place would have an IoU of 0.08 with the last box
         assert box_iou(found, boxes).min() > 0.7
 
     def test_the_box_stays_in_a_still_video(self, tracker):
@@ -131,7 +131,7 @@ def red_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def red_square():
-    """Like `_moving_square`, but red on grey and leaving the picture at the right."""
+    """Like `_moving_square`, but the square is red on grey and leaves the picture on the right."""
     video = np.full((12, SIDE, SIDE, 3), 100, np.uint8)
     boxes = np.zeros((12, 4), np.float32)
     for frame in range(12):
@@ -142,14 +142,14 @@ def red_square():
 
 
 class TestLearned:
-    """A tracker file that follows red objects; its search picture shows four times the object's side."""
+    """A tracker file that follows red objects; its search picture is four times as wide and high as the object."""
 
     def test_the_tracker_follows_with_the_resolution_of_its_cells(self, red_file, red_square):
         video, boxes = red_square
         found = VitTracker(str(red_file)).track(video, boxes[0])
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found[0], boxes[0])
-        # half a cell is an eighth of the square: (7/8)^2 shared of 2 - (7/8)^2
+        # an error of half a cell is 1/8 of the square: the IoU is (7/8)^2 / (2 - (7/8)^2)
         assert box_iou(found, boxes)[:10].min() >= 0.62
         assert found.max() <= 1
 

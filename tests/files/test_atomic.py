@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is complete or absent."""
+"""Atomic writes: a file or folder is either complete or absent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_errors_about_other_files_pass_unchanged(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file permissions of Unix")
+@pytest.mark.skipif(os.name != "posix", reason="needs Unix file permissions")
 def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_text("")
     files.write_json(tmp_path / "a.json", {})

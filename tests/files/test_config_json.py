@@ -1,4 +1,4 @@
-"""Config dataclasses to JSON values and back: round trip, and the place of every fault."""
+"""Conversion of config dataclasses to JSON values and back: round trips, and errors that say which key is wrong."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Files in the published layout at full size, with formula weights: 12 GB that stand in for the published ones.
+"""Writes full-size files in the published layout with formula weights: 12 GB, used in place of the published files.
 
     python -m tests.full_size.published_layout FOLDER [KEYS]
 
-FOLDER serves as ``--smcd`` and ``--modelscope``. KEYS is the folder of the golden key files (name -> shape).
+FOLDER can then be passed as ``--smcd`` and ``--modelscope``. KEYS is the golden folder with shapes by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = {
 
 
 def write_published_layout(folder: Path, keys: Path, *, only: tuple[str, ...] = tuple(FILES)) -> None:
-    """Writes the files, one at a time."""
+    """Writes the files one at a time."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

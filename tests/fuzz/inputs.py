@@ -65,7 +65,7 @@ _STUDIO = [
         ],
     }
 ]
-# Valid files by name; the format is detected by the suffix, as for users.
+# Valid files by name; as for users, the suffix determines the format.
 SEEDS: Mapping[str, str] = {
     "tracks.json": json.dumps(_TRACKS),
     "instances.json": json.dumps(_VIS),
@@ -115,7 +115,7 @@ _TOKENS = (
 
 
 def mutated(text: str, rng: random.Random) -> bytes:
-    """Returns the text after one to six changes: pieces replaced, removed, repeated or moved, bytes flipped, cut."""
+    """Returns the text after one to six changes: parts replaced, removed, repeated or moved, bytes flipped, or cut."""
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         at, end = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
         end = min(end, at + rng.choice((1, 3, 12, 80)))
@@ -158,7 +158,7 @@ def _numbers(text: str) -> list[tuple[int, int]]:
 
 
 def run_import(name: str, data: bytes, folder: Path, *, format: str | None, label: str | None) -> bool:
-    """Imports one file; returns whether it was read. Any result but tracks or an `SMCDError` is a fault."""
+    """Imports one file and returns whether it was read; anything but valid tracks or an `SMCDError` raises an error."""
     path = folder / name
     path.write_bytes(data)
     try:
@@ -170,7 +170,7 @@ def run_import(name: str, data: bytes, folder: Path, *, format: str | None, labe
 
 
 def run_text(data: bytes) -> bool:
-    """Parses text as a value of --track."""
+    """Parses text as the value of --track; returns whether it was valid."""
     try:
         _check(parse_track(data.decode("utf-8", errors="replace"), image_size=SIZE, frames=8))
     except SMCDError:
@@ -179,7 +179,7 @@ def run_text(data: bytes) -> bool:
 
 
 def run_table(data: bytes, folder: Path) -> bool:
-    """Reads a table with any columns."""
+    """Reads a table with arbitrary columns; returns whether it was valid."""
     path = folder / "table.csv"
     path.write_bytes(data)
     try:

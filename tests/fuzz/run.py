@@ -1,4 +1,4 @@
-"""Fuzzing at length: ``python -m tests.fuzz.run --count 1000000``. Prints counts and peak memory."""
+"""Fuzzes the importers at length: ``python -m tests.fuzz.run --count 1000000``. Prints counts and peak memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.fuzz.inputs import one
 
-SECONDS = 10  # time limit of one input; a longer time counts as a hang
+SECONDS = 10  # time limit for one input, after which it counts as a hang
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Importers of tracks and the reader of records with damaged input: an `SMCDError`, or a valid result."""
+"""With damaged input, track importers and the record reader return a valid result or raise an `SMCDError`."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def records(tmp_path_factory) -> Path:
 
 
 def read_all(folder: Path) -> int:
-    """Reads every clip; returns the number that could be read."""
+    """Tries to read every clip; returns the number of clips that could be read."""
     read = 0
     try:
         opened = RecordFolder(folder, "test", max_bad_share=1)

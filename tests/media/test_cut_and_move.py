@@ -1,4 +1,4 @@
-"""Layers of a picture, their composition along boxes, and the fill behind them."""
+"""Layers cut from a picture, their composition along boxes, and the filled holes behind them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOX = np.array([20, 15, 36, 35]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """Returns smooth noise with a red rectangle in BOX."""
+    """Returns smooth noise with a red rectangle at BOX."""
     noise = np.random.default_rng(0).uniform(60, 160, (HEIGHT, WIDTH, 3))
     picture = ndimage.gaussian_filter(noise, (2, 2, 0)).astype(np.uint8)
     picture[15:35, 20:36] = (250, 10, 10)
@@ -53,7 +53,7 @@ class TestMove:
     def test_positions_between_pixels_are_interpolated(self, picture):
         frame = moved(picture, BOX, _box(40.5, 15, 56.5, 35))[1].astype(int)
         assert frame[25, 41, 0] == 250
-        assert frame[25, 56, 0] < 250  # half of this pixel is covered by the object
+        assert frame[25, 56, 0] < 250  # the object covers half of this pixel
 
     def test_a_box_that_leaves_the_picture_is_cut(self, picture):
         frames = moved(picture, BOX, _box(72, 15, 88, 35), _box(200, 15, 216, 35))
@@ -106,7 +106,7 @@ class TestFill:
         hole[20:36, 24:44] = True
         broken = np.where(hole[..., None], 0, picture).astype(np.uint8)
         error = np.abs(fill_holes(broken, hole).astype(int) - picture)[hole]
-        assert error.mean() < 3  # on a scale of 255; filling with the mean of the surroundings has an error of 40
+        assert error.mean() < 3  # out of 255; filling with the mean of the surroundings has an error of 40
 
     def test_a_hole_larger_than_any_source_mirrors_its_surroundings(self, picture):
         hole = np.zeros((HEIGHT, WIDTH), bool)

@@ -17,13 +17,13 @@ def test_drawing_changes_only_the_border_and_the_label():
     drawn = media.draw_boxes(frames, boxes, np.array([[1], [0]]), ["cat"], colors=[(255, 0, 255)])
     np.testing.assert_array_equal(frames, before)
     assert not np.shares_memory(drawn, frames)
-    np.testing.assert_array_equal(drawn[1], frames[1])  # absent there
+    np.testing.assert_array_equal(drawn[1], frames[1])  # the object is absent from frame 1
     for line in (drawn[0, 128, 64:192], drawn[0, 223, 64:192], drawn[0, 128:224, 64], drawn[0, 128:224, 191]):
         assert (line == (255, 0, 255)).all()
     changed = (drawn[0] != frames[0]).any(-1)
-    assert not changed[131:221, 67:189].any()  # the inside, without lines of at most three pixels
+    assert not changed[131:221, 67:189].any()  # inside the lines, which are at most three pixels wide
     changed[128:224, 64:192] = False
-    label = np.argwhere(changed)  # the remaining pixels are a label of three letters above the left corner of the box
+    label = np.argwhere(changed)  # the rest is a label of three letters above the box's left corner
     assert label.min(0).tolist()[1] == 64
     assert label.max(0).tolist()[0] == 127
     assert np.ptp(label, axis=0).max() < 30
@@ -32,7 +32,7 @@ def test_drawing_changes_only_the_border_and_the_label():
 
 @pytest.mark.parametrize("size", [64, 256, 1024])
 def test_a_label_is_legible_at_every_size(size):
-    """Letters are black and at least six pixels high, on a tag of the object's colour, wherever the box is."""
+    """Wherever the box is, letters are black and at least six pixels high, on a tag in the object's colour."""
     frames = np.full((1, size, size, 3), 60, np.uint8)
     color = media.object_colors(1)[0]
     widths = []
@@ -46,9 +46,9 @@ def test_a_label_is_legible_at_every_size(size):
         ink = np.argwhere(pixels.astype(int).sum(-1) < 150)
         assert (pixels == color).all(-1).mean() > 0.3
         assert np.ptp(ink[:, 0]) + 1 >= max(6, size // 50)
-        assert np.ptp(ink[:, 0]) + 1 < size / 6  # and does not cover the picture
+        assert np.ptp(ink[:, 0]) + 1 < size / 6  # small compared with the picture
         widths.append(right - left)
-    assert min(widths) > 0.7 * max(widths)  # a line of the box may hide the edge of the tag
+    assert min(widths) > 0.7 * max(widths)  # the box's line may hide the edge of the tag
 
 
 def test_lines_grow_with_the_picture():
@@ -101,7 +101,7 @@ def test_twenty_one_objects_have_distinct_colours():
     colors = media.object_colors(21)
     assert len(set(colors)) == 21
     assert media.object_colors(22)[21] == colors[0]
-    assert colors[:2] == [(230, 159, 0), (86, 180, 233)]  # Okabe and Ito's orange and sky blue
+    assert colors[:2] == [(230, 159, 0), (86, 180, 233)]  # orange and sky blue of Okabe and Ito's palette
 
 
 def test_drawing_refuses_inconsistent_arguments():

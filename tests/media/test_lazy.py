@@ -1,4 +1,4 @@
-"""Sampling runs without PyAV, for example on a GPU host that only measures."""
+"""Sampling does not need PyAV, for example on a GPU host that only runs benchmarks."""
 
 import subprocess
 import sys

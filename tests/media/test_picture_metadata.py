@@ -1,4 +1,4 @@
-"""Broken or large metadata (text, profiles, EXIF) never prevents reading a picture; other formats are named."""
+"""Broken or large metadata (text, profiles, EXIF) never prevents reading a picture; errors name other formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def chunk(kind: bytes, content: bytes, *, intact: bool = True) -> bytes:
 
 def with_chunk(extra: bytes, *, at_end: bool = False) -> bytes:
     data = png()
-    at = data.index(b"\0\0\0\0IEND") if at_end else 33  # after IHDR
+    at = data.index(b"\0\0\0\0IEND") if at_end else 33  # right after IHDR
     return data[:at] + extra + data[at:]
 
 
@@ -167,7 +167,7 @@ def test_damaged_heic_is_refused(tmp_path):
     [
         (b"%PDF-1.7", "PDF"),
         (b"\0\0\0\x18ftypisom", "video"),
-        (b"\0\0\0\x18ftypmif1", "HEIC"),  # fails even if HEIC is supported, because the file ends here
+        (b"\0\0\0\x18ftypmif1", "HEIC"),  # fails even with HEIC support, because the file ends here
         (b"<svg xmlns=", "SVG"),
         (b"<!DOCTYPE html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),

@@ -1,4 +1,4 @@
-"""Reading pictures of every kind, resizing, and conversion to the range of the model."""
+"""Reading pictures of every kind, resizing, and conversion to the model's range."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_grey_and_bilevel_fill_all_three_channels(tmp_path, mode, color, expecte
 
 def test_cmyk_is_converted(tmp_path):
     path = saved(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), tmp_path / "a.jpg", quality=95)
-    # JPEG is lossy: a level or two.
+    # JPEG is lossy: values may change by a level or two.
     np.testing.assert_allclose(media.read_picture(path).reshape(-1, 3).mean(0), (0, 255, 255), atol=2)
 
 
@@ -62,10 +62,10 @@ def test_transparency_is_composited_on_white(tmp_path):
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 0] = 200
     pixels[0, :, 3] = (0, 128, 255)
-    expected = [[[255, 255, 255], [227, 127, 127], [200, 0, 0]]]  # 128/255 of the colour, the rest white
+    expected = [[[255, 255, 255], [227, 127, 127], [200, 0, 0]]]  # 128/255 of the colour and the rest white
     path = saved(Image.fromarray(pixels), tmp_path / "a.png")
     for given in (path, pixels):
-        np.testing.assert_allclose(media.read_picture(given).astype(int), expected, atol=1)  # one for rounding
+        np.testing.assert_allclose(media.read_picture(given).astype(int), expected, atol=1)  # rounding
 
 
 def test_a_palette_with_a_transparent_colour_shows_white(tmp_path):
@@ -79,20 +79,20 @@ def test_a_palette_with_a_transparent_colour_shows_white(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     pixels = noise(2, 3, 3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was rotated: display the picture rotated clockwise by 90 degrees
+    exif[0x0112] = 6  # the camera was rotated, so the picture is displayed rotated clockwise by 90 degrees
     path = saved(Image.fromarray(pixels), tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(media.read_picture(path), np.rot90(pixels, -1))
 
 
 def test_a_colour_profile_is_converted_to_srgb(tmp_path):
-    # Linear light, gamma 1: middle grey 0.5 of linear light is level 188 in sRGB (IEC 61966-2-1).
+    # The profile is linear (gamma 1): 0.5 in linear light is level 188 in sRGB (IEC 61966-2-1).
     profile = linear_grey_profile()
     path = saved(Image.new("L", (2, 2), 128), tmp_path / "a.png", icc_profile=profile)
-    np.testing.assert_allclose(media.read_picture(path).astype(int), 188, atol=1)  # one for rounding
+    np.testing.assert_allclose(media.read_picture(path).astype(int), 188, atol=1)  # rounding
 
 
 def linear_grey_profile() -> bytes:
-    """The smallest ICC v2 profile: grey, white point D50, tone curve the identity."""
+    """Returns the smallest ICC v2 profile: grey, white point D50, and the identity as tone curve."""
 
     def tag(kind: bytes, data: bytes) -> bytes:
         body = kind + bytes(4) + data
@@ -122,7 +122,7 @@ def test_an_srgb_profile_changes_nothing(tmp_path):
     pixels = noise(8, 8, 3)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(Image.fromarray(pixels), tmp_path / "a.png", icc_profile=profile)
-    np.testing.assert_allclose(media.read_picture(path).astype(int), pixels, atol=1)  # one for rounding
+    np.testing.assert_allclose(media.read_picture(path).astype(int), pixels, atol=1)  # rounding
 
 
 def test_an_unusable_colour_profile_is_named_in_the_log(tmp_path, caplog):
@@ -180,12 +180,12 @@ def test_flipped_bytes_never_raise_anything_but_our_error(tmp_path, caplog):
             content = np.frombuffer(file.getvalue(), np.uint8).copy()
             content[generator.integers(0, len(content), 4)] = generator.integers(0, 256, 4)
             (tmp_path / "a").write_bytes(content.tobytes())
-            with contextlib.suppress(SMCDError):  # all others fail the test
+            with contextlib.suppress(SMCDError):  # any other exception fails the test
                 assert media.read_picture(tmp_path / "a").dtype == np.uint8
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
-    # 100 million pixels of one colour: a few kilobytes on disk.
+    # 100 million pixels of one colour take only a few kilobytes on disk.
     path = saved(Image.new("1", (10_000, 10_000)), tmp_path / "a.png")
     with refused(path=path) as error:
         media.read_picture(path)
@@ -225,10 +225,10 @@ def test_resizing_squashes_instead_of_cropping_and_averages_all_pixels():
     assert resized.shape == (20, 20, 3)
     assert (resized[:, :9] == 0).all()
     assert (resized[:, 11:] == 255).all()
-    # Antialiasing: a fine chequerboard becomes its mean, where point sampling would give 0 or 255.
+    # With antialiasing, a fine chequerboard becomes its mean; point sampling would give 0 or 255.
     board = np.broadcast_to((np.indices((64, 64)).sum(0) % 2 * 255)[..., None], (64, 64, 3)).astype(np.uint8)
     small = media.resize_picture(board, height=8, width=8)
-    np.testing.assert_allclose(small.astype(int), 127.5, atol=2)  # the triangle's weights are quantised
+    np.testing.assert_allclose(small.astype(int), 127.5, atol=2)  # the filter's weights are quantised
 
 
 def test_resizing_to_the_same_size_copies_and_an_empty_size_is_refused():

@@ -47,7 +47,7 @@ def test_an_mp4_starts_with_its_index_so_that_browsers_play_at_once(tmp_path):
 def test_an_mp4_keeps_colours(tmp_path, color):
     frames = np.broadcast_to(np.array(color, np.uint8), (2, 32, 32, 3))
     read, _ = media.read_video(media.write_video(frames, tmp_path / "a.mp4", fps=8))
-    # 8-bit yuv of limited range has about 219 levels: 3 levels of rgb. Confusing bt601 with bt709 would cost 20 to 70.
+    # Limited-range YUV has 219 levels, so RGB is off by up to 3. Confusing BT.601 with BT.709 would cost 20 to 70.
     np.testing.assert_allclose(read.astype(int), frames, atol=4)
 
 
@@ -56,7 +56,7 @@ def test_an_mp4_reads_back_close_to_what_was_written(tmp_path):
     read, fps = media.read_video(media.write_video(frames, tmp_path / "a.mp4", fps=12.5))
     assert read.shape == frames.shape
     assert fps == 12.5
-    # The moving edge is a jump of colour, which 4:2:0 halves in resolution; the mean error stays small.
+    # At the moving edge the colour changes abruptly, and 4:2:0 halves its resolution; the mean error stays small.
     assert np.abs(read.astype(int) - frames).mean() < 6
 
 
@@ -64,7 +64,7 @@ def test_odd_sizes_are_padded_by_one_repeated_row_and_column(tmp_path):
     frames = np.broadcast_to(gradient(31, 47), (3, 31, 47, 3))
     read, _ = media.read_video(media.write_video(frames, tmp_path / "a.mp4", fps=8))
     assert read.shape == (3, 32, 48, 3)
-    np.testing.assert_allclose(read[:, 31].astype(int), read[:, 30].astype(int), atol=12)  # lossy; one copies the other
+    np.testing.assert_allclose(read[:, 31].astype(int), read[:, 30].astype(int), atol=12)  # equal but for lossy coding
     np.testing.assert_allclose(read[:, :, 47].astype(int), read[:, :, 46].astype(int), atol=12)
 
 
@@ -102,7 +102,7 @@ def test_a_gif_has_a_good_palette_and_still_parts_do_not_shimmer(tmp_path):
     frames = np.concatenate([moving(5), np.broadcast_to(gradient(32, 48), (5, 32, 48, 3))], axis=2)
     read, _ = media.read_video(media.write_video(frames, tmp_path / "a.gif", fps=8))
     error = np.sqrt(np.mean((read.astype(float) - frames) ** 2))
-    assert error < 10  # 256 colours for a picture of thousands; a fixed web palette gives over 25
+    assert error < 10  # 256 colours for a picture with thousands; a fixed web palette has an error over 25
     still = read[:, :, 48:].astype(int)
     assert (still == still[0]).all()
 
@@ -115,14 +115,14 @@ def test_equal_frames_in_succession_stay_separate_frames(tmp_path, suffix):
     assert len(read) == 6
     assert fps == 10
     assert not media.probe_video(path)["variable_rate"]
-    assert np.abs(read.astype(int) - frames).mean() < 8  # lossy, or 256 colours
+    assert np.abs(read.astype(int) - frames).mean() < 8  # lossy coding, or only 256 colours
 
 
 def test_a_webp_is_animated_at_true_speed(tmp_path):
     path = media.write_video(moving(7), tmp_path / "a.webp", fps=30)
     probed = media.probe_video(path)
     assert (probed["codec"], probed["frames"], probed["width"], probed["height"]) == ("webp", 7, 48, 32)
-    assert probed["duration"] == pytest.approx(7 / 30, abs=0.0006)  # WebP counts milliseconds
+    assert probed["duration"] == pytest.approx(7 / 30, abs=0.0006)  # WebP stores durations in milliseconds
 
 
 @pytest.mark.parametrize("name", ["out/", "frames", "rocket_frames"])
@@ -182,7 +182,7 @@ def test_bad_video_files_are_refused(tmp_path, suffix):
 def test_a_gif_truncated_between_two_frames_is_refused(tmp_path):
     path = media.write_video(noise(6, 16, 16, 3), tmp_path / "a.gif", fps=8)
     whole = path.read_bytes()
-    path.write_bytes(whole[: whole.rindex(b"\x21\xf9\x04")])  # where the control block of the last frame begins
+    path.write_bytes(whole[: whole.rindex(b"\x21\xf9\x04")])  # ends before the last frame's control block
     with refused(path=path):
         media.read_video(path)
 
@@ -235,7 +235,7 @@ def test_an_unwritable_path_is_refused_in_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "frames"])
 def test_a_full_disk_is_reported_in_one_line_and_leaves_no_file(tmp_path, name):
-    """A limit on the file size simulates the full disk, in a subprocess to which the limit is confined."""
+    """A file size limit simulates the full disk; it is set in a subprocess, so that it affects nothing else."""
     code = f"""
 import resource, sys
 import numpy as np
@@ -315,12 +315,12 @@ def test_an_encoder_that_fails_is_one_line_with_the_path(tmp_path, monkeypatch):
 
 
 def muxed(path: Path, times: list[int], *, sound: int = 0, late: int = 0, size: tuple[int, int] = (32, 48)) -> Path:
-    """An H.264 file whose frame i has the grey level 20 i and is displayed at ``times[i]``, in 1/100 s.
+    """Writes an H.264 file whose frame i has the grey level 20 i and is displayed at ``times[i]``, in 1/100 s.
 
     Args:
         path: File to write; its suffix selects the container.
-        times: Start of each frame.
-        sound: Length of the sound, in 1/100 s.
+        times: Start time of each frame, in 1/100 s.
+        sound: Duration of the sound, in 1/100 s; 0 for a file without sound.
         late: Delay of the video relative to the sound, in 1/100 s.
         size: Height and width.
     """
@@ -347,7 +347,7 @@ def muxed(path: Path, times: list[int], *, sound: int = 0, late: int = 0, size: 
 def assert_stored_frames(path: Path, count: int) -> None:
     frames, _ = media.read_video(path)
     levels = frames.reshape(len(frames), -1).mean(axis=1)
-    np.testing.assert_allclose(levels, 20 * np.arange(count), atol=3)  # lossy
+    np.testing.assert_allclose(levels, 20 * np.arange(count), atol=3)  # H.264 is lossy
     assert media.probe_video(path)["frames"] == count
 
 
@@ -361,7 +361,7 @@ def test_a_varying_rate_neither_repeats_nor_drops_frames_and_is_noted(tmp_path, 
     info = media.probe_video(path)
     assert info["variable_rate"]
     assert info["fps"] == pytest.approx(12 / info["duration"])
-    assert info["duration"] == pytest.approx(0.76, abs=0.04)  # containers differ in the length of the last frame
+    assert info["duration"] == pytest.approx(0.76, abs=0.04)  # containers differ in the duration of the last frame
     assert str(path) in caplog.text
 
 
@@ -369,7 +369,7 @@ def test_a_varying_rate_neither_repeats_nor_drops_frames_and_is_noted(tmp_path, 
 def test_a_video_that_starts_after_its_sound_is_read_from_its_first_frame(tmp_path, suffix, caplog):
     path = muxed(tmp_path / f"a{suffix}", list(range(0, 36, 4)), sound=100, late=50)
     assert_stored_frames(path, 9)
-    assert media.probe_video(path)["start"] == pytest.approx(0.5, abs=0.15)  # the sound starts with padding
+    assert media.probe_video(path)["start"] == pytest.approx(0.5, abs=0.15)  # the sound track starts with padding
     assert str(path) in caplog.text
 
 
@@ -383,7 +383,7 @@ def test_frames_that_an_edit_list_hides_are_read_and_noted(tmp_path, caplog):
 
 
 def edited(content: bytes, *, first: int) -> bytes:
-    """The MP4 file with an edit list that starts ``first`` hundredths of a second later."""
+    """Returns an MP4 file's content with its edit list changed to start ``first`` hundredths of a second later."""
     elst = content.index(b"elst")
     entry = elst + 12  # after the name, version, flags and number of entries
     start = entry + 4
@@ -406,13 +406,13 @@ def test_each_picture_of_an_animation_is_one_frame_however_long_it_is_displayed(
     path = tmp_path / f"a{suffix}"
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[1000, 120, 120, 120])
     frames, fps = media.read_video(path)
-    np.testing.assert_allclose(frames[:, 0, 0, 0].astype(int), [0, 30, 60, 90], atol=4)  # lossy
+    np.testing.assert_allclose(frames[:, 0, 0, 0].astype(int), [0, 30, 60, 90], atol=4)  # lossy coding
     assert fps == pytest.approx(4 / 1.36)
     assert media.probe_video(path)["variable_rate"]
     assert str(path) in caplog.text
 
 
-# Values of the display matrix in 16.16 fixed point, and the same transform in NumPy.
+# Values of the display matrix, to be stored in 16.16 fixed point, and the equivalent transform in NumPy.
 TURNS = [
     ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
     ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
@@ -484,7 +484,7 @@ def test_a_truncated_or_changed_mp4_is_refused_or_read_completely(tmp_path):
         content = np.frombuffer(whole, np.uint8).copy()
         content[generator.integers(0, len(content), 4)] = generator.integers(0, 256, 4)
         path.write_bytes(content.tobytes())
-        with contextlib.suppress(SMCDError):  # all others fail the test
+        with contextlib.suppress(SMCDError):  # any other exception fails the test
             assert len(media.read_video(path)[0]) == 6
 
 
@@ -506,4 +506,4 @@ def test_reported_videos_are_read_as_stored(shared, video, count):
     frames, _ = media.read_video(shared / "field_cases" / video)
     assert len(frames) == count
     differences = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
-    assert (differences > 0).all()  # no frame repeats the one before it
+    assert (differences > 0).all()  # no frame repeats the previous one
