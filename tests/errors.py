@@ -1,4 +1,4 @@
-"""Assertions on errors: the fields of an `SMCDError`, not its wording."""
+"""Assertions about errors: an `SMCDError`'s fields, not its wording."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANY = object()
 
 @contextlib.contextmanager
 def refused(argument: str | None = None, *, path: Any = _ANY, value: Any = _ANY) -> Iterator[Any]:
-    """Asserts that the block raises an `SMCDError` with these fields and one line; yields pytest's `ExceptionInfo`."""
+    """Asserts that the block raises a one-line `SMCDError` with these fields; yields pytest's `ExceptionInfo`."""
     with pytest.raises(SMCDError) as record:
         yield record
     error = record.value

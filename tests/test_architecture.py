@@ -1,4 +1,4 @@
-"""The code follows the layers that docs/architecture.md shows."""
+"""The code follows the layers shown in docs/architecture.md."""
 
 from pathlib import Path
 

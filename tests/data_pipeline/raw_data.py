@@ -122,7 +122,7 @@ def grounding_shard(path: Path, lines: list[str | dict], *, index: str | None = 
 
 
 class Misbehaving:
-    """A source of `clips` clips; those in `bad` are damaged, and reading the one with index `deadly` ends the process."""
+    """A source of `clips` clips; those in `bad` are damaged, and reading clip number `deadly` ends the process."""
 
     name = "misbehaving"
     splits = ("train", "val")

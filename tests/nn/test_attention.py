@@ -1,4 +1,4 @@
-"""Attention against its formula in float64, and the inputs that the fused kernel accepts."""
+"""Attention, compared with its formula in float64, and the inputs that the fused kernel accepts."""
 
 import logging
 
@@ -9,7 +9,7 @@ import pytest
 
 from smcd_jax.nn.attention import KeysValues, _cudnn_takes, attend, attend_frames
 
-FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of at most 16 products of unit numbers
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of up to 16 products of numbers near 1
 
 
 def random(seed: int, *shape: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_large_scores_do_not_overflow():
     q, context = inputs()
     large = attend(q * 300, context)
     assert np.isfinite(large).all()
-    # scores near 1000 carry float32 errors of 1e-4, and the softmax turns those into relative ones
+    # scores near 1000 have float32 errors of 1e-4, which become relative errors of the softmax
     np.testing.assert_allclose(large, in_float64(q * 300, context), rtol=2e-3, atol=2e-3)
 
 
@@ -57,7 +57,7 @@ def test_a_context_with_a_divisor_of_the_batch_equals_the_repeated_one():
 def test_masked_keys_have_no_influence(shape):
     q, context = inputs()
     mask = np.random.default_rng(3).random(shape) < 0.5
-    mask[..., 0], mask[..., -2:] = True, False  # every query sees at least one key, and no query the last two
+    mask[..., 0], mask[..., -2:] = True, False  # no query attends to the last two keys, and every query to at least one
     out = attend(q, context, mask=jnp.asarray(mask))
     np.testing.assert_allclose(out, in_float64(q, context, np.broadcast_to(mask, (2, 5, 7))), **FLOAT32)
     elsewhere = KeysValues(*(part.at[:, -2:].add(100.0) for part in context))
@@ -72,7 +72,7 @@ def test_half_precision_inputs_are_summed_in_float32():
     low = attend(q.astype(half), KeysValues(*(part.astype(half) for part in context)))
     assert low.dtype == half
     rounded = q.astype(half), KeysValues(*(part.astype(half) for part in context))
-    # bfloat16 has 8 bits: weights and result may each round by 2^-9 of the largest value
+    # bfloat16 has 8 significant bits: weights and result may each be rounded by 2^-9 of the largest value
     error = np.abs(np.asarray(low, np.float64) - in_float64(*rounded)).max()
     assert error < 2**-8 * np.abs(np.asarray(low, np.float64)).max()
 
@@ -110,7 +110,7 @@ def test_inputs_that_the_fused_kernel_does_not_take_go_to_xla():
 
 
 @pytest.mark.parametrize("implementation", ["xla", "cudnn"])
-@pytest.mark.parametrize("frames", [8, 20])  # sums replace matrix products up to 16 frames
+@pytest.mark.parametrize("frames", [8, 20])  # up to 16 frames, sums replace matrix products
 def test_frames_of_a_pixel_attend_to_each_other(implementation, frames):
     q, k, v = (random(seed, 2, frames, 3, 2, 8) for seed in range(3))
     by_pixel = lambda x: x.transpose(0, 2, 1, 3, 4).reshape(6, frames, 2, 8)  # noqa: E731

@@ -1,4 +1,4 @@
-"""The autoencoder with patches and a linear shortcut; golden files cover the published architecture."""
+"""The KL autoencoder with patches and a linear shortcut; golden cases cover the published architecture."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_untrained_autoencoder_with_a_shortcut_shows_the_picture():
     latents, again = jax.jit(decoded)(pictures)
     error = jnp.square(jnp.clip(again, -1, 1) - to_model_range(pictures)).mean(axis=(1, 2, 3)) / 4
     assert latents.shape == (16, 8, 8, 24)
-    assert 0.3 < float(latents.std()) < 2  # coefficients have about unit variance
+    assert 0.3 < float(latents.std()) < 2  # the coefficients' variance is about 1
     assert float(-10 * jnp.log10(error).mean()) > 23
 
 

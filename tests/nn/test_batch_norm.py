@@ -1,4 +1,4 @@
-"""BatchNorm with running statistics that a step returns, compared with PyTorch's."""
+"""BatchNorm whose running statistics are returned by each step, compared with PyTorch's."""
 
 import jax
 import jax.numpy as jnp

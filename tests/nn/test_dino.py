@@ -1,4 +1,4 @@
-"""DINO's vision transformer: its table, and agreement with transformers' ViTModel on the same weights."""
+"""DINO's vision transformer: its conversion table, and agreement with transformers' ViTModel for equal weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smcd_jax.weights.conversion_engine import match, to_flax, to_torch
 from tests.errors import refused
 
 SMALL = DINOConfig(picture_size=32, patch=8, width=128, heads=2, layers=3)
-WHOLE = {  # transformers' name to that of the authors' file
+WHOLE = {  # names in transformers: names in the authors' files
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
@@ -25,7 +25,7 @@ WHOLE = {  # transformers' name to that of the authors' file
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }
-PARTS = {  # parts of a layer, under the names of several releases of transformers
+PARTS = {  # the same for parts of a layer, which releases of transformers name differently
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
     "attention.output.dense": "attn.proj",
@@ -56,7 +56,7 @@ def published_names(state):
 
 @pytest.fixture(scope="module")
 def reference():
-    """A ViTModel with random weights in all layers, instead of initial zeros and ones."""
+    """A ViTModel in which all weights are random, including those that are initially zeros or ones."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
     described = transformers.ViTConfig(

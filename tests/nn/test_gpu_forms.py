@@ -1,4 +1,4 @@
-"""Variants of layers that only GPUs use, against the variants that golden data check."""
+"""Layer variants that only GPUs use, compared with the variants that golden cases check."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.nn.normalization import group_normalised
 from smcd_jax.nn.random_params import random_like, random_params
 
-GPU = ComputePolicy(attention="cudnn", reduction="moments")  # in float32 XLA computes what cuDNN does not take
+GPU = ComputePolicy(attention="cudnn", reduction="moments")  # float32 attention falls back to XLA
 
 
 def in_float64(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
@@ -22,12 +22,12 @@ def in_float64(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 64), (2, 32, 32, 32), (2, 4, 1, 16, 64), (2, 4, 8, 16, 32)])
-@pytest.mark.parametrize("ratio", [0, 10, 50])  # mean of the inputs in deviations
+@pytest.mark.parametrize("ratio", [0, 10, 50])  # mean of the inputs, in standard deviations
 def test_moments_lose_less_than_the_rounding_of_bfloat16_inputs(shape, ratio):
     exact = np.random.default_rng(0).standard_normal(shape) + ratio
     rounded = jnp.asarray(exact, jnp.bfloat16)
     out = np.asarray(group_normalised(rounded, 8, 1e-5, "moments"), np.float64)
-    # the statistics are off by 2^-24 ratio^2, the inputs by 2^-9 ratio
+    # relative errors are 2^-24 ratio^2 in the statistics, but 2^-9 ratio in the rounded inputs
     out = out.reshape(shape[0], -1, 8, shape[-1] // 8)
     limit = 2e-6 + 4e-7 * ratio**2
     np.testing.assert_allclose(out, in_float64(np.asarray(rounded), 8, 1e-5), atol=limit, rtol=limit)
@@ -38,7 +38,7 @@ def test_the_gradient_of_moments_is_that_of_sums(shape):
     x, weight = (jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32) for seed in (0, 1))
     loss = lambda x, form: (group_normalised(x, 8, 1e-5, form).reshape(shape) * weight).sum()  # noqa: E731
     moments, sums = (jax.grad(loss)(x, form) for form in ("moments", "sum"))
-    np.testing.assert_allclose(moments, sums, atol=2e-6)  # sums of 10^3 float32 numbers near 1
+    np.testing.assert_allclose(moments, sums, atol=2e-6)  # sums of 1000 float32 numbers near 1
 
 
 def test_a_guided_step_in_the_forms_for_gpus_equals_the_plain_one():
@@ -56,7 +56,7 @@ def test_a_guided_step_in_the_forms_for_gpus_equals_the_plain_one():
 
     expected = jax.jit(lambda: step(plain))()
     assert np.abs(expected).max() > 0.5
-    np.testing.assert_allclose(jax.jit(lambda: step(gpu))(), expected, atol=2e-4)  # 10^-5 of each of some 20 layers
+    np.testing.assert_allclose(jax.jit(lambda: step(gpu))(), expected, atol=2e-4)  # 1e-5 in each of about 20 layers
 
 
 def test_joined_weights_hold_every_self_attention_and_time_layer():

@@ -1,4 +1,4 @@
-"""The Frechet video distance: the I3D network and its table, frames as it takes them, the distance, formula weights."""
+"""The Frechet video distance: the I3D network, its conversion table and input frames, and formula weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_table_names_every_tensor_of_the_published_port_but_its_counters(sha
     tensors = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     leaves = flatten(abstract_i3d(I3DConfig()))
     match(i3d_rows(I3DConfig()), without_counters(tensors), leaves, where="i3d")
-    assert len(leaves) == len(tensors) - 57  # one counter for each BatchNorm
+    assert len(leaves) == len(tensors) - 57  # the port has one counter for each BatchNorm
     with refused() as record:
         match(i3d_rows(I3DConfig()), tensors, leaves, where="i3d")
     assert len(record.value.value["unmapped"]) == 57
@@ -70,7 +70,7 @@ def test_a_unit_is_pytorchs_convolution_padded_unevenly_then_batchnorm_then_relu
     rows = [row for row in i3d_rows(SMALL) if row.torch in tensors]
     params = unflatten(to_flax(rows, tensors))["stem_in"]
     got = ConvUnit(4, ComputePolicy(), kernel=7, stride=2).apply({"params": params}, jnp.asarray(video))
-    # Kernel 7, stride 2: an even length needs 5 more, 2 before and 3 behind; an odd one 6, 3 on either side.
+    # With kernel 7 and stride 2, even lengths are padded by 2 before and 3 after, and odd lengths by 3 on both sides.
     before, behind = (3, 3) if frames % 2 else (2, 3)
     padded = functional.pad(torch.from_numpy(video).permute(0, 4, 1, 2, 3), (2, 3, 2, 3, before, behind))
     want = functional.conv3d(padded, torch.from_numpy(kernel), stride=2)
@@ -97,7 +97,7 @@ def test_logits_are_the_mean_over_time():
     assert np.abs(pooled[0, 0] - pooled[0, 1]).max() > 0.1 * pooled.max()
     classes = params["classes"]
     want = (np.asarray(pooled) @ classes["kernel"][0, 0, 0] + classes["bias"]).mean(axis=1)
-    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)  # float32 sums of 8
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-6)  # float32 sums of 8 values
 
 
 def test_a_half_precision_policy_keeps_logits_in_float32():
@@ -133,7 +133,7 @@ def test_frames_are_resized_as_pytorch_interpolates_and_cropped_to_the_centre(he
     want = want[:, :, top : top + 224, left : left + 224].permute(0, 2, 3, 1).numpy().reshape(2, 3, 224, 224, 3) * 2 - 1
     got = fvd_frames(frames)
     assert got.dtype == jnp.float32
-    # Positions near 640 are 6e-5 apart in float32, and neighbours differ by up to 2.
+    # Positions near 640 have a spacing of 6e-5 in float32, and neighbouring pixels differ by up to 2.
     np.testing.assert_allclose(got, want, atol=2e-4)
 
 
@@ -141,7 +141,7 @@ def test_black_is_minus_one_and_white_is_one():
     frames = np.zeros((2, 50, 70, 3), np.uint8)
     frames[1] = 255
     got = fvd_frames(frames)
-    np.testing.assert_allclose(got[0], -1, atol=1e-6)  # the weights of the resize sum to one up to rounding
+    np.testing.assert_allclose(got[0], -1, atol=1e-6)  # the interpolation weights sum to 1 up to rounding
     np.testing.assert_allclose(got[1], 1, atol=1e-6)
 
 
@@ -154,7 +154,7 @@ def test_frames_of_another_kind_are_refused(frames):
 
 
 def test_the_distance_of_known_gaussians_is_the_closed_form():
-    # Rows +-s_k e_k have mean 0 and variance s_k^2 * 2 / (n - 1) along axis k, and no covariance.
+    # n rows +-s_k e_k have mean 0, variance 2 s_k^2 / (n - 1) along axis k, and no covariance between axes.
     def cross(deviations, mean):
         return np.concatenate([np.diag(deviations), -np.diag(deviations)]) + mean
 
@@ -171,7 +171,7 @@ def test_the_distance_is_that_of_the_matrix_root():
     c_a, c_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     means = a.mean(axis=0) - b.mean(axis=0)
     want = means @ means + np.trace(c_a + c_b - 2 * linalg.sqrtm(c_a @ c_b).real)
-    assert frechet_distance(a, b) == pytest.approx(want, rel=1e-9)  # the matrix root loses digits, ours does not
+    assert frechet_distance(a, b) == pytest.approx(want, rel=1e-9)  # the matrix square root loses digits
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
 
 
@@ -182,14 +182,14 @@ def test_equal_sets_are_at_distance_zero_and_their_order_changes_nothing(samples
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-6)
     shuffled = frechet_distance(rng.permutation(a), rng.permutation(b))
-    assert shuffled == pytest.approx(frechet_distance(a, b), rel=1e-10)  # sums in another order
+    assert shuffled == pytest.approx(frechet_distance(a, b), rel=1e-10)  # another summation order
 
 
 def test_singular_covariances_give_the_exact_distance():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((12, 4)), 3 * rng.standard_normal((8, 4))
     want = frechet_distance(a, b)
-    # Columns of zeros add nothing to either Gaussian, and a rotation moves no distance; covariances of rank 4 of 50.
+    # Neither zero columns nor a rotation changes the distance; the 50 x 50 covariances have rank at most 4.
     rotation = np.linalg.qr(rng.standard_normal((50, 50)))[0]
     wide_a, wide_b = (np.pad(values, ((0, 0), (0, 46))) @ rotation for values in (a, b))
     assert frechet_distance(wide_a, wide_b) == pytest.approx(want, rel=1e-12)
@@ -198,7 +198,7 @@ def test_singular_covariances_give_the_exact_distance():
 
 def test_float32_features_far_from_zero_are_summed_in_float64():
     a = np.full((2000, 2), 1e4, np.float32)
-    a[::2] += 1  # variance 1/4, which float32 sums of squares near 1e8 would lose
+    a[::2] += 1  # the variance of 1/4 would be lost in float32 sums of squares near 1e8
     want = 2 * (0.5 * math.sqrt(len(a) / (len(a) - 1))) ** 2
     assert frechet_distance(a, np.full((2, 2), 1e4 + 0.5)) == pytest.approx(want, rel=1e-9)
 
@@ -234,7 +234,7 @@ def test_formula_weights_start_with_the_values_of_the_golden_readme():
         "out.2.bias": [-0.06548937, 0.07415579],
     }
     for name, values in want.items():
-        np.testing.assert_allclose(first[name], values, rtol=0, atol=5e-9)  # printed to 8 digits
+        np.testing.assert_allclose(first[name], values, rtol=0, atol=5e-9)  # the README gives 8 digits
 
 
 def test_the_spread_of_formula_weights_depends_on_the_kind_of_tensor():
@@ -246,7 +246,7 @@ def test_the_spread_of_formula_weights_depends_on_the_kind_of_tensor():
     for_i3d = {"norm.running_var": (0.7, 1.3), "conv.weight": (-0.5, 0.5), "norm.weight": (0.9, 1.1)}
     for given, wanted in ((weights, ranges), (dict(formula_weights("", shapes, i3d_rule)), for_i3d)):
         for name, (low, high) in wanted.items():
-            slack = 0.01 * (high - low)  # thousands of draws come this near the ends
+            slack = 0.01 * (high - low)  # with thousands of draws, the extremes are this close to the limits
             assert given[name].min() == pytest.approx(low, abs=slack)
             assert given[name].max() == pytest.approx(high, abs=slack)
 

@@ -1,4 +1,4 @@
-"""Sampling at fields of coordinates, compared with PyTorch's operators of the same name."""
+"""Sampling of pictures at coordinate fields, compared with PyTorch's operators of the same names."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import torch
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.warp import antialiased_downscale, corner_grid, grid_sample, resize_bilinear
 
-TOLERANCE = 1e-5  # rounding of float32 pixel coordinates, times the slope of a random picture
+TOLERANCE = 1e-5  # rounding of float32 pixel coordinates times the slope of a random picture
 
 
 def arrays(seed=0, *, reach=1.6):
@@ -71,7 +71,7 @@ def test_resizing_is_that_of_torch(size):
 
 
 def test_downscaling_is_a_blur_and_every_nth_pixel():
-    """The matrix products agree with a convolution by the two-dimensional kernel."""
+    """Computed by matrix products, it agrees with a convolution with the two-dimensional kernel."""
     from smcd_jax.nn.warp import gaussian_kernel
 
     image = np.random.default_rng(2).normal(size=(1, 18, 11, 1)).astype(np.float32)

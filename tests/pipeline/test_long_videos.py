@@ -1,4 +1,4 @@
-"""Videos longer than a window: the windows themselves, their blending, and the pipeline with several families."""
+"""Videos longer than a window: the windows, how they are blended, and the pipeline with several model families."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def test_windows_that_cannot_be_made_are_refused_by_name(options, argument):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Returns a pipeline whose network treats each frame separately, so windows must not change the result."""
+    """A pipeline whose network processes each frame separately, so that windows must not change the result."""
     return VideoPipeline.from_pretrained(write_untrained(tmp_path_factory.mktemp("models") / "toy", ToyConfig()).path)
 
 
@@ -86,7 +86,7 @@ def test_a_callback_reads_and_changes_the_latents_of_the_whole_video(toy):
 
 
 class Frames:
-    """A model whose output at a frame is its index in the window plus its index in the video, from the context."""
+    """A model whose output is x plus a frame's index in the window plus its context, made of its index in the video."""
 
     def before_steps(self, params):
         return params
@@ -99,7 +99,7 @@ class Frames:
 
 
 def test_each_window_has_its_own_context_and_the_last_may_overlap_more():
-    """Window 4 and overlap 1 on 6 frames: windows 0-3 and 2-5, blended at frames 2 (2 : 1) and 3 (1 : 2)."""
+    """With 6 frames, window 4 and overlap 1, windows are 0-3 and 2-5, blended 2 : 1 in frame 2 and 1 : 2 in frame 3."""
     windows = make_windows(6, window=4, overlap=1)
     contexts = jnp.asarray(windows.frames, jnp.float32)[:, None].repeat(2, axis=1)
     predict = windowed_branch_outputs(Frames(), jnp.float32(10), contexts, windows, 2)
@@ -110,7 +110,7 @@ def test_each_window_has_its_own_context_and_the_last_may_overlap_more():
 
 
 def test_memory_grows_with_the_window_and_not_with_the_video(tmp_path):
-    config = ToyConfig(net=ToyNetConfig(width=1024))  # wide, so that activations take more memory than latents
+    config = ToyConfig(net=ToyNetConfig(width=1024))  # wide, so that activations need more memory than latents
     wide = VideoPipeline.from_pretrained(write_untrained(tmp_path / "wide", config).path)
     needed = []
     for frames in (2, 24):

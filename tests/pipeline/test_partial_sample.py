@@ -1,4 +1,4 @@
-"""Interrupted sampling resumes after the last completed step, and gives the frames of an uninterrupted run."""
+"""Interrupted sampling resumes after the last completed step and gives the same frames as an uninterrupted run."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ EXAMPLE = "smcd_jax/assets/examples/sprite"
 
 
 class Steps(Progress):
-    """Counts the steps of sampling, and interrupts the run after ``last``."""
+    """Counts the sampling steps and interrupts the run after step ``last``."""
 
     def __init__(self, last: int | None = None):
         self.done, self._last = 0, last

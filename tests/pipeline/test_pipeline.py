@@ -21,8 +21,8 @@ from tests.errors import refused
 
 FRAMES = 4
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-# Each batch size has its own program with its own order of summation: float32 rounding through the network and
-# steps that multiply by up to 15 (1 / sqrt(alphas_cumprod) at the noisiest step), of latents of order 1.
+# For latents of order 1. Programs for other batch sizes sum in another order, and steps amplify float32 rounding by
+# up to 15, which is 1 / sqrt(alphas_cumprod) at the noisiest step.
 OTHER_PROGRAM = {"atol": 1e-3, "rtol": 1e-3}
 
 
@@ -49,13 +49,13 @@ def pipeline(compile_cache) -> VideoPipeline:
 
 @pytest.fixture(scope="module")
 def sample(pipeline):
-    """One sample of seed 5 whose latents the other tests compare with."""
+    """A sample with seed 5, with whose latents other tests compare theirs."""
     return pipeline(**GIVEN, seed=5)
 
 
 @pytest.fixture(scope="module")
 def pair(pipeline):
-    """Seeds 3 and 5 in one batch."""
+    """Samples with seeds 3 and 5, in one batch."""
     return pipeline(**GIVEN, num_videos_per_prompt=2, seed=[3, 5])
 
 
@@ -68,7 +68,7 @@ def test_several_videos_per_prompt_have_seeds_counted_up(pair, pipeline):
     again = pipeline(**GIVEN, num_videos_per_prompt=2, seed=4)
     assert again.request.seeds == (4, 5)
     assert again.request.prompts == ("a red kite",) * 2
-    np.testing.assert_array_equal(again.latents[1], pair.latents[1])  # the same program, the same place
+    np.testing.assert_array_equal(again.latents[1], pair.latents[1])  # same program, same row, same seed 5
 
 
 def test_the_same_call_gives_the_same_latents(pipeline, sample):
@@ -76,7 +76,7 @@ def test_the_same_call_gives_the_same_latents(pipeline, sample):
 
 
 def test_single_steps_give_the_same_result_as_the_whole_range(pipeline, sample):
-    """The denoising program from 0 to 3 in one call and in three, bit for bit; eta adds noise of its own."""
+    """Steps 0 to 3 of the denoising program agree bit for bit in one call and in three, including eta's noise."""
     model, components = pipeline.model, pipeline.components
     guidance = model.guidance({})
     inputs = pipeline.encode_inputs(model.plan(sample.request, pipeline.tokenizer), sample.request.seeds)
@@ -142,7 +142,7 @@ def test_latents_returned_by_the_callback_replace_those_of_the_step(pipeline, sa
 
 @pytest.fixture(scope="module")
 def videos(pipeline, sample):
-    """The same sample in every output type that holds pictures."""
+    """The same sample in every output type that contains pictures."""
     return {kind: pipeline(**GIVEN | {"output_type": kind}, seed=5) for kind in ("np", "uint8", "pil")}
 
 
@@ -161,9 +161,9 @@ def test_output_types_hold_the_same_frames(videos, sample):
 
 
 def test_chunks_of_the_decoder_change_no_frame(pipeline, sample, videos):
-    for size in (3, 8):  # 4 frames are a chunk and a third, and half of one
+    for size in (3, 8):  # 4 frames are a chunk and one more frame, or half a chunk
         frames = pipeline.decode(sample.latents, chunk_size=size)
-        # another program may round a value that lies between two levels to the other one
+        # another program may round values between two levels differently
         assert np.abs(frames.astype(int) - videos["uint8"].frames).max() <= 1
 
 

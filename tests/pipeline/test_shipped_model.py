@@ -1,4 +1,4 @@
-"""The shipped model: a few held-out clips give the expected metrics; the committed figures belong to its weights."""
+"""The shipped model: a few held-out clips give the expected metrics, and the published figures are of its weights."""
 
 import json
 import re
@@ -12,8 +12,8 @@ from smcd_jax.model_folder import ModelFolder
 from tests.launch.test_figures import ROOT, figures
 
 FIGURES = json.loads((figures.FIGURES / "tiny.json").read_text())
-# Metrics of 8 clips at 6 steps with these weights. Other processors round differently, which moves a box by about a
-# pixel: 0.03 of AO and 0.2 dB are several times that.
+# Metrics of 8 clips sampled in 6 steps with these weights. Other processors round differently, which moves boxes by
+# about a pixel; the tolerances of 0.03 in AO and 0.2 dB are several times that.
 AO = {"model": 0.678, "real": 0.975, "still": 0.192, "slid": 0.890}
 PSNR = {"psnr-first": 20.66, "psnr-autoencoder": 25.73}
 SAMPLING = ["--num_inference_steps", "6", "--guidance_scale", "2", "--box_guidance_scale", "2", "--batch_size", "8"]
@@ -21,7 +21,7 @@ METRICS = ["--metrics", "grounding,psnr-first,psnr-autoencoder", "--trackers", "
 
 
 def tiny_world() -> dict:
-    """Options of the sprite world on which the model was trained."""
+    """Returns the options of the sprite world on which the model was trained."""
     classes = re.search(r"classes=(\[.*\])", (ROOT / "launch" / "common.sh").read_text())[1]
     return {"width": 32, "height": 32, "max_objects": 1, "classes": json.loads(classes)}
 

@@ -1,4 +1,4 @@
-"""`smcd verify`: findings for the shipped model, for damaged and untrained weights, and against reference code."""
+"""`smcd verify`: findings for the shipped model, for damaged and untrained weights, and for reference code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def statistics_of(leaves) -> verify.Finding:
 def test_arrays_that_are_not_finite_zero_or_huge_are_found():
     good = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) / 8
     assert statistics_of({"a/kernel": good * np.linspace(0.1, 3, 64)}).state == OK
-    assert statistics_of({"a/kernel": good}).state == WARNING  # like random numbers
+    assert statistics_of({"a/kernel": good}).state == WARNING  # looks like random initial values
     assert statistics_of({"a/kernel": np.where(good > 0.4, np.nan, good)}).state == BROKEN
     for wrong in (0 * good, 1e4 * good):
         finding = statistics_of({"a/kernel": wrong, "b/kernel": good * np.linspace(0.1, 3, 64)})
@@ -86,7 +86,7 @@ def test_a_family_of_another_package_is_verified_too(tmp_path):
     assert findings["clip"] == OK
 
 
-# --- beside the official code ----------------------------------------------------------------------------------------
+# --- compared with reference code ------------------------------------------------------------------------------------
 
 CODE = """
 import torch

@@ -1,4 +1,4 @@
-"""A damaged compile cache: programs are compiled again and give the same numbers."""
+"""With a damaged compile cache, programs are compiled again and give the same numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defaults that need no home folder, and a platform selected by the user that JAX does not find."""
+"""Defaults for users without a home folder, and errors if JAX does not find the selected platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start of several processes: detection of the cluster, the rendezvous, and one-line errors when it fails."""
+"""Starting several processes: detection of the cluster, the rendezvous, and one-line errors when it fails."""
 
 import contextlib
 import http.server
@@ -22,7 +22,7 @@ from tests.errors import refused
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One process of a run: starts, then sums a batch of 8 rows that is spread over all processes.
+# One process of a run: it joins the others and then sums a batch of 8 rows that is spread over all processes.
 WORKER = """
 import json, os, sys
 os.environ.update(JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=4")
@@ -71,13 +71,13 @@ def finished(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
 
 @contextlib.contextmanager
 def listening():
-    """Another program that listens on a port and never replies; yields the port."""
+    """Yields the port of another program, which listens but never replies."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield other.getsockname()[1]
 
 
 def meeting(*processes: tuple[int, int], timeout: float = 10, port: int | None = None) -> list[SMCDError | None]:
-    """Runs `wait_for_all` in one thread per (process_id, num_processes); returns the error of each, or None."""
+    """Runs `wait_for_all` in a thread for each (process_id, num_processes); returns each thread's error or None."""
     port = port or free_port()
 
     def one(index: int, count: int) -> SMCDError | None:
@@ -199,7 +199,7 @@ class TestRendezvous:
             assert run.result() == [None]
 
     def test_an_address_of_another_host(self):
-        # 192.0.2.0/24 is reserved for documentation; no host has an address in it.
+        # 192.0.2.0/24 is reserved for documentation, so no host has this address.
         address, start = f"192.0.2.1:{free_port()}", time.monotonic()
         with refused("coordinator", value=address):
             rendezvous.wait_for_all(address, process_id=0, num_processes=2, timeout=1.2)
@@ -234,7 +234,7 @@ def keep_trying(port: int):
 
 @pytest.fixture
 def started(monkeypatch) -> list[dict]:
-    """The arguments of each call of `jax.distributed.initialize`, which starts nothing."""
+    """Records the arguments of each call to `jax.distributed.initialize`, which is replaced and starts nothing."""
     calls: list[dict] = []
     monkeypatch.setattr(rendezvous, "wait_for_all", lambda *args, **kwargs: None)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Operations counted by hand against those counted from the traced program."""
+"""Floating-point operations counted in traced programs, compared with counts by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -57,5 +57,5 @@ def test_the_published_network_takes_three_and_a_quarter_tera_operations():
     tokens = floats(1, 77, 1024), floats(1, 8, 8, 1024), floats(1, 16, 1024)
     total = count_flops(forward, params, floats(1, 8, 32, 32, 8), floats(1), *tokens)
     assert total == pytest.approx(3.25e12, rel=0.002)
-    # PyTorch's counter reports 3.291e12 for the reference, which recomputes the keys and values of the text per frame.
+    # PyTorch's counter reports 3.291e12 for the reference, which recomputes the text's keys and values for every frame.
     assert total == pytest.approx(3.291e12, rel=0.05)

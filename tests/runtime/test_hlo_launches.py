@@ -1,4 +1,4 @@
-"""Launches counted in a program of five kernels, and in the compiled step of the tiny model."""
+"""Kernel launches, counted in a small program and in the tiny model's compiled sampling step."""
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +48,13 @@ def test_loops_count_their_trips(trips, times, unknown):
     report = launch_report(PROGRAM.replace("TRIPS", trips))
     assert report.by_kind == {
         "wrapped_transpose": Launches(times, 64 * times),
-        "__cublas$lt$matmul": Launches(times, 64 * times),  # without its workspace
+        "__cublas$lt$matmul": Launches(times, 64 * times),  # the workspace is not counted
         "loop_add_fusion": Launches(times, 4 * times),
         "copy": Launches(1, 64),
     }
     assert (report.outside, report.unknown_loops) == (Launches(1, 64), unknown)
     assert report.per_step == Launches(3 * times, 132 * times)
-    assert report.repeated == {"wrapped_transpose.1": Launches(times, 64 * times)}  # the weights do not change
+    assert report.repeated == {"wrapped_transpose.1": Launches(times, 64 * times)}  # transposes constant weights
 
 
 def test_the_table_ends_with_the_totals():
@@ -74,5 +74,5 @@ def test_a_loop_of_ten_sums_counts_ten_times():
 
 def test_a_step_of_the_tiny_model_has_at_most_1900_parts():
     report = launch_report(compile_sampling("tiny", find_topology("local")).as_text())
-    assert report.unknown_loops == 1  # the number of steps is an argument
+    assert report.unknown_loops == 1  # the sampling loop, whose number of steps is an argument
     assert report.per_step.count <= 1900  # 1834 with jax 0.10.2

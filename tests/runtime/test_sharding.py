@@ -1,4 +1,4 @@
-"""The mesh, and the table of rules that shards every parameter over it."""
+"""The device mesh, and the table of rules that shards every parameter over it."""
 
 import dataclasses
 import functools
@@ -156,7 +156,7 @@ class TestSpecs:
             mesh = make_mesh(MeshShape(data, fsdp, tensor))
             for name, spec in specs_of(shapes("smcd"), MeshShape(data, fsdp, tensor)).items():
                 whole = leaves[name]
-                shard = NamedSharding(mesh, spec).shard_shape(whole.shape)  # raises where one does not divide
+                shard = NamedSharding(mesh, spec).shard_shape(whole.shape)  # raises an error if one does not divide
                 parts = math.prod(mesh.shape[axis] for axis in spec if axis is not None)
                 assert math.prod(shard) * parts == math.prod(whole.shape), name
 
@@ -230,7 +230,7 @@ class TestState:
 
     def test_an_array_with_other_axes_than_its_parameter_is_replicated(self):
         mesh = make_mesh(MeshShape(fsdp=8))
-        row = {"unet": {"conv_out": {"kernel": jnp.zeros((32,))}}}  # like factored second moments
+        row = {"unet": {"conv_out": {"kernel": jnp.zeros((32,))}}}  # such as factored second moments
         assert jax.tree.leaves(sharding.state_shardings(row, mesh, TABLE)) == [NamedSharding(mesh, P())]
 
     def test_a_parameter_without_a_rule_is_an_error_here_too(self):
@@ -263,7 +263,7 @@ class TestReport:
         report = sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape(fsdp=8)), TABLE)
         sizes = [math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(shapes("tiny"))]
         assert report.total.total_bytes == sum(sizes)
-        assert {row.rule for row in report.rows} == {rule.name for rule in RULES}  # every rule is used
+        assert {row.rule for row in report.rows} == {rule.name for rule in RULES}  # every rule matches something
         assert len(report.lines()) == len(report.rows) + 2
         assert report.lines()[-1].endswith(f"{report.replicated_share:.2%}")
 
@@ -334,5 +334,5 @@ class TestNetwork:
             given = jax.device_put(inputs(SMALL_UNET, 8), sharding.batch_sharding(mesh))
             out = jax.jit(forward)(params, given)
         assert {shard.data.shape[0] for shard in out.addressable_shards} == {8 // (sizes[0] * sizes[1])}
-        # float32 sums in another order; outputs are of order 1
+        # another order of float32 sums; outputs are of order 1
         np.testing.assert_allclose(out, on_one_device(), rtol=1e-4, atol=1e-4)

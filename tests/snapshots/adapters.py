@@ -1,7 +1,7 @@
-"""The only functions of the snapshot tests that use the package.
+"""The only functions in the snapshot tests that use the package.
 
-When the package renames or moves something, change the body of a function here, but not its arguments and results,
-with which `tests/snapshots/data` was recorded.
+When something in the package is renamed or moved, change the body of a function here, but neither its arguments nor its
+results, with which `tests/snapshots/data` was recorded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import optax
 
 ROOT = Path(__file__).resolve().parents[2]
 GAIN = 1.5  # see `_starting_point`
-# Overrides that leave one level, no attention but the middle's, and a quarter of the width or less: a gradient then
-# compiles in seconds. See `_starting_point` for the weights.
+# Overrides that leave one level, attention only in the middle block, and at most a quarter of the width, so that a
+# gradient compiles in seconds. See `_starting_point` for the weights.
 VERY_SMALL = (
     "model.unet.base_channels=16",
     "model.unet.channel_mult=(1,)",
@@ -48,11 +48,11 @@ VERY_SMALL_CONDITIONERS = (
 
 
 class Problem(NamedTuple):
-    """A training problem with everything random given.
+    """A training problem in which nothing is random; batches contain the noise.
 
     Attributes:
-        trained: Parameters that are updated, any tree of float32 arrays.
-        frozen: The others.
+        trained: Parameters that are updated: any tree of float32 arrays.
+        frozen: All other parameters.
         optimizer: The run's optimizer.
         losses: ``losses(trained, frozen, batch)``, the loss of each example ``[b]``.
     """
@@ -67,8 +67,8 @@ def open_pipeline() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Returns ``sample(boxes, mask, labels, second_latents=None, **arguments)`` of the shipped model in float32.
 
     ``sample`` returns float32 latents ``[b, f, h, w, c]`` and uint8 frames ``[b, f, height, width, 3]``. ``boxes``,
-    ``mask`` and ``labels`` describe one track per example. ``second_latents`` replaces the latents after the first
-    step, so that a one-step solver does not depend on the initial noise. ``arguments`` are those of the public call.
+    ``mask`` and ``labels`` give the tracks of each example. ``second_latents`` replaces the latents after the first
+    step, so that a one-step solver does not depend on the initial noise. ``arguments`` are passed to the pipeline.
     """
     from smcd_jax import VideoPipeline
     from smcd_jax.tracks import BoxTracks
@@ -93,11 +93,11 @@ def open_pipeline() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
 
 
 def denoising_problem(config_file: str) -> Problem:
-    """The diffusion loss of a config file at the shipped weights, without dropout.
+    """Returns the diffusion loss of a config file with weights from the shipped model, without dropout.
 
-    A batch holds latents ``[b, f, h, w, c]``, noise of that shape, timesteps ``[b]``, boxes ``[b, f, n, 4]``, mask
-    ``[b, f, n]``, token_ids ``[b, l]``, label_ids ``[b, n, l]`` and null_ids ``[b, l]``, and float32 ``[b]`` that is
-    0 where a condition is left out: keep_text, keep_boxes, keep_image_latent, keep_image_tokens.
+    A batch holds latents ``[b, f, h, w, c]``, noise of the same shape, timesteps ``[b]``, boxes ``[b, f, n, 4]``, mask
+    ``[b, f, n]``, token_ids ``[b, l]``, label_ids ``[b, n, l]`` and null_ids ``[b, l]``. Float32 arrays ``[b]`` are 0
+    for examples without a condition: keep_text, keep_boxes, keep_image_latent and keep_image_tokens.
     """
     from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
@@ -123,10 +123,10 @@ def denoising_problem(config_file: str) -> Problem:
 
 
 def autoencoder_problem(config_file: str) -> Problem:
-    """The autoencoder's loss of a config file at the shipped weights.
+    """Returns the autoencoder loss of a config file with weights from the shipped model.
 
-    A batch holds video uint8 ``[b, 1, height, width, 3]`` and the posterior's noise ``[b, h, w, c]``. The loss takes a
-    key for that noise today, so the draw is replaced while the loss is traced: how keys are split does not matter.
+    A batch holds uint8 video ``[b, 1, height, width, 3]`` and the posterior's noise ``[b, h, w, c]``. The loss draws
+    noise from a key; the draw is replaced while the loss is traced, so that the result does not depend on the key.
     """
     from smcd_jax.models.registry import make_model
     from smcd_jax.training.config import load_config
@@ -152,11 +152,12 @@ def _very_small(config_file: str) -> tuple[str, ...]:
 
 
 def _starting_point(config: Any) -> tuple[Any, Any, optax.GradientTransformation]:
-    """Trained and frozen parameters, made of the leading part of the shipped array of each path, and the optimizer.
+    """Returns trained and frozen parameters and the optimizer.
 
-    A part of a network passes on less than the whole, and then no condition would move the loss by as much as the
-    tolerance. So arrays of two or more axes get the deviation GAIN / sqrt(inputs), and gates are opened to tanh(1).
-    Leaving out boxes, text, image latent or image tokens then changes the loss of most examples by 0.1 % or more.
+    Each parameter is the leading part of the shipped array. Signals in such a smaller network are weaker, so that no
+    condition would change the loss by more than the tolerance. Therefore arrays with two or more axes are scaled to a
+    deviation of GAIN / sqrt(inputs), and gates are opened to tanh(1). Dropping boxes, text, image latent or image
+    tokens then changes the loss of most examples by at least 0.1 %.
     """
     from smcd_jax.model_folder import ModelFolder
     from smcd_jax.nn.networks import flatten, unflatten
@@ -179,13 +180,13 @@ def _lively(leaf: np.ndarray) -> np.ndarray:
     if leaf.ndim == 0:
         return np.ones_like(leaf)
     inputs = np.prod(leaf.shape[:-1])
-    if leaf.ndim == 1 or inputs > 10_000:  # biases, norms; the table of token embeddings has no inputs to sum over
+    if leaf.ndim == 1 or inputs > 10_000:  # biases and norms; token embeddings, which are looked up and not summed
         return leaf
     return leaf * np.float32(GAIN / (leaf.std(dtype=np.float64) * np.sqrt(inputs)))
 
 
 def token_ids(texts: list[str]) -> np.ndarray:
-    """Token ids ``[n, l]`` of the shipped model's tokenizer, int32."""
+    """Returns int32 token ids ``[n, l]`` from the shipped model's tokenizer."""
     return _tokenizer().encode(texts)
 
 
@@ -197,10 +198,10 @@ def _tokenizer() -> Any:
 
 
 def plan_of(config_file: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """What `smcd plan` says of a run on the eight fake CPU devices without compiling it, as JSON values.
+    """Returns what `smcd plan` reports on a run on eight fake CPU devices without compiling it, as JSON values.
 
-    Returns mesh and batch (shape and dtype of every array), and for every parameter a row
-    ``[component, trained, shape, dtype, axes]``, where axes names what each axis is split over; without paths.
+    These are the mesh, the batch (shape and dtype of every array), and for every parameter a row
+    ``[component, trained, shape, dtype, axes]``, where axes gives the mesh axes of each array axis, without its path.
     """
     from smcd_jax.nn.networks import flatten
     from smcd_jax.runtime.sharding import make_mesh
@@ -221,13 +222,13 @@ def plan_of(config_file: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _axes(leaf: jax.ShapeDtypeStruct) -> list[str]:
-    """The mesh axes that each axis is split over, "-" for none."""
+    """Returns the mesh axes over which each array axis is split, or "-" for none."""
     spec = tuple(leaf.sharding.spec) + (None,) * (len(leaf.shape) - len(leaf.sharding.spec))
     return ["-" if axis is None else axis if isinstance(axis, str) else "+".join(axis) for axis in spec]
 
 
 def command_parsers() -> dict[str, argparse.ArgumentParser]:
-    """The argparse parser of `smcd` ("") and of every command by name: whichever is asked to print its help."""
+    """Returns the argparse parsers of `smcd` ("") and of every command, by name, by making each one print its help."""
     from smcd_jax.cli import COMMANDS, main
 
     parsers: dict[str, argparse.ArgumentParser] = {}
@@ -239,7 +240,7 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def option_defaults() -> dict[str, Any]:
-    """Defaults of `smcd animate`'s options that its parser does not hold, by name without dashes."""
+    """Returns defaults of `smcd animate`'s options that are not in its parser, by option name without dashes."""
     from smcd_jax.cli.clip_options import OPTIONS
 
     return {name: option.default for name, option in OPTIONS.items()}

@@ -1,7 +1,7 @@
-"""Six requests to the shipped model, sampled in a few steps, which cover every sampler and every kind of guidance.
+"""Six requests to the shipped model, each sampled in a few steps, that cover every sampler and kind of guidance.
 
-They need only two programs of the denoising loop, because a program is compiled per batch size, number of frames,
-number of guidance branches and rescaling; steps, samplers and scales are inputs of the program.
+They need only two programs for the denoising loop, because a program depends only on the batch size, the number of
+frames, the number of guidance branches and rescaling; steps, samplers and scales are inputs of the program.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ CASES = ("ddim", "ddim_eta", "euler", "dpmsolver", "unipc_batch", "ddim_two_vide
 
 
 def request(name: str) -> dict[str, Any]:
-    """Arguments of the sampler of `tests.snapshots.adapters.open_pipeline`."""
-    decode = {"decode_chunk_size": 4}  # a program for all; five frames fill a chunk and a part of another
+    """Returns the arguments of a request for `sample` from `tests.snapshots.adapters.open_pipeline`."""
+    decode = {"decode_chunk_size": 4}  # one decoder program for all; five frames fill a chunk and part of another
     one = {**decode, "image": _picture(48, 64), "prompt": PROMPT, "num_frames": 4, **_tracks([("red ball",)], frames=4)}
     scales = {"guidance_scale": 5.0, "image_guidance_scale": 1.5, "box_guidance_scale": 2.5, "guidance_rescale": 0.7}
     two = {**decode, "num_frames": 5, **scales}
@@ -47,7 +47,7 @@ def request(name: str) -> dict[str, Any]:
         },
         "ddim_two_videos": {
             **two,
-            **_tracks([("red ball", "red ball")], frames=3),  # resampled to the frames of the video
+            **_tracks([("red ball", "red ball")], frames=3),  # resampled to 5 frames
             **{"num_inference_steps": 4, "num_videos_per_prompt": 2, "seed": 5, "box_guidance_scale": 0.5},
             "image": _picture(32, 32),
             "prompt": PROMPT,
@@ -57,7 +57,7 @@ def request(name: str) -> dict[str, Any]:
 
 
 def _picture(height: int, width: int) -> np.ndarray:
-    """A ball on a gradient, uint8."""
+    """Returns a uint8 picture of a ball on a gradient."""
     rows, columns = np.mgrid[:height, :width] / np.array([height, width]).reshape(2, 1, 1)
     picture = np.stack([80 + 60 * rows, 120 + 40 * columns, 160 - 60 * rows * columns], axis=-1)
     picture[(rows - 0.4) ** 2 + (columns - 0.25) ** 2 < 0.15**2] = (220, 40, 30)
@@ -65,7 +65,7 @@ def _picture(height: int, width: int) -> np.ndarray:
 
 
 def _tracks(labels: list[tuple[str, ...]], *, frames: int) -> dict[str, Any]:
-    """Objects that move in straight lines; the second one of each example is absent in the first and last frame."""
+    """Returns objects that move in straight lines; in each example, the first and last frame lack the second object."""
     time = np.linspace(0, 1, frames)[:, None]
     boxes, masks = [], []
     for example, names in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Training steps on fixed data and noise from NumPy: the loss and the gradient norm of every step."""
+"""Training steps on fixed data and noise from NumPy: the loss and gradient norm of every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import optax
 from tests.snapshots import adapters
 
 STEPS = 20
-BATCHES = 4  # different ones, used in turn
+BATCHES = 4  # number of different batches, used in turn
 QUICKLY = {"xla_backend_optimization_level": 0}  # halves the compile time
 OBJECTS = 4
 TEXTS = ("a red ball moving to the right", "a blue square that grows", "a green triangle leaving the picture", "a dog")
@@ -22,7 +22,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 def cases() -> dict[str, Callable[[], tuple[adapters.Problem, list[Batch]]]]:
-    """Builds the problem and its batches, by name."""
+    """Returns functions that build a problem and its batches, by name."""
     return {
         "scene": lambda: (
             adapters.denoising_problem("configs/tiny/stage2_scene.py"),
@@ -40,7 +40,7 @@ def cases() -> dict[str, Callable[[], tuple[adapters.Problem, list[Batch]]]]:
 
 
 def run(name: str) -> dict[str, list[float]]:
-    """The loss and the gradient norm of every step, and the loss of each example of the first batch at the start."""
+    """Returns the loss and gradient norm of every step, and the loss of each example in the first step."""
     problem, batches = cases()[name]()
 
     def mean_loss(trained: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -48,13 +48,13 @@ def run(name: str) -> dict[str, list[float]]:
         return losses.mean(), losses
 
     def update(gradient: np.ndarray, state: Any, vector: jax.Array) -> tuple[jax.Array, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to powers of integer step counts
+        with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to integer powers
             updates, state = problem.optimizer.update(gradient, state, vector)
         return optax.apply_updates(vector, updates), state
 
     gradients = jax.jit(jax.value_and_grad(mean_loss, has_aux=True))
     gradients = gradients.lower(problem.trained, problem.frozen, batches[0]).compile(compiler_options=QUICKLY)
-    # The optimizer sees one vector: what it does is elementwise, but for the norm, and compiles in a moment.
+    # The optimizer gets all parameters as one vector, which compiles faster; apart from the norm, it works elementwise.
     leaves, tree = jax.tree.flatten(problem.trained)
     ends, shapes = np.cumsum([leaf.size for leaf in leaves])[:-1], [leaf.shape for leaf in leaves]
     vector, update = _as_vector(leaves), jax.jit(update)
@@ -77,7 +77,7 @@ def _as_vector(leaves: list[jax.Array]) -> np.ndarray:
 
 
 def denoising_batch(seed: int, *, frames: int, count: int = 4) -> Batch:
-    """A batch of `adapters.denoising_problem`. Every condition is left out of one example, an object of some frames."""
+    """Returns a batch for `adapters.denoising_problem`; each condition is missing from one of the examples."""
     rng = np.random.default_rng(seed)
     latents = smooth_latents(rng, (count, frames, 8, 8, 4))
     corner, size = rng.uniform(0, 0.5, (2, count, 1, OBJECTS, 2))
@@ -104,7 +104,7 @@ def denoising_batch(seed: int, *, frames: int, count: int = 4) -> Batch:
 
 
 def smooth_latents(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Waves of unit variance that drift from frame to frame, float32 ``[b, f, h, w, c]``."""
+    """Returns float32 waves ``[b, f, h, w, c]`` of unit variance that drift from frame to frame."""
     count, frames, height, width, channels = shape
     frame, row, column = np.meshgrid(np.arange(frames), np.arange(height), np.arange(width), indexing="ij")
     waves = np.zeros(shape)
@@ -117,7 +117,7 @@ def smooth_latents(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
 
 
 def autoencoder_batch(seed: int, *, count: int = 4) -> Batch:
-    """A batch of `adapters.autoencoder_problem`: a rectangle on a gradient, and the noise of the posterior."""
+    """Returns a batch for `adapters.autoencoder_problem`: rectangles on gradients, and the posterior's noise."""
     rng = np.random.default_rng(seed)
     across, colors = np.linspace(0, 1, 32), rng.uniform(0, 255, (count, 3, 3))
     video = np.empty((count, 1, 32, 32, 3), np.uint8)

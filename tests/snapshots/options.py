@@ -1,4 +1,4 @@
-"""The options of every command from its parser: names, defaults, choices and numbers of values, without wording."""
+"""The options of every command, from its parser: names, defaults, choices and numbers of values, but no wording."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.snapshots import adapters
 
 
 def tables() -> dict[str, dict[str, dict[str, Any]]]:
-    """Options by command ("smcd animate", "smcd tracks draw") and by flag, or name for a positional argument."""
+    """Returns options by command, such as "smcd tracks draw", and by flag, or by name for positional arguments."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     defaults = adapters.option_defaults()
     for name, parser in adapters.command_parsers().items():
@@ -22,7 +22,7 @@ def tables() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for every option that was added, removed or changed."""
+    """Returns a line for every option that was added, removed or changed."""
     before, now = _by_flag(old), _by_flag(new)
     lines = [f"removed  {flag}  {before[flag]}" for flag in before if flag not in now]
     lines += [f"added    {flag}  {now[flag]}" for flag in now if flag not in before]

@@ -1,4 +1,4 @@
-"""Trained, frozen and sharded parameters of one config of each stage, as counts without paths."""
+"""Counts of trained, frozen and sharded parameters, for one config of each stage, without parameter paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES = {
 
 
 def summary(name: str) -> dict[str, Any]:
-    """Mesh, batch, numbers of arrays and parameters by component and by sharding, and the replicated share of bytes."""
+    """Returns mesh, batch, counts of arrays and parameters by component and sharding, and the replicated share of bytes."""
     plan = adapters.plan_of(*CASES[name])
     components: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     shardings: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])

@@ -2,11 +2,11 @@
 
     python -m tests.snapshots.record              everything
     python -m tests.snapshots.record frames       one of frames, losses, plans, options
-    python -m tests.snapshots.record losses scene one case of it; the others stay as they are
+    python -m tests.snapshots.record losses scene one case of losses; the others are kept
 
-Record again only if a change of behaviour is intended, and state in the commit which numbers changed and why. A rename
-inside the package needs a change in `tests/snapshots/adapters.py` and no recording. The settings are those of the
-tests (`tests/conftest.py`): CPU, float32, programs compiled with few optimizations.
+Record again only if a change of behaviour is intended, and state in the commit which numbers changed and why. After a
+rename inside the package, change `tests/snapshots/adapters.py` instead of recording again. The settings are those of
+the tests (`tests/conftest.py`): CPU, float32, programs compiled with few optimizations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DATA = Path(__file__).resolve().parent / "data"
 
 
 def record_frames(cases: list[str]) -> None:
-    """Writes final latents and frames, one file per request."""
+    """Writes the final latents and the frames of each request to its own file."""
     import numpy as np
 
     from tests.snapshots import adapters, frames
@@ -35,7 +35,7 @@ def record_frames(cases: list[str]) -> None:
 
 
 def record_losses(cases: list[str]) -> None:
-    """Writes losses and gradient norms of the training steps."""
+    """Writes the losses and gradient norms of the training steps."""
     from tests.snapshots import losses
 
     _update("losses", {name: losses.run(name) for name in cases or losses.cases()})
@@ -65,7 +65,7 @@ RECORDERS: dict[str, Callable[[list[str]], None]] = {
 
 
 def read(name: str) -> dict[str, Any]:
-    """A recorded JSON file."""
+    """Returns the content of a recorded JSON file."""
     return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -76,7 +76,7 @@ def _update(name: str, values: dict[str, Any], *, replace: bool = False) -> None
 
 
 def main() -> None:
-    """Runs the recorders that the command line names."""
+    """Runs the recorders named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", choices=tuple(RECORDERS), help="all by default")
     parser.add_argument("cases", nargs="*", help="all by default")

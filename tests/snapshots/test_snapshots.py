@@ -1,4 +1,4 @@
-"""The package behaves as it did when `tests/snapshots/data` was recorded (`python -m tests.snapshots.record`)."""
+"""The package still behaves as recorded in `tests/snapshots/data` by `python -m tests.snapshots.record`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 
 from tests.snapshots import adapters, frames, losses, options, plans, record
 
-# Share of the largest latent. Other vector instructions (SSE4.2 instead of AVX) move latents by at most 1.4e-6. Another
-# order of sums, as from other batch sizes or fused operations, moves them further, for guidance and few large steps
-# magnify rounding. What should be noticed moves them by 1e-2 or more: a guidance weight off by 1 % does.
+# Relative to the largest latent. Other vector instructions (SSE4.2 instead of AVX) change latents by at most 1.4e-6.
+# Another summation order, from other batch sizes or fused operations, changes them more, because guidance and a few
+# large steps amplify rounding. An error such as a guidance weight off by 1 % changes them by 1e-2 or more.
 LATENTS_TOLERANCE = 2e-4
-FRAME_LEVELS = 1  # of 255: a value between two levels may be rounded to the other one
-# Relative. Losses are means over many float32 elements; SSE4.2 moves them by at most 1.8e-6, and the gradient norms by
-# 2.4e-4. AdamW divides by the size of a gradient, so that rounding of the smallest ones grows from step to step.
+FRAME_LEVELS = 1  # out of 255: values between two levels may be rounded differently
+# Relative. Losses are means over many float32 elements; SSE4.2 changes them by at most 1.8e-6, and gradient norms by
+# 2.4e-4. AdamW divides by gradient magnitudes, so that rounding errors of the smallest ones grow from step to step.
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 2e-3
 
 

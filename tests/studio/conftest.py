@@ -1,4 +1,4 @@
-"""A running studio with the tiny model, and a browser, for all browser tests of one process."""
+"""A running studio with the tiny model and a browser, shared by all browser tests in a process."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def output(tmp_path_factory):
-    """Returns the output folder of the server."""
+    """Returns the server's output folder."""
     return tmp_path_factory.mktemp("studio")
 
 
@@ -32,7 +32,7 @@ def url(chromium, output):
 
 @pytest.fixture
 def studio(chromium, url):
-    """Yields a new tab; the test fails if a script of the page raises an error."""
+    """Yields a new tab; a test fails if a script in the page raises an error."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     tab = StudioPage(context.new_page(), url)
     yield tab
@@ -43,5 +43,5 @@ def studio(chromium, url):
 
 @pytest.fixture(scope="session")
 def rocket(request):
-    """Returns the folder of the shipped example with a photograph."""
+    """Returns the folder of the shipped rocket example, which has a photograph."""
     return request.config.rootpath / "smcd_jax" / "assets" / "examples" / "rocket"

@@ -1,4 +1,4 @@
-"""Mock of sampling for tests of the server; the real code checks inputs and writes files."""
+"""A mock of sampling for server tests; the real code still checks inputs and writes files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from smcd_jax.runtime.progress import Progress
 
 
 class FakeClip:
-    """Mock of `make_clip` that produces black frames step by step while its gate is open.
+    """A mock of `make_clip` that produces black frames, step by step while its gate is open.
 
     Attributes:
-        gate: Event that lets steps pass.
+        gate: Event that must be set for a step to run.
         steps: Number of steps.
-        pause: Seconds per step.
+        pause: Duration of a step in seconds.
         prompts: Prompts of the clips made so far.
     """
 

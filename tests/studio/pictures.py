@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/studio.md and README.md from a running studio: `python -m tests.studio.pictures`."""
+"""Makes the pictures in docs/studio.md and README.md from a running studio: `python -m tests.studio.pictures`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LIGHT = {0: (118, 345, 186, 409), 7: (222, 338, 290, 402)}
 
 
 def save(page, name: str) -> None:
-    """Saves what the window shows as WebP."""
+    """Saves a screenshot of the window as WebP."""
     FOLDER.mkdir(exist_ok=True)
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.save(FOLDER / f"{name}.webp", quality=88, method=6)
 
 
 def main() -> None:
-    """Saves the editor with two objects on the shipped photograph, and the result of the shipped sprite."""
+    """Saves pictures of the editor, with two objects on the shipped photograph, and of a result with the sprite."""
     from playwright.sync_api import sync_playwright
 
     with (
@@ -46,7 +46,7 @@ def main() -> None:
         studio.page.wait_for_timeout(400)
         save(studio.page, "studio_editor")
 
-        # The shipped model draws sprites, not photographs.
+        # The result is of a sprite, because the shipped model cannot draw photographs.
         studio.js("sessionStorage.clear()")
         studio.load()
         studio.page.get_by_text("Try the sprite").click()

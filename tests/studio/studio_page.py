@@ -1,4 +1,4 @@
-"""The studio's page in headless Chromium, controlled by pixels of the picture, frames and labels."""
+"""The studio's page in headless Chromium, controlled in terms of picture pixels, frames and labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-# Two objects with three keyframes each, in pixels of the rocket's photograph (640 x 427).
+# Boxes of two objects by keyframe, in pixels of the rocket's photograph (640 x 427).
 ROCKET_BOXES = {0: (300, 125, 345, 405), 3: (300, 90, 345, 370), 7: (300, 10, 345, 290)}
 LAMP_BOXES = {0: (60, 400, 110, 420), 4: (130, 380, 180, 400), 7: (200, 330, 250, 350)}
 
@@ -27,7 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def browser_path() -> str:
-    """Returns the path of a Chromium; skips the test where there is none."""
+    """Returns the path of a Chromium browser; skips the test if there is none."""
     pytest.importorskip("fastapi")
     pytest.importorskip("playwright")
     for name in BROWSERS:
@@ -38,9 +38,9 @@ def browser_path() -> str:
 
 @contextlib.contextmanager
 def running_studio(output: Path, *flags: str) -> Iterator[str]:
-    """Runs `smcd studio` on a free port, and yields the address of its page."""
+    """Runs `smcd studio` on a free port and yields the address of its page."""
     command = [sys.executable, "-m", "smcd_jax", "studio", "--port", "0", "--no_browser", "--output", str(output)]
-    # the simulated devices of the tests would slow down the tiny model
+    # the tests' simulated devices would slow down the tiny model
     env = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
@@ -94,7 +94,7 @@ class StudioPage:
         self.page.wait_for_selector("body[data-ready]")
 
     def drop(self, file: Path, kind: str) -> None:
-        """Drops a file on the page as a file manager does."""
+        """Drops a file on the page, like a file manager."""
         content = base64.b64encode(file.read_bytes()).decode()
         self.page.evaluate(
             """([content, name, type]) => {
@@ -115,11 +115,11 @@ class StudioPage:
         self.page.wait_for_selector("#sheet:not([hidden])")
 
     def js(self, expression: str, argument: Any = None) -> Any:
-        """Returns the value of an expression, or of a function of `argument`."""
+        """Returns the value of a JavaScript expression, or of a function called with `argument`."""
         return self.page.evaluate(expression, argument)
 
     def until(self, condition: str, *, seconds: float = 20) -> None:
-        """Waits until an expression is true; Playwright's own wait needs a looser content security policy."""
+        """Waits until an expression is true; Playwright's own wait would need a looser content security policy."""
         end = time.monotonic() + seconds
         while not self.js(condition):
             if time.monotonic() > end:
@@ -128,18 +128,18 @@ class StudioPage:
 
     @property
     def tracks(self) -> dict[str, Any]:
-        """Track document in the editor."""
+        """The editor's track document."""
         return self.js("studio.store.tracks")
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """Returns the point of the window over a point of the picture in its pixels."""
+        """Returns window coordinates of a point given in picture pixels."""
         sheet = self.page.locator("#sheet").bounding_box()
         width = self.js("studio.store.picture.width")
         scale = sheet["width"] / width
         return sheet["x"] + x * scale, sheet["y"] + y * scale
 
     def drag(self, start: Sequence[float], end: Sequence[float]) -> None:
-        """Drags with the mouse between two points of the picture."""
+        """Drags with the mouse from one point of the picture to another."""
         (x, y), stop = self.point(*start), self.point(*end)
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -147,13 +147,13 @@ class StudioPage:
         self.page.mouse.up()
 
     def draw(self, box: Sequence[float], label: str) -> None:
-        """Draws a box and names it."""
+        """Draws a box and labels it."""
         self.drag(box[:2], box[2:])
         self.page.locator("#objects .selected .label").fill(label)
         self.page.keyboard.press("Enter")
 
     def draw_motion(self, boxes: Mapping[int, Sequence[float]], label: str) -> None:
-        """Draws the box of frame 0, and drags it to the boxes of later frames."""
+        """Draws the box in frame 0 and drags it to its positions in later frames."""
         start, *later = boxes.items()
         self.go_to(0)
         self.draw(start[1], label)
@@ -168,22 +168,22 @@ class StudioPage:
             self.drag(_middle(shown), _middle(box))
 
     def go_to(self, frame: int) -> None:
-        """Shows a frame with the slider of the timeline."""
+        """Shows a frame, using the timeline's slider."""
         self.page.locator("#scrub").focus()
         self.page.keyboard.press("Home")
         for _ in range(frame):
             self.page.keyboard.press("ArrowRight")
 
     def keyframes(self, index: int) -> list[int]:
-        """Returns the frames with a keyframe of an object."""
+        """Returns the frames in which an object has a keyframe."""
         return [keyframe["frame"] for keyframe in self.tracks["objects"][index]["keyframes"]]
 
     def status(self) -> str:
-        """Returns the status line of the page."""
+        """Returns the page's status line."""
         return self.page.inner_text("#status")
 
     def set_option(self, name: str, value: str) -> None:
-        """Fills the field of a sampling option."""
+        """Fills in the field of a sampling option."""
         self.page.fill(f"#option-{name}", value)
 
 

@@ -1,4 +1,4 @@
-"""Test helpers: a studio with the shipped model, and requests to it."""
+"""Helpers for tests of a studio with the shipped model, and of requests to it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ADDRESS = "http://127.0.0.1:7860"
 
 
 def client_of(studio: Studio, access: Access | None = None, **options: Any) -> TestClient:
-    """Returns a test client of the application, with the base URL of a real server."""
+    """Returns a test client for the application, with the base URL of a real server."""
     app = make_app(studio, make_access("127.0.0.1") if access is None else access)
     return TestClient(app, base_url=ADDRESS, raise_server_exceptions=False, **options)
 
 
 def send_picture(client: Any, content: bytes | None = None, name: str = "img.png") -> Any:
-    """Sends a picture, by default that of the sprite example."""
+    """Sends a picture, by default the sprite example's."""
     content = (SPRITE / "img.png").read_bytes() if content is None else content
     return client.post("/api/pictures", files={"file": (name, content)})
 

@@ -17,14 +17,14 @@ from tests.studio.studio_page import LAMP_BOXES, ROCKET_BOXES
 
 
 def frames_of(url, entry, index=0):
-    """Returns the frames of a result, uint8 [f, h, w, 3], from its zip file."""
+    """Returns a result's frames, uint8 [f, h, w, 3], from its zip file."""
     with urllib.request.urlopen(url.rstrip("/") + entry["videos"][index]["frames"]) as answer:
         archive = zipfile.ZipFile(io.BytesIO(answer.read()))
     return np.stack([np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in sorted(archive.namelist())])
 
 
 def generate(studio, *, steps="3"):
-    """Starts a video with few steps."""
+    """Starts sampling a video in a few steps."""
     studio.set_option("num_inference_steps", steps)
     studio.page.click("#generate")
 

@@ -27,7 +27,7 @@ def test_undo_and_redo_restore_every_step(studio, rocket):
 def test_a_handle_resizes_and_a_copy_keeps_the_track(studio, rocket):
     studio.open(rocket / "img.png")
     studio.drag((100, 100), (200, 200))
-    studio.drag((200, 200), (260, 240))  # the handle at the lower right corner
+    studio.drag((200, 200), (260, 240))  # drags the handle at the lower right corner
     np.testing.assert_allclose(studio.tracks["objects"][0]["keyframes"][0]["box"], (100, 100, 260, 240), atol=2)
     studio.go_to(7)
     studio.drag((150, 150), (350, 250))
@@ -144,7 +144,7 @@ def test_two_fingers_zoom_and_one_draws(studio, rocket):
         for index, point in enumerate(points):
             studio.js(touch, [name, 10 + index, *studio.point(*point)])
 
-    studio.js("Element.prototype.setPointerCapture = () => {}")  # synthetic events have no pointer device to capture
+    studio.js("Element.prototype.setPointerCapture = () => {}")  # synthetic events have no pointer to capture
     fingers("pointerdown", (200, 200), (300, 200))
     fingers("pointermove", (150, 200), (350, 200))
     fingers("pointerup", (150, 200), (350, 200))

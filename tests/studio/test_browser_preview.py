@@ -20,7 +20,7 @@ def test_interpolation_equals_that_of_python(studio):
     for kind in INTERPOLATIONS:
         for keys in (1, 2, 3, 6):
             key_times = np.sort(rng.choice(24, keys, replace=False)).astype(float)
-            # Repeated values give flat segments, where a monotone cubic has slope 0.
+            # Repeated values give flat segments, in which a monotone cubic has slope 0.
             values = np.round(rng.uniform(0, 500, (keys, 4)) / 100) * 100
             cases.append((key_times, values, np.linspace(-1, 25, 53), kind))
     found = studio.js(
@@ -84,7 +84,7 @@ def test_first_preview_comes_at_once_and_frames_are_fast(studio, tmp_path):
     studio.drag((400, 400), (700, 300))
     studio.until("window.delay !== undefined")
     assert studio.js("window.delay") < 100
-    # All scripting work of a frame: state, boxes, timeline, and the preview on a canvas of the picture's size.
+    # All script work for a frame: state, boxes, timeline, and the preview on a canvas as large as the picture.
     # Reading a pixel forces the browser to finish drawing.
     times = studio.js("""() => {
         const { stage, store } = studio;

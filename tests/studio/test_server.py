@@ -1,4 +1,4 @@
-"""The studio from request to files: the frames of `smcd animate`, the history, and the descriptions for clients."""
+"""The studio from request to files: the same frames as `smcd animate`, the history, and descriptions for clients."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def client(studio):
 
 @pytest.fixture(scope="module")
 def made(client):
-    """Returns a finished job of two videos."""
+    """Returns a finished job with two videos."""
     request = request_of(client, num_videos=2, options={"num_inference_steps": 2, "seed": 5})
     answer = client.post("/api/jobs", json=request)
     assert answer.status_code == 202
@@ -156,7 +156,7 @@ class TestDescriptions:
         document = {"format": "smcd-tracks", "version": 1, "frames": 8, "size": [100, 100], "objects": [item] * 5}
         warnings = client.post("/api/tracks/check", json={"tracks": document, "model": "tiny"}).json()["warnings"]
         assert [(item["object"], item["frame"]) for item in warnings[:2]] == [(0, 6), (0, 0)]
-        assert warnings[-1]["object"] is None  # five objects, one more than the model accepts
+        assert warnings[-1]["object"] is None  # warns of five objects, one more than the model accepts
 
     def test_an_example_is_opened_as_if_sent(self, client):
         assert {"sprite", "rocket"} == {item["name"] for item in client.get("/api/examples").json()["examples"]}

@@ -1,4 +1,4 @@
-"""A studio in its own process: stopped with Ctrl-C, killed while it writes, with a full disk, and tabs that close."""
+"""A studio in its own process: stopped with Ctrl-C, killed while it writes, out of disk space, and closed tabs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from smcd_jax.studio.studio import Studio
 from tests.pipeline.test_partial_sample import Steps
 from tests.studio.support import client_of, finished, request_of
 
-# The server with mocked sampling. "kill" ends the process between two of the files of the second video, and
-# "full" lets no file grow beyond 200 bytes while the second one is written, which simulates a full disk.
+# The server with mocked sampling. "kill" ends the process after some files of the second video have been written, and
+# "full" simulates a full disk: no file can grow beyond 200 bytes while the second video is written.
 PROGRAM = """
     import os, resource, signal, sys
     from smcd_jax import cli

@@ -1,4 +1,4 @@
-"""Invalid and hostile requests to the studio: answers are one line with a status, and the server stays usable."""
+"""Invalid and hostile requests to the studio: replies are one-line errors with a status; the server stays usable."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refused(answer, status: int, argument: str | None = None) -> str:
 
 
 def in_own_loop(coroutine):
-    """Runs a coroutine in another thread, since a browser of another test may keep the event loop of this one."""
+    """Runs a coroutine in another thread, because another test's browser may occupy this thread's event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 

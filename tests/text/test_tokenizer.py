@@ -1,4 +1,4 @@
-"""The tokenizer: ids equal to those of OpenCLIP, the files of a model folder, and wrong input."""
+"""The tokenizer: the same ids as OpenCLIP, the files in a model folder, and wrong input."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def golden(shared) -> dict:
-    """Texts with the ids, clean forms and end positions that open_clip 2.24.0 gives."""
+    """Texts with ids, cleaned forms and end positions from open_clip 2.24.0."""
     names = ("tokenize", "tokenize_internal", "eot_index")
     return {
         name: json.loads((shared / "golden" / "text" / f"{name}.json").read_text(encoding="utf-8")) for name in names
@@ -37,7 +37,7 @@ def folder(tokenizer, tmp_path_factory) -> Path:
 
 
 def words(ids: np.ndarray) -> list[int]:
-    """The ids between the first marker and the first end marker of one row."""
+    """Returns a row's ids between its start marker and its first end marker."""
     return ids[1 : list(ids).index(END_ID)].tolist()
 
 
@@ -112,7 +112,7 @@ def test_marker_written_in_a_text_ends_the_label_there(tokenizer):
     ],
 )
 def test_corners_equal_open_clip(tokenizer, text, ids):
-    # The ids are those of open_clip 2.24.0.
+    # The expected ids are from open_clip 2.24.0.
     assert words(tokenizer.encode([text])[0]) == ids
 
 

@@ -1,4 +1,4 @@
-"""The readers of data sets: GOT-10k, MOTChallenge and YouTube-VIS files in their published layouts."""
+"""Readers of data sets: GOT-10k, MOTChallenge and YouTube-VIS files in their published layouts."""
 
 from __future__ import annotations
 

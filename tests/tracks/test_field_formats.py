@@ -1,4 +1,4 @@
-"""Track files of common tools: variants of formats, and values that could be misread, such as fractions as pixels."""
+"""Track files from common tools: format variants, and values that could be misread, such as fractions as pixels."""
 
 from __future__ import annotations
 

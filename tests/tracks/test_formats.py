@@ -1,4 +1,4 @@
-"""The file formats of tracks: what each reader returns, round trips, and the shared examples."""
+"""File formats for tracks: what each reader returns, round trips, and the shared examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smcd_jax.tracks import (
 from tests.errors import refused
 
 SIZE = (640, 427)
-# Pixels are written with 4 decimals, x and width each rounded by up to 5e-5, and boxes are float32 in 0..1.
+# x and width are each rounded by up to 5e-5 when written with 4 decimals; boxes are float32 in 0..1.
 ROUND_TRIP = 1e-4 / min(SIZE) + 1.2e-7
 
 
@@ -49,7 +49,7 @@ def test_both_forms_of_the_rocket_example_agree(shared):
     folder = shared / "examples" / "rocket"
     from_file = load_tracks(folder / "tracks.json")
     from_text = load_tracks(folder / "bbox.txt", label="rocket")
-    # bbox.txt has 2 decimals, and float32 of 640 pixels resolves 4e-5.
+    # bbox.txt has 2 decimals, and float32 has a resolution of 4e-5 pixels for a width of 640.
     np.testing.assert_allclose(in_pixels(from_text), in_pixels(from_file), atol=0.005 + 1e-4)
     assert from_text.labels == from_file.labels == ("rocket",)
     assert from_text.prompt == from_file.prompt == "a rocket lifting off into the evening sky"
@@ -60,7 +60,7 @@ def test_the_cat_example_stays_in_its_picture_and_both_forms_are_the_same_motion
     from_file = load_tracks(folder / "tracks.json")
     from_text = load_tracks(folder / "bbox.txt", label="cat")
     assert len(from_file.notes) == len(from_text.notes) == 1
-    # bbox.txt was drawn by eye in even pixels; the smooth curve through 3 of its 8 frames passes within 4 of 451.
+    # bbox.txt was drawn by eye in even pixels; the smooth curve through 3 of its 8 boxes is within 4 of 451 pixels.
     np.testing.assert_allclose(from_file.boxes, from_text.boxes, atol=4 / 451)
 
 
@@ -87,7 +87,7 @@ def test_track_file_in_pixels_round_trip(tmp_path):
 def test_reference_folder_round_trip(tmp_path):
     tracks = random_tracks(prompt="a cat")
     lost = save_tracks(tracks, tmp_path, format="reference", image_size=SIZE)
-    assert len(lost) == 2  # the label and the picture
+    assert len(lost) == 2  # the format stores neither the label nor the picture
     Image.new("RGB", SIZE).save(tmp_path / "img.png")
     again = load_tracks(tmp_path, label="cat")
     assert_same(again, tracks)
@@ -106,7 +106,7 @@ def test_got10k_round_trip_with_absence_and_prompt(tmp_path):
 def test_mot_round_trip_with_official_and_own_classes(tmp_path, labels):
     tracks = random_tracks(2, absent=[(0, 0), (5, 0), (5, 1)], labels=labels)
     assert save_tracks(tracks, tmp_path / "seq", format="mot", image_size=SIZE) == ()
-    # No object is in the last frame: only seqinfo.ini states that there are six.
+    # The last frame has no object, so that only seqinfo.ini says that there are six frames.
     assert_same(load_tracks(tmp_path / "seq"), tracks)
     assert_same(load_tracks(tmp_path / "seq" / "gt" / "gt.txt"), tracks)
     assert (tmp_path / "seq" / "gt" / "labels.txt").exists() == ("cat" in labels)
@@ -131,7 +131,7 @@ def test_saving_mot_beside_an_old_labels_file_does_not_rename_the_classes(tmp_pa
 def test_youtube_vis_round_trip(tmp_path):
     tracks = random_tracks(2, absent=[(0, 1), (4, 0)], labels=("cat", "cat"))
     lost = save_tracks(tracks, tmp_path / "instances.json", format="youtube-vis", image_size=SIZE)
-    assert len(lost) == 1  # the masks
+    assert len(lost) == 1  # the format stores no masks
     assert_same(load_tracks(tmp_path), tracks)
 
 
@@ -167,7 +167,7 @@ def test_content_that_a_format_cannot_hold_is_refused_or_reported(tmp_path):
     with refused("tracks", value="dog"):
         save_tracks(never, tmp_path, format="mot", image_size=SIZE)
     lost = save_tracks(random_tracks(prompt="a cat"), tmp_path, format="got10k", image_size=SIZE)
-    assert len(lost) == 1  # the prompt
+    assert len(lost) == 1  # the format stores no such prompt
     with refused("format", value="coco"):
         save_tracks(two, tmp_path, format="coco", image_size=SIZE)
 

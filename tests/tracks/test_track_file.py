@@ -1,4 +1,4 @@
-"""The track file `tracks.json`: every rule of the format, the place of every fault, and writing it."""
+"""The track file `tracks.json`: every rule of the format, errors that say where the fault is, and writing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def changed_object(**changes) -> dict:
 def test_linear_keyframes_move_evenly():
     tracks = load(ROCKET)
     pixels = tracks.boxes[:, 0] * np.array([640, 427, 640, 427])
-    # float32 in 0..1 of a picture of 640 pixels: 640 * 6e-8.
+    # float32 rounding in 0..1, for a width of 640 pixels: 640 * 6e-8
     np.testing.assert_allclose(pixels[:, 1], 125 - 115 * np.arange(8) / 7, atol=4e-5)
     np.testing.assert_allclose(pixels[:, 0], 300, atol=4e-5)
     assert tracks.labels == ("rocket",)
@@ -74,7 +74,7 @@ def test_outside_its_visible_ranges_an_object_is_masked_out():
 
 def test_other_numbers_of_frames_come_from_the_keyframes():
     content = changed_object(interpolation="hold")
-    # On the file's timeline, the second of 2 frames is frame 7, where the second key begins.
+    # The second of 2 frames is frame 7 of the file, where the second keyframe is.
     assert load(content, frames=2).boxes[1, 0, 1] == np.float32(10 / 427)
     held = load(content, frames=15).boxes[:, 0, 1]
     np.testing.assert_array_equal(held[:14], np.float32(125 / 427))
@@ -85,7 +85,7 @@ def test_other_numbers_of_frames_come_from_the_keyframes():
 def test_a_frame_beside_a_hidden_one_stays_where_the_object_was_seen():
     keyframes = [{"frame": 0, "box": [0, 0, 100, 100]}, {"frame": 7, "box": [1440, 0, 1540, 100]}]
     content = changed_object(keyframes=keyframes, visible=[[0, 3]])
-    # In thirds of a frame: 9 is the file's frame 3 and 10 is nearest to it, but the motion would be outside by then.
+    # 22 frames are thirds of the file's: 9 is its frame 3, and 10 is nearest to that, but by then the box is outside.
     tracks = load(content, frames=22)
     np.testing.assert_array_equal(np.flatnonzero(tracks.mask[:, 0]), range(11))
     np.testing.assert_array_equal(tracks.boxes[[9, 10]], load(content).boxes[[3, 3]])
@@ -114,7 +114,7 @@ def test_a_box_entirely_outside_the_picture_is_an_error_where_it_is_visible():
 
 
 def test_smooth_interpolation_that_folds_a_box_is_an_error():
-    # Between frames 4 and 5 the left side is nearly at rest and the right side leaps, so x1 overtakes x2 before them.
+    # Between frames 4 and 5 the left side barely moves and the right side leaps, so that x1 exceeds x2 before frame 4.
     keyframes = [
         {"frame": 0, "box": [0, 0, 1, 9]},
         {"frame": 4, "box": [100, 0, 101, 9]},

@@ -1,4 +1,4 @@
-"""BoxTracks, interpolation, and tracks as text."""
+"""BoxTracks, interpolation, and tracks given as text."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_prompt_that_is_not_text_is_refused():
 def test_resampling_a_linear_motion_gives_the_same_motion(frames):
     resampled = tracks_of(moving(5)).resample(frames)
     expected = moving(frames) if frames > 1 else moving(5)[:1]
-    # Coordinates are float32 in 0..1: a few rounding errors of 6e-8 each.
+    # Coordinates are float32 in 0..1, with a few rounding errors of 6e-8.
     np.testing.assert_allclose(resampled.boxes, expected, atol=2e-7)
 
 
@@ -101,7 +101,7 @@ def test_resampling_twice_the_steps_keeps_the_old_frames_exactly():
 def test_resampling_takes_presence_from_the_nearest_frame_and_never_blends_with_an_absent_box():
     tracks = tracks_of(moving(3), [[1], [0], [1]])
     resampled = tracks.resample(9)
-    # Old frames fall on 0, 4 and 8; frames halfway (2 and 6) take the later one.
+    # The old frames become 0, 4 and 8; the frames halfway between them, 2 and 6, take the later one.
     np.testing.assert_array_equal(resampled.mask[:, 0], [1, 1, 0, 0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(resampled.boxes[1], tracks.boxes[0])
     np.testing.assert_array_equal(resampled.boxes[6], tracks.boxes[2])
@@ -165,14 +165,14 @@ def test_smooth_stays_between_its_neighbouring_keys_and_is_monotone_there(motion
         piece = smooth[(times >= keys[index]) & (times <= keys[index + 1])]
         low, high = sorted(values[index : index + 2])
         assert np.all((piece >= low) & (piece <= high))
-        # Rounding of coordinates up to 2000 in float64 may reverse a step of a few ulps.
+        # Float64 rounding of coordinates up to 2000 may change the sign of a step of a few ulps.
         assert np.all(np.diff(piece) * np.sign(values[index + 1] - values[index]) >= -1e-11)
     assert np.all(smooth[times <= keys[0]] == values[0])
     assert np.all(smooth[times >= keys[-1]] == values[-1])
 
 
 def test_smooth_has_the_slopes_of_fritsch_and_butland():
-    # Secants 1 and 3: slope 2 / (1 / 1 + 1 / 3) = 1.5 at the inner key and (3 * 1 - 3) / 2 = 0 at the first.
+    # The secants 1 and 3 give slopes 2 / (1 / 1 + 1 / 3) = 1.5 at the inner key and (3 * 1 - 3) / 2 = 0 at the first.
     smooth = interpolate(np.arange(3), np.array([[0.0], [1.0], [4.0]]), np.array([0.5]), "smooth")
     np.testing.assert_allclose(smooth, [[0.5 - 1.5 / 8]], rtol=1e-15)
 
@@ -199,7 +199,7 @@ def test_hold_keeps_each_key_until_the_next():
 def test_a_track_on_the_command_line_moves_evenly_between_its_boxes():
     tracks = parse_track("rocket: 300,125,345,405 -> 300,10,345,290", image_size=(640, 427), frames=8)
     expected = moving(8, (300, 125, 345, 405), (300, 10, 345, 290)) / np.array([640, 427, 640, 427])
-    # Float64 in another order of operations, rounded to float32 in 0..1.
+    # Computed in float64 in another order, then rounded to float32 in 0..1.
     np.testing.assert_allclose(tracks.boxes, expected, atol=1e-7)
     assert tracks.labels == ("rocket",)
     assert tracks.notes == ()

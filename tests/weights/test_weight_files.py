@@ -1,4 +1,4 @@
-"""Files of weights in common forms: wrapped, prefixed, in parts, in half precision, damaged or malicious."""
+"""Weight files in common variants: wrapped, prefixed, in parts, in half precision, damaged or malicious."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_error_for_a_missing_file_lists_the_existing_ones(tmp_path):
     assert "weights.onnx" in str(record.value)
 
 
-# --- files that stand in for others ----------------------------------------------------------------------------------
+# --- files in place of weight files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors", ".ckpt"])
@@ -231,5 +231,5 @@ def test_malicious_files_are_refused_within_400_mb(tmp_path):
         [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    megabytes = int(done.stdout)  # nothing else: no file was read
+    megabytes = int(done.stdout)  # any other output would mean that a file was read
     assert megabytes < 400
