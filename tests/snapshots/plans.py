@@ -20,7 +20,7 @@ CASES = {
 
 
 def summary(name: str) -> dict[str, Any]:
-    """Returns mesh, batch, counts of arrays and parameters by component and sharding, and the replicated share of bytes."""
+    """Returns mesh, batch, array and parameter counts by component and sharding, and the replicated share of bytes."""
     plan = adapters.plan_of(*CASES[name])
     components: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     shardings: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
