@@ -124,7 +124,7 @@ def test_a_run_reports_its_stages_and_overwrites_on_request(tmp_path, capsys):
     assert "smcd: model tiny on cpu in float32\n" in shown.err
     assert "untrained" not in shown.err
     assert "object 0 'rocket': clipped to the picture in frames 0" in shown.err
-    assert "smcd: denoise: 2 steps in " in shown.err  # one line instead of a bar: no terminal
+    assert "smcd: denoise: 2 steps in " in shown.err  # without a terminal, a line and no bar
     assert "\r" not in shown.err
     assert probe_video(tmp_path / "x.mp4")["frames"] == 8
 
@@ -341,7 +341,7 @@ def test_boxes_are_drawn_in_place_on_frames_large_enough_to_read(tmp_path):
     for frame, (x1, y1, x2, y2) in zip(drawn, boxes[:, 0] * [384, 256, 384, 256], strict=True):
         rows, columns = (frame[..., 0] > 100).nonzero()  # orange on black; H.264 blurs edges by a pixel or two
         assert (columns.min(), columns.max(), rows.max()) == pytest.approx((x1, x2 - 1, y2 - 1), abs=2)
-        assert y1 - 30 < rows.min() < y1 - 8  # the label is above
+        assert y1 - 30 < rows.min() < y1 - 8  # the label is above the box
 
 
 def test_if_one_file_cannot_be_written_none_appears(tmp_path):

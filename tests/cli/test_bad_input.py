@@ -282,7 +282,7 @@ def test_a_damaged_model_folder_or_one_of_another_variant_is_refused(name, workp
     error = failure([*command({"--model": "model"}), "--quiet", "--num_inference_steps", "1"])
     shown = capfd.readouterr().err
     assert shown.startswith("smcd: error: ")
-    assert shown.count("\n") == 1  # so no thread or library adds a line
+    assert shown.count("\n") == 1  # no other thread or library prints a line
     if place is not None:
         assert Path(error.path) == workplace / "model" / place
     if argument is not None:
@@ -300,7 +300,7 @@ def test_noise_without_signal_is_refused_where_noise_is_predicted(workplace, cap
 
 
 def test_further_failures_to_load_a_truncated_folder_are_silent(workplace):
-    """Otherwise, every second failure would fill the terminal with tracebacks from other threads."""
+    """If they were not silenced, every second failure would print many tracebacks from other threads."""
     shutil.copytree(ASSETS / "models" / "tiny", workplace / "model")
     cut("params/unet/ocdbt.process_0/d/*")(workplace / "model")
     code = (

@@ -126,7 +126,7 @@ def test_draw_makes_a_sheet_or_a_video(bbox, capsys):
     assert sheet.shape[1] > 2 * 640
     assert main(["tracks", "draw", TRACKS, "--image", PICTURE, "--output", "boxes.mp4", "--fps", "4"]) == 0
     video = probe_video("boxes.mp4")
-    assert (video["width"], video["height"], video["frames"], video["fps"]) == (640, 428, 8, 4.0)  # even sizes only
+    assert (video["width"], video["height"], video["frames"], video["fps"]) == (640, 428, 8, 4.0)  # made even
     frames, _ = read_video("boxes.mp4")
     orange = np.abs(frames[:, 60:400, 301].astype(int) - [230, 159, 0]).max(axis=-1) < 60  # the left edge
     assert [column.any() for column in orange] == [True] * 8

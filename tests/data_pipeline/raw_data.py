@@ -35,7 +35,7 @@ def clips_of(name: str, folder: Path | None, output: Path, split: str = "train",
 
 
 def got10k_sequence(folder: Path, boxes, *, absence=None, size=SIZE, seed=0, **files: str | None) -> list[bytes]:
-    """Writes one sequence folder. `files` gives texts of files, by name with _ for dots; None omits the file.
+    """Writes one sequence folder. `files` replaces the text of files, named with _ for dots; None omits a file.
 
     Returns:
         The bytes of its frames.

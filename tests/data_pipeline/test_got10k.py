@@ -1,4 +1,4 @@
-"""Tests of GOT-10k: records match the raw files, and damaged sequences are named and skipped."""
+"""Tests of GOT-10k: records match the raw files, and damaged sequences are reported and skipped."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def run_command(command, *arguments) -> int:
     return command.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
-# --- the same bytes --------------------------------------------------------------------------------------------------
+# --- identical files -------------------------------------------------------------------------------------------------
 
 PROGRAM = """
 import sys
@@ -321,7 +321,7 @@ def test_frames_are_shrunk_to_the_short_side_and_boxes_stay(tmp_path):
     picture = decode_frame(small.frames[0])
     assert picture.shape == (60, 80, 3)
     wanted = np.asarray(Image.fromarray(decode_frame(whole.frames[0])).resize((80, 60), Image.Resampling.BILINEAR))
-    # loss of jpeg quality 95 for a smooth picture
+    # the tolerance covers the loss of jpeg at quality 95
     assert np.abs(picture.astype(int) - wanted).mean() < 2
 
 

@@ -139,7 +139,7 @@ class TestStableClips:
         split, index = parse_clip_id(name)
         text, boxes, colors = _golden(split, index)
         assert text == GOLDEN[name][0]
-        # Boxes are printed to 1e-4; sines may differ in the last bit between machines.
+        # Boxes are stored to 1e-4, and sines may differ in the last bit between machines.
         np.testing.assert_allclose(boxes, GOLDEN[name][1], atol=2e-4)
         # Pillow versions may resample sprites slightly differently: by 2 out of 255 in the mean of 256 pixels.
         np.testing.assert_allclose(colors, GOLDEN[name][2], atol=2)
@@ -270,7 +270,7 @@ class TestBoxesAndMask:
             for frame, item in np.argwhere(drawn.mask):
                 rows, columns = np.nonzero(scene.layer(item, frame)[..., 3] >= SEEN)
                 extents = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-                # Each side of a box lies within the outermost sufficiently opaque pixel, at most one pixel off.
+                # A side of the box lies within the outermost sufficiently opaque pixel, so it is at most one pixel off.
                 assert np.abs(drawn.boxes[frame, item] * 64 - extents).max() <= 1
                 checked += 1
                 cut += bool(

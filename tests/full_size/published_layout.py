@@ -2,7 +2,7 @@
 
     python -m tests.full_size.published_layout FOLDER [KEYS]
 
-FOLDER can then be passed as ``--smcd`` and ``--modelscope``. KEYS is the golden folder with shapes by name.
+FOLDER can then be passed as ``--smcd`` and ``--modelscope``. KEYS is the folder of golden files with shapes by name.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def _worst_gradient(got: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarr
 
 
 def pipeline(golden: Golden) -> Iterator[Comparison]:
-    """Compares a clip's motion frequencies, the diffusion model's targets, and a clip rendered from stored ones."""
+    """Compares a clip's motion frequencies (the diffusion model's targets) and a clip rendered from stored ones."""
     arrays, given = golden.arrays(), golden.config
     networks, _, params = _loaded(golden, golden.policy)
     clip, coefficients = video(arrays["in/video"]), video(arrays["in/coefficients"])

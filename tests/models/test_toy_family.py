@@ -1,4 +1,4 @@
-"""The unchanged code trains, resumes, samples, exports and evaluates a family that is not part of this package."""
+"""Without changes, the code trains, resumes, samples, exports and evaluates a family from outside this package."""
 
 import json
 

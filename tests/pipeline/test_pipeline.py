@@ -49,7 +49,7 @@ def pipeline(compile_cache) -> VideoPipeline:
 
 @pytest.fixture(scope="module")
 def sample(pipeline):
-    """A sample with seed 5, with whose latents other tests compare theirs."""
+    """A sample with seed 5, whose latents other tests use for comparison."""
     return pipeline(**GIVEN, seed=5)
 
 

@@ -1,4 +1,4 @@
-"""The shipped model: a few held-out clips give the expected metrics, and the published figures are of its weights."""
+"""The shipped model: a few held-out clips give the expected metrics, and the committed figures are for its weights."""
 
 import json
 import re

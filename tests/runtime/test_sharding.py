@@ -162,7 +162,7 @@ class TestSpecs:
 
     def test_fsdp_takes_the_largest_axis_that_divides(self):
         specs = specs_of(shapes("smcd"), MeshShape(fsdp=8))
-        assert specs["unet/conv_out/kernel"] == P(None, None, "fsdp")  # 320 -> 4
+        assert specs["unet/conv_out/kernel"] == P(None, None, "fsdp")  # 320 -> 4 channels
         assert specs["unet/encoder_1/residual/time/kernel"] == P("fsdp")  # 1280 -> 320
         assert specs["image_encoder/conv_in/kernel"] == P(None, None, None, "fsdp")  # 4 -> 256
         assert specs["autoencoder/post_quant/kernel"] == P()  # 4 -> 4

@@ -167,7 +167,7 @@ def test_content_that_a_format_cannot_hold_is_refused_or_reported(tmp_path):
     with refused("tracks", value="dog"):
         save_tracks(never, tmp_path, format="mot", image_size=SIZE)
     lost = save_tracks(random_tracks(prompt="a cat"), tmp_path, format="got10k", image_size=SIZE)
-    assert len(lost) == 1  # the format stores no such prompt
+    assert len(lost) == 1  # the format cannot store this prompt
     with refused("format", value="coco"):
         save_tracks(two, tmp_path, format="coco", image_size=SIZE)
 

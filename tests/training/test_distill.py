@@ -61,7 +61,7 @@ def test_a_student_that_already_makes_the_step_of_its_teacher_has_no_loss(params
 
 
 def test_the_loss_of_an_untrained_student_is_the_effect_of_guidance(params):
-    """At scale 3, guided minus conditional output is twice the difference of conditional and unconditional output."""
+    """At scale 3, guided minus conditional output is twice the difference between conditional and unconditional."""
     noise = jax.random.normal(jax.random.split(jax.random.split(jax.random.key(0), 3)[1])[0], (4, 2, 4, 4, 3))
     features = MODEL.features(params, {**BATCH, **NULL}, jax.random.key(0))
     branches = (frozenset(), frozenset({"text"}))

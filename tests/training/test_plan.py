@@ -389,7 +389,7 @@ class TestLargestBatch:
 
     def test_the_largest_batch_lies_on_the_line_through_two_plans(self):
         assert self.planner.largest_batch(planned(8, 10), planned(2, 7)) == 20  # 6 + batch / 2 <= 16
-        assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # even
+        assert self.planner.largest_batch(planned(8, 10, usable=16.9), planned(2, 7, usable=16.9)) == 20  # 21 is odd
 
     def test_a_refused_plan_is_a_point_of_the_line_too(self):
         assert self.planner.largest_batch(planned(32, 22, refused=True), planned(2, 7)) == 20
