@@ -1,4 +1,4 @@
-"""A small video family, which shows all that a family must define: latents are pixels, the prompt is a condition."""
+"""A small model family that shows all that a family must define; its latents are pixels, its condition is a prompt."""
 
 import dataclasses
 from typing import Any, NamedTuple

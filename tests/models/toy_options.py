@@ -1,4 +1,4 @@
-"""The toy family with options of its own: a last picture, loops sampled with one extra frame, and other defaults."""
+"""The toy family with its own options: a last picture, loops sampled with an extra frame, and other defaults."""
 
 import dataclasses
 
