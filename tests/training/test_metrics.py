@@ -457,7 +457,7 @@ def test_samples_are_written_as_videos_with_boxes_and_one_sheet(tmp_path):
     probed = probe_video(folder / "00002000_0.mp4")
     assert (probed["frames"], probed["width"], probed["fps"]) == (3, 192, 8)
     with Image.open(folder / "00002000.png") as sheet:
-        # Three columns, and for each of two clips a row of real and a row of generated frames.
+        # Three columns; two clips, each with a real and a generated row.
         assert 3 * 192 < sheet.width < 4 * 192
         assert 4 * 192 < sheet.height < 5 * 192 + 100
         pixels = np.asarray(sheet.convert("RGB"))
