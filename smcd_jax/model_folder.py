@@ -74,7 +74,7 @@ class ModelFolder:
             path: Model folder, or name of a model shipped with the package.
 
         Raises:
-            SMCDError: There is no such folder, or a JSON file is missing, damaged or of another version.
+            SMCDError: There is no such folder, or a JSON file is missing, damaged or has another version.
         """
         self.path = resolve_model(path)
         where = self.path / "model.json"

@@ -6,7 +6,7 @@ FOLDER/NAME/                     one folder per clip, with
             *.mp4                a video, or frames: pictures in the folder itself, or in frames/, img1/ or JPEGImages/
             caption.txt          caption, unless the tracks have a prompt
             label.txt            label of the objects, unless the tracks have labels
-FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks beside it (or .xml, .csv, .txt)
+FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks next to it (or .xml, .csv, .txt)
 ```
 
 If `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, each is a split; otherwise all clips belong to the split

@@ -86,7 +86,7 @@ class ClipReport:
         """Returns the counts as one line."""
         return (
             f"features: {self.kept} of {self.clips} clips; {self.dropped} dropped, whose last frame is reproduced with "
-            f"a mean squared error above {self.max_error:g} of 255^2 (median of the kept {self.median_error:.1f}), and "
+            f"a mean squared error above {self.max_error:g} of 255^2 (kept: median {self.median_error:.1f}), and "
             f"{self.unusable} too short or unreadable"
         )
 

@@ -161,7 +161,7 @@ def _work_folder(output: Path) -> Iterator[None]:
 
 
 def _agreed_plan(source: Source, wanted: dict[str, Any], output: Path, stored: StoredFrames) -> dict[str, Any]:
-    """Returns the plan stored in the folder, which must match the requested one; a new folder stores the latter."""
+    """Returns the plan stored in the folder, which must match the requested one; a new folder gets the latter."""
     path = output / WORK / _PLAN
     done = output / RECORDS
     if not done.is_file() and path.is_file() and _other_clips(read_json(path), wanted):

@@ -134,7 +134,7 @@ class Beam:
 
 
 class _Counter:
-    """Advances the progress bar clip by clip, and by the rest of a shard at its end."""
+    """Advances the progress bar clip by clip; at the end of a shard, by its remaining clips."""
 
     def __init__(self, advance: Callable[[int], Any]):
         self._advance, self._count = advance, 0

@@ -175,7 +175,7 @@ def example_to_clip(example: Mapping[str, Any]) -> Clip:
     Texts may be bytes or str; arrays are NumPy arrays.
 
     Raises:
-        BadClip: The record has another schema version, lacks a key, or `Clip` refuses its contents.
+        BadClip: The record has another schema version, lacks a key, or `Clip` rejects its contents.
     """
     version = example.get("schema_version")
     if version is not None and int(version) != SCHEMA_VERSION:
@@ -221,7 +221,7 @@ def serialize(clip: Clip) -> tuple[bytes, bytes]:
         array = np.ascontiguousarray(example[key], dtype)
         feature[f"{key}/value"].bytes_list.value.append(array.tobytes())
         feature[f"{key}/shape"].int64_list.value.extend(array.shape)
-    if clip.fields is not None:  # not in `features()`, so that records of other data sets stay as they are
+    if clip.fields is not None:  # not in `features()`, so that records of other data sets do not change
         feature["fields/value"].bytes_list.value.append(clip.fields.astype("<f2").tobytes())
         feature["fields/shape"].int64_list.value.extend(clip.fields.shape)
     frames.features.feature["frames"].bytes_list.value.extend(example["frames"])
@@ -233,7 +233,7 @@ def deserialize(record: bytes) -> Clip:
     """Parses a record into a clip, without TensorFlow.
 
     Raises:
-        BadClip: The bytes are not a record of this project, have another schema version, or `Clip` refuses the
+        BadClip: The bytes are not a record of this project, have another schema version, or `Clip` rejects the
             contents.
     """
     return example_to_clip(parse(record))

@@ -58,7 +58,7 @@ class WorldConfig:
         colors: Names of colors for classes with variable colors.
         motions: Pairs of name and weight, names of `motion.MOTIONS`.
         backgrounds: Names of `backgrounds.BACKGROUNDS` and `photographs.PHOTOGRAPHS`, equally likely; "photographs"
-            stands for all of the latter.
+            selects all of the latter.
         min_size: Smallest size of a single sprite of constant size, 0.1 to 0.5. The size is the square root of the
             sprite's area relative to the picture's shorter side. Growing and shrinking sprites reach from 0.8 of
             `min_size` to 1.35 of `max_size`; with more objects, sprites are smaller, down to 0.75 with four.

@@ -54,7 +54,7 @@ class Command:
     def __init__(self, command: Sequence[str], environment: dict[str, str]):
         self.command = command
         self._output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        # A process group of its own, but the same session: ending the run from outside ends its steps too.
+        # A separate process group, but the same session: ending the run from outside ends its steps too.
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self._output, stderr=subprocess.STDOUT, process_group=0
         )

@@ -92,7 +92,7 @@ def _add(group: Any, flag: Flag) -> None:
 
 
 def _family_options(args: argparse.Namespace, family: str) -> dict[str, Any]:
-    """Returns the values of a family's flags; flags of another family are refused."""
+    """Returns the values of a family's flags; raises an error for flags of another family."""
     own = [flag.name for flag in FLAGS.get(family, ())]
     for other, flags in FLAGS.items():
         for flag in flags:

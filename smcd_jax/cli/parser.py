@@ -27,7 +27,7 @@ class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `SMCDError` where argparse would print the usage and exit.
 
     Every parser accepts --debug and --verbose, so that they work before and after the command. Abbreviated options are
-    refused, because an abbreviation may become ambiguous when an option is added.
+    rejected, because an abbreviation may become ambiguous when an option is added.
 
     Attributes:
         common: Names of the options that ``--help`` shows, for a command with more options than fit on a screen;

@@ -111,7 +111,7 @@ class SamplingRun:
         """Samples and writes the clips of one call.
 
         Returns:
-            Faults: damaged records, inputs that the model refuses, samples that are not finite.
+            Faults: damaged records, inputs that the model rejects, samples that are not finite.
 
         Raises:
             SMCDError: A file cannot be written.

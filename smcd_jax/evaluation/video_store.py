@@ -152,7 +152,7 @@ def read_eval_clip(
         entry: Entry of the list.
         frames: Number of frames in the window.
         max_objects: Maximum number of objects; the ones present in most frames are kept (`choose_objects`).
-        need_boxes: Whether a clip without boxes or caption is refused, because a model cannot make a video of it.
+        need_boxes: Whether a clip without boxes or caption is rejected, because a model cannot make a video of it.
 
     Raises:
         BadClip: The clip does not exist, is damaged, has a box without area, or lacks what `need_boxes` requires.

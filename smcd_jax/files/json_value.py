@@ -14,7 +14,7 @@ from smcd_jax.files.text_files import MAX_COORDINATE
 class JsonValue:
     """A value of a JSON file and its place in the file.
 
-    Every check raises an `SMCDError` whose `argument` is the key, `path` the file and `value` the refused value.
+    Every check raises an `SMCDError` whose `argument` is the key, `path` the file and `value` the rejected value.
 
     Attributes:
         data: Value as `json.loads` returns it.

@@ -133,7 +133,7 @@ def read_numbers(path: Path, columns: Collection[int], *, missing: bool = False)
 
     Raises:
         SMCDError: The file is empty, a line is blank or has another number of fields, or a field is not a finite number
-            below 1e9. `argument` is the line, such as `line 2`; `value` is the refused line or field.
+            below 1e9. `argument` is the line, such as `line 2`; `value` is the rejected line or field.
     """
     table = read_table(path)
     if not table.rows:

@@ -38,7 +38,7 @@ def without_bad_metadata(data: bytes) -> tuple[bytes, list[str]]:
 
 
 def stored_orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8, in EXIF data of which other parts may be broken; 1 if it is missing."""
+    """Returns the orientation, 1 to 8, from EXIF data whose other parts may be broken; 1 if it is missing."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 10:

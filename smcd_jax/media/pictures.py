@@ -62,7 +62,7 @@ _TRANSPOSE = {
 
 _ARGUMENT = "picture"  # name of an image or array in messages
 
-LARGEST_SIDE = 16384  # largest side of a picture or video in pixels; encoders accept hardly more
+LARGEST_SIDE = 16384  # largest side of a picture or video in pixels; encoders do not accept much more
 
 
 def read_picture(picture: str | os.PathLike[str] | Image.Image | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

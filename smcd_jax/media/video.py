@@ -102,7 +102,7 @@ def write_frames(frames: Iterable[np.ndarray], folder: str | os.PathLike[str]) -
 def read_video(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "f h w 3"], float]:
     """Reads a video: a file (.mp4, .gif, .webp, or any other format of FFmpeg) or a folder of pictures of one size.
 
-    Each stored frame is returned once, in the order of presentation, whatever its time: nothing is resampled. A note is
+    Each stored frame is returned once, in the order of presentation; nothing is resampled. A note is
     logged if the frame rate varies, the video starts late, or an edit list hides frames. The pictures of a folder are
     ordered by the numbers in their names; its other files, such as ground truth, are ignored.
 

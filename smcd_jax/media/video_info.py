@@ -24,7 +24,7 @@ class VideoInfo(TypedDict):
         fps: Mean number of frames per second.
         duration: Time from the start of the first frame to the end of the last one, in seconds.
         variable_rate: Whether some frames are displayed clearly longer than others.
-        start: Time by which the first frame is later than the start of the file's sound, in seconds.
+        start: Delay of the first frame after the start of the file's sound, in seconds.
         hidden_frames: Number of stored frames that an edit list hides from players. Reading includes them.
     """
 

@@ -329,7 +329,7 @@ class VideoModel(abc.ABC):
         Args:
             key: Random key.
             count: Number of examples.
-            rates: Rate of dropping by switch, 0..1; switches at 0 are left out of the result.
+            rates: Dropout rate by switch, 0..1; the result omits switches whose rate is 0.
             unit: "example" to draw for each example, "batch" to draw once for all.
         """
         shape = (count,) if unit == "example" else (1,)

@@ -32,8 +32,7 @@ class UNetConfig:
     fps_embedding: bool = False
     control: bool = False  # adds ControlNet features to the skip connections
     dropout: float = 0.1
-    # groups of every GroupNorm; widths near 32 need fewer, since a group of one channel loses its mean, which holds
-    # colour
+    # groups of every GroupNorm; widths near 32 need fewer, because a group of one channel loses its mean (the colour)
     groups: int = dataclasses.field(default=32, metadata=_UNLESS_DEFAULT)
 
     @property

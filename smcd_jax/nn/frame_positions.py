@@ -39,7 +39,7 @@ def relative_buckets(frames: int, *, num_buckets: int = 32, max_distance: int = 
     Args:
         frames: Number of frames.
         num_buckets: Number of buckets, a multiple of 4.
-        max_distance: Distance from which all pairs share the last bucket.
+        max_distance: Distance from which on all pairs share the last bucket.
     """
     index = np.arange(frames)
     before = index[:, None] - index
@@ -60,7 +60,7 @@ def relative_bias(
     Args:
         table: Learned bias of each bucket and head.
         frames: Number of frames.
-        max_distance: Distance from which all pairs share the last bucket.
+        max_distance: Distance from which on all pairs share the last bucket.
     """
     buckets = relative_buckets(frames, num_buckets=table.shape[0], max_distance=max_distance)
     return table.astype(jnp.float32)[buckets].transpose(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""Gated adapters: tanh-gated attention by which boxes and the first frame enter a spatial transformer block.
+"""Gated adapters: tanh-gated attention through which boxes and the first frame enter a spatial transformer block.
 
 There is one class per form. The paper's model has `ObjectImageAdapters`: the object gate (MIM), then the image gate
 (GCA) on its result. The other forms are the reference's ablations. All gates start at zero, where they pass their input

@@ -238,7 +238,7 @@ class TemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f p c"]) -> Float[Array, "b f p d"]:
-        """Mixes each frame with its two neighbours; height and width are one axis of pixels."""
+        """Mixes each frame with its two neighbours; height and width form one axis of pixels."""
         return nn.Conv(
             self.features,
             (3, 1),
@@ -274,7 +274,7 @@ class FeedForward(nn.Module):
         Args:
             x: Tokens.
             scale: Factor of the hidden layer; None for 1.
-            bias: Bias of the last layer, in place of its own.
+            bias: Bias that replaces that of the last layer; None to keep it.
         """
         value, gate = jnp.split(self.dense_in(x), 2, axis=-1)
         hidden = value * gelu(gate)

@@ -1,6 +1,6 @@
 """Low-rank adaptation of linear layers (LoRA, Hu et al. 2021, arXiv 2106.09685): kernel + down @ up, for any network.
 
-An adapter is a separate tree beside the components, ``low_rank/COMPONENT/PATH/kernel/(down|up)``. It is trained alone,
+An adapter is a separate tree next to the components, ``low_rank/COMPONENT/PATH/kernel/(down|up)``. It is trained alone,
 saved in one file, and added to the kernels when a model is loaded, at any scale.
 """
 

@@ -43,7 +43,7 @@ class MultiHeadAttention(nn.Module):
             x: Tokens of the queries.
             context: Keys and values; see `attend` for their leading axis.
             mask: True where a query may attend to a key.
-            bias: Bias of the output layer, in place of its own.
+            bias: Bias that replaces that of the output layer; None to keep it.
         """
         return self._merged(self._attend(self._heads(self.query(x)), context, mask=mask), bias)
 
@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
             extra: Keys and values of the extra tokens, which follow those of x.
             mask: True where a query may attend to a key.
             scale: Factor of the values of x; None for 1.
-            bias: Bias of the output layer, in place of its own.
+            bias: Bias that replaces that of the output layer; None to keep it.
         """
         queries, context = self._projections(x)
         context = context if scale is None else context.scaled(scale)

@@ -68,7 +68,7 @@ def skip_downscales(config: UNetConfig) -> tuple[int, ...]:
 
 
 class TimeShift(NamedTuple):
-    """What a residual block adds to each channel, precomputed for all blocks at once."""
+    """The shift that a residual block adds to each channel, precomputed for all blocks together."""
 
     shift: Float[Array, "b c"]
 
@@ -139,7 +139,7 @@ class ResidualBlock(nn.Module):
 
 
 class StemBlock(nn.Module):
-    """The first block: a convolution on every frame and a temporal transformer of its own inner width."""
+    """The first block: a convolution on every frame and a temporal transformer with a separate inner width."""
 
     config: UNetConfig
     policy: ComputePolicy

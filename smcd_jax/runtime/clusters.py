@@ -33,7 +33,7 @@ _METADATA_SECONDS = 5.0
 
 
 class ClusterSpec(NamedTuple):
-    """Processes and devices of a run, as far as they are known.
+    """Processes and devices of a run, where known.
 
     Attributes:
         method: Source of the values, for messages.

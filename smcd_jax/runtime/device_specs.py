@@ -83,7 +83,7 @@ class _Bandwidth(NamedTuple):
     links: float
 
 
-# TPU: the pages above, HBM bandwidth and inter-chip interconnect bandwidth per chip, half of which is sent.
+# TPU: HBM bandwidth, and half of the inter-chip interconnect bandwidth (one direction) per chip, from the pages above.
 # NVIDIA: data sheets; NVLink's published figure counts both directions, so half of it is listed.
 _BANDWIDTHS = {
     r"TPU v4": _Bandwidth(1228, 150),

@@ -223,7 +223,7 @@ class _Coordinator:
                 connection.sendall(_encode(fault=fault))
                 connection.shutdown(socket.SHUT_WR)
         for index, connection in self._present.items():
-            if index:  # the connection of process 0 to itself closes with the rest
+            if index:  # process 0's connection to itself is closed later, with the others
                 with contextlib.suppress(OSError):
                     connection.settimeout(max(deadline - time.monotonic(), 0.01))
                     connection.recv(1)

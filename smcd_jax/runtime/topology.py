@@ -153,7 +153,7 @@ def _gpu_topology(name: str) -> Topology:
     kind, _, count = name.rpartition(":")
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         raise SMCDError(
-            f"topology {name} needs JAX's CUDA plugin, though no GPU; pip install 'smcd_jax[cuda]'",
+            f"topology {name} needs JAX's CUDA plugin, but no GPU; run pip install 'smcd_jax[cuda]'",
             argument="topology",
             value=name,
         )
@@ -173,7 +173,7 @@ def _gpu_topology(name: str) -> Topology:
 def _tpu_devices(kind: str, shape: str) -> tuple[jax.Device, ...]:
     if importlib.util.find_spec("libtpu") is None:
         raise SMCDError(
-            f"topology {kind}:{shape} needs the TPU compiler; pip install 'smcd_jax[tpu]'",
+            f"topology {kind}:{shape} needs the TPU compiler; run pip install 'smcd_jax[tpu]'",
             argument="topology",
             value=f"{kind}:{shape}",
         )

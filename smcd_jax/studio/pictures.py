@@ -70,7 +70,7 @@ class PictureStore:
         """Reads a picture as the command line does, and stores it.
 
         Raises:
-            SMCDError: The file is no picture, is damaged, or has too many pixels.
+            SMCDError: The file is not a picture, is damaged, or has too many pixels.
         """
         name = client_name(name, "picture")
         upload = self._folder / f"{secrets.token_hex(8)}.upload"

@@ -96,7 +96,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _meta(root: ElementTree.Element, key: str, path: Path) -> float | None:
-    """Returns a number of the `meta` of a task, job or project; None if it is missing."""
+    """Returns a number from the `meta` of a task, job or project; None if it is missing."""
     for kind in ("task", "job"):
         found = root.find(f"meta/{kind}/{key}")
         if found is not None and (found.text or "").strip():

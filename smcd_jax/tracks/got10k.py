@@ -31,7 +31,7 @@ _PROMPT = re.compile(r"A (?P<object>.+) that is (?P<motion>.+)\. ")
 
 
 def read_got10k(path: Path, *, pixels_from: int | None = None) -> PixelTracks:
-    """Returns the one object of a sequence folder, or of its `groundtruth.txt`; boxes are in pixels from 0.
+    """Returns the single object of a sequence folder, or of its `groundtruth.txt`; boxes are in pixels from 0.
 
     The object is absent where `absence.label` (GOT-10k), `out_of_view.txt` or `full_occlusion.txt` (LaSOT) is 1, where
     the line is NaN (UAV123), and, if there is no `absence.label`, where width and height are 0 or less. `meta_info.ini`

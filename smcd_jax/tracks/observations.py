@@ -20,7 +20,7 @@ class Observation(NamedTuple):
         frame: Frame number as stated in the file.
         identity: Id of the object.
         box: Box x1, y1, x2, y2 in pixels from 0.
-        label: Label, or a number that stands for one; None if the file gives none.
+        label: Label, or a number that represents it; None if the file has none.
         place: Place in the file, such as `line 3`.
     """
 

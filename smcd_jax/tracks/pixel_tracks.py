@@ -64,7 +64,7 @@ class PixelTracks:
         """Returns the tracks with every object labelled.
 
         Args:
-            label: Label of the objects that have none, or new label of all objects if the file names them alike.
+            label: Label of the objects that have none, or a new label for all if the file gives them the same one.
                 Otherwise the labels of the file are kept, and a note says so.
 
         Raises:
@@ -165,7 +165,7 @@ class PixelTracks:
 
 
 def are_fractions(boxes: np.ndarray) -> bool:
-    """Returns whether boxes `[..., 4]`, of which there is at least one, all lie within 0..1."""
+    """Returns whether there are boxes `[..., 4]` and all of them lie within 0..1."""
     return boxes.size > 0 and bool(np.all((boxes >= 0) & (boxes <= 1 + CLIP_REPORTED)))
 
 

@@ -19,7 +19,7 @@ OTHER_ORDER = "got10k"  # format whose lines are x,y,width,height
 
 
 def read_reference_folder(path: Path) -> PixelTracks:
-    """Returns the one object of `bbox.txt`, or of its folder, without a label; absent where the line is NaN.
+    """Returns the single object of `bbox.txt`, or of its folder, without a label; absent where the line is NaN.
 
     The size is that of `img.png` and the prompt that of `prompt.txt` in the same folder; each is None if its file is
     missing.

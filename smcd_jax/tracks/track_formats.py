@@ -27,7 +27,7 @@ class TrackFormat(NamedTuple):
 
     Attributes:
         about: Name of the format as users know it, for messages.
-        name: File name by which the format is recognised; empty if only the content tells.
+        name: File name by which the format is recognised; empty if it is recognised by content alone.
         read: Reader of a file or of the folder that holds it.
         write: Writer of tracks, path and image size; returns texts that say what the format lacks. None if the format
             is only read.

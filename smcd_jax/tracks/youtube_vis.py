@@ -204,7 +204,7 @@ def _boxes(annotation: JsonValue, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_absent(box: Any) -> bool:
-    """Returns whether an entry stands for no box: null, an empty list, or a list of NaN, of -1 or of 0."""
+    """Returns whether an entry represents a missing box: null, an empty list, or a list of NaN, of -1 or of 0."""
     if box is None or box == []:
         return True
     return isinstance(box, list) and (box in ([-1] * 4, [0] * 4) or all(side != side for side in box))

@@ -141,7 +141,7 @@ def read_results(folder: Path) -> Results:
     """Reads the results in the folder of an evaluation.
 
     Raises:
-        SMCDError: The folder has no results, or they are damaged or of another version.
+        SMCDError: The folder has no results, or they are damaged or have another version.
     """
     path = folder / METRICS
     if not path.is_file():

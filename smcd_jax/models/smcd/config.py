@@ -88,7 +88,7 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels of which height and width must be multiples."""
+        """Number of pixels that must divide height and width."""
         levels = 2 ** (len(self.unet.channel_mult) - 1)
         tokens = self.image_encoder.downscale if self.image_encoder else 1
         return self.autoencoder.downscale * max(levels, tokens)

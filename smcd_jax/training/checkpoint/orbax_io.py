@@ -211,7 +211,7 @@ def _silence_abandoned_work() -> None:
             before(unraisable)
 
     def thread_hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        # TensorStore finishes a write whose event loop is gone, and prints that as an error of its own thread.
+        # TensorStore finishes a write whose event loop is gone, and prints an error from its own thread.
         if str(error) != "Event loop is closed":
             before_threads(kind, error, trace)
 
