@@ -118,7 +118,7 @@ class Batches:
         self._lock = threading.Lock()
 
     def iterate(self, state: OrderState) -> Generator[HostBatch]:
-        """Yields an endless stream of batches from a state; starting late takes no longer than starting at 0.
+        """Yields an endless stream of batches from a state; starting in the middle is as fast as starting at 0.
 
         A stream that is still open at exit is closed.
 

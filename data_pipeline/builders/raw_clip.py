@@ -24,7 +24,7 @@ RECODED = "frames re-encoded (rotated, transparent, or neither jpeg nor png of 8
 
 @contextlib.contextmanager
 def bad_clip_if_wrong(kind: str) -> Iterator[None]:
-    """Turns an `SMCDError` of the block into a `BadClip` of this kind, so that it costs one clip only."""
+    """Turns an `SMCDError` of the block into a `BadClip` of this kind, so that only one clip is lost."""
     try:
         yield
     except SMCDError as error:
@@ -41,8 +41,8 @@ def make_clip(
 ) -> Clip:
     """Builds a clip from its frames and boxes.
 
-    Boxes are in pixels of `tracks.size`, or of the frames if that is None. Boxes are clipped to the picture; a box
-    without area there marks its object as absent. The clip's notes list the changes.
+    Boxes are in pixels of `tracks.size`, or of the frames if that is None. Boxes are clipped to the picture; an object
+    whose clipped box has no area is marked as absent. The clip's notes list the changes.
 
     Args:
         clip_id: Id of the clip.
@@ -76,7 +76,7 @@ def make_clip(
             )
     exact = np.where(tracks.present[..., None], tracks.boxes, 0.0) / np.tile(size, 2)
     boxes = np.clip(exact, 0, 1).astype(np.float32)
-    # Computed on float32, as stored: rounding may leave a sliver at the border without area.
+    # Computed from the stored float32 values, because rounding may leave a sliver at the border without area.
     mask = tracks.present & np.all(boxes[..., :2] < boxes[..., 2:], axis=-1)
     beyond = np.any(np.abs(exact - boxes) > CLIP_REPORTED, axis=-1)
     notes += [EMPTY] * bool(np.any(tracks.present & ~mask)) + [CLIPPED] * bool(np.any(mask & beyond))

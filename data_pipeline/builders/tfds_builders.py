@@ -25,7 +25,7 @@ MAX_BAD_SHARE = 0.01
 
 
 class _SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder over the source of the same name.
+    """A TFDS builder for the source of the same name.
 
     Args:
         options: Further arguments of the source.

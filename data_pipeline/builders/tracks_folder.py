@@ -11,7 +11,7 @@ FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks next
 
 If `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, each is a split; otherwise all clips belong to the split
 `train`. A clip's id is its name. Video and tracks must have the same number of frames; neither is
-resampled. Tracks that state no number of frames may end early, and may count frames as numbered pictures do.
+resampled. Tracks that state no number of frames may end early, and may number frames as the picture files do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENDS_EARLY = "no object present after the last box of the tracks"
 NUMBERED = "frames of the tracks numbered like the pictures, which begin later"
 TRACK_SUFFIXES = (".json", ".xml", ".csv", ".txt")  # of track files beside a video
 ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
-# In the reference's folders, the picture to animate, which is not a frame of a video.
+# The picture to animate in folders of the reference; it is not a frame of a video.
 _NOT_A_FRAME = "img.png"
 _END_BYTES = 1 << 16
 _ADVICE = {
@@ -192,7 +192,7 @@ def _tracks(path: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
 
 
 def _numbered_like_pictures(path: Path, tracks: BoxTracks, frames: int) -> BoxTracks:
-    """Returns the tracks from the frame that the number of the first picture refers to.
+    """Returns the tracks starting at the frame to which the first picture's number refers.
 
     Raises:
         BadClip: The tracks have another number of frames than the video, and the numbers of the pictures do not
@@ -200,7 +200,7 @@ def _numbered_like_pictures(path: Path, tracks: BoxTracks, frames: int) -> BoxTr
     """
     empty = int(np.argmax(tracks.mask.any(axis=1)))
     first = next((int(digits) for file in _all_pictures(path)[:1] for digits in re.findall(r"\d+", file.stem)[-1:]), 0)
-    # Frames of the file count from 0 or from 1, and the numbers of the pictures may do either.
+    # Frames in the file count from 0 or 1, and so may the numbers of the pictures.
     start = next((start for start in (first, first - 1) if 0 < start <= empty), None)
     if start is None or tracks.num_frames - start > frames:
         begin = f"; the first box is in frame {empty}" if empty else ""

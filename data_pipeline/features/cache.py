@@ -116,7 +116,7 @@ class FeatureCache:
     def read(
         self, position: int, start: int, *, moments: Float16[np.ndarray, "f 2 h w c"], text: Float16[np.ndarray, "l d"]
     ) -> CachedWindow:
-        """Reads a window; moments and caption embedding are written into the given arrays.
+        """Reads a window; moments and caption embedding are written into arrays that the caller passes.
 
         Args:
             position: Position of the clip.

@@ -134,7 +134,7 @@ def write_clip_features(
 
 
 def _begin(output: Path, records: RecordFolder, encoders: ClipEncoders, *, parts: int) -> dict[str, Any]:
-    """Returns the manifest of the cache to write; for a new cache, it is also written with `complete` false."""
+    """Returns the manifest of the cache to write; for a new cache, also writes it with `complete` false."""
     manifest = {
         "format": FORMAT,
         "version": VERSION,

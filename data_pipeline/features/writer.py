@@ -138,7 +138,7 @@ def split_parts(lengths: Int32[np.ndarray, " clips"]) -> list[range]:
 
 
 def _begin(output: Path, records: RecordFolder, encoders: FeatureEncoders, *, parts: int) -> dict[str, Any]:
-    """Returns the manifest of the cache to write; a new cache gets it on disk with `complete` false."""
+    """Returns the manifest of the cache to write; for a new cache, also writes it with `complete` false."""
     if not len(records):
         raise SMCDError(
             f"{records.folder}: split {records.split!r} has no clips; choose another split",

@@ -1,4 +1,4 @@
-"""Mixing data sets by weight: maps a place of the global order to a data set and one of its clips.
+"""Mixing data sets by weight: maps a place in the global order to a data set and one of its clips.
 
 An epoch has a fixed number of places. Each data set gets a number of places in proportion to its weight, at random
 positions, and fills them with its clips in random order. Every clip is used once before any is repeated, even if this
@@ -87,7 +87,7 @@ def make_mixture(
     length = sum(sizes) if epoch_length is None else epoch_length
     exact = shares / shares.sum() * length
     quotas = np.floor(exact).astype(np.int64)
-    # Places left by rounding down go to the largest remainders; ties go to the first data set.
+    # Places left over from rounding down go to the largest remainders; ties go to the first data set.
     quotas[np.argsort(quotas - exact, kind="stable")[: length - quotas.sum()]] += 1
     if (quotas < 1).any():
         source = int(np.argmin(quotas))

@@ -1,4 +1,4 @@
-"""Frame strides: which frames of a longer video make a training clip, and the frame rate that they amount to."""
+"""Frame strides: which frames of a longer video make a training clip, and the resulting frame rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clips that preparation skips: listed in one error, with file and reason, when they are too many."""
+"""The clips that preparation skips; if there are too many, one error lists them with file and reason."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def read_frame(path: Path) -> Frame:
 
 
 def check_frame(data: bytes, name: str) -> Frame:
-    """Returns an encoded picture unchanged if TensorFlow and Pillow decode it alike, else re-encoded as png.
+    """Returns an encoded picture unchanged if TensorFlow and Pillow decode it to the same pixels, else as png.
 
     Upright jpeg and png files, grey or color, with 8 bits and no transparency stay unchanged. Anything else that
     `smcd_jax.media.read_picture` reads (rotated by EXIF, CMYK, 16 bit, transparent, other formats) is stored as the

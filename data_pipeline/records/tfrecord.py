@@ -53,7 +53,7 @@ def _chunks(words: np.ndarray) -> int:
     for low, high in np.ascontiguousarray(words.T).reshape(-1, 2, len(words)):
         low = low ^ state
         state = third[low & 0xFFFF] ^ second[low >> 16] ^ first[high & 0xFFFF] ^ last[high >> 16]
-    # Joins neighbours, then pairs, then fours. Leading zeros leave a zero state unchanged.
+    # Combines neighbours, then pairs, then groups of four. Leading zeros leave a zero state unchanged.
     state = np.concatenate([np.zeros(2 ** (len(state) - 1).bit_length() - len(state), np.uint32), state])
     level = 0
     while len(state) > 1:

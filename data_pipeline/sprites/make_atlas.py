@@ -58,7 +58,7 @@ _FIXED = (
     ("snowman", "⛄", None),
     ("robot", "🤖", None),
 )
-# As above, then the hue that is recolored and its reach to each side, in degrees.
+# As above, followed by the hue that is recolored and its reach to each side, in degrees.
 _COLORABLE = (
     ("car", "🚗", "left", 2, 25),
     ("bird", "🐦", "left", 200, 30),

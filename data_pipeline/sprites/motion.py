@@ -20,8 +20,8 @@ from data_pipeline.sprites.rng import ClipRng
 SMALLEST_SHARE, LARGEST_SHARE = 0.8, 1.35
 # Distance traveled by sprites that move across the picture, in 0..1 of it.
 MIN_TRAVEL, MAX_TRAVEL = 0.34, 0.62
-# Largest distance from center to side of a sprite that travels inside the picture, in 0..1: twice this plus
-# `MIN_TRAVEL` is the whole picture.
+# Largest distance from center to side of a sprite that travels inside the picture, in 0..1; twice this plus
+# `MIN_TRAVEL` spans the whole picture.
 _FIT = 0.33
 
 # Times at which paths are compared and checked, independent of the number of frames.

@@ -92,7 +92,7 @@ def draw_photograph(kind: str, rng: ClipRng, *, width: int, height: int) -> UInt
     """
     canvas = Canvas(rng, width=width, height=height)
     picture = PHOTOGRAPHS[kind](rng, canvas)
-    # Light: from one side, darker corners, and the exposure and warmth of the camera.
+    # Lighting: from one side, with darker corners, and the camera's exposure and warmth.
     angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.12)
     middle_x, middle_y = canvas.x.mean(), canvas.y.mean()
     light = 1 + slope * (math.cos(angle) * (canvas.x - middle_x) + math.sin(angle) * (canvas.y - middle_y))

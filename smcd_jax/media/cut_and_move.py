@@ -168,7 +168,7 @@ def _ramp(at: np.ndarray, low: int, high: int, feather: int) -> np.ndarray:
 
 
 def _paste(frame: np.ndarray, cutout: Cutout, box: np.ndarray) -> None:
-    """Draws the cut-out where the affine map from its first box to ``box`` takes it."""
+    """Draws the cut-out, moved by the affine map from its first box to ``box``."""
     height, width = frame.shape[:2]
     size = np.array([width, height], np.float64)
     first = np.array(cutout.box)

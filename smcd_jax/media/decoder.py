@@ -185,7 +185,7 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
 
 
 def _oriented(picture: np.ndarray, matrix: tuple[int, ...] | None) -> np.ndarray:
-    """Returns the picture as displayed: turned by quarters and mirrored according to the display matrix."""
+    """Returns the picture as displayed: rotated by 90-degree steps and mirrored according to the display matrix."""
     if matrix is None:
         return picture
     a, b, _, c, d, _ = matrix  # x' = a x + c y, y' = b x + d y

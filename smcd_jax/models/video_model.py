@@ -341,7 +341,7 @@ class VideoModel(abc.ABC):
         return {switch: draw(switch) for switch, rate in rates.items() if rate}
 
     def check_rates(self, rates: Mapping[str, float]) -> None:
-        """Checks rates of dropping conditions.
+        """Checks the dropout rates of conditions.
 
         Raises:
             SMCDError: The model does not have a switch, or a rate is outside 0..1.

@@ -126,7 +126,7 @@ class VisionEncoder(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """A patch embedding without bias, one class token, norms before and after the layers."""
+        """Creates a patch embedding without bias, one class token, and norms before and after the layers."""
         config, policy = self.config, self.policy
         scale = nn.initializers.normal(config.width**-0.5)
         patch, tokens = config.patch, (config.picture_size // config.patch) ** 2 + 1

@@ -37,7 +37,7 @@ class UNetConfig:
 
     @property
     def input_channels(self) -> int:
-        """Channels of the first convolution: the video's, and the first frame's where it is concatenated."""
+        """Channels of the first convolution: the video's, and the first frame's if it is concatenated."""
         return self.latent_channels * (2 if self.image_latent else 1)
 
     @property

@@ -37,7 +37,7 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "#b #n l"] | None = None,
         bias: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Attends from x to a context.
+        """Returns the attention of x to a context.
 
         Args:
             x: Tokens of the queries.
@@ -56,7 +56,7 @@ class MultiHeadAttention(nn.Module):
         scale: Float[Array, ""] | None = None,
         bias: Float[Array, " d"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Self-attention among the tokens, and to extra tokens.
+        """Returns self-attention among the tokens and to extra tokens.
 
         Args:
             x: Tokens.

@@ -46,7 +46,7 @@ _NETWORKS: dict[type, type[nn.Module]] = {
 def register_network(config_class: type, module_class: type[nn.Module]) -> None:
     """Makes `network` build ``module_class`` for configs of ``config_class``.
 
-    The module takes ``(config, policy)`` and has a method ``dummy_call`` that calls it on the smallest input it
+    The module takes ``(config, policy)`` and has a method ``dummy_call`` that runs it on the smallest input that it
     accepts, so that every parameter is created.
     """
     _NETWORKS[config_class] = module_class
@@ -104,5 +104,5 @@ def flatten(params: Params) -> dict[str, Any]:
 
 
 def unflatten(leaves: dict[str, Any]) -> Params:
-    """The inverse of `flatten`."""
+    """Inverts `flatten`."""
     return flax.traverse_util.unflatten_dict(leaves, sep="/")

@@ -23,9 +23,10 @@ def layer_normalised(x: Float[Array, "*axes c"], epsilon: float) -> Float[Array,
 def group_normalised(
     x: Float[Array, "b *axes c"], groups: int, epsilon: float, reduction: Reduction = "sum"
 ) -> Float[Array, "b ..."]:
-    """(x - mean) / sqrt(variance + epsilon) in float32, with statistics over all axes but the first and the group.
+    """Returns (x - mean) / sqrt(variance + epsilon) in float32, normalised by group.
 
-    The gradient is explicit: it keeps one array of the size of x instead of three.
+    Mean and variance are taken over all axes except the first and the group. The gradient is explicit: it keeps one
+    array of the size of x instead of three.
 
     Args:
         x: Array of any floating dtype.

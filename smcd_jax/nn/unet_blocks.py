@@ -91,7 +91,7 @@ class TemporalConvBlock(nn.Module):
         # one axis of pixels throughout, so that XLA can add the input in the last convolution
         x = video = video.reshape(b, f, h * w, c)
         for index in range(4):
-            # the norm sees the frames as an axis of its own, see `group_normalised`
+            # the norm sees the frames as a separate axis, see `group_normalised`
             norm = group_norm(self.policy, epsilon=1e-5, silu=True, name=f"norm_{index}")
             x = norm(x.reshape(b, f, 1, h * w, c)).reshape(b, f, h * w, c)
             if index > 0:
@@ -158,7 +158,7 @@ class StemBlock(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Residual block, then, where planned, spatial transformer, temporal transformer and upsampling."""
+    """Residual block, then, if planned, spatial transformer, temporal transformer and upsampling."""
 
     config: UNetConfig
     plan: BlockPlan

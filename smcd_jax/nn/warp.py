@@ -32,7 +32,7 @@ def grid_sample(
     padding: Padding = "zeros",
     align_corners: bool = True,
 ) -> Float[Array, "b *pixels c"]:
-    """Returns the picture sampled bilinearly at the coordinates of a field, as PyTorch's function of the same name.
+    """Returns the picture sampled bilinearly at the coordinates of a field, like PyTorch's function of the same name.
 
     Args:
         image: Pictures.

@@ -16,7 +16,7 @@ _EXTRAS = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}  # extra of setup.py by 
 
 
 def require_devices() -> None:
-    """Starts JAX's backend, which happens once.
+    """Checks that JAX finds a device; starts JAX's backend.
 
     Raises:
         SMCDError: JAX finds no device of the platform that ``JAX_PLATFORMS`` selects; `value` is that platform.

@@ -60,14 +60,14 @@ class Program:
         }
 
     def instructions(self, name: str) -> Instructions:
-        """The instructions of a computation by name."""
+        """Returns the instructions of a computation by name."""
         if name not in self._parsed:
             matches = filter(None, map(_INSTRUCTION.match, self.computations[name]))
             self._parsed[name] = {match[1]: (match[2], match[3]) for match in matches}
         return self._parsed[name]
 
     def trips(self, line: str, caller: str) -> int | None:
-        """The trip count of the loop in a line of ``caller``, or None if it is unknown."""
+        """Returns the trip count of the loop in a line of ``caller``, or None if it is unknown."""
         return _trips(line, caller, self.instructions)
 
 
@@ -140,7 +140,7 @@ def _after(line: str, word: str) -> str:
 
 
 def shape_bytes(shape: str) -> int:
-    """Size in bytes of a shape in HLO notation; that of a tuple is the sum over its elements."""
+    """Returns the size in bytes of a shape in HLO notation; that of a tuple is the sum over its elements."""
     bits = 0
     for name, width, sizes in _ARRAY.findall(shape):
         count = math.prod(int(size.strip(" <=")) for size in sizes.split(",") if size.strip())

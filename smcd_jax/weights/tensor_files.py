@@ -85,7 +85,8 @@ def open_tensors(path: Path) -> dict[str, LazyTensor]:
 def open_groups(path: Path, groups: Sequence[str]) -> tuple[dict[str, LazyTensor], list[str]]:
     """Returns the tensors of several dictionaries of one file, and its other keys; raises the errors of `open_tensors`.
 
-    Names have the form KEY.NAME: the key of the dictionary and the name in it. In .safetensors they are stored so.
+    Names have the form KEY.NAME: the key of the dictionary and the name in it. In .safetensors, the stored names have
+    this form.
     """
     check_not_dangling(path)
     if not path.is_file():

@@ -16,7 +16,7 @@ ClipFeatures = Mapping[str, Float64[np.ndarray, "f d"]]
 def caption_similarity(
     frames: ClipFeatures, captions: Mapping[str, Float64[np.ndarray, " d"]], extractor: MetricSource
 ) -> Metric:
-    """CLIP-SIM: mean cosine of frames and caption, over frames, then over clips; -1..1.
+    """Returns CLIP-SIM, the mean cosine of frames and caption, over frames, then over clips; -1..1.
 
     Args:
         frames: Features of each clip's frames, by clip id.
@@ -34,7 +34,7 @@ def caption_similarity(
 
 
 def frame_consistency(frames: ClipFeatures, extractor: MetricSource) -> Metric:
-    """Mean cosine of consecutive frames, over frames, then over clips; 1 for a still video.
+    """Returns the mean cosine of consecutive frames, over frames, then over clips; 1 for a still video.
 
     Args:
         frames: Features of each clip's frames, by clip id; clips of one frame are omitted and named in the note.
@@ -55,7 +55,7 @@ def frame_consistency(frames: ClipFeatures, extractor: MetricSource) -> Metric:
 def cosines(
     first: Float64[np.ndarray, "n d"], second: Float64[np.ndarray, "#n d"] | Float64[np.ndarray, " d"], clip: str
 ) -> Float64[np.ndarray, " n"]:
-    """Cosines of the rows of two matrices, or of the rows with one vector.
+    """Returns the cosines of the rows of two matrices, or of the rows with one vector.
 
     Args:
         first: Features, one per row.

@@ -25,7 +25,7 @@ Frames = UInt8[np.ndarray, "f h w 3"]
 def first_frame_fidelity(
     frames: ClipFeatures, pictures: Mapping[str, Float64[np.ndarray, " d"]], extractor: MetricSource
 ) -> tuple[Metric, Metric]:
-    """FFF: cosine of the given picture with the first generated frame, and with all frames.
+    """Returns FFF, the cosine of the given picture with the first generated frame, and that with all frames.
 
     Args:
         frames: Features of each clip's frames, by clip id.
@@ -53,7 +53,7 @@ def first_frame_fidelity(
 
 
 def psnr(generated: Frames, real: Frames) -> float:
-    """Peak signal-to-noise ratio in dB, mean over frames, at most 100 per frame.
+    """Returns the peak signal-to-noise ratio in dB: the mean over frames, at most 100 per frame.
 
     Raises:
         SMCDError: The clips differ in shape, or scikit-image is not installed.
@@ -68,7 +68,9 @@ def psnr(generated: Frames, real: Frames) -> float:
 
 
 def ssim(generated: Frames, real: Frames) -> float:
-    """Structural similarity (Wang et al. 2004: Gaussian window of sigma 1.5), mean over channels and frames; up to 1.
+    """Returns the structural similarity, averaged over channels and frames; at most 1.
+
+    Source: Wang et al. 2004, with a Gaussian window of sigma 1.5.
 
     Raises:
         SMCDError: The clips differ in shape or are smaller than the window, or scikit-image is not installed.
@@ -94,7 +96,7 @@ def ssim(generated: Frames, real: Frames) -> float:
 
 
 def pixel_difference(first: Frames, second: Frames) -> float:
-    """Mean absolute difference of 8-bit values, 0..255.
+    """Returns the mean absolute difference of 8-bit values, 0..255.
 
     Raises:
         SMCDError: The clips differ in shape.
@@ -110,7 +112,7 @@ def pixel_metric(
     lpips: LPIPS | None = None,
     first_only: bool = False,
 ) -> Metric:
-    """Mean over clips of `psnr`, `ssim` or `LPIPS.distance`.
+    """Returns the mean over clips of `psnr`, `ssim` or `LPIPS.distance`.
 
     Args:
         kind: Name of the metric.
@@ -179,7 +181,7 @@ class LPIPS:
         self.weights_sha256 = weights_sha256
 
     def distance(self, generated: Frames, real: Frames) -> float:
-        """Mean distance over frames; 0 for equal frames.
+        """Returns the mean distance over frames; 0 for equal frames.
 
         Raises:
             SMCDError: The clips differ in shape.

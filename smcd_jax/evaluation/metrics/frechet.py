@@ -9,7 +9,7 @@ from smcd_jax.errors import SMCDError
 
 
 def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
-    """Squared Frechet distance between the Gaussians fitted to two sets, in float64.
+    """Returns the squared Frechet distance between the Gaussians fitted to two sets, in float64.
 
     |mean_1 - mean_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), with covariances over n - 1. With C_i = R_i^T R_i the
     trace of the square root is the sum of the singular values of R_1 R_2^T, so no matrix square root is computed. Sets

@@ -27,7 +27,7 @@ def fvd(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Metric:
-    """Frechet distance between the features of generated and real videos.
+    """Returns the Frechet distance between the features of generated and real videos.
 
     Args:
         generated: Features of the generated videos by clip id, in any order.
@@ -75,7 +75,7 @@ def spread(
     resamples: int,
     seed: int,
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of a distance, centred on its value.
+    """Returns a 95 % bootstrap interval of a distance, centred on its value.
 
     A sample with replacement contains fewer different clips than the set, and fewer clips give larger distances, so all
     bootstrap distances are biased upwards. The interval therefore uses their deviations from their own mean.

@@ -21,7 +21,7 @@ def held(video: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "tt h w 3"]:
 
 
 def length_rule(frames: int) -> tuple[str, str]:
-    """Rule for videos of this length: part of the metric's name ("hold10", "16frames"), and its description."""
+    """Returns the rule for videos of this length: its part of the metric's name ("hold10") and a description."""
     if frames < HELD_FRAMES:
         return f"hold{HELD_FRAMES}", f"all {frames} frames, the last one repeated up to {HELD_FRAMES}"
     return f"{frames}frames", f"all {frames} frames"

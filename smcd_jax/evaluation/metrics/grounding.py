@@ -172,7 +172,7 @@ def grounding_scores(clips: Sequence[ClipOverlap]) -> GroundingScores:
 def box_iou(
     first: Float[np.ndarray, "*b 4"], second: Float[np.ndarray, "*b 4"], *, clipping: Clipping = "picture"
 ) -> Float64[np.ndarray, "*b"]:
-    """Intersection over union of boxes cut to the picture, 0..1.
+    """Returns the intersection over union of boxes clipped to the picture, 0..1.
 
     Args:
         first: Boxes, xyxy in 0..1. A box that is NaN or has no area has an IoU of 0 with every box.
@@ -201,7 +201,7 @@ def displacement_correlation(
     found: Sequence[Float[np.ndarray, "f n 4"]],
     masks: Sequence[Shaped[np.ndarray, "f n"]],
 ) -> DisplacementCorrelation:
-    """Rank correlation of the displacements of true and found boxes, x and y pooled.
+    """Returns the rank correlation of the displacements of true and found boxes, x and y pooled.
 
     The displacement of an object is that of the centre of its box, cut to the picture, from the first frame where the
     object is present to the last. Objects present in a single frame do not count.

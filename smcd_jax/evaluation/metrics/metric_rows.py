@@ -82,7 +82,7 @@ class Metric:
 
     @classmethod
     def mean_of_clips(cls, name: str, per_clip: Mapping[str, float], **fields: Any) -> Metric:
-        """Mean over clips with its bootstrap interval.
+        """Returns the mean over clips with its bootstrap interval.
 
         Args:
             name: Name of the metric.
@@ -100,7 +100,7 @@ class Metric:
 
     @classmethod
     def not_run(cls, name: str, reason: object, *, better: Direction = "higher") -> Metric:
-        """Metric without a value; ``reason`` is a text or the error that stopped it."""
+        """Returns a metric without a value; ``reason`` is a text or the error that stopped it."""
         return cls(name, None, note=f"not run: {reason}", better=better)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Metric:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Metric:
-        """Inverse of `to_dict`.
+        """Returns the metric of a dict made by `to_dict`.
 
         Raises:
             SMCDError: A key is unknown, or name or value is missing.
@@ -142,13 +142,13 @@ class MetricRow:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MetricRow:
-        """Inverse of `to_dict`."""
+        """Returns the row of a dict made by `to_dict`."""
         rest = {name: value for name, value in values.items() if name != "references"}
         return cls(Metric.from_dict(rest), dict(values.get("references", {})))
 
 
 def source_fields(extractor: MetricSource) -> dict[str, Any]:
-    """Description of an extractor as keyword arguments of `Metric`."""
+    """Returns the description of an extractor as keyword arguments of `Metric`."""
     return {
         "implementation": extractor.implementation,
         "weights_sha256": extractor.weights_sha256,
@@ -157,12 +157,12 @@ def source_fields(extractor: MetricSource) -> dict[str, Any]:
 
 
 def to_json(metrics: Iterable[Metric]) -> str:
-    """Converts metrics to JSON text; floats are not rounded and read back to the same bits."""
+    """Converts metrics to JSON text; floats are not rounded, so reading them returns the same bits."""
     return json.dumps([metric.to_dict() for metric in metrics], indent=1, allow_nan=False) + "\n"
 
 
 def from_json(text: str, *, where: str = "metrics") -> list[Metric]:
-    """Inverse of `to_json`.
+    """Returns the metrics of a text made by `to_json`.
 
     Args:
         text: JSON text.
@@ -181,7 +181,7 @@ def from_json(text: str, *, where: str = "metrics") -> list[Metric]:
 def bootstrap_interval(
     values: Sequence[float] | Float64[np.ndarray, " n"], *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the mean; None for fewer than two values.
+    """Returns the 95 % bootstrap interval of the mean; None for fewer than two values.
 
     Args:
         values: Values of the clips, in the order of their ids, so that the same seed draws the same clips.
@@ -197,7 +197,7 @@ def bootstrap_interval(
 
 
 def describe_omitted(clips: Iterable[str], total: int, reason: str) -> str:
-    """Note about clips that were not measured; empty if all were."""
+    """Returns a note about clips that were not measured; empty if all were."""
     clips = sorted(clips)
     if not clips:
         return ""

@@ -42,7 +42,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Text that says which is better, if the interval does not contain 0."""
+        """Text that says which is better, or that the interval contains 0."""
         if self.interval is None:
             return "-"
         low, high = self.interval
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
 
 
 def compare(first: Results, second: Results) -> list[Difference]:
-    """Compares every metric that one of the two evaluations has, A's first.
+    """Compares every metric that one of the two evaluations has; those of A come first.
 
     Raises:
         SMCDError: The evaluations have different lists, records or numbers of objects.
@@ -64,7 +64,7 @@ def compare(first: Results, second: Results) -> list[Difference]:
 
 
 def comparison_table(differences: Sequence[Difference]) -> Table:
-    """Table with one row per metric."""
+    """Returns a table with one row per metric."""
     header = ["metric", "better", "A", "B", "B - A", "95 % interval", "B wins", "clips", "verdict"]
     rows = [
         [
@@ -83,7 +83,7 @@ def comparison_table(differences: Sequence[Difference]) -> Table:
 
 
 def comparison_lines(differences: Sequence[Difference]) -> list[str]:
-    """Lines for a terminal: the table, then the notes."""
+    """Returns the lines for a terminal: the table, then the notes."""
     table = comparison_table(differences)
     rows = [table.header, *table.rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.header))]
@@ -92,7 +92,7 @@ def comparison_lines(differences: Sequence[Difference]) -> list[str]:
 
 
 def comparison_notes(differences: Sequence[Difference]) -> list[str]:
-    """Notes of the metrics, merged where they are the same."""
+    """Returns the notes of the metrics, with equal ones merged."""
     by_note: dict[str, list[str]] = {}
     for one in differences:
         if one.note:

@@ -134,7 +134,7 @@ def write_report(results: Results, folder: Path) -> Path:
 
 
 def load_template() -> Any:
-    """Jinja2 template of the pages.
+    """Returns the Jinja2 template of the pages.
 
     Raises:
         SMCDError: Jinja2 is not installed.

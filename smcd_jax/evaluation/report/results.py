@@ -35,7 +35,7 @@ class ClipRow:
 
     @classmethod
     def of(cls, clip: EvalClip) -> ClipRow:
-        """Row of a clip."""
+        """Returns the row of a clip."""
         return cls(clip.clip_id, clip.start, clip.seed, clip.caption, clip.labels)
 
 
@@ -60,7 +60,7 @@ class Results:
 
     @classmethod
     def of(cls, store: VideoStore, rows: Sequence[MetricRow], evaluation: Mapping[str, Any]) -> Results:
-        """Results on the clips of a store."""
+        """Returns the results on the clips of a store."""
         return cls(
             evaluation=evaluation,
             clips=tuple(map(ClipRow.of, store.clips)),
@@ -91,7 +91,7 @@ class Results:
         )
 
     def table(self) -> list[str]:
-        """Lines of the table for a terminal: one row per metric, then the notes."""
+        """Returns the lines of the table for a terminal: one row per metric, then the notes."""
         header = ["metric", "better", "value", "95 % interval", *REFERENCES, "clips"]
         rows = [header, *(_cells(row) for row in self.rows if row.metric.value is not None)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
@@ -162,14 +162,14 @@ def read_results(folder: Path) -> Results:
 
 
 def format_value(value: float | None) -> str:
-    """Value with four significant digits, "-" for None."""
+    """Returns a value as text with four significant digits; "-" for None."""
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def fault_lines(faults: Sequence[Fault]) -> list[str]:
-    """One line per kind of fault: the number of clips, their names, and the first reason."""
+    """Returns one line per kind of fault: the number of clips, their names, and the first reason."""
     kinds = sorted({fault.kind for fault in faults})
     lines = []
     for kind in kinds:

@@ -54,7 +54,7 @@ def write_strips(store: VideoStore, found: Mapping[str, Boxes], folder: Path, pr
 
 
 def read_strips(folder: Path, clip_id: str) -> dict[str, str]:
-    """Existing strips of a clip in the folder of an evaluation, as data URLs by name."""
+    """Returns the existing strips of a clip in the folder of an evaluation, as data URLs by name."""
     files = {name: folder / FOLDER / clip_id / f"{name}.jpg" for name in STRIPS}
     return {
         name: f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"

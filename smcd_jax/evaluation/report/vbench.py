@@ -54,7 +54,7 @@ def export_vbench(store: VideoStore, folder: Path, *, fps: float, index: int = 0
 
 
 def vbench_names(captions: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """File names by clip id, without index and suffix: the captions, converted to valid names.
+    """Returns file names by clip id, without index and suffix: the captions, converted to valid names.
 
     A slash becomes a space, long captions are truncated, and clips with the same caption get a number, because their
     pictures differ.

@@ -70,7 +70,7 @@ class VitTracker:
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
     ) -> Float32[np.ndarray, "f 4"]:
-        """See `smcd_jax.evaluation.trackers.object_trackers.Tracker.track`. Boxes are cut to the picture.
+        """See `smcd_jax.evaluation.trackers.object_trackers.Tracker.track`. Boxes are clipped to the picture.
 
         Raises:
             SMCDError: The frames are not uint8 RGB, or the first box is not finite or too small.

@@ -93,7 +93,7 @@ class OpenCVTracker:
     def track(
         self, frames: UInt8[np.ndarray, "f h w 3"], first_box: Float[np.ndarray, " 4"]
     ) -> Float32[np.ndarray, "f 4"]:
-        """See `Tracker.track`. The tracker starts from the first box cut to the picture and rounded to whole pixels.
+        """See `Tracker.track`. The tracker starts from the first box, clipped and rounded to whole pixels.
 
         Raises:
             SMCDError: The frames are not uint8 RGB, or the first box is not finite or smaller than `SMALLEST_SIDE` in

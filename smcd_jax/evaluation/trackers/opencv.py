@@ -45,7 +45,7 @@ def load_cv2(purpose: str, needs: str) -> ModuleType:
 
 @contextlib.contextmanager
 def repeatable(cv2: ModuleType) -> Iterator[None]:
-    """Context in which OpenCV is deterministic (one thread, a fixed seed) and prints no warnings."""
+    """Returns a context in which OpenCV is deterministic (one thread, a fixed seed) and prints no warnings."""
     threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
     cv2.setNumThreads(1)
     cv2.setRNGSeed(0)

@@ -130,7 +130,7 @@ class CoarseSearch:
 
 
 def explained(shared: Float[np.ndarray, "*p"], power: Float[np.ndarray, "*p"]) -> Float[np.ndarray, "*p"]:
-    """Maximum over contrasts g of |r|^2 - |r - g d|^2, from shared = <r, d> and power = <d, d>; may be negative."""
+    """Returns max |r|^2 - |r - g d|^2 over contrasts g, from shared = <r, d> and power = <d, d>; may be negative."""
     contrast = np.clip(shared / np.maximum(power, _TINY), *CONTRASTS)
     return contrast * (2 * shared - contrast * power)
 

@@ -97,7 +97,7 @@ class Context(NamedTuple):
 
 
 class SMCDModel(LatentVideoModel):
-    """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, in the form of the config."""
+    """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, as the config selects."""
 
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = " "  # the published model was trained with a single space as the null prompt

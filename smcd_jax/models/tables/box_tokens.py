@@ -1,4 +1,4 @@
-"""Published names of the position net (GLIGEN, SMCD)."""
+"""Conversion table of the position net, by its published names (GLIGEN, SMCD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published names of SMCD's gates, which are in the UNets of several families."""
+"""Conversion table of SMCD's gates, which several families' UNets contain."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _bits(array: Shaped[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 
 def _mix(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """A bijection of 32-bit words in which every output bit depends on every input bit."""
+    """Applies a bijection of 32-bit words in which every output bit depends on every input bit."""
     word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
     word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
     return word ^ (word >> 16)

@@ -76,7 +76,7 @@ class SMCDConversion(FamilyConversion):
         for name, part in components.items():
             rows, file = _FILES[name]
             tables.setdefault(file, {})[name] = rows(part)
-        # ModelScope's autoencoder is saved as a part of a whole latent diffusion model
+        # ModelScope saves its autoencoder as part of a complete latent diffusion model
         prefixed = [
             row._replace(torch=autoencoder_kl.PREFIX + row.torch) for row in tables[_AUTOENCODER]["autoencoder"]
         ]

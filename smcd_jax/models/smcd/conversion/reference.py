@@ -1,4 +1,4 @@
-"""The official PyTorch networks of SMCD by class name, for a comparison side by side on small inputs."""
+"""The official PyTorch networks of SMCD by class name, for a side-by-side comparison on small inputs."""
 
 from __future__ import annotations
 
