@@ -105,7 +105,7 @@ def _field_shape(records: RecordFolder, crop_keep: float) -> tuple[int, ...]:
     first = records.annotations(0) if len(records) else {}
     if "fields" not in first or crop_keep != 1:
         raise SMCDError(
-            f"{records.folder}: true fields of motion need records that store them, such as those of "
+            f"{records.folder}: true motion fields need records that store them, such as those of "
             "'smcd prepare winds', and crop_keep=1",
             argument="fields",
             path=records.folder,

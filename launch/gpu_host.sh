@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this host and restarts the run whenever it asks for a restart. The first call creates .venv.
-# Arguments are passed on to `smcd train`: launch/gpu_host.sh --config configs/smcd/stage2_scene.py --workdir runs/stage2 \
+# Trains on all GPUs of this host and restarts the run when `smcd train` requests it (exit status 42). The first call
+# creates .venv. Arguments are passed on to `smcd train`:
+#   launch/gpu_host.sh --config configs/smcd/stage2_scene.py --workdir runs/stage2 \
 #   --config.init.model=models/stage1 --config.data.records=records/got10k
 # One process drives all GPUs; CUDA_VISIBLE_DEVICES=0,1 selects some of them. --dry_run prints the commands instead.
 set -euo pipefail

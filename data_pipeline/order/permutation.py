@@ -1,7 +1,8 @@
 """Random order and random numbers as pure functions of (seed, epoch, position), independent of the number of hosts.
 
 There is no mutable state: `OrderState` names a position, and everything about the example there is computed from it.
-Any host can compute any row of any batch, and starting in the middle of training costs no more than at the beginning.
+Any host can compute any row of any batch, and starting in the middle of training is as fast as starting at the
+beginning.
 """
 
 from __future__ import annotations

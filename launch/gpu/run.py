@@ -104,8 +104,8 @@ def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO
 def run_all(steps: Sequence[Step], *, environment: dict[str, str], log: IO[str]) -> dict[str, str]:
     """Runs all steps, prints a line for each, and returns how each ended.
 
-    A step may run until the sum of its own and all earlier limits has passed since the start. Time that one step leaves
-    over thus goes to the next, and the run ends within the sum of all limits.
+    A step may run until the sum of its own and all earlier limits has passed since the start. Time that one step does
+    not use is thus available to the next, and the run ends within the sum of all limits.
     """
     endings, start, limit = {}, time.monotonic(), 0.0
     for number, step in enumerate(steps, 1):

@@ -3,7 +3,7 @@
     python launch/gpu/torch_unet.py --preset smcd --device cuda --batches 1,8 --output torch.json
 
 The network is ModelScope's without the gated adapters of SMCD, so its arithmetic is counted separately. The file is
-written after every measurement and names the measurement that is running, which tells what a time limit has cut off.
+written after every measurement and names the measurement that is running, so it shows which one a time limit has ended.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def energy_guidance(
         scale: Root mean square of the guidance as a multiple of the noise level.
         min_alpha_cumprod: Smallest a_t, in 0..1, at which guidance is applied; below it, x_0 is mostly a guess.
         through_network: Whether the gradient is taken at x through the network, and not at the predicted x_0 alone. It
-            costs a pass backwards through the network and damps motion more.
+            needs a backward pass through the network and damps motion more.
     """
 
     def transform(x: Float[Array, "b ..."], estimate_x0: EstimateX0, row: SolverTable) -> Float[Array, "b ..."]:

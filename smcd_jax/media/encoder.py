@@ -122,7 +122,7 @@ def encode(frames: Iterable[np.ndarray], path: Path, encoding: Encoding, *, fps:
         stream.pix_fmt = encoding.pix_fmt
         context = stream.codec_context
         context.time_base = 1 / fps
-        context.thread_type = "AUTO"  # PyAV's default cuts frames into slices, which costs quality
+        context.thread_type = "AUTO"  # PyAV's default splits frames into slices, which reduces quality
         if encoding.bt709:
             context.color_range = _LIMITED_RANGE
             context.colorspace = context.color_primaries = context.color_trc = _BT709

@@ -5,7 +5,7 @@
                   encoders    given     left out         of one       values        step
                                                          window
 
-Shared code (pipeline, training, evaluation, command line) knows this interface and no component of a family. Arrays are
+Shared code (pipeline, training, evaluation, command line) uses this interface and no component of a family. Arrays are
 channels last; letters of axes: b examples, f frames, h w c latents, n objects, l text tokens.
 """
 

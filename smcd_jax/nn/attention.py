@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 Implementation = Literal["xla", "cudnn", "cudnn_train", "mapped"]
 CUDNN = ("cudnn", "cudnn_train")  # cuDNN's gradient supports only even numbers of queries and keys
-MAPPED_SCORES = 2**18  # scores per head from which mapping over heads pays: 1 MB in float32, half of a typical L2 cache
+MAPPED_SCORES = 2**18  # scores per head above which to map over heads: 1 MB in float32, half of a typical L2 cache
 
 SMALL_SCORES = 16 * 16  # largest frames x frames for which sums replace matrix products on GPUs
 

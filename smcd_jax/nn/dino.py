@@ -20,7 +20,7 @@ class DINO(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Creates a biased patch embedding, a class token, learned positions, and pre-norm blocks as in CLIP's tower."""
+        """Creates a biased patch embedding, class token, learned positions, and pre-norm blocks as in CLIP's tower."""
         config, policy = self.config, self.policy
         patch, tokens = config.patch, (config.picture_size // config.patch) ** 2 + 1
         small = nn.initializers.truncated_normal(0.02)

@@ -26,7 +26,7 @@ class LFDMConfig:
         flow_predictor: Network that composes a field of motion from regions.
         renderer: Network that renders a picture through a field.
         background_predictor: Network of the background's motion; None for a background that does not move.
-        unet: LFDM's network that denoises fields of motion; None for a flow autoencoder alone.
+        unet: LFDM's network that denoises motion fields; None for a flow autoencoder alone.
         autoencoder_leftovers: Unused arrays of the flow autoencoder's file, kept for conversion back to PyTorch.
         unet_leftovers: Unused arrays of the diffusion model's file.
         frames: Number of frames of the published sampling.

@@ -52,7 +52,7 @@ export class ObjectList {
   showModel() {
     const { model } = this.store;
     byId("no-tracks").hidden = model.takes_tracks;
-    byId("no-tracks").textContent = `${model.name} reads no boxes; they only move the preview.`;
+    byId("no-tracks").textContent = `${model.name} does not use boxes; they only move the preview.`;
   }
 
   create(id) {
