@@ -36,7 +36,7 @@ class Source(Protocol):
     clip: a shard is written again if it changes before the records are complete.
 
     Attributes:
-        name: Name of the data set, as in `smcd prepare NAME` and in the names of its files.
+        name: Name of the data set, used in `smcd prepare NAME` and in the names of its files.
         splits: Names of its splits.
     """
 

@@ -114,7 +114,7 @@ class GlobalSequence:
 
         Args:
             example: Example of length 1.
-            attempt: Number of the attempt, from 1, raised while substitutes are damaged too.
+            attempt: Number of the attempt, from 1; the caller increases it while substitutes are damaged, too.
         """
         keys = fold(example.keys, _SUBSTITUTE, attempt)
         indices = below(keys, len(self._eligible[int(example.sources[0])]))

@@ -34,7 +34,8 @@ def open_extractor(
             converted with the vision tower.
 
     Raises:
-        SMCDError: The weights are missing (the message names file, source and place), damaged, or of another network.
+        SMCDError: The weights are missing (the message names file, source and place), damaged, or belong to another
+            network.
     """
     if name == "autoencoder":
         return _autoencoder(model)

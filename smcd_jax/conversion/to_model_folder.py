@@ -76,7 +76,7 @@ def convert_to_model_folder(
         progress: Progress reporting.
 
     Raises:
-        SMCDError: A file is missing, damaged, unsafe or of another variant, or the output exists.
+        SMCDError: A file is missing, damaged, unsafe or belongs to another variant, or the output exists.
     """
     progress = progress or Progress()
     check_target(Path(output), overwrite=overwrite)

@@ -175,7 +175,7 @@ def solver_step(
     Pure; ``i`` may be traced, so it runs in ``lax.fori_loop`` and ``lax.while_loop`` with a traced trip count.
 
     Args:
-        table: Result of `make_solver_table`, as it is or as traced arrays.
+        table: Result of `make_solver_table`, unchanged or as traced arrays.
         i: Index of the step.
         state: Result of `initial_state` or of the step before.
         model_output: Guided network output at ``state.latents`` and ``table.timesteps[i]``.

@@ -82,7 +82,7 @@ def open_tracker(name: str, scenes: Callable[[], SpriteScenes]) -> ObjectTracker
         scenes: Function that opens the scenes of the records; called for `SPRITES` only.
 
     Raises:
-        SMCDError: The tracker or file does not exist, OpenCV is not installed, or the records are not of sprites.
+        SMCDError: The tracker or file does not exist, OpenCV is not installed, or the records do not contain sprites.
     """
     if name == SPRITES:
         known_scenes = scenes()

@@ -91,7 +91,7 @@ def read_table(path: Path, *, limit: int | None = None) -> Table:
         limit: Number of rows to read; None for all.
 
     Raises:
-        SMCDError: The file cannot be read, or a line between others is blank (`argument` is the line).
+        SMCDError: The file cannot be read, or a line in the middle is blank (`argument` is the line).
     """
     lines = read_text(path).rstrip().split("\n")
     rows: list[Row] = []

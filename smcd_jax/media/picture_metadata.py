@@ -28,7 +28,8 @@ def without_bad_metadata(data: bytes) -> tuple[bytes, list[str]]:
         data: Bytes of the file. Those of formats other than PNG and JPEG are returned unchanged.
 
     Returns:
-        The bytes, and descriptions of what was left out; for most pictures nothing is, and the bytes are unchanged.
+        The bytes, and descriptions of what was removed. For most pictures nothing is removed, and the bytes are
+        unchanged.
     """
     if data.startswith(PNG_START):
         return _clean_png(data)

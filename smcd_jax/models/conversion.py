@@ -108,7 +108,7 @@ class FamilyConversion(abc.ABC):
         """Returns the published model that the options describe; no values of tensors are read.
 
         Raises:
-            SMCDError: A file is missing, damaged or of another model.
+            SMCDError: A file is missing, is damaged or belongs to another model.
         """
 
     @abc.abstractmethod

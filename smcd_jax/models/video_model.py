@@ -82,7 +82,7 @@ class VideoModel(abc.ABC):
         required: Arguments that every request must have: "image" and, if they apply, "prompt" and "tracks". A prompt
             that is neither required nor given is ``null_prompt``.
         takes_tracks: Whether the model reads box tracks.
-        field_shape: Height, width and channels of a field of motion; empty for models without motion fields.
+        field_shape: Height, width and channels of a motion field; empty for models without motion fields.
         max_clip_error: Largest `clip_errors` of a clip in a feature cache, for models that encode whole clips; None for
             models that encode frames, whose caches hold one posterior per frame.
         own_options: Sampling options that not every family has, besides the scales of the conditions. For an option

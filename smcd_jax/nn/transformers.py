@@ -23,8 +23,8 @@ class SpatialParts:
 
     Attributes:
         cross_attention: Attention to text, or to text and image tokens; its result is added to x.
-        adapters: Layers between self-attention and cross-attention, such as `smcd_jax.nn.gated_attention`; their
-            result replaces x. None for none.
+        adapters: Layers between self-attention and cross-attention, such as `smcd_jax.nn.gated_attention`; their result
+            replaces x. None for no adapters.
     """
 
     cross_attention: Part = MultiHeadAttention

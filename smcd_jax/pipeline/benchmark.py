@@ -164,7 +164,7 @@ def sampling_program(
         batch: Number of videos.
         num_inference_steps: See `SamplingBenchmark`.
         guidance_scale: See `SamplingBenchmark`.
-        abstract: Whether weights, conditions and noise are only shapes, for compiling where the device is absent.
+        abstract: Whether weights, conditions and noise are only shapes, for compiling on a machine without the device.
     """
     model = make_model(presets()[preset], policy)
     options = SamplingOptions(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)

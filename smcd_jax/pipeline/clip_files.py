@@ -159,7 +159,7 @@ def clip_files(output: str | Path, *, formats: Sequence[str] = (), count: int = 
         count: Number of videos.
 
     Raises:
-        SMCDError: The name is that of a folder, or its suffix is not that of a format.
+        SMCDError: A folder has this name, or its suffix does not belong to a format.
     """
     path = Path(output)
     if str(output).endswith(("/", os.sep)) or path.is_dir() or path.name in ("", ".."):

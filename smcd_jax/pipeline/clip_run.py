@@ -92,7 +92,7 @@ def finish_clip(pipeline: VideoPipeline, files: ClipFiles, *, changes: Mapping[s
         Seconds per stage, as for `make_clip`, including those of the interrupted run.
 
     Raises:
-        SMCDError: The kept sample is damaged or of another model, or one of the errors of `make_clip` occurs.
+        SMCDError: The kept sample is damaged or belongs to another model, or one of the errors of `make_clip` occurs.
     """
     latents, description = read_kept(files.latents)
     if description["model_hash"] != pipeline.folder.digest:

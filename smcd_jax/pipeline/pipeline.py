@@ -133,8 +133,8 @@ class VideoPipeline(Rendering):
             adapter_scale: Factor of the adapter's updates.
 
         Raises:
-            SMCDError: There is no model folder at ``path``, this release cannot read it, or the adapter is of another
-                model.
+            SMCDError: There is no model folder at ``path``, this release cannot read it, or the adapter belongs to
+                another model.
         """
         low_rank = {"adapter": adapter, "adapter_scale": adapter_scale}
         return cls(ModelFolder(path), dtype=dtype, verify=verify, keep_loaded=keep_loaded, **low_rank)

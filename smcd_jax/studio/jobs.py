@@ -44,7 +44,7 @@ class Job:
         steps: Number of steps, 0 if unknown.
         error: One line about a failure, or None.
         notes: Remarks about the inputs, one line each.
-        stopping: Whether the job is to end after the current step.
+        stopping: Whether the job must end after the current step.
         version: Number of changes so far.
         resumed: Whether the job only decodes a sample that an earlier server kept.
     """

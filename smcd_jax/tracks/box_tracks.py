@@ -30,7 +30,7 @@ class BoxTracks:
 
     Raises:
         SMCDError: Shapes do not match, there is no frame or no object, a label is empty, a mask value is neither 0 nor
-            1, or a present box is not finite, leaves 0..1 or has no area. The message names object, frame and value.
+            1, or a present box is not finite, exceeds 0..1 or has no area. The message names object, frame and value.
     """
 
     boxes: np.ndarray

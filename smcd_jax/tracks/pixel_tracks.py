@@ -26,7 +26,7 @@ class PixelTracks:
 
     Attributes:
         boxes: Boxes xyxy in pixels of the picture, float64 `[frames, objects, 4]`, 0 at its left and upper edge. They
-            may leave the picture, and are meaningless where `present` is False.
+            may extend beyond the picture, and are meaningless where `present` is False.
         present: Presence of each object, bool `[frames, objects]`.
         labels: One text per object, None for an object that the file does not label.
         size: (width, height) of the picture in pixels, or None if the file does not state it.

@@ -44,7 +44,7 @@ class TrainingData:
             validate: Whether to open the validation split too, so that a fault in it is found before training.
 
         Raises:
-            SMCDError: No records are named, or records or caches are missing, damaged or of another model.
+            SMCDError: No records are named, or records or caches are missing, are damaged or belong to another model.
         """
         if not config.records:
             raise SMCDError(

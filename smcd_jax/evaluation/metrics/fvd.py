@@ -41,7 +41,7 @@ def fvd(
         The distance, with the interval of `spread`.
 
     Raises:
-        SMCDError: A set has fewer than two clips, or the features are of different networks, NaN or infinite.
+        SMCDError: A set has fewer than two clips, or the features come from different networks, or are NaN or infinite.
     """
     rule, description = length_rule(frames)
     name, note = f"fvd-{extractor.name}-{rule}", ""

@@ -41,7 +41,7 @@ class Detection(NamedTuple):
     """Sprites found in a video.
 
     Attributes:
-        boxes: Boxes, xyxy in 0..1 of the picture, cut to it like the scene's own boxes; NaN where not found.
+        boxes: Boxes, xyxy in 0..1 of the picture, clipped to it like the scene's own boxes; NaN where not found.
         scores: Cosine of r and d around the place, -1..1. On held-out clips of 64 x 64 with one object it is 1 for the
             sprite as the scene draws it, and in 99 of 100 frames at least 0.83 after shrinking by 4 and enlarging (0.66
             after shrinking by 8). It is below `THRESHOLD` in 19 of 20 frames without a sprite (also after shrinking by

@@ -33,7 +33,7 @@ class SpriteScenes:
             records: Folder of the records.
 
         Raises:
-            SMCDError: The records are not of sprites, or of a world that this release cannot draw.
+            SMCDError: The records do not contain sprites, or come from a world that this release cannot draw.
         """
         from data_pipeline.sprites import SpriteWorld, WorldConfig
 

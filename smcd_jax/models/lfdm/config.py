@@ -23,8 +23,8 @@ class LFDMConfig:
 
     Attributes:
         region_predictor: Network that finds regions in a picture.
-        flow_predictor: Network that composes a field of motion from regions.
-        renderer: Network that renders a picture through a field.
+        flow_predictor: Network that composes a motion field from regions.
+        renderer: Network that renders a picture with a motion field.
         background_predictor: Network of the background's motion; None for a background that does not move.
         unet: LFDM's network that denoises motion fields; None for a flow autoencoder alone.
         autoencoder_leftovers: Unused arrays of the flow autoencoder's file, kept for conversion back to PyTorch.
