@@ -80,6 +80,11 @@ class Components:
                 self._params.pop(name, None)
             trim_malloc()
 
+    def unload(self) -> None:
+        """Frees all weights, which are read again at their next use; compiled programs stay."""
+        self._params.clear()
+        trim_malloc()
+
     def program(self, key: Any, function: Callable[..., Any]) -> Compiled:
         """Returns the compiled function for a key; only the first call with a key uses ``function``."""
         if key not in self.programs:

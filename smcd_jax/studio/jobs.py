@@ -212,6 +212,9 @@ class JobQueue:
         job.change(state="loading")
         try:
             pipeline = self._pipelines[entry.settings["model"]]
+            for other in self._pipelines.values():  # memory holds the weights of one model at a time
+                if other is not pipeline and other.components.loaded:
+                    other.components.unload()
             if job.resumed:
                 files, _ = kept_files(entry.files.latents, formats=FORMATS[1:])
                 finish_clip(pipeline, files, changes={}, progress=progress)

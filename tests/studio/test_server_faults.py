@@ -321,3 +321,18 @@ class TestQueue:
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * 4096
+
+
+def test_one_model_is_in_memory_at_a_time(fake, tmp_path):
+    tiny, other = (VideoPipeline.from_pretrained("tiny") for _ in range(2))
+    studio = Studio({"tiny": tiny, "other": other}, tmp_path / "out")
+    studio.queue.start()
+    client = client_of(studio)
+    tiny.components.params("position_net")
+    for model, kept in (("tiny", ("position_net",)), ("other", ())):
+        answer = client.post("/api/jobs", json=request_of(client, model=model))
+        assert finished(client, answer.json())["state"] == "done"
+        assert tiny.components.loaded == kept
+    studio.queue.close()
+    assert studio.queue.wait_closed(60)
+    studio.close()
