@@ -97,10 +97,13 @@ def train(
         closing.push(_closes(checkpoints))
         # Before compiling, so that a config that does not match the checkpoint is refused at once.
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
-        step = _compiled(program, say)
         if begun is None:
+            _compiled(program, say)
             return Outcome("compiled", 0)
         state, order, done = box.resume(begun[0]), *begun[1:]
+        if done >= run.steps or (done > 0 and box.over):
+            return Outcome("done", done)
+        step = _compiled(program, say)
         folder.write_config(saved)
         frozen = program.frozen_params()
         writer = closing.enter_context(
@@ -111,7 +114,7 @@ def train(
         record = closing.enter_context(_profiler(profile, folder.logs))
         stop = closing.enter_context(StopRequest())
         stream, first = closing.enter_context(contextlib.closing(data.stream(order))), done
-        ended = done >= run.steps or (done > 0 and box.over)
+        ended = False
         while not ended:
             with rates.waiting_for_data():
                 batch = next(stream)
