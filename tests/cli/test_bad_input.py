@@ -134,7 +134,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """A compile cache for faults that appear only after the encoders have run."""
+    """A compile cache for tests of faults that appear only after the encoders have run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -16,7 +16,7 @@ from data_pipeline.records.prepare import prepare
 from data_pipeline.records.reader import RecordFolder
 from data_pipeline.records.schema import Clip
 
-SIDE = 16  # pixels of a frame
+SIDE = 16  # pixels per side of a frame
 
 
 def length(index: int) -> int:

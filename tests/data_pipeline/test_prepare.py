@@ -459,7 +459,7 @@ def test_a_sheet_shows_frames_with_boxes_and_omits_unreadable_clips(tmp_path):
     plain = decode_frame(records.clip(2).frames[0])
     top = alone.shape[0] - 120 - 2
     drawn = alone[top : top + 120, 2 : 2 + 160].astype(int)
-    assert np.abs(drawn - plain).max() > 50  # the box
+    assert np.abs(drawn - plain).max() > 50  # the box is drawn
     assert np.abs(drawn - plain)[60:].max() < 10  # below the box, only the frame
     assert picture.shape[0] > alone.shape[0]
     with refused(path=records.folder, value=1):

@@ -323,7 +323,7 @@ class TestBoxesAndMask:
         # A ball of radius 20 around (-8, 8) is visible for x >= 0, and at x = 0 down to its rim.
         drawn = render_scene(_still(("soccer ball", (-28, -12, 12, 28))))
         rim = 8 + (20**2 - 8**2) ** 0.5
-        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, [0, 0, 12, rim], atol=1)  # a pixel's width
+        np.testing.assert_allclose(drawn.boxes[0, 0] * 64, [0, 0, 12, rim], atol=1)  # within a pixel
         assert rim < 27  # so that the lower side of the whole ball's box, 28, would fail
 
     def test_the_first_object_is_in_the_first_frame(self, drawings):
@@ -401,7 +401,7 @@ class TestCaptions:
 
 
 class TestMotion:
-    """Statistics that the README and the configs rely on, over clips of one to four objects."""
+    """Statistics that the README and the configs rely on, for clips with one to four objects."""
 
     def test_sprites_travel_about_half_of_the_picture(self, many):
         lengths = [

@@ -42,7 +42,7 @@ from tests.evaluation.evaluation_clips import (
 
 
 class MeanColours:
-    """Replaces networks: the feature of a picture is its mean colour, and the feature of a text is its length."""
+    """A mock of networks: the feature of a picture is its mean colour, and the feature of a text is its length."""
 
     name, implementation, weights_sha256, frame_rule = "colours", "mean colours", None, "every frame, as it is"
 

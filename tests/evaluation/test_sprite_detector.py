@@ -26,7 +26,7 @@ def _scenes(world: SpriteWorld) -> list[Scene]:
 
 
 def _overlap(scenes, change) -> float:
-    """Returns the average overlap (AO) of the detector's boxes over scenes, run on `change(rendering)`."""
+    """Returns the average overlap (AO) over scenes, with the detector run on `change(rendering)`."""
     clips = []
     for scene in scenes:
         drawn = render_scene(scene)

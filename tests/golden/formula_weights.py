@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 1 << 16  # values hashed at a time: two such buffers stay in a core's cache
+CHUNK = 1 << 16  # values hashed at a time; two such buffers fit in a core's cache
 
 
 class Spread(NamedTuple):
@@ -78,7 +78,7 @@ def fill_uniform(name: str, values: np.ndarray) -> None:
     for start in range(0, values.size, CHUNK):
         part = values[start : start + CHUNK]
         h, s = hashed[: part.size], shifted[: part.size]
-        np.add(index[: part.size], np.uint32((seed + start) & 0xFFFFFFFF), out=h)  # wraps around, like the products
+        np.add(index[: part.size], np.uint32((seed + start) & 0xFFFFFFFF), out=h)  # wraps mod 2^32, like the products
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
             h ^= np.right_shift(h, np.uint32(shift), out=s)
             h *= np.uint32(factor)

@@ -11,7 +11,7 @@ from tests.golden.check import main as check
 from tests.golden.comparison import Golden
 
 CASES = SHARED / "golden" / "cases.json"
-# the files of DynamiCrafter's modules, and one of each slower kind; check.py runs all files
+# DynamiCrafter's quick cases, and one case of each slower kind; check.py runs all of them
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 LVMM = SHARED / "golden_lvmm" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")

@@ -82,7 +82,7 @@ def test_the_shipped_model_passes_and_its_report_fits_one_screen(tmp_path, capsy
 def test_a_family_of_another_package_is_verified_too(tmp_path):
     folder = write_untrained(tmp_path / "toy", ToyConfig(), seed=0, dtype=np.float32, overwrite=False)
     findings = {finding.subject: finding.state for finding in verify.verify(folder, steps=1)}
-    assert findings["net: timestep 300"] == WARNING, findings  # untrained
+    assert findings["net: timestep 300"] == WARNING, findings  # the network is untrained
     assert findings["clip"] == OK
 
 

@@ -198,10 +198,10 @@ def _tokenizer() -> Any:
 
 
 def plan_of(config_file: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Returns what `smcd plan` reports on a run on eight fake CPU devices without compiling it, as JSON values.
+    """Returns what `smcd plan` reports about a run on eight fake CPU devices without compiling it, as JSON values.
 
     These are the mesh, the batch (shape and dtype of every array), and for every parameter a row
-    ``[component, trained, shape, dtype, axes]``, where axes gives the mesh axes of each array axis, without its path.
+    ``[component, trained, shape, dtype, axes]``, where axes gives the mesh axes of each array axis. Paths are omitted.
     """
     from smcd_jax.nn.networks import flatten
     from smcd_jax.runtime.sharding import make_mesh

@@ -1,4 +1,4 @@
-"""Helpers for tests of a studio with the shipped model, and of requests to it."""
+"""Helpers for studio tests: a studio with the shipped model, and requests to it."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_case_49_a_label_settles_an_object_of_two_classes(case):
     assert "line 2" in str(record.value)
 
 
-# --- spellings of one object per file --------------------------------------------------------------------------------
+# --- variants of files with one object -------------------------------------------------------------------------------
 
 BOX = [[10, 20, 40, 60], [12, 20, 42, 60]]
 
@@ -176,7 +176,7 @@ def test_polygons_of_vot_become_their_bounding_boxes(tmp_path):
     assert noted(tracks, "polygon")
 
 
-# --- several objects per file ----------------------------------------------------------------------------------------
+# --- files with several objects --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

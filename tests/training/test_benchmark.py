@@ -84,7 +84,7 @@ class TestInputs:
         assert jax.tree.structure(state) == jax.tree.structure(program.state)
         kernel = state.params["position_net"]["dense_1"]["kernel"]
         assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
-        assert 0.1 < float(kernel.std()) < 0.5  # 1 / sqrt(16)
+        assert 0.1 < float(kernel.std()) < 0.5  # expected: 1 / sqrt(16)
         assert int(state.step) == 0
 
 

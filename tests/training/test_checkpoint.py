@@ -581,7 +581,7 @@ folder = Path(sys.argv[1])
 
 @pytest.fixture
 def child():
-    """Returns a function that runs code in a subprocess, given a folder; the test kills the subprocess when it ends."""
+    """Returns a function that runs code in a subprocess, given a folder; subprocesses are killed when the test ends."""
     started = []
 
     def start(folder, body: str, **variables: str) -> subprocess.Popen:

@@ -432,7 +432,7 @@ def shuffled_start(path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_stage_2_of_the_small_model_falls_below_a_loss_in_minutes(tmp_path):
-    """Trains the shipped config on sprites and one device, starting with shuffled stage-2 parameters."""
+    """Trains with the shipped config on sprites and one device, starting with shuffled stage-2 parameters."""
     model, records = str(shuffled_start(tmp_path / "model")), str(tmp_path / "records")
     world = {"train_clips": 256, "val_clips": 8, "test_clips": 0, "width": 32, "height": 32, "max_objects": 1}
     options = [word for key, value in world.items() for word in ("--option", f"{key}={value}")]
