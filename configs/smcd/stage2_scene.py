@@ -33,4 +33,5 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     config.data.batch_size = 16
     config.optimizer.learning_rate = 5e-5
     config.remat = "blocks" if preset == "smcd" else "none"
+    config.mesh.frozen, config.mesh.gather = "replicated", "step"
     return config

@@ -96,7 +96,8 @@ def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:
     _row("computation", f"{setting.dtype}, remat {planner.config.remat}, compiler effort {planner.effort:g}")
     _row(
         "parameters",
-        f"{setting.trained / 1e6:.1f} million trained, {setting.frozen / 1e6:.1f} frozen; "
+        f"{setting.trained / 1e6:.1f} million trained, gathered per {planner.config.mesh.gather}; "
+        f"{setting.frozen / 1e6:.1f} frozen, {planner.config.mesh.frozen}; "
         f"{setting.replicated_share:.2%} of the bytes replicated",
     )
     _say_program("training step", step)

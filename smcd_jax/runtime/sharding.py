@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
+WHOLE_AXES = ("tensor",)  # mesh axes over which parameters are split that are not gathered for their use
 
 Tree = Mapping[str, Any]
 Role = Literal["in", "out", "heads", "hidden"] | None
@@ -31,11 +32,28 @@ Role = Literal["in", "out", "heads", "hidden"] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Number of devices along each mesh axis; -1 for ``data`` means all remaining devices."""
+    """Size of the device mesh, and the parameters that each device holds whole.
+
+    Attributes:
+        data: Number of devices along ``data``; -1 for all remaining devices.
+        fsdp: Number of devices along ``fsdp``.
+        tensor: Number of devices along ``tensor``.
+        frozen: "sharded" splits frozen parameters over ``fsdp`` as well; "replicated" does not, which takes memory but
+            saves gathering them.
+        gather: "use" lets the compiler gather trained parameters where they are used; "step" gathers each once per
+            step in the compute dtype, keeps it for the gradient, and scatters its gradient.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    frozen: Literal["sharded", "replicated"] = "sharded"
+    gather: Literal["use", "step"] = "use"
+
+    @property
+    def frozen_axes(self) -> tuple[str, ...]:
+        """Mesh axes that may split frozen parameters."""
+        return AXES if self.frozen == "sharded" else WHOLE_AXES
 
 
 def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -116,13 +134,14 @@ class ShardingTable:
     head_dim: int = 64
 
 
-def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
+def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Sequence[str] = AXES) -> Any:
     """Returns a `PartitionSpec` for each parameter, in the same tree.
 
     Args:
         shapes: Tree ``{component: {...}}`` of arrays, or of anything with ``shape`` and ``dtype``.
         mesh: Mesh (`make_mesh`); an axis that it lacks counts as 1.
         table: Rules of the model.
+        over: Mesh axes that may split parameters.
 
     Raises:
         SMCDError: A parameter matches no rule or several, or its rule is for another number of axes.
@@ -130,14 +149,14 @@ def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
     matched = _match(_named_leaves(shapes, table), table)
 
     def spec(path: KeyPath, leaf: Any) -> PartitionSpec:
-        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_dim=table.head_dim)
+        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_dim=table.head_dim, over=over)
 
     return tree_map_with_path(spec, shapes)
 
 
-def shardings(shapes: Tree, mesh: Mesh, table: ShardingTable) -> Any:
+def shardings(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Sequence[str] = AXES) -> Any:
     """Returns `partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
-    specs = partition_specs(shapes, mesh, table)
+    specs = partition_specs(shapes, mesh, table, over=over)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
@@ -187,62 +206,10 @@ def constrain_batch(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(axes)), tree)
 
 
-class RuleCoverage(NamedTuple):
-    """Arrays that one rule covers: their number, and bytes in total, on one device, and of replicated arrays."""
-
-    rule: str
-    arrays: int
-    total_bytes: int
-    device_bytes: int
-    replicated_bytes: int
-
-
-class CoverageReport(NamedTuple):
-    """`RuleCoverage` of every rule that matches a parameter, in the order of the table."""
-
-    rows: tuple[RuleCoverage, ...]
-
-    @property
-    def total(self) -> RuleCoverage:
-        """Sum over all rules."""
-        return RuleCoverage("all", *(sum(row[column] for row in self.rows) for column in range(1, 5)))
-
-    @property
-    def replicated_share(self) -> float:
-        """Share of the bytes that is replicated, 0..1."""
-        return self.total.replicated_bytes / max(self.total.total_bytes, 1)
-
-    def lines(self) -> list[str]:
-        """Returns the coverage as lines of a table."""
-        heads = f"{'rule':24}{'arrays':>8}{'MB':>12}{'MB per device':>14}{'replicated':>12}"
-        body = [
-            f"{row.rule:24}{row.arrays:8}{row.total_bytes / 1e6:12.2f}{row.device_bytes / 1e6:14.2f}"
-            f"{row.replicated_bytes / max(row.total_bytes, 1):12.2%}"
-            for row in (*self.rows, self.total)
-        ]
-        return [heads, *body]
-
-
-def coverage_report(shapes: Tree, mesh: Mesh, table: ShardingTable) -> CoverageReport:
-    """Returns which of these parameters each rule covers on a mesh.
-
-    Raises:
-        SMCDError: A parameter matches no rule or several (`partition_specs`).
-    """
-    leaves = dict(_named_leaves(shapes, table))
-    matched = _match(leaves.items(), table)
-    sums = {rule.name: [0, 0, 0, 0] for rule in table.rules}
-    for name, leaf in leaves.items():
-        spec = _spec(leaf.shape, matched[name].roles, mesh, head_dim=table.head_dim)
-        size = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
-        parts = math.prod(mesh.shape[axis] for axis in _axes_of(spec))
-        row = sums[matched[name].name]
-        row[:] = row[0] + 1, row[1] + size, row[2] + size // parts, row[3] + (size if parts == 1 else 0)
-    return CoverageReport(tuple(RuleCoverage(name, *row) for name, row in sums.items() if row[0]))
-
-
-def _spec(shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_dim: int) -> PartitionSpec:
-    tensor, fsdp = mesh.shape.get("tensor", 1), mesh.shape.get("fsdp", 1)
+def _spec(
+    shape: Sequence[int], roles: Sequence[Role], mesh: Mesh, *, head_dim: int, over: Sequence[str] = AXES
+) -> PartitionSpec:
+    tensor, fsdp = (mesh.shape.get(axis, 1) if axis in over else 1 for axis in ("tensor", "fsdp"))
     axes: list[tuple[str, ...]] = [()] * len(shape)
     for index, role in enumerate(roles):
         unit = {"heads": head_dim, "hidden": 1}.get(role or "")

@@ -24,19 +24,18 @@ from smcd_jax.models.video_model import Inputs, Losses, Params, Stats, VideoMode
 from smcd_jax.nn.low_rank import with_low_rank
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.gathering import gather
 from smcd_jax.runtime.memory import gc_paused
-from smcd_jax.runtime.sharding import batch_sharding, constrain_batch, shardings, state_shardings
+from smcd_jax.runtime.sharding import WHOLE_AXES, batch_sharding, constrain_batch, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
 from smcd_jax.training.distill import TEACHER, distillation_objective, teacher_part
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
 from smcd_jax.training.selection import join, split
 from smcd_jax.training.state import (
-    NO_FAULT,
     NUM_BUCKETS,
     TrainState,
     abstract,
     check_batch,
-    empty_window,
     is_cached,
     load_params,
     new_state,
@@ -44,6 +43,7 @@ from smcd_jax.training.state import (
     policy,
     trained_paths,
 )
+from smcd_jax.training.update import GradientSums, updated
 
 Batch = Mapping[str, Array]
 TrainObjective = Callable[..., tuple[Losses, Stats]]
@@ -145,33 +145,35 @@ def denoising_losses(
     )
 
 
-class _Sums(NamedTuple):
-    gradient: Params
-    loss: Array
-    bucket_loss: Array
-    bucket_count: Array
-
-
 def make_train_step(
-    config: TrainConfig, objective: TrainObjective, optimizer: optax.GradientTransformation
+    config: TrainConfig,
+    objective: TrainObjective,
+    optimizer: optax.GradientTransformation,
+    *,
+    gathered: Callable[[Params], Params] = lambda trained: trained,
 ) -> TrainStep:
     """Returns ``step(state, frozen, batch) -> state``, a pure function for `jax.jit` with the state donated.
 
-    If a loss or gradient is not finite, the step and all later ones change nothing but ``state.fault``. The loop
-    notices it at the next log line, with the last good parameters, moments and moving average intact.
+    Args:
+        config: Config of the run.
+        objective: Result of `make_objective`.
+        optimizer: Result of `make_optimizer`.
+        gathered: Function from the trained parameters to those that the objective takes.
     """
     parts, decay = config.optimizer.grad_accum_steps, config.optimizer.ema_decay
 
     def loss_of(
         trained: Params, frozen: Params, stats: Stats, batch: Batch, key: Array
     ) -> tuple[Array, tuple[Losses, Stats]]:
-        losses, stats = objective(join(trained, frozen), stats, batch, key)
+        losses, stats = objective(join(gathered(trained), frozen), stats, batch, key)
         return losses.loss.mean(), (losses, stats)
 
-    def gradients(state: TrainState, frozen: Params, batch: Batch) -> tuple[_Sums, Stats]:
+    def gradients(state: TrainState, frozen: Params, batch: Batch) -> tuple[GradientSums, Stats]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-        def one_part(carry: tuple[_Sums, Stats], part: tuple[Array, Batch]) -> tuple[tuple[_Sums, Stats], None]:
+        def one_part(
+            carry: tuple[GradientSums, Stats], part: tuple[Array, Batch]
+        ) -> tuple[tuple[GradientSums, Stats], None]:
             (sums, stats), (index, rows) = carry, part
             rows = jax.tree.map(constrain_batch, rows)
             gradient_of = jax.value_and_grad(loss_of, has_aux=True)
@@ -179,11 +181,11 @@ def make_train_step(
                 state.params, frozen, stats, rows, jax.random.fold_in(key, index)
             )
             one_hot = jax.nn.one_hot(losses.timestep_bucket, NUM_BUCKETS, dtype=jnp.float32)
-            new = _Sums(gradient, loss, losses.loss @ one_hot, one_hot.sum(axis=0))
+            new = GradientSums(gradient, loss, losses.loss @ one_hot, one_hot.sum(axis=0))
             return (jax.tree.map(jnp.add, sums, new), stats), None
 
-        def zeros(gradient: Params) -> _Sums:
-            return _Sums(gradient, jnp.zeros(()), jnp.zeros(NUM_BUCKETS), jnp.zeros(NUM_BUCKETS))
+        def zeros(gradient: Params) -> GradientSums:
+            return GradientSums(gradient, jnp.zeros(()), jnp.zeros(NUM_BUCKETS), jnp.zeros(NUM_BUCKETS))
 
         if parts == 1:
             start = zeros(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), state.params))
@@ -197,41 +199,9 @@ def make_train_step(
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> TrainState:
         sums, stats = gradients(state, frozen, batch)
-        norm = optax.tree.norm(sums.gradient)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to powers of integer step counts
-            updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        keep_share = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        average = lambda old, new: keep_share * old + (1 - keep_share) * new  # noqa: E731
-        ema = jax.tree.map(average, state.ema, params) if decay else {}
-        good = (state.fault == NO_FAULT) & jnp.isfinite(sums.loss) & jnp.isfinite(norm)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)  # noqa: E731
-        return TrainState(
-            step=state.step + good.astype(jnp.int32),
-            params=keep(params, state.params),
-            optimizer=keep(optimizer_state, state.optimizer),
-            stats=keep(stats, state.stats),
-            ema=keep(ema, state.ema),
-            key=state.key,
-            fault=jnp.where(good | (state.fault != NO_FAULT), state.fault, state.step),
-            window=_advance(state, sums, norm, log_every=config.run.log_every),
-        )
+        return updated(state, sums, stats, optimizer=optimizer, ema_decay=decay, log_every=config.run.log_every)
 
     return step
-
-
-def _advance(state: TrainState, sums: _Sums, norm: Float[Array, ""], *, log_every: int) -> dict[str, Array]:
-    """Returns the sums since the last log line; they are saved, so that a resumed run logs the same numbers."""
-    begins = state.step % log_every == 0
-    before = jax.tree.map(lambda old, zero: jnp.where(begins, zero, old), state.window, empty_window())
-    new = {
-        "steps": jnp.ones((), jnp.float32),
-        "loss": sums.loss,
-        "gradient_norm": norm,
-        "bucket_loss": sums.bucket_loss,
-        "bucket_count": sums.bucket_count,
-    }
-    return jax.tree.map(jnp.add, before, new)
 
 
 class TrainProgram:
@@ -283,10 +253,11 @@ class TrainProgram:
 
         frozen = compute_shapes(frozen)
         table = with_low_rank(self.model.sharding) if config.low_rank.rank else self.model.sharding
-        frozen_places = shardings(frozen, mesh, table)
+        over = config.mesh.frozen_axes
+        frozen_places = shardings(frozen, mesh, table, over=over)
         if config.objective == "distill":
             teacher = compute_shapes(teacher_part(abstract(config), self.trained))
-            frozen, frozen_places[TEACHER] = {**frozen, TEACHER: teacher}, shardings(teacher, mesh, table)
+            frozen, frozen_places[TEACHER] = {**frozen, TEACHER: teacher}, shardings(teacher, mesh, table, over=over)
         self.frozen = _placed(frozen, frozen_places)
         state = jax.eval_shape(self._new_state, trained)
         self._state_places = state_shardings(state, mesh, table)
@@ -299,7 +270,12 @@ class TrainProgram:
             known = (config.data.batch_size, config.data.frames, *self.model.field_shape)
             shapes["fields"] = jax.ShapeDtypeStruct(known, jnp.float32)
         self.batch = _placed(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
-        step = make_train_step(config, self.objective, self.optimizer)
+        gathered = lambda trained: trained  # noqa: E731
+        if config.mesh.gather == "step":
+            whole = shardings(trained, mesh, table, over=WHOLE_AXES)
+            shards = self._state_places.params
+            gathered = functools.partial(gather, shards=shards, whole=whole, dtype=compute)
+        step = make_train_step(config, self.objective, self.optimizer, gathered=gathered)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=self._state_places)
 
     def initial_state(self) -> TrainState:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -113,8 +114,11 @@ class TestTable:
     @pytest.mark.parametrize("gate", GATES)
     def test_every_gate_form_is_covered(self, gate):
         tree = shapes("tiny", gate)
-        report = sharding.coverage_report(tree, make_mesh(MeshShape(fsdp=8)), TABLE)
-        assert report.total.arrays == len(flatten(tree))
+        assert len(specs_of(tree, MeshShape(fsdp=8))) == len(flatten(tree))
+
+    def test_every_rule_is_used(self):
+        paths = flatten(shapes("tiny"))
+        assert [rule.name for rule in RULES if not any(re.fullmatch(rule.pattern, path) for path in paths)] == []
 
     def test_a_missing_rule_is_named_with_its_parameters(self):
         table = dataclasses.replace(TABLE, rules=tuple(rule for rule in RULES if rule.name != "position net"))
@@ -145,10 +149,17 @@ class TestTable:
 
 class TestSpecs:
     def test_under_two_per_cent_is_replicated_at_full_size(self):
-        report = sharding.coverage_report(shapes("smcd"), make_mesh(MeshShape(data=1, fsdp=8)), TABLE)
-        assert report.replicated_share < 0.02
-        assert report.total.device_bytes < 1.02 / 8 * report.total.total_bytes
-        assert report.total.arrays == len(flatten(shapes("smcd")))
+        leaves, specs = flatten(shapes("smcd")), specs_of(shapes("smcd"), MeshShape(data=1, fsdp=8))
+        sizes = {path: math.prod(leaf.shape) for path, leaf in leaves.items()}
+        assert sum(size for path, size in sizes.items() if not tuple(specs[path])) < 0.02 * sum(sizes.values())
+
+    def test_without_fsdp_nothing_is_split(self):
+        assert set(specs_of(shapes("tiny"), MeshShape()).values()) == {P()}
+
+    def test_axes_that_may_not_split_do_not(self):
+        mesh, tree = make_mesh(MeshShape(fsdp=4, tensor=2)), shapes("smcd")
+        specs = flatten(sharding.partition_specs(tree, mesh, TABLE, over=sharding.WHOLE_AXES))
+        assert {axis for spec in specs.values() for axis in spec} == {None, "tensor"}
 
     def test_every_split_divides_on_every_mesh(self):
         leaves = flatten(shapes("smcd"))
@@ -258,19 +269,6 @@ class TestBatch:
             assert sharding.constrain_batch(x) is x
 
 
-class TestReport:
-    def test_lines_add_up(self):
-        report = sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape(fsdp=8)), TABLE)
-        sizes = [math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(shapes("tiny"))]
-        assert report.total.total_bytes == sum(sizes)
-        assert {row.rule for row in report.rows} == {rule.name for rule in RULES}  # every rule matches something
-        assert len(report.lines()) == len(report.rows) + 2
-        assert report.lines()[-1].endswith(f"{report.replicated_share:.2%}")
-
-    def test_without_fsdp_all_is_replicated(self):
-        assert sharding.coverage_report(shapes("tiny"), make_mesh(MeshShape()), TABLE).replicated_share == 1
-
-
 def inputs(config: UNetConfig, batch: int) -> dict:
     draw = np.random.default_rng(0).standard_normal
     return {
@@ -322,7 +320,10 @@ class TestNetwork:
             str((slice(8 * part, 8 * part + 8), slice(None))) for part in range(8)
         }
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(params))
-        assert held == sharding.coverage_report(params, mesh, TABLE).total.device_bytes
+        places = flatten(sharding.shardings(params, mesh, TABLE))
+        assert held == sum(
+            4 * math.prod(places[path].shard_shape(leaf.shape)) for path, leaf in flatten(params).items()
+        )
         whole = module.init(jax.random.key(0), method="dummy_call")["params"]["dense_1"]["kernel"]
         np.testing.assert_array_equal(kernel, whole)
 

@@ -113,6 +113,7 @@ def test_a_run_killed_at_twenty_random_moments_equals_an_uninterrupted_run(files
 
 # data, fsdp, tensor
 MESHES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2)}
+GATHERED = ("mesh.frozen=replicated", "mesh.gather=step")
 MORE_MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (4, 1, 2), (1, 2, 4)]
 
 
@@ -122,15 +123,16 @@ class OnMeshes:
     def __init__(self, files: Files, folder: Path):
         self._files, self._folder, self._done = files, folder, {}
 
-    def run(self, shape: tuple[int, int, int]) -> tuple[Path, list]:
-        if shape not in self._done:
-            workdir = self._folder / "x".join(map(str, shape))
-            self._done[shape] = workdir, self.train(workdir, shape, 6)
-        return self._done[shape]
+    def run(self, shape: tuple[int, int, int], *overrides: str) -> tuple[Path, list]:
+        if (shape, overrides) not in self._done:
+            workdir = self._folder / "x".join(map(str, (*shape, *overrides)))
+            self._done[shape, overrides] = workdir, self.train(workdir, shape, 6, *overrides)
+        return self._done[shape, overrides]
 
-    def train(self, workdir: Path, shape: tuple[int, int, int], steps: int) -> list:
+    def train(self, workdir: Path, shape: tuple[int, int, int], steps: int, *overrides: str) -> list:
         """Trains and returns the clips and first frames of every batch."""
         mesh = [f"mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), shape, strict=True)]
+        mesh += overrides
         examples = []
         with pytest.MonkeyPatch.context() as patch:
             share_programs(patch)
@@ -163,11 +165,17 @@ def test_further_meshes_give_the_same_result(on_meshes, shape):
     assert_like(workdir, alone, 6)
 
 
+def test_gathered_parameters_give_the_same_result(on_meshes):
+    workdir, _ = on_meshes.run(MESHES[8], *GATHERED)
+    alone, _ = on_meshes.run(MESHES[1])
+    assert_like(workdir, alone, 6)
+
+
 def test_a_run_saved_on_one_mesh_resumes_on_others(on_meshes, tmp_path):
     alone, examples = on_meshes.run(MESHES[1])
     workdir = tmp_path / "run"
     seen = on_meshes.train(workdir, MESHES[2], 3)
-    seen += on_meshes.train(workdir, MESHES[8], 5)
+    seen += on_meshes.train(workdir, MESHES[8], 5, *GATHERED)
     seen += on_meshes.train(workdir, MESHES[1], 6)
     assert seen == examples
     assert_like(workdir, alone, 6)

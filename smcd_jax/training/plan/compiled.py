@@ -20,7 +20,7 @@ from smcd_jax.runtime.hlo_collectives import collective_report
 from smcd_jax.runtime.hlo_launches import launch_report
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.runtime.sharding import BATCH_AXES, coverage_report
+from smcd_jax.runtime.sharding import BATCH_AXES
 from smcd_jax.runtime.topology import Topology
 from smcd_jax.training.sampling import make_sampler, sample_rows
 from smcd_jax.training.selection import join
@@ -261,8 +261,9 @@ def _function(program: TrainProgram, what: What) -> tuple[Any, tuple[Any, ...]]:
 def _setting(program: TrainProgram, topology: Topology) -> Setting:
     config, mesh = program.config, program.mesh
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
-    held = join(program.state.params, program.frozen)
-    coverage = coverage_report(held, mesh, program.model.sharding)
+    held = jax.tree.leaves((program.state.params, program.frozen))
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in held]
+    replicated = sum(size for size, leaf in zip(sizes, held, strict=True) if leaf.sharding.is_fully_replicated)
     return Setting(
         devices=mesh.size,
         device_kind=topology.device_kind,
@@ -271,7 +272,7 @@ def _setting(program: TrainProgram, topology: Topology) -> Setting:
         usable_bytes=topology.usable_bytes,
         trained=count(program.state.params),
         frozen=count(program.frozen),
-        replicated_share=coverage.replicated_share,
+        replicated_share=replicated / sum(sizes),
     )
 
 

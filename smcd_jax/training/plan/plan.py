@@ -12,7 +12,7 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.models.registry import make_model
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.progress import Progress
-from smcd_jax.runtime.sharding import make_mesh, partition_specs
+from smcd_jax.runtime.sharding import AXES, make_mesh, partition_specs
 from smcd_jax.runtime.topology import Topology, find_topology, topology_id
 from smcd_jax.training.config import TrainConfig, config_to_dict
 from smcd_jax.training.plan import plan_cache
@@ -123,13 +123,21 @@ def parameter_lines(config: TrainConfig, topology: Topology) -> Iterator[str]:
     Raises:
         SMCDError: A pattern of ``config.trainable`` matches no parameter; raised after the last line.
     """
-    mesh, shapes = make_mesh(config.mesh, topology.devices), flatten(abstract(config))
-    specs = flatten(partition_specs(abstract(config), mesh, make_model(config.model).sharding))
+    mesh, shapes, table = (
+        make_mesh(config.mesh, topology.devices),
+        flatten(abstract(config)),
+        make_model(config.model).sharding,
+    )
     wrong, trained = None, frozenset()
     try:
         trained = select(shapes, config.trainable, what="config: trainable")
     except SMCDError as error:
         wrong = error
+    axes_of = (AXES, config.mesh.frozen_axes)
+    trained_specs, frozen_specs = (
+        flatten(partition_specs(abstract(config), mesh, table, over=over)) for over in axes_of
+    )
+    specs = {path: (trained_specs if path in trained else frozen_specs)[path] for path in shapes}
     width = max(map(len, shapes))
     for path, leaf in shapes.items():
         role = "?" if wrong else "trained" if path in trained else "frozen"
