@@ -1,9 +1,11 @@
 """Settings for all tests: eight fake CPU devices, strict dtype promotion, one compile cache, and the shared folder."""
 
+import contextlib
 import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,32 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@contextlib.contextmanager
+def no_compile_cache() -> Iterator[None]:
+    """Makes JAX start without a compile cache within the block, and restores the settings of the tests after it."""
+    import jax
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden data and example pictures next to the project; tests that need it are skipped without it."""
     if not SHARED.is_dir():
         pytest.skip(f"needs the shared folder beside the project: {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Makes the pipelines of a module use each other's compiled programs, and those of earlier modules."""
+    from tests.pipeline.shared_programs import share_pipeline_programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_pipeline_programs(patch)
+        yield

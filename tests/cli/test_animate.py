@@ -28,18 +28,14 @@ from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks, parse_track_file
 from tests.cli.command_errors import failure
 from tests.errors import refused
+from tests.pipeline.shared_programs import share_no_programs
 
 EXAMPLE = Path(str(resources.files("smcd_jax") / "assets" / "examples" / "rocket"))
 PICTURE, TRACKS = str(EXAMPLE / "img.png"), str(EXAMPLE / "tracks.json")
 INPUT = ["animate", "--image", PICTURE, "--tracks", TRACKS, "--num_inference_steps", "2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    """A compile cache shared by the tests and the processes that they start."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +173,8 @@ def test_a_sample_of_another_model_is_not_decoded(tmp_path, capsys):
     assert "--model" in capsys.readouterr().err
 
 
-def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_others(tmp_path, capsys):
+def test_rows_of_a_batch_share_programs_and_one_that_fails_does_not_lose_the_others(tmp_path, monkeypatch, capsys):
+    share_no_programs(monkeypatch)
     table = tmp_path / "requests.csv"
     table.write_text(
         "image,tracks,prompt,guidance_scale,seed,output\n"

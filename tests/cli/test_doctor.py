@@ -13,16 +13,15 @@ import pytest
 from smcd_jax.cli import doctor, main
 from smcd_jax.cli.machine import format_bytes
 from smcd_jax.media import encoder
+from tests.conftest import no_compile_cache
 
 
 @pytest.fixture(autouse=True)
 def compile_cache(tmp_path, monkeypatch) -> Path:
     """A separate cache for each test; JAX would otherwise keep the first one that it is configured with."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("SMCD_CACHE_DIR", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    jax.config.update("jax_compilation_cache_dir", before)
+    with no_compile_cache():
+        yield tmp_path / "cache"
 
 
 def table(shown: str) -> dict[str, tuple[str, str]]:

@@ -139,6 +139,7 @@ def test_python_imports_what_exists(path, code):
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     (code,) = [block[2] for block in CODE.finditer(text_of(ROOT / "README.md")) if block[1] == "python"]
     (tmp_path / "smcd_jax").symlink_to(ROOT / "smcd_jax")

@@ -57,16 +57,18 @@ def run_unet(
     """Runs the UNet on golden inputs, in which objects, masks and image tokens have shape ``(b f) n ...``."""
     module = network(config, policy)
 
+    temporal = more.pop("temporal", True)
+
+    @jax.jit
     def forward(params: Any, latents: jax.Array, t: jax.Array, text: jax.Array, given: dict, more: dict) -> jax.Array:
         conditions = module.apply({"params": params}, text, method="keys_values", **given)
-        return module.apply({"params": params}, latents, t, conditions, **more)
+        return module.apply({"params": params}, latents, t, conditions, temporal=temporal, **more)
 
     b, f = latents.shape[:2]
     folded = ("objects", "object_mask", "image_tokens")
     given = {name: jnp.asarray(more.pop(name)) for name in folded if more.get(name) is not None}
     given = {name: array.reshape(b, f, *array.shape[1:]) for name, array in given.items()}
-    compiled = jax.jit(forward) if more.get("temporal", True) else forward
-    return channels_first(compiled(params, latents, jnp.asarray(t, jnp.float32), jnp.asarray(text), given, more))
+    return channels_first(forward(params, latents, jnp.asarray(t, jnp.float32), jnp.asarray(text), given, more))
 
 
 def unet(golden: Golden) -> Iterator[Comparison]:

@@ -48,7 +48,9 @@ def test_agrees_with_the_reference(file, case):
 def dynamicrafter_files():
     listed = json.loads(DYNAMICRAFTER.read_text()) if DYNAMICRAFTER.is_file() else {}
     short = [file for file, case in listed.items() if file.startswith(DYNAMICRAFTER_SHORT) and not case.get("optional")]
-    return [*short, *DYNAMICRAFTER_LONG]
+    pipeline, train = DYNAMICRAFTER_LONG
+    # the gradient takes longest to compile; its loss is that of SMCD, and the pipeline contains its network
+    return [*short, pipeline, pytest.param(train, marks=pytest.mark.slow)]
 
 
 @pytest.mark.skipif(not DYNAMICRAFTER.is_file(), reason=f"needs the golden folder beside the project: {DYNAMICRAFTER}")

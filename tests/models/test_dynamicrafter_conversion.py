@@ -136,7 +136,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("format", ["bin", "safetensors"])
+@pytest.mark.parametrize("format", [pytest.param("bin", marks=pytest.mark.slow), "safetensors"])
 def test_a_file_comes_back_bit_for_bit(tiny, tmp_path, format):
     """With leftovers and schedule tables, under names that only the 256 file uses."""
     first = tmp_path / "first"

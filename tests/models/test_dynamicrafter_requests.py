@@ -26,6 +26,8 @@ from smcd_jax.tracks import BoxTracks
 from tests.cli.command_errors import failure
 from tests.errors import refused
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 BOXED = dataclasses.replace(
     TINY,
     unet=dataclasses.replace(TINY.unet, gate="object"),
@@ -200,7 +202,7 @@ def pipeline(folder):
     return VideoPipeline.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("steps", [7, 20, 25, 61])
+@pytest.mark.parametrize("steps", [7, 20, *(pytest.param(count, marks=pytest.mark.slow) for count in (25, 61))])
 def test_every_number_of_steps_gives_finite_frames(pipeline, steps):
     """At these numbers, the published float32 code takes the square root of a negative number."""
     video = pipeline(PICTURE, num_inference_steps=steps, output_type="latent")

@@ -12,9 +12,10 @@ from smcd_jax.models.smcd.config import PRESETS, TINY, ControlNetConfig, ModelCo
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy, sinusoid
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network, unflatten
-from smcd_jax.runtime.compilation import enable_compile_cache
 
-GATES = ("object", "object_image", "parallel", "double", "merge")
+# Compiling a form takes seconds, and the golden UNets contain every form.
+LESS_USED_GATES = [pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "merge")]
+GATES = ("object", "object_image", "double", *LESS_USED_GATES)
 ZERO_INITIALISED = (  # layers that are zero-initialised in the published model, by the ends of their names
     "conv_out/kernel",
     "proj_out/kernel",
@@ -26,15 +27,6 @@ ZERO_INITIALISED = (  # layers that are zero-initialised in the published model,
 )
 OPEN = ("alpha_attention", "alpha_ff", "beta_object", "beta_image")
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # another summation order, through about twenty layers with activations near 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    """Compiles each program only once, even if several tests use it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        enable_compile_cache()
-        yield
 
 
 def small(gate: str = "object_image", **changes) -> UNetConfig:
@@ -223,7 +215,7 @@ def test_conditions_computed_once_are_valid_for_every_step():
         np.testing.assert_allclose(reused, forward(config)(params, **given), **FLOAT32)
 
 
-@pytest.mark.parametrize("gate", ["object_image", "merge"])
+@pytest.mark.parametrize("gate", ["object_image", pytest.param("merge", marks=pytest.mark.slow)])
 def test_image_tokens_of_a_clip_are_those_of_every_frame(gate):
     config, run = small(gate), forward(small(gate))
     given, params = inputs(config), trained(config)

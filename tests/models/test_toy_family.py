@@ -21,6 +21,8 @@ from tests.models import toy_config
 from tests.models.toy_options import ToyOptionsConfig
 from tests.training.training_run import training_files
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 MODEL = make_model(ToyOptionsConfig())
 
 

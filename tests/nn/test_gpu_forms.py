@@ -50,13 +50,17 @@ def test_a_guided_step_in_the_forms_for_gpus_equals_the_plain_one():
     x = random_like(jax.ShapeDtypeStruct(features["latents"].shape, jnp.float32))
     t = jnp.asarray([10.0, 500.0])
 
-    def step(model):
-        context = model.precompute(params, model.encode(params, inputs))
-        return model.denoise(model.before_steps(params), x, t, context)
+    def guided(model):
+        @jax.jit
+        def step(params, inputs, x, t):
+            context = model.precompute(params, model.encode(params, inputs))
+            return model.denoise(model.before_steps(params), x, t, context)
 
-    expected = jax.jit(lambda: step(plain))()
+        return step(params, inputs, x, t)
+
+    expected = guided(plain)
     assert np.abs(expected).max() > 0.5
-    np.testing.assert_allclose(jax.jit(lambda: step(gpu))(), expected, atol=2e-4)  # 1e-5 in each of about 20 layers
+    np.testing.assert_allclose(guided(gpu), expected, atol=2e-4)  # 1e-5 in each of about 20 layers
 
 
 def test_joined_weights_hold_every_self_attention_and_time_layer():

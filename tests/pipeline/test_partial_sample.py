@@ -12,6 +12,8 @@ from smcd_jax.pipeline.clip_run import make_clip
 from smcd_jax.pipeline.partial_sample import read_partial
 from smcd_jax.runtime.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 EXAMPLE = "smcd_jax/assets/examples/sprite"
 
 
@@ -32,10 +34,8 @@ class Steps(Progress):
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield VideoPipeline.from_pretrained("tiny")
+def pipeline():
+    return VideoPipeline.from_pretrained("tiny")
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tracks import BoxTracks
 from tests.errors import refused
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 FRAMES = 4
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 # For latents of order 1. Programs for other batch sizes sum in another order, and steps amplify float32 rounding by
@@ -35,15 +37,8 @@ def tracks(objects: int = 1, prompt: str | None = "a red kite") -> BoxTracks:
 GIVEN = {"image": PICTURE, "tracks": tracks(), "num_frames": FRAMES, "num_inference_steps": 2, "output_type": "latent"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SMCD_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def pipeline(compile_cache) -> VideoPipeline:
+def pipeline() -> VideoPipeline:
     return VideoPipeline.from_pretrained("tiny")
 
 

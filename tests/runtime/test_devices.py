@@ -15,6 +15,7 @@ from smcd_jax.runtime.cache_folder import _note_no_home, cache_folder
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.devices import require_devices
 from smcd_jax.training.plan import plan_cache
+from tests.conftest import no_compile_cache
 from tests.errors import refused
 
 
@@ -23,13 +24,11 @@ def no_home(monkeypatch):
     def none() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(Path, "home", none)
     monkeypatch.delenv("SMCD_CACHE_DIR", raising=False)
     _note_no_home.cache_clear()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    with no_compile_cache():
+        yield
 
 
 def test_case_28_a_user_without_a_home_folder_has_no_cache_and_a_note(no_home, caplog):

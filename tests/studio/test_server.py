@@ -19,6 +19,8 @@ from smcd_jax.pipeline import VideoPipeline
 from smcd_jax.studio.studio import Studio
 from tests.studio.support import SPRITE, TRACKS, client_of, finished, request_of, send_picture
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def pipeline():

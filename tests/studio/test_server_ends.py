@@ -24,6 +24,8 @@ from smcd_jax.studio.studio import Studio
 from tests.pipeline.test_partial_sample import Steps
 from tests.studio.support import client_of, finished, request_of
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 # The server with mocked sampling. "kill" ends the process after some files of the second video have been written, and
 # "full" simulates a full disk: no file can grow beyond 200 bytes while the second video is written.
 PROGRAM = """

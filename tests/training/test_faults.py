@@ -279,7 +279,7 @@ class TestOtherConfig:
         assert checkpoint_steps(half) == [6]
         assert_same_run(straight, half, STEPS)
 
-    @pytest.mark.parametrize("size", [4, 16])
+    @pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 16])
     def test_another_batch_size_continues_by_example_and_is_noted(self, files, half, capfd, size):
         assert train(files, half, f"data.batch_size={size}") == 0
         assert f"{size} examples instead of 8" in capfd.readouterr().err

@@ -13,6 +13,8 @@ from tests.cli.command_errors import failure
 from tests.errors import refused
 from tests.training.training_run import train_here, training_files
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TRACKS = BoxTracks(np.tile([[0.1, 0.1, 0.6, 0.6]], (2, 1, 1)), np.ones((2, 1), bool), ("a ball",))
 PICTURE = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
 

@@ -147,7 +147,7 @@ def on_meshes(files, tmp_path_factory) -> OnMeshes:
     return OnMeshes(files, tmp_path_factory.mktemp("meshes"))
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("devices", [*(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4)), 8])
 def test_every_mesh_sees_the_same_examples_and_gives_the_same_result(on_meshes, devices):
     workdir, examples = on_meshes.run(MESHES[devices])
     alone, same_examples = on_meshes.run(MESHES[1])

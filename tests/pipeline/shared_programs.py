@@ -1,0 +1,32 @@
+"""Compiled programs that all pipelines of a model use, so that only the first one traces and compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from smcd_jax.pipeline.components import Components
+from smcd_jax.runtime.compilation import Compiled
+
+UNCHANGED = Components.program
+_programs: dict[Any, dict[Any, Any]] = {}
+
+
+def share_pipeline_programs(patch: pytest.MonkeyPatch) -> None:
+    """Makes pipelines of the same config, dtypes and device in this process use the same compiled programs."""
+
+    def program(self: Components, key: Any, function: Callable[..., Any]) -> Compiled:
+        compiled = UNCHANGED(self, key, function)
+        model = self._folder.config, self._folder.distilled, self._policy, jnp.zeros(()).device
+        compiled._programs = _programs.setdefault((model, key), compiled._programs)
+        return compiled
+
+    patch.setattr(Components, "program", program)
+
+
+def share_no_programs(patch: pytest.MonkeyPatch) -> None:
+    """Makes every pipeline compile its own programs again."""
+    patch.setattr(Components, "program", UNCHANGED)
