@@ -152,7 +152,7 @@ class Batches:
         arrays = {name: np.zeros((count, *spec.shape), spec.dtype) for name, spec in specs.items()}
         origins = {name: np.zeros(count, np.int64) for name in _ORIGIN}
         for row in range(count):
-            loaded = self._fill({name: array[row] for name, array in arrays.items()}, examples.row(row))
+            loaded = self._fill({name: array[row, ...] for name, array in arrays.items()}, examples.row(row))
             for name, values in origins.items():
                 values[row] = getattr(loaded, name)[0]
         return arrays | origins

@@ -21,7 +21,8 @@ _MAX_CACHED_TEXTS = 65536  # about 20 MB of token ids
 class VideoSource:
     """Fills `video`, `token_ids`, `boxes`, `mask` and `label_ids` (see `data_pipeline.examples.ExampleSource`).
 
-    With ``fields``, it also fills `fields` with the true motion, which the records of some worlds store.
+    With ``fields``, it also fills `fields` with the true motion, and with ``frame_rate``, `frame_rate` with frames per
+    second; only some records store them.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class VideoSource:
         token_length: int = CONTEXT_LENGTH,
         crop_keep: float = 1.0,
         fields: bool = False,
+        frame_rate: bool = False,
     ):
         """Wraps records.
 
@@ -44,12 +46,20 @@ class VideoSource:
             crop_keep: Smallest share of the picture's area that a random crop keeps, in (0, 1]; 1 disables cropping.
                 0.9 in stage 1 of the paper.
             fields: Whether examples contain the true motion fields; frames are then not cropped.
+            frame_rate: Whether examples contain the frame rate of their clip.
 
         Raises:
-            SMCDError: ``crop_keep`` is out of range, or the records store no fields.
+            SMCDError: ``crop_keep`` is out of range, or the records do not store what examples are to contain.
         """
         random_crop(np.uint64(0), crop_keep)
         self._field_shape = _field_shape(records, crop_keep) if fields else None
+        if frame_rate and "frame_rate" not in (records.annotations(0) if len(records) else {}):
+            raise SMCDError(
+                f"{records.folder}: frame rates need records that store them, such as those of 'smcd prepare webvid'",
+                argument="frame_rate",
+                path=records.folder,
+            )
+        self._frame_rate = frame_rate
         self.name, self.size = f"{records.name} ({records.split})", size
         self.clip_ids, self.num_frames = records.clip_ids, records.index["frames"].astype(np.int64)
         self._records, self._crop_keep = records, crop_keep
@@ -65,6 +75,8 @@ class VideoSource:
         known = {}
         if self._field_shape is not None:
             known["fields"] = ArraySpec((size.frames, *self._field_shape), np.float32)
+        if self._frame_rate:
+            known["frame_rate"] = ArraySpec((), np.float32)
         return {
             **known,
             "video": ArraySpec((size.frames, size.height, size.width, 3), np.uint8),
@@ -92,6 +104,10 @@ class VideoSource:
                 where = f"{self.name}: clip {window.clip_id}"
                 raise BadClip(f"{where}: windows with fields must start at frame 0, got {start}", kind="no fields")
             row["fields"][:] = window.fields[held]
+        if self._frame_rate:
+            if window.frame_rate is None:
+                raise BadClip(f"{self.name}: clip {window.clip_id} has no frame rate", kind="no frame rate")
+            row["frame_rate"][...] = window.frame_rate
         boxes, mask = crop_boxes(window.boxes[held], window.mask[held], crop)
         chosen, dropped = fill_boxes(row, boxes, mask)
         row["token_ids"][:] = self._tokens(window.caption)

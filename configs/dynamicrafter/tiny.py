@@ -1,12 +1,16 @@
 """The small DynamiCrafter on sprites: image to video, loops and in-betweens, and boxes.
 
-PART is image, interp, or boxes. All start from the UNet of the shipped model "tiny" and keep its autoencoder and text
-tower. The image tower is random and is not trained (its tokens still distinguish pictures); the resampler and the image
-attention start from scratch.
+PART is image, interp, or boxes. The first two start from the UNet of the shipped model "tiny", without its gates, and
+keep its autoencoder and text tower. The image tower is random and is not trained (its tokens still distinguish
+pictures); the resampler and the image attention start from scratch.
+
+boxes adds gates and a position net, both from scratch, to the model that interp trained, and conditions every frame on
+the first one. `configs/dynamicrafter/boxes.py` trains only these; here the UNet is trained too, because it is too weak
+to freeze.
 
 Command   smcd prepare sprites --output runs/dynamicrafter_tiny/records
-          smcd train --config configs/dynamicrafter/tiny.py:image --workdir runs/dynamicrafter_tiny/image
-Hardware  any; 2 CPU cores are enough
+          smcd train --config configs/dynamicrafter/tiny.py:interp --workdir runs/dynamicrafter_tiny/interp
+Hardware  any; 2 CPU cores are enough. `bash launch/train_dynamicrafter_tiny.sh` runs all parts in order.
 """
 
 from ml_collections import ConfigDict
@@ -36,8 +40,10 @@ def get_config(part: str = "image") -> ConfigDict:
             config.model.position_net = ConfigDict({"label_width": 64, "token_width": 64, "hidden_width": 64})
         config.model.unet.gate = "object"
         config.model.max_objects = 4
+        config.model.condition_frame = "first"
+        config.init.model = "runs/dynamicrafter_tiny/interp/model"
+        config.init.from_scratch = ("position_net/.*", "unet/.*/gates/.*")
         config.init.gates = 0.2
-        config.init.from_scratch += ("position_net/.*",)
         config.trainable += ("position_net/.*",)
         rates["boxes"] = 0.1
     config.condition_dropout = ConfigDict(rates)

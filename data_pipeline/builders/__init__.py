@@ -66,6 +66,7 @@ SOURCES = {
     "youtube_vis": "data_pipeline.builders.youtube_vis:YouTubeVIS2021",
     "grounding": "data_pipeline.builders.grounding:Grounding",
     "tracks_folder": "data_pipeline.builders.tracks_folder:TracksFolder",
+    "webvid": "data_pipeline.builders.webvid:WebVid",
     "sprites": "data_pipeline.builders.sprites:Sprites",
     "winds": "data_pipeline.builders.winds:Winds",
 }

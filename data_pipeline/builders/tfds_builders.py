@@ -7,7 +7,7 @@ Importing this module registers the builders. The raw data are in TFDS's manual 
     config = tfds.download.DownloadConfig(manual_dir="/data/GOT-10k")
     tfds.load("got10k", split="train", download_and_prepare_kwargs={"download_config": config})
 
-The examples are those of `smcd prepare`, in TFDS's order and without the index that training needs.
+The examples are those of `smcd prepare`, in TFDS's order, without frame rates and the index that training needs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ class Grounding(_SourceBuilder):
 
 
 class TracksFolder(_SourceBuilder):
-    """A user's own videos with tracks of boxes."""
+    """A user's own videos, with or without tracks of boxes."""
+
+
+class Webvid(_SourceBuilder):
+    """Captioned videos without boxes, listed in the CSV files of WebVid."""
 
 
 class Sprites(_SourceBuilder):

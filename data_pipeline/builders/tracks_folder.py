@@ -1,4 +1,4 @@
-"""A user's own videos with box tracks in any format of `smcd_jax.tracks`.
+"""A user's own videos, with box tracks in any format of `smcd_jax.tracks` or without tracks.
 
 ```
 FOLDER/NAME/                     one folder per clip, with
@@ -11,7 +11,8 @@ FOLDER/NAME.mp4, FOLDER/NAME.json    alternatively, a video with its tracks next
 
 If `FOLDER/train`, `FOLDER/val` or `FOLDER/test` exist, each is a split; otherwise all clips belong to the split
 `train`. A clip's id is its name. Video and tracks must have the same number of frames; neither is
-resampled. Tracks that state no number of frames may end early, and may number frames as the picture files do.
+resampled. Tracks that state no number of frames may end early, and may number frames as the picture files do. A clip
+whose folder has no file that could hold tracks has no objects.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ FRACTIONS = "boxes within 0..1 read as fractions of the picture"
 ENDS_EARLY = "no object present after the last box of the tracks"
 NUMBERED = "frames of the tracks numbered like the pictures, which begin later"
 TRACK_SUFFIXES = (".json", ".xml", ".csv", ".txt")  # of track files beside a video
+NO_TRACKS = "no tracks, hence no objects"
 ANOTHER_ASPECT = "tracks drawn on another aspect than the video has"
+_TEXTS = ("caption.txt", "prompt.txt", "label.txt")
 # The picture to animate in folders of the reference; it is not a frame of a video.
 _NOT_A_FRAME = "img.png"
 _END_BYTES = 1 << 16
@@ -82,24 +85,20 @@ class TracksFolder:
         path = self._entries[split][name]
         frames, notes = _frames(path)
         width, height = frame_size(name, frames)
-        tracks = _tracks(path, (width, height), frames=len(frames))
-        if tracks.num_frames != len(frames):
-            tracks = _numbered_like_pictures(path, tracks, len(frames))
-            notes.append(NUMBERED)
-        notes += [FRACTIONS] * any("fractions of a picture" in note for note in tracks.notes)
-        notes += [ENDS_EARLY] * any("no object is present after it" in note for note in tracks.notes)
-        notes += [CLIPPED] * any("clipped to the picture" in note for note in tracks.notes)
-        notes += [ANOTHER_ASPECT] * any("another aspect" in note for note in tracks.notes)
+        file = _tracks_file(path)
+        tracks, more = None, [NO_TRACKS]
+        if file is not None:
+            tracks, more = _fitting_tracks(path, file, (width, height), len(frames))
         return Clip(
             clip_id=name,
             caption=_caption(path, tracks),
             width=width,
             height=height,
             frames=tuple(frame.data for frame in frames),
-            boxes=tracks.boxes,
-            mask=tracks.mask,
-            labels=tracks.labels,
-            notes=tuple(notes),
+            boxes=np.zeros((len(frames), 0, 4)) if tracks is None else tracks.boxes,
+            mask=np.zeros((len(frames), 0)) if tracks is None else tracks.mask,
+            labels=() if tracks is None else tracks.labels,
+            notes=(*notes, *more),
         )
 
     def fingerprint(self, split: str, index: int) -> str:
@@ -175,10 +174,30 @@ def _files(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
 
 
-def _tracks(path: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
+def _tracks_file(path: Path) -> Path | None:
+    """Returns the folder or the file beside a video from which tracks are read; None for a clip without tracks."""
+    if path.is_dir():
+        files = [*_files(path), *(path / "gt").glob("*")]
+        tables = [file for file in files if file.suffix.lower() in TRACK_SUFFIXES and file.name not in _TEXTS]
+        return path if tables else None
+    return next(filter(Path.is_file, (path.with_suffix(suffix) for suffix in TRACK_SUFFIXES)), None)
+
+
+def _fitting_tracks(path: Path, file: Path, size: tuple[int, int], frames: int) -> tuple[BoxTracks, list[str]]:
+    """Returns the tracks with one row per frame, and notes for the report."""
+    tracks, notes = _tracks(path, file, size, frames=frames), []
+    if tracks.num_frames != frames:
+        tracks = _numbered_like_pictures(path, tracks, frames)
+        notes.append(NUMBERED)
+    notes += [FRACTIONS] * any("fractions of a picture" in note for note in tracks.notes)
+    notes += [ENDS_EARLY] * any("no object is present after it" in note for note in tracks.notes)
+    notes += [CLIPPED] * any("clipped to the picture" in note for note in tracks.notes)
+    notes += [ANOTHER_ASPECT] * any("another aspect" in note for note in tracks.notes)
+    return tracks, notes
+
+
+def _tracks(path: Path, file: Path, size: tuple[int, int], *, frames: int) -> BoxTracks:
     label = _text_beside(path, "label.txt")
-    beside = (path.with_suffix(suffix) for suffix in TRACK_SUFFIXES)
-    file = path if path.is_dir() else next((file for file in beside if file.is_file()), path.with_suffix(".json"))
     with bad_clip_if_wrong("bad tracks"):
         try:
             return load_tracks(file, image_size=size, label=label, video_frames=frames)
@@ -230,8 +249,8 @@ def _ends(file: Path) -> bytes:
         return start + opened.read(_END_BYTES)
 
 
-def _caption(path: Path, tracks: BoxTracks) -> str:
-    caption = tracks.prompt or _text_beside(path, "caption.txt") or _text_beside(path, "prompt.txt")
+def _caption(path: Path, tracks: BoxTracks | None) -> str:
+    caption = (tracks and tracks.prompt) or _text_beside(path, "caption.txt") or _text_beside(path, "prompt.txt")
     if not caption:
         raise BadClip(
             f"{path}: no caption found; add a prompt to tracks.json, or a file caption.txt", kind="no caption"

@@ -13,6 +13,7 @@ A record is a `tf.train.Example` as TensorFlow Datasets writes it for `features(
 | `labels`                                     | bytes | N texts, UTF-8                                              |
 | `label_embeddings/value`, `.../shape`        | bytes | float32 `[N, D]` if the data set has them, else `[N, 0]`    |
 | `fields/value`, `fields/shape`               | bytes | float16 `[T, S, S, 3]`, only in worlds whose motion is known |
+| `frame_rate`                                 | int64 | frames per second, only in clips with a drawn stride        |
 
 A record holds every object of its clip in the order of the raw data; the reader selects objects for a model. A clip may
 have no objects (N = 0), and an object may be absent from all frames.
@@ -78,6 +79,7 @@ class Clip:
         label_embeddings: Embeddings `[N, D]`, float32, made by the data set's authors, or None.
         fields: True motion from frame 0 `[T, S, S, 3]`, float16: displacement x, y in -1..1 of the picture and
             visibility in frame 0, on a grid whose corners are the centers of the corner pixels; None where unknown.
+        frame_rate: Frames per second, at least 1; None where it is not stored.
         notes: Changes made to the raw data, a few words each, for the report; not stored in the record.
 
     Raises:
@@ -95,6 +97,7 @@ class Clip:
     labels: tuple[str, ...]
     label_embeddings: np.ndarray | None = None
     fields: np.ndarray | None = None
+    frame_rate: int | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -199,6 +202,7 @@ def example_to_clip(example: Mapping[str, Any]) -> Clip:
         labels=tuple(_text(label) for label in example["labels"]),
         label_embeddings=None if embeddings.ndim == 2 and embeddings.shape[1] == 0 else embeddings,
         fields=example.get("fields"),
+        frame_rate=example.get("frame_rate"),
     )
 
 
@@ -224,6 +228,8 @@ def serialize(clip: Clip) -> tuple[bytes, bytes]:
     if clip.fields is not None:  # not in `features()`, so that records of other data sets do not change
         feature["fields/value"].bytes_list.value.append(clip.fields.astype("<f2").tobytes())
         feature["fields/shape"].int64_list.value.extend(clip.fields.shape)
+    if clip.frame_rate is not None:
+        feature["frame_rate"].int64_list.value.append(clip.frame_rate)
     frames.features.feature["frames"].bytes_list.value.extend(example["frames"])
     # Otherwise the order of a map in a protocol buffer depends on a hash that changes from run to run.
     return rest.SerializeToString(deterministic=True), frames.SerializeToString(deterministic=True)
@@ -254,7 +260,7 @@ def parse(record: bytes) -> dict[str, Any]:
     except DecodeError as error:
         raise BadClip(f"a record of {len(record)} bytes cannot be parsed: {error}", kind="not a record") from error
     example: dict[str, Any] = {}
-    for key in ("schema_version", "width", "height"):
+    for key in ("schema_version", "width", "height", "frame_rate"):
         if len(feature[key].int64_list.value) == 1:
             example[key] = feature[key].int64_list.value[0]
     for key in ("clip_id", "caption"):

@@ -9,6 +9,7 @@ BENCHMARKS = {
     "sample": ("bench_sample", "time and memory of sampling videos"),
     "train": ("bench_train", "time and memory of a training step"),
     "input": ("bench_input", "clips per second from records and from the feature cache, compared with a plain loop"),
+    "memory": ("bench_memory", "memory that sampling needs on a device, which need not be present"),
     "launches": ("bench_launches", "kernels that a denoising step launches, without running it"),
 }
 

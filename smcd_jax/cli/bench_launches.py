@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     import jax
 
     from smcd_jax.files import write_json
-    from smcd_jax.pipeline.benchmark import compile_sampling
+    from smcd_jax.pipeline.sampling_program import compile_sampling
     from smcd_jax.runtime.hlo_launches import launch_report, table
     from smcd_jax.runtime.topology import check_topology_name, find_topology, needs_other_devices
 

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME",
         nargs="?",
-        help="data set: got10k, youtube_vis, grounding, tracks_folder, sprites or winds; omit it if --output "
-        "already holds the records",
+        help="data set: got10k, youtube_vis, grounding, tracks_folder, webvid, sprites or winds; omit it if "
+        "--output already holds the records",
     )
     parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the raw data; not for sprites and winds")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder of the records")

@@ -82,12 +82,12 @@ class VideoModel(abc.ABC):
         required: Arguments that every request must have: "image" and, if they apply, "prompt" and "tracks". A prompt
             that is neither required nor given is ``null_prompt``.
         takes_tracks: Whether the model reads box tracks.
+        reads_frame_rate: Whether the model reads frames per second.
         field_shape: Height, width and channels of a motion field; empty for models without motion fields.
         max_clip_error: Largest `clip_errors` of a clip in a feature cache, for models that encode whole clips; None for
             models that encode frames, whose caches hold one posterior per frame.
-        own_options: Sampling options that not every family has, besides the scales of the conditions. For an option
-            with modes, such as "loop", the value lists the modes that the model supports, default first; else it is
-            empty.
+        own_options: Sampling options that not every family has, besides the scales of the conditions, with the modes of
+            each, such as those of "loop", default first; empty for an option without modes.
         check_fixed: Check that rejects options that a distilled model does not support (`smcd_jax.models.distilled`).
         sampling_defaults: Values of the sampling options that a user leaves at None. Scales take those of the
             conditions, sizes those of the config, and zero terminal SNR that of the schedule.
@@ -103,6 +103,7 @@ class VideoModel(abc.ABC):
     null_prompt: ClassVar[str] = ""
     required: ClassVar[tuple[str, ...]] = ("image", "prompt")
     takes_tracks: bool = True
+    reads_frame_rate: bool = False
     field_shape: tuple[int, ...] = ()
     max_clip_error: float | None = None
     own_options: Mapping[str, tuple[str, ...]] = {}

@@ -41,6 +41,7 @@ class DataConfig:
         crop_keep: Smallest fraction of the area kept by random crops, in (0, 1], for inputs "video"; 1 for no crops.
         short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
         fields: Whether examples contain true motion fields; requires inputs "video" and records that store them.
+        frame_rate: Whether the model gets each clip's own frame rate; the same two requirements apply.
         epoch_length: Number of examples per epoch; 0 for the number of clips.
         max_bad_share: Largest share of damaged clips per folder, 0..1.
         threads: Number of threads that load examples; 0 for one per core.
@@ -57,6 +58,7 @@ class DataConfig:
     crop_keep: float = 1.0
     short_clips: Literal["leave_out", "hold"] = "leave_out"
     fields: bool = False
+    frame_rate: bool = False
     epoch_length: int = 0
     max_bad_share: float = 0.01
     threads: int = 0
@@ -312,11 +314,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> TrainConfig:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
-            raise SMCDError(
-                f"{file}: get_config() is missing; use a config such as configs/smcd/stage2_scene.py",
-                argument="get_config",
-                path=file,
-            )
+            message = f"{file}: get_config() is missing; use a config such as configs/smcd/stage2_scene.py"
+            raise SMCDError(message, argument="get_config", path=file)
         if preset and not inspect.signature(get_config).parameters:
             raise SMCDError(
                 f"{file}: this config has no presets; remove :{preset}", argument="preset", path=file, value=preset

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from data_pipeline.examples import ExampleSource
     from data_pipeline.order.permutation import OrderState
 
+STORED = ("fields", "frame_rate")  # arrays of some records only, which `DataConfig` requests by name
+
 
 class TrainingData:
     """The data sets of a run.
@@ -136,14 +138,19 @@ def open_source(
     from data_pipeline.records.reader import RecordFolder
     from data_pipeline.sources import VideoSource
 
+    if config.frame_rate and not model.reads_frame_rate:
+        message = "config: data.frame_rate must be False for a model that reads no frame rate, got True"
+        raise SMCDError(message, argument="data.frame_rate", value=True)
     shape = model.config
     size = ExampleSize(frames=config.frames, height=shape.height, width=shape.width, objects=shape.max_objects)
     texts: dict[str, Any] = {"tokenizer": tokenizer(base), "token_length": shape.text_length}
     if config.inputs == "video":
         records = RecordFolder(folder, split)
-        return VideoSource(records, size, crop_keep=config.crop_keep, fields=config.fields, **texts)
-    if config.fields:
-        raise SMCDError("config: data.fields needs data.inputs=video", argument="data.fields", value=True)
+        stored = {name: getattr(config, name) for name in STORED}
+        return VideoSource(records, size, crop_keep=config.crop_keep, **stored, **texts)
+    for name in STORED:
+        if getattr(config, name):
+            raise SMCDError(f"config: data.{name} needs data.inputs=video", argument=f"data.{name}", value=True)
     if config.crop_keep != 1:
         raise SMCDError(
             f"config: data.crop_keep must be 1 unless data.inputs=video, got {config.crop_keep:g}; cached latents "
@@ -164,6 +171,16 @@ def open_source(
     frames = {step.component: identity[step.component] for step in model.feature_steps if step.source == "video"}
     cache = FeatureCache(cached, encoders={**read_features_manifest(cached)["encoders"], **frames})
     return LatentSource(cache, RecordFolder(folder, split), size, **texts)
+
+
+def stored_shapes(config: DataConfig, model: VideoModel) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of the arrays that a batch holds because the config asks for them (`STORED`)."""
+    shape, rows = jax.ShapeDtypeStruct, config.batch_size
+    shapes = {
+        "fields": shape((rows, config.frames, *model.field_shape), np.float32),
+        "frame_rate": shape((rows,), np.float32),
+    }
+    return {name: shapes[name] for name in STORED if getattr(config, name)}
 
 
 def tokenizer(base: ModelFolder | None) -> Tokenizer:

@@ -28,6 +28,7 @@ from smcd_jax.runtime.gathering import gather
 from smcd_jax.runtime.memory import gc_paused
 from smcd_jax.runtime.sharding import WHOLE_AXES, batch_sharding, constrain_batch, shardings, state_shardings
 from smcd_jax.training.config import TrainConfig
+from smcd_jax.training.data import stored_shapes
 from smcd_jax.training.distill import TEACHER, distillation_objective, teacher_part
 from smcd_jax.training.optimizer import learning_rate, make_optimizer
 from smcd_jax.training.selection import join, split
@@ -266,9 +267,7 @@ class TrainProgram:
         shapes = self.model.feature_shapes(
             config.data.batch_size, config.data.frames, cached=lambda step: is_cached(step, inputs)
         )
-        if config.data.fields:
-            known = (config.data.batch_size, config.data.frames, *self.model.field_shape)
-            shapes["fields"] = jax.ShapeDtypeStruct(known, jnp.float32)
+        shapes |= stored_shapes(config.data, self.model)
         self.batch = _placed(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
         gathered = lambda trained: trained  # noqa: E731
         if config.mesh.gather == "step":

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_pipeline.builders import make_source
 from data_pipeline.builders.raw_clip import CLIPPED, RECODED
-from data_pipeline.builders.tracks_folder import ENDS_EARLY, FROM_VIDEO, NUMBERED
+from data_pipeline.builders.tracks_folder import ENDS_EARLY, FROM_VIDEO, NO_TRACKS, NUMBERED
 from data_pipeline.records import prepare as prepare_module
 from data_pipeline.records.frames import decode_frame
 from data_pipeline.records.prepare import prepare
@@ -110,6 +110,17 @@ def test_a_caption_beside_a_video_is_used_where_the_tracks_have_no_prompt(tmp_pa
     assert make_source("tracks_folder", tmp_path).clip("train", 0).caption == "beside"
 
 
+def test_clips_without_tracks_have_no_objects_and_are_counted(tmp_path):
+    frames = clip_folder(tmp_path / "raw" / "frames", ONE, "smcd-tracks", texts={"caption.txt": "waves"})
+    (tmp_path / "raw" / "frames" / "tracks.json").unlink()
+    write_video(np.stack([decode_frame(frame) for frame in frames]), tmp_path / "raw" / "video.mp4", fps=8)
+    (tmp_path / "raw" / "video.caption.txt").write_text("clouds")
+    clips = clips_of("tracks_folder", tmp_path / "raw", tmp_path / "out")
+    assert {name: clip.caption for name, clip in clips.items()} == {"frames": "waves", "video": "clouds"}
+    assert [clip.boxes.shape for clip in clips.values()] == [(2, 0, 4)] * 2
+    assert prepare("tracks_folder", tmp_path / "raw", tmp_path / "out").splits["train"].notes[NO_TRACKS] == 2
+
+
 def test_folders_named_after_splits_are_splits(tmp_path):
     clip_folder(tmp_path / "raw" / "train" / "one", ONE, "smcd-tracks")
     clip_folder(tmp_path / "raw" / "val" / "two", TWO, "smcd-tracks")
@@ -144,7 +155,7 @@ def write(name, content):
     ("edit", "kind", "where"),
     [
         (remove("frames/frame_1.jpg"), "frames do not match", "clip"),
-        (remove("tracks.json"), "bad tracks", "clip"),
+        (lambda folder: (folder / "tracks.json").rename(folder / "boxes.json"), "bad tracks", "clip"),
         (remove("frames/frame_0.jpg", "frames/frame_1.jpg"), "no video", "clip"),
         (write("more.jpg", jpeg(5)), "no video", "clip"),
         (write("bbox.txt", "1,2,3,4\n"), "bad tracks", "bbox.txt"),

@@ -25,7 +25,7 @@ from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params
 from smcd_jax.nn.random_params import random_like, random_params
-from smcd_jax.pipeline.benchmark import sampling_program
+from smcd_jax.pipeline.sampling_program import sampling_program
 from smcd_jax.runtime.kernel_profile import (
     KINDS,
     Kernel,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from smcd_jax.pipeline.benchmark import compile_sampling
+from smcd_jax.pipeline.sampling_program import compile_sampling
 from smcd_jax.runtime.hlo_launches import Launches, launch_report, table
 from smcd_jax.runtime.topology import find_topology
 

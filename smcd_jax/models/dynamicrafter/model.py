@@ -108,6 +108,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         self.components = {name: Component(part, STAGES[name]) for name, part in config.components().items()}
         self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         self.has_boxes = config.unet.uses_objects
+        self.reads_frame_rate = not config.reads_stride
         self.conditions = (IMAGE, BOXES, TEXT) if self.has_boxes else (IMAGE, TEXT)
         used = frozenset(name for name, part in self.components.items() if part.stages)
         self.sharding = ShardingTable(RULES, components=used, head_dim=config.unet.head_dim)
