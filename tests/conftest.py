@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 gc.set_threshold(100_000, 20, 50)
 
+LONGEST = ("test_processes.py", "test_resume.py", "test_golden.py")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -28,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the longest tests, so that no worker runs one of them alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @contextlib.contextmanager

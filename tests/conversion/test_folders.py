@@ -47,9 +47,14 @@ def convert(folder, output, *, head_width=None, **kwargs):
     return convert_to_model_folder(output, "smcd", options, **kwargs)
 
 
-def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, tmp_path):
-    convert(published, tmp_path / "model")
-    convert_to_torch(tmp_path / "model", tmp_path / "back")
+@pytest.fixture(scope="module")
+def conversion(published, tmp_path_factory):
+    """The published files as a model folder."""
+    return convert(published, tmp_path_factory.mktemp("converted") / "model")
+
+
+def test_torch_to_model_folder_to_torch_is_bit_for_bit(published, conversion, tmp_path):
+    convert_to_torch(conversion.folder.path, tmp_path / "back")
     for file in published.iterdir():
         if file.suffix == ".json":
             continue
@@ -72,8 +77,7 @@ def test_float32_values_survive_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(back[name].view(np.uint32), tensor.view(np.uint32))
 
 
-def test_a_converted_folder_has_the_arrays_of_its_source(published, tmp_path):
-    conversion = convert(published, tmp_path / "model")
+def test_a_converted_folder_has_the_arrays_of_its_source(conversion):
     folder = conversion.folder
     assert folder.digest == ModelFolder("tiny").digest
     assert folder.config == ModelFolder("tiny").config
@@ -189,8 +193,8 @@ def test_weights_of_another_variant_are_refused_with_a_list(damaged, tmp_path, d
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
-def test_existing_output_is_kept_without_overwrite(published, tmp_path):
-    convert(published, tmp_path / "model")
+def test_existing_output_is_kept_without_overwrite(published, conversion, tmp_path):
+    shutil.copytree(conversion.folder.path, tmp_path / "model")
     with refused("output", path=tmp_path / "model"):
         convert(published, tmp_path / "model")
     convert(published, tmp_path / "model", overwrite=True)
@@ -203,8 +207,8 @@ def test_existing_output_is_kept_without_overwrite(published, tmp_path):
         convert_to_torch("tiny", published)
 
 
-def test_damaged_model_folder_is_refused_by_name(published, tmp_path):
-    folder = convert(published, tmp_path / "model").folder
+def test_damaged_model_folder_is_refused_by_name(conversion, tmp_path):
+    folder = ModelFolder(shutil.copytree(conversion.folder.path, tmp_path / "model"))
     data = max((tmp_path / "model" / "params" / "unet").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1

@@ -687,7 +687,9 @@ print("resumed from", begun, *([restored.skipped] if restored else []))
         assert Checkpoints(tmp_path).steps() == [10, 20, 30]
         assert_is(restore(tmp_path, on=(4, 2)), 30, on=(4, 2))
 
-    @pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, pytest.param(None, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "delay", [0.0, 0.05, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.02, None))]
+    )
     def test_a_process_killed_while_saving_resumes_from_a_complete_step(self, tmp_path, child, delay):
         body = """
 checkpoints, step = Checkpoints(folder, max_to_keep=2), 0
