@@ -44,7 +44,8 @@ install_package() {
   requirement=$ROOT
   [[ $extra == core ]] || requirement="${ROOT}[$extra]"
   echo "Installing smcd_jax ($extra) into .venv; this takes a few minutes the first time."
-  "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$ROOT/launch/constraints.txt" -e "$requirement" \
+  # Most modules of the dependencies are never imported, so Python compiles the others when it first imports them.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile -c "$ROOT/launch/constraints.txt" -e "$requirement" \
     >"$VENV/install.log" 2>&1 ||
     fail "pip could not install smcd_jax; check the network and the end of .venv/install.log, then run $0 again"
   # Every extra includes the core.
