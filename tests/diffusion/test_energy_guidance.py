@@ -17,7 +17,7 @@ SCHEDULE = NoiseSchedule(kind="cosine")
 
 
 def loop_energy(x0: jax.Array) -> jax.Array:
-    """Returns the differences in position and in velocity between the last and the first frame."""
+    """Returns the mean absolute difference between last and first frame in position, plus the same for velocity."""
     position = x0[:, -1] - x0[:, 0]
     velocity = (x0[:, -1] - x0[:, -2]) - (x0[:, 1] - x0[:, 0])
     return jnp.abs(position).mean(-1) + jnp.abs(velocity).mean(-1)

@@ -174,9 +174,9 @@ class TestSpecs:
     def test_fsdp_takes_the_largest_axis_that_divides(self):
         specs = specs_of(shapes("smcd"), MeshShape(fsdp=8))
         assert specs["unet/conv_out/kernel"] == P(None, None, "fsdp")  # 320 -> 4 channels
-        assert specs["unet/encoder_1/residual/time/kernel"] == P("fsdp")  # 1280 -> 320
-        assert specs["image_encoder/conv_in/kernel"] == P(None, None, None, "fsdp")  # 4 -> 256
-        assert specs["autoencoder/post_quant/kernel"] == P()  # 4 -> 4
+        assert specs["unet/encoder_1/residual/time/kernel"] == P("fsdp")  # 1280 -> 320 channels
+        assert specs["image_encoder/conv_in/kernel"] == P(None, None, None, "fsdp")  # 4 -> 256 channels
+        assert specs["autoencoder/post_quant/kernel"] == P()  # 4 -> 4 channels; 8 divides neither
         assert specs["unet/norm_out/scale"] == P()
 
     def test_tensor_splits_as_megatron_and_fsdp_takes_the_other_axis(self):

@@ -12,8 +12,8 @@ from tests.snapshots import adapters, frames, losses, options, plans, record
 # large steps amplify rounding. An error such as a guidance weight off by 1 % changes them by 1e-2 or more.
 LATENTS_TOLERANCE = 2e-4
 FRAME_LEVELS = 1  # out of 255: values between two levels may be rounded differently
-# Relative. Losses are means over many float32 elements; SSE4.2 changes them by at most 1.8e-6, and gradient norms by
-# 2.4e-4. AdamW divides by gradient magnitudes, so that rounding errors of the smallest ones grow from step to step.
+# Relative tolerances. Losses are means over many float32 elements; SSE4.2 changes them by at most 1.8e-6, and gradient
+# norms by 2.4e-4. AdamW divides by gradient magnitudes, so that rounding errors of the smallest ones grow every step.
 LOSS_TOLERANCE, NORM_TOLERANCE = 1e-4, 2e-3
 
 
