@@ -1,4 +1,4 @@
-"""DynamiCrafter's file at full size, with formula weights and the schedule's own tables: 10.4 GB, written in a stream.
+"""A full-size DynamiCrafter file of 10.4 GB, with formula weights and the real schedule tables, written array by array.
 
     python -m tests.full_size.dynamicrafter write FILE.safetensors [VARIANT] [KEYS]
     smcd convert --dynamicrafter FILE.safetensors --output MODEL
@@ -29,7 +29,7 @@ from tests.golden.formula_weights import formula_weights
 
 
 def tensors_of(shapes: Mapping[str, list[int]], variant: str) -> Iterator[np.ndarray]:
-    """Yields float32 tensors in the order of their names."""
+    """Yields the file's float32 tensors in the order of ``shapes``."""
     config = PRESETS[f"dynamicrafter_{variant}"]
     tables = schedule_tables(
         NoiseSchedule(
@@ -47,7 +47,7 @@ def tensors_of(shapes: Mapping[str, list[int]], variant: str) -> Iterator[np.nda
 
 
 def write_checkpoint(path: Path, keys: Path, variant: str) -> None:
-    """Writes a safetensors file: the length of the header, the header as JSON, and the arrays one after the other."""
+    """Writes a safetensors file: the length of the header, the header as JSON, and then the arrays one by one."""
     shapes = json.loads((keys / f"checkpoint_{variant}.json").read_text())
     header, end = {}, 0
     for name, shape in shapes.items():
@@ -63,7 +63,7 @@ def write_checkpoint(path: Path, keys: Path, variant: str) -> None:
 
 
 def compare(path: Path, model: Path) -> int:
-    """Returns the number of arrays that differ in any bit, plus the number of names missing on either side."""
+    """Returns the number of arrays that are not equal bit for bit, plus the number of names missing on either side."""
     tensors, folder, faults = open_tensors(path), ModelFolder(model), 0
     seen = set()
     for component, rows in component_rows(folder.config).items():

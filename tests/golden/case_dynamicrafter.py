@@ -42,7 +42,7 @@ PREFIXES = {
 
 
 def unet_config(given: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
-    """Our config from the reference's argument names."""
+    """Returns our config, given the reference's arguments."""
     return DynamiCrafterUNetConfig(
         latent_channels=given["out_channels"],
         base_channels=given["model_channels"],
@@ -57,13 +57,13 @@ def unet_config(given: Mapping[str, Any]) -> DynamiCrafterUNetConfig:
 
 
 def load_unet(golden: Golden, file: str) -> tuple[DynamiCrafterUNetConfig, dict[str, Any]]:
-    """Config and parameters of a UNet file."""
+    """Returns the config and parameters of a UNet file."""
     config = unet_config(golden.other_case(file)["config"])
     return config, params_of(unet_rows(config), golden.weights(file), abstract_params(config), file)
 
 
 def unet(golden: Golden) -> Iterator[Comparison]:
-    """The output of every run."""
+    """Compares the output of every run in the file."""
     arrays = golden.arrays()
     config, params = load_unet(golden, golden.file)
     module = network(config, golden.policy)
@@ -85,7 +85,7 @@ def unet(golden: Golden) -> Iterator[Comparison]:
 
 
 def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
-    """The published 256 UNet and resampler, weights from the portable hash of the golden README."""
+    """Compares the published 256 UNet and resampler, with weights from the golden README's portable hash."""
     arrays, given = golden.arrays(), golden.config
     configs = {"resampler": resampler_config(given["resampler"]), "unet": unet_config(given["unet"])}
     rows = {"unet": unet_rows, "resampler": resampler_rows}
@@ -95,7 +95,7 @@ def unet_fullsize(golden: Golden) -> Iterator[Comparison]:
         shapes = {row.torch: row.layout.torch_shape(leaves[row.path].shape) for row in rows[name](configs[name])}
         rule = lambda torch, shape: Spread(0.0, 1.0) if torch == "latents" else unet_rule(torch, shape)  # noqa: E731
         by_name = {row.torch: row for row in rows[name](configs[name])}
-        # one tensor at a time, so that memory holds the network once
+        # one tensor at a time, so that memory holds only one copy of the network
         made = formula_weights(f"{name}.", shapes, rule)
         return unflatten(
             {by_name[torch].path: jnp.array(by_name[torch].layout.to_flax(array)) for torch, array in made}
@@ -128,7 +128,7 @@ def _forward(
 def model_of(
     given: Mapping[str, Any], golden: Golden, *, aux: bool = False, **more: Any
 ) -> tuple[DynamiCrafterModel, dict[str, Any]]:
-    """The model of a case, with the parameters of its UNet and, for ``aux``, of the smaller networks."""
+    """Returns a case's model with its UNet parameters and, if ``aux`` is set, those of the smaller networks."""
     unet, params = load_unet(golden, golden.case["unet"])
     configs, loaded = load_aux(golden, golden.case["aux"]) if aux else ({}, {})
     if "autoencoder" in golden.case:
@@ -144,13 +144,13 @@ def model_of(
 
 
 def guidance_of(model: DynamiCrafterModel, given: Mapping[str, Any]) -> Guidance:
-    """Two branches share one scale; three have one each."""
+    """Returns the guidance; only with ``multiple_cond`` does the image condition have its own scale."""
     own = given["image_guidance_scale"] if given.get("multiple_cond") else None
     return model.guidance({"guidance_scale": given["guidance_scale"], "image_guidance_scale": own})
 
 
 def solver_table(schedule: NoiseSchedule, given: Mapping[str, Any]) -> SolverTable:
-    """The reference's DDIM."""
+    """Returns the table of the reference's DDIM."""
     spacing = SPACINGS[given["timestep_spacing"]]
     return make_solver_table(schedule, sampler="ddim", num_steps=given["steps"], spacing=spacing, eta=given["eta"])
 
@@ -158,9 +158,9 @@ def solver_table(schedule: NoiseSchedule, given: Mapping[str, Any]) -> SolverTab
 def run_loop(
     model: DynamiCrafterModel, params: Any, tokens: Tokens, *, guidance: Guidance, golden: Golden
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Latents and predicted clean latents after each step of the project's loop, with the stored noise.
+    """Yields the latents and predicted clean latents after each step of the project's loop, with the stored noise.
 
-    The loop draws noise itself: it runs with a deviation of 0, and the stored noise joins after each step.
+    The loop would draw its own noise, so its noise scale is set to 0 and the stored noise is added after each step.
     """
     arrays, given = golden.arrays(), golden.config
     table = solver_table(model.schedule, given)
@@ -186,7 +186,7 @@ def run_loop(
 
 
 def ddim(golden: Golden) -> Iterator[Comparison]:
-    """The times, the trajectory, and the clean latents predicted at each step."""
+    """Compares the timesteps, the trajectory, and the clean latents predicted at each step."""
     arrays, given = golden.arrays(), golden.config
     model, params = model_of(given, golden)
     guidance = guidance_of(model, given)
@@ -206,7 +206,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     table = solver_table(model.schedule, given)
     times = table.timesteps[: table.num_steps].astype(int)
     yield compare("times", times, arrays["out/timesteps"], 0.0)
-    # the reference scales x_0 by the dynamic rescale of the next timestep; the last step uses its own
+    # the reference scales x_0 by the next timestep's dynamic rescale factor; the last step uses its own factor
     landing = np.append(times[1:], times[-1])
     worst_x = worst_x0 = 0.0
     loop = run_loop(model, params, tokens, guidance=guidance, golden=golden)
@@ -220,7 +220,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
 
 
 def load_aux(golden: Golden, file: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configs and parameters of autoencoder, image tower and resampler from their common file."""
+    """Returns the configs and parameters of the autoencoder, image tower and resampler, which share a file."""
     given, weights = golden.other_case(file)["config"], golden.weights(file)
     tower = given["image_tower"]
     configs = {
@@ -251,20 +251,20 @@ def _load_autoencoder(golden: Golden, file: str) -> tuple[Any, Any]:
 
 
 def see(model: DynamiCrafterModel, params: Any, pictures: jax.Array) -> jax.Array:
-    """The image tower's tokens, by the model's own feature step."""
+    """Returns the image tower's tokens, computed by the model's own feature step."""
     (step,) = (part for part in model.feature_steps if part.name == "picture_tokens")
     return jax.jit(lambda params, pictures: step.apply(params, pictures, None))(params["image_tower"], pictures)
 
 
 def scaled_latents(model: DynamiCrafterModel, params: Any, pictures: jax.Array, noise: np.ndarray) -> jax.Array:
-    """Latents of pictures in -1..1, with the stored noise of the posterior."""
+    """Returns latents of pictures in -1..1, sampled from the posterior with the stored noise."""
     return model.networks["autoencoder"].apply(
         {"params": params["autoencoder"]}, pictures, picture(noise), method="encode"
     )
 
 
 class _Video(NamedTuple):
-    """What a program makes a video of: tokens of its pictures, latents, and which of them joins which frame."""
+    """Inputs from which a video is made: picture tokens, latents, and for each frame the index of its latent."""
 
     picture_tokens: jax.Array
     null_picture_tokens: jax.Array
@@ -276,7 +276,7 @@ class _Video(NamedTuple):
 def _sampled(
     golden: Golden, model: DynamiCrafterModel, params: Any, given: _Video, *, keep: int
 ) -> Iterator[Comparison]:
-    """Conditions, final latents and the first ``keep`` frames."""
+    """Compares the conditions, the final latents and the first ``keep`` frames."""
     arrays, guidance = golden.arrays(), guidance_of(model, golden.config)
     inputs = model.inputs(
         {
@@ -298,11 +298,11 @@ def _sampled(
 
 
 def pipeline(golden: Golden) -> Iterator[Comparison]:
-    """The command-line program, from pictures to video."""
+    """Compares the published command-line program, from pictures to video."""
     arrays, given = golden.arrays(), golden.config
     model, params = model_of(given, golden, aux=True, interpolation=given["interp"] or given["loop"])
     frames, pictures = given["frames"], picture(arrays["in/images"])
-    # the reference encodes the input video of F frames, the picture repeated, with one noise per frame
+    # the reference repeats the picture to a video of F frames and encodes it with separate noise for each frame
     order = np.arange(frames) // (frames // 2) if given["interp"] else np.zeros(frames, int)
     repeated = pictures[np.minimum(order, len(pictures) - 1)]
     source = np.zeros(frames, int)
@@ -319,7 +319,7 @@ def pipeline(golden: Golden) -> Iterator[Comparison]:
 
 
 def pipeline_gui(golden: Golden) -> Iterator[Comparison]:
-    """The pipeline of the published web demo, from pictures of any size to a video."""
+    """Compares the published web demo, from pictures of any size to a video."""
     arrays, given = golden.arrays(), golden.config
     interpolates = given["mode"] in ("interp", "loop")
     strides = given["parameterization"] == "eps"

@@ -1,4 +1,4 @@
-"""Golden cases of DynamiCrafter's parts: blocks, towers, resampler, picture reading, schedule and clip sampling."""
+"""Golden cases of DynamiCrafter's modules: blocks, towers, resampler, preprocessing, schedule and clip sampling."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from tests.golden.case_modules import module_params, sinusoidal_embedding
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, params_of, picture, video
 
 TEXT_TOKENS = 77
-PREPROCESSED_TOLERANCE = 1e-4  # the reference computes bicubic coordinates in float32, an error of 3e-5
-IMAGE_TOKEN_TOLERANCE = 5e-5  # the same error after the tower
+PREPROCESSED_TOLERANCE = 1e-4  # the reference computes bicubic coordinates in float32, with an error of 3e-5
+IMAGE_TOKEN_TOLERANCE = 5e-5  # the same error, passed through the tower
 SPACINGS = {"uniform": "reference", "uniform_trailing": "trailing"}
 
 
 def resampler_config(given: Mapping[str, Any]) -> ResamplerConfig:
-    """Our config from the reference's argument names."""
+    """Returns our config, given the reference's arguments."""
     return ResamplerConfig(
         width=given["dim"],
         layers=given["depth"],
@@ -56,7 +56,7 @@ def resampler_config(given: Mapping[str, Any]) -> ResamplerConfig:
 
 
 def resampler(golden: Golden) -> Iterator[Comparison]:
-    """Image tokens, and the queries within the first layer."""
+    """Compares the image tokens and the first layer's queries."""
     arrays, config = golden.arrays(), resampler_config(golden.config)
     params = {"params": params_of(resampler_rows(config), golden.weights(), abstract_params(config), golden.file)}
     got, seen = network(config, golden.policy).apply(params, jnp.asarray(arrays["in/x"]), capture_intermediates=True)
@@ -68,7 +68,7 @@ def resampler(golden: Golden) -> Iterator[Comparison]:
 
 
 def image_tower(golden: Golden) -> Iterator[Comparison]:
-    """Pictures of every size as the tower reads them, its tokens, and the tokens of the zero picture."""
+    """Compares preprocessed pictures of every size, the tower's tokens, and its tokens for an all-zero picture."""
     arrays, given, weights = golden.arrays(), golden.config, golden.weights()
     config = VisionEncoderConfig(
         picture_size=given["image_size"],
@@ -97,7 +97,7 @@ def _slice(text: str) -> slice:
 
 
 def text_tower(golden: Golden) -> Iterator[Comparison]:
-    """The layer that conditions read, and the last one."""
+    """Compares the layer used for conditioning and the last layer."""
     arrays, given = golden.arrays(), golden.config
     config = TextEncoderConfig(
         vocabulary=given["vocab_size"],
@@ -114,7 +114,7 @@ def text_tower(golden: Golden) -> Iterator[Comparison]:
 
 
 def spatial_transformer(golden: Golden) -> Iterator[Comparison | str]:
-    """The whole transformer, and its parts on tokens."""
+    """Compares the complete transformer, and its parts applied to tokens."""
     arrays, given = golden.arrays(), golden.config
     if not given["use_linear"] or given["depth"] > 1:
         yield "left out: convolution projections and depth 2, which no published model has"
@@ -149,7 +149,7 @@ def spatial_transformer(golden: Golden) -> Iterator[Comparison | str]:
 
 
 def temporal_transformer(golden: Golden) -> Iterator[Comparison | str]:
-    """Attention among frames."""
+    """Compares attention across frames."""
     arrays, given = golden.arrays(), golden.config
     if given["causal_attention"] or given["relative_position"]:
         kind = "causal attention" if given["causal_attention"] else "relative positions"
@@ -162,10 +162,10 @@ def temporal_transformer(golden: Golden) -> Iterator[Comparison | str]:
 
 
 def residual_block(golden: Golden) -> Iterator[Comparison]:
-    """The block and its temporal part alone."""
+    """Compares the block, and its temporal part alone."""
     arrays, given = golden.arrays(), golden.config
     batch, channels = given["batch"], given["out_channels"]
-    # every frame has its own time embedding, so frames enter as clips of length 1; the temporal part gets whole clips
+    # each frame has its own time embedding, so frames enter as one-frame clips; only the temporal part gets full clips
     x, time = picture(arrays["in/x"])[:, None], jnp.asarray(arrays["in/emb"])
     module = ResidualBlock(channels, golden.policy)
     params = module_params(golden, residual_rows(skip=given["channels"] != channels), module, x, time)
@@ -178,7 +178,7 @@ def residual_block(golden: Golden) -> Iterator[Comparison]:
 
 
 def autoencoder_config(given: Mapping[str, Any]) -> AutoencoderConfig:
-    """Our config from the reference's argument names."""
+    """Returns our config, given the reference's arguments."""
     return AutoencoderConfig(
         base_channels=given["ch"],
         channel_mult=tuple(given["ch_mult"]),
@@ -189,7 +189,7 @@ def autoencoder_config(given: Mapping[str, Any]) -> AutoencoderConfig:
 
 
 def autoencoder(golden: Golden) -> Iterator[Comparison]:
-    """Posterior, scaled latents and decoder."""
+    """Compares the posterior, the scaled latents and the decoder."""
     arrays, config = golden.arrays(), autoencoder_config(golden.config)
     params = {"params": params_of(autoencoder_rows(config), golden.weights(), abstract_params(config), golden.file)}
     module, pixels = network(config, golden.policy), picture(arrays["in/image"])
@@ -203,7 +203,7 @@ def autoencoder(golden: Golden) -> Iterator[Comparison]:
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
-    """Stored tables, times, coefficients of DDIM, noising, targets and the rescale of guidance."""
+    """Compares tables, timesteps, DDIM coefficients, noising, training targets and guidance rescaling."""
     arrays, given = golden.arrays(), golden.config
     base = {
         "num_train_timesteps": given["steps"],
@@ -236,7 +236,7 @@ def schedule(golden: Golden) -> Iterator[Comparison]:
 
 
 def _near(quantity: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> Comparison:
-    """As `compare`, for tables that may be zero or infinite; infinities must agree."""
+    """Like `compare`, for tables that may contain zeros or infinities; infinities must agree."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     finite = np.isfinite(want)
     if got.shape != want.shape or not np.array_equal(got[~finite], want[~finite]):
@@ -252,7 +252,7 @@ def _ddim_table(
     schedules: Mapping[str, NoiseSchedule],
     rescaled: Mapping[str, NoiseSchedule],
 ) -> Iterator[Comparison]:
-    """The reference's columns, from the coefficients of our table."""
+    """Compares the reference's columns with those computed from our table's coefficients."""
     head, steps, eta = folder.removeprefix("ddim/").rsplit("_", 2)
     model, spacing = head.split("_", 1)
     options = {"num_steps": int(steps), "spacing": SPACINGS[spacing], "eta": float(eta.removeprefix("eta"))}
@@ -300,7 +300,7 @@ def _noising(
             got["eps_x0_from_eps"] = from_x * x + from_target * target
     for ours in rescaled.values():
         matches = channels_first(ours.add_noise(x0, noise, t)) - arrays["out/v_x_t_dynamic_rescale"]
-        if "v_x_t_dynamic_rescale" not in got or np.abs(matches).max() < 1e-5:  # the file does not say which base it is
+        if "v_x_t_dynamic_rescale" not in got or np.abs(matches).max() < 1e-5:  # the file does not store the base scale
             got["v_x_t_dynamic_rescale"] = ours.add_noise(x0, noise, t)
             got["v_target_dynamic_rescale"] = prediction_target(ours, x0, noise, t=t)
     outputs = jnp.stack([video(arrays[f"in/{name}_output"]) for name in ("guided", "cond")])
@@ -313,7 +313,7 @@ def _noising(
 
 
 def pictures(golden: Golden) -> Iterator[Comparison]:
-    """Compares the fitting of pictures in the scripts, and in the web page with and without antialiasing."""
+    """Compares pictures resized as in the scripts, and as in the web demo with and without antialiasing."""
     arrays, (height, width) = golden.arrays(), golden.config["size"]
     for name in arrays:
         if not name.startswith("in/"):
@@ -328,7 +328,7 @@ def pictures(golden: Golden) -> Iterator[Comparison]:
 
 
 def clip_sampling(golden: Golden) -> Iterator[Comparison]:
-    """Strides, starts, frames and frame rates of training clips."""
+    """Compares the strides, starts, frames and frame rates of training clips."""
     arrays, length = golden.arrays(), golden.config["video_length"]
     count, fps, drawn, start = (arrays[f"in/{name}"] for name in ("frame_count", "video_fps", "drawn_stride", "start"))
     windows = [

@@ -27,7 +27,7 @@ class _Step(NamedTuple):
 
 
 def train_step(golden: Golden) -> Iterator[Comparison]:
-    """Compares conditions with dropout, the loss, and the gradients of UNet and resampler."""
+    """Compares conditions after dropout, the loss, and the gradients of the UNet and the resampler."""
     arrays, given = golden.arrays(), golden.config
     model, params = model_of(given, golden, aux=True, interpolation=given["interp_mode"])
     step = _train_step_inputs(model, params, arrays, given)

@@ -1,4 +1,4 @@
-"""DynamiCrafter's model without weights of its own: guidance, drops, conditions, sharding and names."""
+"""DynamiCrafter's model without trained weights: guidance, condition dropout, conditions, sharding and names."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def test_one_scale_for_text_and_image_needs_two_branches_and_two_scales_need_thr
 
 
 def test_text_and_image_are_dropped_jointly():
-    """At 0.1 for both, 5 % each lose the text alone, both, and the image alone."""
+    """With both rates at 0.1, 5 % of examples lose only the text, 5 % lose both, and 5 % lose only the image."""
     keep = MODEL.draw_keep(jax.random.key(0), 20000, {"text": 0.1, "image_tokens": 0.1}, unit="example")
     text, image = (np.asarray(keep[name]) for name in ("text", "image_tokens"))
     for share in (~text & image, ~text & ~image, text & ~image):
@@ -52,7 +52,7 @@ def test_image_latents_join_the_frames_that_their_source_names():
 
 @pytest.mark.parametrize(("condition_frame", "drawn"), [("clip", 4), ("batch", 1), ("first", 1)])
 def test_the_frame_that_conditions_a_clip_follows_the_config(condition_frame, drawn):
-    """The image tower sees the frame whose latent joins the clip."""
+    """The image tower gets the same frame whose latent is concatenated to the clip."""
     model = DynamiCrafterModel(dataclasses.replace(ModelConfig(), condition_frame=condition_frame))
     video = jnp.arange(16, dtype=jnp.uint8)[None, :, None, None, None] * jnp.ones((64, 1, 1, 1, 3), jnp.uint8)
     model.feature_steps = ()
@@ -77,7 +77,7 @@ def test_a_model_that_interpolates_is_trained_on_both_ends():
 
 
 def test_every_parameter_has_one_sharding_rule():
-    """`partition_specs` refuses a parameter that no rule or more than one rule names."""
+    """`partition_specs` refuses parameters that match no rule or several rules."""
     model = DynamiCrafterModel(
         ModelConfig(
             unet=DynamiCrafterUNetConfig(

@@ -1,4 +1,4 @@
-"""DynamiCrafter's files: every published name, variants, prefixes, stored schedules, and the way back."""
+"""DynamiCrafter's files: every published name, variants, prefixes, stored schedules, and conversion back."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def tables_of(config):
 
 
 def published(monkeypatch, tmp_path, variant, *, file="model.ckpt", rename=None, stated=None):
-    """Returns the model that is read from a file with these names and shapes."""
+    """Returns the model read from a file with a variant's published names and shapes."""
     shapes = json.loads((KEYS / f"checkpoint_{variant}.json").read_text())
     tables = tables_of(PRESETS[f"dynamicrafter_{variant}"])
     zero = np.float32(0)
@@ -102,7 +102,7 @@ def test_prefixes_of_deepspeed_and_the_old_name_of_the_frame_rate_are_read(monke
 
 
 def test_gates_and_position_net_have_names_of_our_own_and_are_recognised(tmp_path):
-    """The gates have the names of SMCD's gates, within the names of DynamiCrafter."""
+    """Gates have the same names as SMCD's gates, below DynamiCrafter's module names."""
     unet = dataclasses.replace(PRESETS["dynamicrafter_tiny"].unet, gate="object", groups=32)
     position_net = PositionNetConfig(label_width=64, token_width=64, hidden_width=64)
     config = dataclasses.replace(PRESETS["dynamicrafter_tiny"], unet=unet, position_net=position_net)
@@ -125,7 +125,7 @@ def test_tables_of_another_schedule_are_reported():
     other = checkpoint._schedule_notes(config, tables_of(PRESETS["dynamicrafter_1024"]))
     older = checkpoint._schedule_notes(config, tables_of(PRESETS["dynamicrafter_256"]))
     assert "agree" in same[0]
-    assert "1 of 13" in other[0]  # the rescale alone
+    assert "1 of 13" in other[0]  # only the rescale table
     assert "of 12 stored tables" in older[0]
 
 
@@ -138,7 +138,7 @@ def tiny(tmp_path_factory):
 
 @pytest.mark.parametrize("format", [pytest.param("bin", marks=pytest.mark.slow), "safetensors"])
 def test_a_file_comes_back_bit_for_bit(tiny, tmp_path, format):
-    """With leftovers and schedule tables, under names that only the 256 file uses."""
+    """Includes unused arrays and schedule tables, under names that only the 256 file uses."""
     first = tmp_path / "first"
     (path, _) = convert_to_torch(tiny, first, format=format)
     tensors = {name: tensor.numpy() for name, tensor in open_tensors(path).items()}

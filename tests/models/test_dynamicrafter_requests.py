@@ -1,4 +1,4 @@
-"""Requests to DynamiCrafter: options, modes, fits and refusals without weights, and videos of an untrained model."""
+"""Requests to DynamiCrafter: options, modes, fitting and refusals without weights, and videos of an untrained model."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ MODELS = {
     "boxed": make_model(BOXED),
 }
 TRACKS = BoxTracks(np.tile([[0.1, 0.1, 0.5, 0.5]], (5, 1, 1)), np.ones((5, 1), bool), ("a ball",))
-PICTURE = np.tile(np.arange(48, dtype=np.uint8)[:, None] * 4, (32, 1, 1)).repeat(3, axis=2)  # 32 x 48, left to right
+PICTURE = np.tile(np.arange(48, dtype=np.uint8)[:, None] * 4, (32, 1, 1)).repeat(3, axis=2)  # 32 x 48, a ramp
 
 
 def plan(model, tracks=None, **options):
@@ -88,7 +88,7 @@ def test_a_long_video_is_sampled_whole_in_windows_of_the_trained_length():
     assert made.raw["boxes"].shape == (1, 12, 4, 4)
     assert (request.options.window, request.options.window_overlap) == (8, 4)
     _, shared = plan("plain", num_frames=12, shared_image_tokens=True)
-    assert shared.options.window == 12  # as in the published code, all frames together
+    assert shared.options.window == 12  # all frames in one window, as in the published code
 
 
 def test_a_loop_has_one_picture_at_both_ends_and_hides_the_last_frame():
@@ -103,7 +103,7 @@ def test_an_in_between_ends_at_the_second_picture():
     assert made.raw["latent_source"].tolist() == [[0, *[-1] * 6, 1]]
     assert made.raw["video"].shape[1] == 2
     assert made.keep_frames is None
-    assert made.raw["picture"].mean() < 0  # the image tower sees the first picture
+    assert made.raw["picture"].mean() < 0  # the image tower gets the first picture
 
 
 def test_tracks_are_extended_to_the_length_of_the_model():
@@ -173,7 +173,7 @@ def test_a_tall_picture_gets_bars(fit, bar):
 
 @pytest.mark.parametrize(("undo", "contrast"), [(None, 0.926), (True, 1.0)])
 def test_undoing_the_rescale_restores_the_contrast_at_ten_steps(undo, contrast):
-    """With a network that knows the clean latents, samples reach 93 % of them as published, and 100 % with undo."""
+    """If the network knows the clean latents, samples have 93 % of their contrast as published, and 100 % with undo."""
     model = make_model(PRESETS["dynamicrafter_512"])
     schedule, x0 = model.schedule, jax.random.normal(jax.random.key(1), (1, 4, 4, 4, 4))
     table = model.solver_table(model.resolve(SamplingOptions(num_inference_steps=10, eta=0.0, undo_rescale=undo)))
@@ -204,14 +204,14 @@ def pipeline(folder):
 
 @pytest.mark.parametrize("steps", [7, 20, *(pytest.param(count, marks=pytest.mark.slow) for count in (25, 61))])
 def test_every_number_of_steps_gives_finite_frames(pipeline, steps):
-    """At these numbers, the published float32 code takes the square root of a negative number."""
+    """With these numbers of steps, the published float32 code takes the square root of a negative number."""
     video = pipeline(PICTURE, num_inference_steps=steps, output_type="latent")
     assert np.isfinite(video.latents).all()
     assert video.latents.std() > 0.01
 
 
 def test_a_long_video_has_its_own_image_tokens_in_every_window(pipeline):
-    """The number of frames per window is the trained one, for which every frame reads its own tokens."""
+    """Windows have the number of frames used in training, so every frame attends to its own image tokens."""
     video = pipeline(PICTURE, num_frames=12, num_inference_steps=2, output_type="latent")
     assert video.latents.shape[1] == 12
     assert np.isfinite(video.latents).all()
@@ -226,7 +226,7 @@ def test_animate_writes_a_video_of_a_picture_alone(folder, tmp_path, capsys):
     frames, _ = read_video(tmp_path / "clip.mp4")
     assert frames.shape == (5, 32, 32, 3)
     fitted = fit_picture(PICTURE, height=32, width=32, fit="crop").pixels.astype(float)
-    assert np.abs(frames[0] - fitted).mean() < 4  # of 255, the loss of the video's compression
+    assert np.abs(frames[0] - fitted).mean() < 4  # out of 255; video compression is lossy
     said = capsys.readouterr().err
     assert "33 % of the picture's width is cut off" in said
     assert "pixels change by" in said

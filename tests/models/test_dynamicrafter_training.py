@@ -1,4 +1,4 @@
-"""Training configs of the small DynamiCrafter: the whole step is traced, which checks every shape in it."""
+"""Training configs of the small DynamiCrafter: the complete step is traced, which checks every shape in it."""
 
 from pathlib import Path
 

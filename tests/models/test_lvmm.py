@@ -1,4 +1,4 @@
-"""LVMM as a family: sampling, playback, guidance and rendering at the smallest sizes."""
+"""The LVMM family: sampling, playback, guidance and rendering at the smallest sizes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEPS = {"num_inference_steps": 2}
 
 
 def random_leaves(config, seed):
-    """Returns random parameters, so that motion is not zero, without compiling an initializer."""
+    """Returns random parameters, which give a nonzero motion and need no compiled initializer."""
     rng, leaves = np.random.default_rng(seed), {}
     for path, leaf in flatten(abstract_params(config)).items():
         name, shape = path.rsplit("/", 1)[-1], leaf.shape
@@ -81,7 +81,7 @@ def test_a_motion_starts_at_the_still_and_renders_one_frame_per_field(pipe, moti
     assert np.abs(motion.displacement[:, 1:]).max() > 0
     frames = pipe.render(PICTURE, motion)
     assert frames.shape == (1, 5, 32, 32, 3)
-    # Resizing of fields as in the published renderer moves borders by up to half a pixel (4 levels here).
+    # Resizing fields like the published renderer moves borders by up to half a pixel, which is 4 levels here.
     assert np.abs(frames[0, 0].astype(int) - PICTURE).max() <= 4
     np.testing.assert_array_equal(frames, pipe(PICTURE, "a plant sways", seed=3, output_type="uint8", **STEPS).frames)
 
@@ -116,7 +116,7 @@ def test_a_guided_loop_has_a_smaller_seam(pipe, gradient):
     assert guided.seam < 0.95 * free.seam
     looped = pipe.sample_motion(PICTURE, loop="guided", loop_gradient=gradient, **options)
     assert looped.loop
-    assert looped.num_frames == 3  # K - 1, since frame K coincides with frame 1
+    assert looped.num_frames == 3  # K - 1, because frame K coincides with frame 1
 
 
 def test_ping_pong_returns_to_the_still(pipe):
@@ -143,7 +143,7 @@ def test_boxes_move_the_fields_in_them(pipe):
 def test_a_box_energy_is_zero_for_the_motion_of_the_box():
     boxes = jnp.asarray([[[[0.2, 0.2, 0.6, 0.6]], [[0.3, 0.2, 0.7, 0.6]]]])
     mask = jnp.ones((1, 2, 1))
-    shift = jnp.broadcast_to(jnp.asarray([-0.2, 0.0]), (1, 1, 16, 16, 2))  # displacement to the source of each pixel
+    shift = jnp.broadcast_to(jnp.asarray([-0.2, 0.0]), (1, 1, 16, 16, 2))  # displacement from each pixel to its source
     assert float(box_energy(shift, boxes, mask)[0]) == pytest.approx(0, abs=1e-5)
     assert float(box_energy(-shift, boxes, mask)[0]) > 0.3
 

@@ -1,4 +1,4 @@
-"""The stages of the motion model in the training loop: statistics of BatchNorm, clip caches, and resuming."""
+"""The motion model's training stages: BatchNorm statistics, clip caches, and resuming."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def exported(workdir, path, config):
 
 @pytest.fixture(scope="module")
 def motion(records, tmp_path_factory):
-    """Returns folder, config and checkpoint of stage motion after 4 steps, with an interruption after step 2."""
+    """Returns the folder, config and checkpoint of the motion stage after 4 steps, interrupted after step 2."""
     folder = tmp_path_factory.mktemp("motion")
     config = config_of("motion", records, steps=4)
     first = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2))
@@ -92,7 +92,7 @@ def test_resuming_gives_the_same_parameters_and_statistics_bit_for_bit(motion, r
 
 @pytest.fixture(scope="module")
 def cached(motion, records, tmp_path_factory):
-    """Returns the model folder after stage motion_vae; the records cache its features, and every clip is kept."""
+    """Returns the model folder after stage motion_vae and reports on caching its features, with all clips kept."""
     folder = tmp_path_factory.mktemp("vae")
     init = dataclasses.replace(load_config("configs/tiny/lvmm.py:motion_vae").init, model=str(motion[0].path))
     config = config_of("motion_vae", records, steps=2, init=init)
