@@ -32,13 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the longest tests, so that no worker runs one of them alone at the end."""
+    """Moves the longest tests to the start, so that no worker is still running one of them when the others are done."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @contextlib.contextmanager
 def no_compile_cache() -> Iterator[None]:
-    """Makes JAX start without a compile cache within the block, and restores the settings of the tests after it."""
+    """Unsets JAX's compile cache within the block and restores the tests' settings afterwards."""
     import jax
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -59,7 +59,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def shared_programs():
-    """Makes the pipelines of a module use each other's compiled programs, and those of earlier modules."""
+    """Lets a module's pipelines reuse each other's compiled programs, and those of earlier modules."""
     from tests.pipeline.shared_programs import share_pipeline_programs
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Tests of WebVid: rows of CSV files, strided windows of videos, center crop, and frame rates in training batches."""
+"""Tests of WebVid: rows of CSV files, strided video windows, the center crop, and frame rates in training batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FPS = 12
 
 
 def video(path, frames: int, *, size=(24, 48)) -> None:
-    """Writes a video whose frame k has the brightness 4 k."""
+    """Writes a video whose frame k has brightness 4 k."""
     path.parent.mkdir(parents=True, exist_ok=True)
     levels = np.arange(frames, dtype=np.uint8) * 4
     write_video(np.broadcast_to(levels[:, None, None, None], (frames, *size, 3)), path, fps=FPS)
@@ -80,7 +80,7 @@ def test_a_short_video_gets_the_largest_stride_that_fits_and_a_shorter_one_is_sk
         video(tmp_path / "raw" / "videos" / "000001_000050" / f"{name}.mp4", frames)
     source = make_source("webvid", tmp_path / "raw", **SMALL, clips_per_video=20)
     strides = {int(np.diff(frame_numbers(source.clip("train", index)))[0]) for index in range(20)}
-    assert strides == {1, 2}  # 9 frames have room for 4 at stride 2; 9 // 4 = 2 for any larger stride
+    assert strides == {1, 2}  # at stride 2, 4 of 9 frames fit; larger strides are reduced to 9 // 4 = 2
     with pytest.raises(BadClip) as bad:
         source.clip("train", 20)
     assert bad.value.kind == "fewer frames than a clip"
@@ -104,7 +104,7 @@ def test_rows_left_out_are_counted_by_reason(tmp_path):
     for name in "abcd":
         video(tmp_path / "videos" / "000001_000050" / f"{name}.mp4", 4)
     source = make_source("webvid", tmp_path, **SMALL)
-    assert source.clip_ids("train") == ("a-00", "d-00")  # an empty cell in a column that is not used is no reason
+    assert source.clip_ids("train") == ("a-00", "d-00")  # empty cells in unused columns do not matter
     report = source.validate()
     assert report.clips == {"train": 2}
     counts = {note.rsplit(": ", 1)[0].split("have ")[1]: note.rsplit(": ", 1)[1] for note in report.notes}
@@ -132,7 +132,7 @@ def test_the_crop_is_centered_and_keeps_the_aspect_ratio(size):
     picture[h // 2 :, :, 0], picture[:, w // 2 :, 1] = 255, 255
     made = center_crop(picture, height=16, width=32)
     assert made.shape == (16, 32, 3)
-    # The edges between the halves stay in the middle, up to one pixel of rounding.
+    # The edge between the halves stays in the middle, up to one pixel of rounding.
     assert abs(made[:, 0, 0].astype(float).mean() / 255 - 0.5) < 1.1 / 16
     assert abs(made[0, :, 1].astype(float).mean() / 255 - 0.5) < 1.1 / 32
 

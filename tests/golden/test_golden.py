@@ -49,7 +49,7 @@ def dynamicrafter_files():
     listed = json.loads(DYNAMICRAFTER.read_text()) if DYNAMICRAFTER.is_file() else {}
     short = [file for file, case in listed.items() if file.startswith(DYNAMICRAFTER_SHORT) and not case.get("optional")]
     pipeline, train = DYNAMICRAFTER_LONG
-    # the gradient takes longest to compile; its loss is that of SMCD, and the pipeline contains its network
+    # the gradient takes longest to compile; its loss is SMCD's, and its network is also tested by the pipeline
     return [*short, pipeline, pytest.param(train, marks=pytest.mark.slow)]
 
 

@@ -13,7 +13,7 @@ from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.layers import ComputePolicy, sinusoid
 from smcd_jax.nn.networks import abstract_params, flatten, init_params, network, unflatten
 
-# Compiling a form takes seconds, and the golden UNets contain every form.
+# Each gate form takes seconds to compile, and golden cases cover all of them, so the less used ones are slow tests.
 LESS_USED_GATES = [pytest.param(name, marks=pytest.mark.slow) for name in ("parallel", "merge")]
 GATES = ("object", "object_image", "double", *LESS_USED_GATES)
 ZERO_INITIALISED = (  # layers that are zero-initialised in the published model, by the ends of their names

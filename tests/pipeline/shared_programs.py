@@ -1,4 +1,4 @@
-"""Compiled programs that all pipelines of a model use, so that only the first one traces and compiles them."""
+"""Shares compiled programs among a model's pipelines, so that only the first pipeline traces and compiles them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _programs: dict[Any, dict[Any, Any]] = {}
 
 
 def share_pipeline_programs(patch: pytest.MonkeyPatch) -> None:
-    """Makes pipelines of the same config, dtypes and device in this process use the same compiled programs."""
+    """Makes pipelines in this process that have the same config, dtypes and device share their compiled programs."""
 
     def program(self: Components, key: Any, function: Callable[..., Any]) -> Compiled:
         compiled = UNCHANGED(self, key, function)

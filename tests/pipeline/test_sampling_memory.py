@@ -1,4 +1,4 @@
-"""Tests of `smcd bench memory`: sizes of the programs of a clip, and the verdict."""
+"""Tests of `smcd bench memory`: the memory of the programs that make a clip, and the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Sizes:
-    """Memory of a compiled program, in the form of `jax.stages.Compiled`."""
+    """A mock of `jax.stages.Compiled` that reports a program's memory."""
 
     def __init__(self, arguments: int, temporaries: int):
         self.argument_size_in_bytes, self.temp_size_in_bytes = arguments, temporaries
@@ -37,7 +37,7 @@ def test_a_smaller_chunk_needs_less_memory_to_decode():
     decoder = flatten(abstract_params(model.components["autoencoder"].config))
     stored = sum(int(np.prod(leaf.shape)) for name, leaf in decoder.items()) * 4
     assert weight_bytes("tiny", local)["autoencoder"] == stored
-    assert sizes[0].argument_size_in_bytes <= stored + 8 * 8 * 8 * 4 * 4 + 4  # latents and one index
+    assert sizes[0].argument_size_in_bytes <= stored + 8 * 8 * 8 * 4 * 4 + 4  # plus latents and an index
 
 
 @pytest.mark.parametrize(("usable", "verdict"), [(20 * GIB, ": fits"), (10 * GIB, "DOES NOT FIT"), (None, "")])

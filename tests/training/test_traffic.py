@@ -1,4 +1,4 @@
-"""Traffic of a training step that gathers each trained parameter once and keeps frozen parameters whole."""
+"""Communication of a training step that gathers each trained parameter once and replicates frozen parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_each_trained_parameter_is_gathered_once(program, traffic):
 
 
 def test_each_gradient_is_summed_once(program, traffic):
-    """The CPU compiler sums gradients with all-reduce; what exceeds them are the sums of the log line."""
+    """The CPU compiler sums gradients with all-reduce; the rest of the traffic is sums for the log line."""
     assert set(traffic.by_kind) == {"all-gather", "all-reduce"}
     summed = traffic.by_kind["all-reduce"].payload_bytes
     assert trained_bytes(program) < summed < 1.05 * trained_bytes(program) + 1000
