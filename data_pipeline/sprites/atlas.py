@@ -68,7 +68,7 @@ class SpriteClass:
 
     @property
     def aspect(self) -> float:
-        """Width over height."""
+        """Width divided by height."""
         return (self.box[2] - self.box[0]) / (self.box[3] - self.box[1])
 
 

@@ -2,9 +2,9 @@
 
     python launch/gpu/run.py --run A --output DIR [--device cpu --preset tiny]
 
-Every step writes its figures as JSON into DIR as soon as it has them, so that a run that is cut off still leaves those.
-A step that fails or runs out of time does not stop the ones after it. The last thing printed is the table of results;
-``python launch/gpu/results.py DIR`` prints it again.
+Every step writes its figures as JSON into DIR as soon as it has them, so that an interrupted run still leaves its
+figures. A step that fails or runs out of time does not stop the ones after it. The last thing printed is the table of
+results; ``python launch/gpu/results.py DIR`` prints it again.
 """
 
 from __future__ import annotations

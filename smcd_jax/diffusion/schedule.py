@@ -72,7 +72,7 @@ class NoiseSchedule:
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
-        """float64 ``[T]``, the product of 1-beta up to each timestep; samplers compute with it."""
+        """Product of 1-beta up to each timestep, float64 ``[T]``; samplers use it."""
         return self._finished(np.cumprod(1 - self._betas_float64()), np.float64)
 
     @cached_property

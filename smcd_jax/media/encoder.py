@@ -143,7 +143,7 @@ def _graph(first: np.ndarray, fps: Fraction, filters: Iterable[tuple[str, str]])
 
 
 def _palette_graph(first: np.ndarray, fps: Fraction) -> av.filter.Graph:
-    """Returns filters with one palette for the clip; dithering changes only with the picture, so still parts stay."""
+    """Returns filters with one palette for the clip; dithering changes only where the picture does."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=first.shape[1], height=first.shape[0], format="rgb24", time_base=1 / fps)
     split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=full")

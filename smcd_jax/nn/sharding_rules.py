@@ -56,7 +56,7 @@ def tower_rules(text: str, vision: str) -> tuple[Rule, ...]:
     """Returns the sharding rules of the CLIP towers, given the names of their components."""
     name = f"({text}|{vision})"
     return (
-        # One kernel makes queries, keys and values, so no split of its output axis is a split by heads.
+        # One kernel computes queries, keys and values, so its output axis cannot be split by heads.
         Rule("tower attention", rf"{name}/.+/attention/(query_key_value|out)/kernel", ("in", "out")),
         Rule("tower feed-forward in", rf"{name}/.+/dense_in/kernel", ("in", "hidden")),
         Rule("tower feed-forward out", rf"{name}/.+/dense_out/kernel", ("hidden", "out")),

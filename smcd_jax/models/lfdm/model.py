@@ -138,7 +138,7 @@ class LFDMModel(VideoModel):
     def render(
         self, params: Params, decoded: Float[Array, "b f y x 3"], inputs: Inputs, frames: Int[Array, " k"]
     ) -> Float[Array, "b k H W 3"]:
-        """Renders the picture through the fields of the selected frames."""
+        """Renders the picture with the motion fields of the selected frames."""
         chosen = decoded[:, frames]
         count = chosen.shape[1]
         levels = self._apply("renderer", params, inputs.picture, method="levels")
