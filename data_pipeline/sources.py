@@ -49,7 +49,7 @@ class VideoSource:
             frame_rate: Whether examples contain the frame rate of their clip.
 
         Raises:
-            SMCDError: ``crop_keep`` is out of range, or the records do not store what examples are to contain.
+            SMCDError: ``crop_keep`` is out of range, or the records do not store the requested arrays.
         """
         random_crop(np.uint64(0), crop_keep)
         self._field_shape = _field_shape(records, crop_keep) if fields else None

@@ -2,10 +2,10 @@ r"""DynamiCrafter that follows boxes: SMCD's object gates and position net, trai
 
 Command   smcd train --config configs/dynamicrafter/boxes.py:dynamicrafter_512 --workdir runs/boxes \
               --config.init.model=models/dynamicrafter_512 --config.data.records=records/got10k,records/youtube_vis
-Starts    from a converted model folder; gates are closed at first, so that training starts at the published model
+Starts    from a converted model folder; gates start closed, so that training starts from the published model
 Trains    gates and position net, 213 million parameters, as stage 1 of SMCD does; ":PRESET+unet" trains the temporal
           transformers too, 485 million
-Layout    `smcd convert --to_torch` writes gates as gate_attn in each spatial block and position_net beside them
+Layout    `smcd convert --to_torch` writes gates as gate_attn in each spatial block and position_net next to them
 """
 
 from ml_collections import ConfigDict

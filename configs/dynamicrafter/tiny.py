@@ -1,4 +1,4 @@
-"""The small DynamiCrafter on sprites: image to video, loops and in-betweens, and boxes.
+"""The small DynamiCrafter on sprites: image to video, loops and interpolation, and boxes.
 
 PART is image, interp, or boxes. The first two start from the UNet of the shipped model "tiny", without its gates, and
 keep its autoencoder and text tower. The image tower is random and is not trained (its tokens still distinguish

@@ -175,7 +175,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tracks_file(path: Path) -> Path | None:
-    """Returns the folder or the file beside a video from which tracks are read; None for a clip without tracks."""
+    """Returns the folder, or the file next to a video, that holds the tracks; None for a clip without tracks."""
     if path.is_dir():
         files = [*_files(path), *(path / "gt").glob("*")]
         tables = [file for file in files if file.suffix.lower() in TRACK_SUFFIXES and file.name not in _TEXTS]

@@ -164,7 +164,7 @@ class WebVid:
 
 
 def center_crop(picture: UInt8[np.ndarray, "h w 3"], *, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the largest part with the aspect ratio of the output around the center, resized to it.
+    """Returns the largest centered part with the aspect ratio of the output, resized to the output.
 
     The reference resizes the shorter side to the shorter output side and pads a picture that is then too narrow with
     black; here there are no bars. Otherwise both crops are the same, up to rounding.

@@ -22,9 +22,9 @@ class Motion:
     """The motion of b pictures over f frames; a pytree.
 
     Attributes:
-        displacement: From each point of a frame to its place in the picture, (x, y) in units in which the picture spans
-            -1..1. The grid's corners are the centers of the corner pixels.
-        confidence: 1 where that place shows the point, 0 where the renderer has to paint.
+        displacement: Displacement (x, y) from each point of a frame to its place in the picture, in units in which the
+            picture spans -1..1. The grid's corners are the centers of the corner pixels.
+        confidence: 1 where the point is visible at that place, 0 where the renderer has to paint it.
         loop: Whether the first frame follows the last one.
     """
 

@@ -13,7 +13,7 @@ from smcd_jax.files import write_atomically
 from smcd_jax.motion.motion import Motion
 
 FORMAT, VERSION = "smcd-motion", 1
-MAX_BYTES = 256 * 2**20  # limit for all arrays; 1000 frames of 128 x 128 take 197 MB
+MAX_BYTES = 256 * 2**20  # limit in bytes for all arrays together; 1000 frames of 128 x 128 take 197 MB
 MAX_FRAMES, MAX_SIDE, MAX_DISPLACEMENT = 4096, 1024, 8.0
 _MEMBERS = ("format", "version", "loop", "displacement", "confidence")
 _AGAIN = "write a new one with --save_motion"
@@ -64,7 +64,7 @@ def load_motion(path: str | os.PathLike[str]) -> Motion:
             values = {name: archive[name] for name in _MEMBERS}
     except SMCDError:
         raise
-    except Exception as error:  # numpy and zipfile raise many types for a damaged file
+    except Exception as error:  # numpy and zipfile raise many types of exceptions for a damaged file
         raise _fault(path, f"damaged, or not a motion file; {_AGAIN}", None) from error
     if values["format"].shape or str(values["format"]) != FORMAT:
         raise _fault(path, f"not a motion file; {_AGAIN}", None)

@@ -13,8 +13,8 @@ from jaxtyping import Array
 def gather(params: Any, *, shards: Any, whole: Any, dtype: Any) -> Any:
     """Returns parameters gathered to other shardings; the gradient has the shardings of the parameters.
 
-    Leaves whose two shardings are equal stay as they are. The others are cast to ``dtype`` before they are gathered,
-    and gradients are scattered in this dtype.
+    Leaves whose two shardings are equal are returned unchanged. The others are cast to ``dtype`` before they are
+    gathered, and gradients are scattered in this dtype.
 
     Args:
         params: Tree of arrays.

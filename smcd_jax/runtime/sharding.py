@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # mesh axes over which a batch is split
-WHOLE_AXES = ("tensor",)  # mesh axes over which parameters are split that are not gathered for their use
+WHOLE_AXES = ("tensor",)  # mesh axes along which parameters stay split when they are used
 
 Tree = Mapping[str, Any]
 Role = Literal["in", "out", "heads", "hidden"] | None
@@ -32,14 +32,14 @@ Role = Literal["in", "out", "heads", "hidden"] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Size of the device mesh, and the parameters that each device holds whole.
+    """Size of the device mesh, and which parameters each device holds in full.
 
     Attributes:
         data: Number of devices along ``data``; -1 for all remaining devices.
         fsdp: Number of devices along ``fsdp``.
         tensor: Number of devices along ``tensor``.
-        frozen: "sharded" splits frozen parameters over ``fsdp`` as well; "replicated" does not, which takes memory but
-            saves gathering them.
+        frozen: "sharded" splits frozen parameters over ``fsdp`` as well; "replicated" does not, which takes more memory
+            but avoids gathering them.
         gather: "use" lets the compiler gather trained parameters where they are used; "step" gathers each once per
             step in the compute dtype, keeps it for the gradient, and scatters its gradient.
     """
@@ -84,7 +84,9 @@ def _mesh_sizes(shape: MeshShape, count: int) -> tuple[int, int, int]:
     name = f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor}"
     if shape.fsdp < 1 or shape.tensor < 1 or shape.data < -1 or shape.data == 0:
         raise SMCDError(
-            f"{name}: sizes must be at least 1 (data: or -1 for the remaining devices)", argument="mesh", value=shape
+            f"{name}: sizes must be at least 1; only data may be -1, for the remaining devices",
+            argument="mesh",
+            value=shape,
         )
     inner = shape.fsdp * shape.tensor
     data = max(count // inner, 1) if shape.data == -1 else shape.data
@@ -139,7 +141,7 @@ def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Seq
 
     Args:
         shapes: Tree ``{component: {...}}`` of arrays, or of anything with ``shape`` and ``dtype``.
-        mesh: Mesh (`make_mesh`); an axis that it lacks counts as 1.
+        mesh: Mesh (`make_mesh`); a missing axis counts as one of size 1.
         table: Rules of the model.
         over: Mesh axes that may split parameters.
 
@@ -155,7 +157,7 @@ def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Seq
 
 
 def shardings(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Sequence[str] = AXES) -> Any:
-    """Returns `partition_specs` as `NamedSharding`s, for ``out_shardings`` and restoring."""
+    """Returns `partition_specs` as `NamedSharding`s, for ``out_shardings`` and for restoring checkpoints."""
     specs = partition_specs(shapes, mesh, table, over=over)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 

@@ -41,7 +41,7 @@ class DataConfig:
         crop_keep: Smallest fraction of the area kept by random crops, in (0, 1], for inputs "video"; 1 for no crops.
         short_clips: Rule for clips shorter than ``frames``: "leave_out", or "hold" to repeat the last frame.
         fields: Whether examples contain true motion fields; requires inputs "video" and records that store them.
-        frame_rate: Whether the model gets each clip's own frame rate; the same two requirements apply.
+        frame_rate: Whether the model gets each clip's own frame rate; has the same requirements as ``fields``.
         epoch_length: Number of examples per epoch; 0 for the number of clips.
         max_bad_share: Largest share of damaged clips per folder, 0..1.
         threads: Number of threads that load examples; 0 for one per core.

@@ -132,9 +132,9 @@ def denoising_losses(
         params: Parameters of the components of stages "encode" and "denoise".
         latents: Clean latents, multiplied by the scaling factor.
         noised: Noise and timesteps.
-        inputs: Conditions as the network sees them, after dropping.
+        inputs: Conditions that remain after dropping.
         min_snr_gamma: Gamma of the min-SNR weights; None for equal weights.
-        temporal: Whether temporal layers take part.
+        temporal: Whether temporal layers run.
         dropout_key: Random key of dropout; None for no dropout.
     """
     x = model.schedule.add_noise(latents, noised.noise, noised.timesteps)

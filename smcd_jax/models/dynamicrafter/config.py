@@ -22,7 +22,7 @@ class DynamiCrafterUNetConfig(UNetConfig):
     """The shared 3D UNet with dual cross-attention.
 
     Attributes:
-        image_tokens_per_frame: Image tokens that each frame attends to.
+        image_tokens_per_frame: Number of image tokens that each frame attends to.
         learned_image_scale: Whether the image half of the dual cross-attention is scaled by 1 + tanh(alpha) instead of
             1 (the 256 model).
     """
@@ -35,7 +35,7 @@ class DynamiCrafterUNetConfig(UNetConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ResamplerConfig:
-    """Queries that read the image tower's tokens and become image tokens of every frame.
+    """The resampler, whose queries attend to the image tower's tokens and become image tokens of every frame.
 
     Attributes:
         width: Width of the queries.
@@ -86,8 +86,8 @@ class ModelConfig:
         prediction_type: Meaning of the network's output.
         zero_terminal_snr: Whether the last timestep is pure noise.
         dynamic_rescale: `smcd_jax.diffusion.schedule.NoiseSchedule.dynamic_rescale`; 1 for none.
-        interpolation: Whether the pictures' latents join the first and last frame, with zeros between, for in-betweens
-            and loops; otherwise one picture's latent joins every frame.
+        interpolation: Whether the pictures' latents are concatenated to the first and the last frame, with zeros in
+            between, for interpolation and loops; otherwise one picture's latent is concatenated to every frame.
         reads_stride: Whether ``frame_rate`` is a frame stride (the 256 model), not frames per second.
         frame_rate: Default frames per second, or default frame stride.
         condition_frame: Frame that conditions a clip in training: drawn for each clip, drawn once for the batch as
@@ -95,7 +95,7 @@ class ModelConfig:
         frames: Number of frames.
         height: Height in pixels.
         width: Width in pixels.
-        max_objects: Boxes per frame; without gates, they are read and ignored.
+        max_objects: Number of boxes per frame; models without gates ignore the boxes.
         fps: Frames per second of the videos written.
         decode_chunk_size: Frames decoded at once.
     """
@@ -133,7 +133,7 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Number of pixels of which height and width must be multiples."""
+        """Number of pixels that must divide height and width."""
         return self.autoencoder.downscale * 2 ** (len(self.unet.channel_mult) - 1)
 
 

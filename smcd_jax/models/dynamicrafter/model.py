@@ -36,7 +36,7 @@ STAGES = {
     "autoencoder": ("features", "decode"),
     "leftovers": (),
 }
-NO_SOURCE = -1  # in `latent_source`: the frame is joined by zeros
+NO_SOURCE = -1  # in `latent_source`: zeros are concatenated to the frame
 
 
 class Inputs(NamedTuple):
@@ -46,10 +46,10 @@ class Inputs(NamedTuple):
         text: Embedding of the prompt.
         null_text: Embedding of the negative or null prompt; None if no text is dropped.
         picture: Image tower's tokens of the condition picture.
-        null_picture: Image tower's tokens of the zero picture, mid grey; None if no picture is dropped.
-        image_latents: Scaled latent that joins each frame on channels. Never dropped.
+        null_picture: Image tower's tokens of the zero picture, which is mid grey; None if no picture is dropped.
+        image_latents: Scaled latent that is concatenated to each frame's channels; never dropped.
         frame_rate: Frames per second, or frame stride in the 256 model.
-        boxes: Boxes, xyxy in 0..1; None in models without gates, as are the next two.
+        boxes: Boxes, xyxy in 0..1; None in models without gates, like ``mask`` and ``labels``.
         mask: Mask, 1 where an object is present, else 0.
         labels: Embedding of each object's label, for each frame if labels change.
     """
@@ -66,7 +66,7 @@ class Inputs(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Tokens and latents that the UNet reads beside the noisy latents.
+    """Inputs of the UNet besides the noisy latents: tokens and latents.
 
     Attributes:
         text: Text tokens.
@@ -92,7 +92,7 @@ class Context(NamedTuple):
 
 
 class DynamiCrafterNetworks(LatentVideoModel):
-    """The model as training and the sampling loop call it; `DynamiCrafterModel` adds requests."""
+    """The model's interface for training and the sampling loop; `DynamiCrafterModel` adds requests."""
 
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = ""
@@ -130,7 +130,7 @@ class DynamiCrafterNetworks(LatentVideoModel):
         )
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Returns features as the base does; in training the picture is frame ``condition_frame`` [b] of the video."""
+        """Returns features as the base class does; in training, the picture is video frame ``condition_frame`` [b]."""
         if "video" in raw and not {"picture", "picture_tokens"} & set(raw):
             b, f = raw["video"].shape[:2]
             frame = raw.get("condition_frame")
@@ -139,12 +139,13 @@ class DynamiCrafterNetworks(LatentVideoModel):
         return super().features(params, raw, key)
 
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """Returns text, tokens of the picture, the latent that joins each frame, and boxes.
+        """Returns text, tokens of the picture, the latent concatenated to each frame, and boxes.
 
         Args:
-            features: Features by name. ``latent_source`` [b, f] is the index of the frame of ``latents`` that joins
-                each frame, -1 for zeros. Without it, ``condition_frame`` [b] joins every frame, or both ends join
-                themselves in a model that interpolates. Without ``frame_rate``, the model's own is taken.
+            features: Features by name. ``latent_source`` [b, f] is, for each frame, the index of the frame of
+                ``latents`` that is concatenated to it, -1 for zeros. Without it, frame ``condition_frame`` [b] is
+                concatenated to every frame or, in a model that interpolates, both ends to themselves. ``frame_rate``
+                defaults to the model's own.
             key: Random key that draws a missing ``condition_frame``; None for the first frame.
         """
         latents = features["latents"].astype(jnp.float32)

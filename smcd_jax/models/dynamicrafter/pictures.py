@@ -19,8 +19,8 @@ def fit_picture(picture: UInt8[np.ndarray, "y x 3"], *, height: int, width: int,
     """Returns the picture at ``height`` x ``width`` pixels.
 
     - "crop" scales it until it covers the video and cuts off the rest at both ends.
-    - "pad" scales its shorter side to the shorter side of the video, as the published scripts do; what is too long is
-      cut off, and what is too short is filled with black bars.
+    - "pad" scales its shorter side to the shorter side of the video, as the published scripts do, then cuts off or pads
+      the other side with black bars.
     - "gui" is the same in floating point with grey bars, as the published web page does.
     - "stretch" changes the aspect ratio.
     """

@@ -1,4 +1,4 @@
-"""Pictures as the image tower reads them: blurred (kornia's antialias), resized by bicubic interpolation, normalised.
+"""Preprocessing for the image tower: blur (kornia's antialias), bicubic resizing and normalisation.
 
 Both the blur and the resize are linear along each axis, so together they are one matrix per axis, made in float64.
 """
@@ -36,7 +36,7 @@ def preprocess(pictures: Float[Array, "b h w 3"], size: int) -> Float[Array, "b 
 
 @functools.cache
 def resize_matrix(source: int, target: int) -> Float[np.ndarray, "t s"]:
-    """Returns the matrix of blur and bicubic resize of one axis, with align_corners; only shrinking blurs."""
+    """Returns the matrix of blur and bicubic resize of one axis, with align_corners; it blurs only when shrinking."""
     position = np.arange(target) * (source - 1) / max(target - 1, 1)
     first = np.floor(position).astype(int)
     fraction = position - first

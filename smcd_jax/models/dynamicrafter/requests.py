@@ -21,7 +21,7 @@ LOOP_MODES = ("ends",)  # one picture's latent conditions the first and the last
 
 
 class DynamiCrafterModel(DynamiCrafterNetworks):
-    """Image-to-video model; ``interpolation`` adds loops and in-betweens, gates add box tracks."""
+    """Image-to-video model; ``interpolation`` adds loops and interpolation, gates add box tracks."""
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
         super().__init__(config, policy)
@@ -44,7 +44,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         }
 
     def resolve(self, options: SamplingOptions) -> SamplingOptions:
-        """Resolves options as the base does, and checks the number of frames and the fit of the picture.
+        """Resolves options as the base class does, and checks the number of frames and the fit of the picture.
 
         Raises:
             SMCDError: An option is invalid, or the model cannot use this window or this fit.
@@ -70,7 +70,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         return {**super().null_raw(tokenizer), "null_picture": self._zero_picture(1)}
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> SamplingPlan:
-        """Returns token ids, the pictures, the index of the latent that joins each frame, and boxes.
+        """Returns token ids, the pictures, the index of the latent concatenated to each frame, and boxes.
 
         Raises:
             SMCDError: The model interpolates and the request has neither an end picture nor a loop, or has both; or
@@ -112,7 +112,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
             refuse("num_frames", options.num_frames, f"be {self.config.frames} for a video with a given end")
 
     def _frames(self, request: Request) -> int:
-        """Returns the number of frames to sample; a short video is the beginning of one of the training length."""
+        """Returns the number of frames to sample; a shorter video is the start of one with the training length."""
         frames = request.num_frames
         return frames if request.options.shared_image_tokens else max(frames, self.config.frames)
 
@@ -123,7 +123,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
         return source
 
     def _seen(self, request: Request) -> np.ndarray:
-        """Returns pictures as the image tower reads them; with the fit "gui", the uncropped originals."""
+        """Returns the pictures for the image tower; with the fit "gui", the uncropped originals."""
         pictures = request.originals if request.options.picture_fit == "gui" else request.pictures
         return np.stack([whole_picture(picture, self.config.image_tower.picture_size) for picture in pictures])
 
@@ -142,7 +142,7 @@ class DynamiCrafterModel(DynamiCrafterNetworks):
 
 
 def _held(tracks: BoxTracks | None, frames: int) -> Any:
-    """Returns tracks with as many frames as are sampled; boxes stay at their last position."""
+    """Returns tracks extended to the number of sampled frames; boxes stay at their last position."""
     if tracks is None or tracks.num_frames == frames:
         return tracks
     index = np.minimum(np.arange(frames), tracks.num_frames - 1)

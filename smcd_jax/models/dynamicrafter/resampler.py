@@ -19,7 +19,7 @@ class PerceiverAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b m d"], queries: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
-        """Attends from the queries; no layer has a bias, and image tokens come first among the keys."""
+        """Returns the output of the attention; no layer has a bias, and image tokens come first among the keys."""
         config, policy = self.config, self.policy
         inner = config.heads * config.head_dim
         x, normed = layer_norm(policy, name="norm_image")(x), layer_norm(policy, name="norm_queries")(queries)
@@ -32,7 +32,7 @@ class PerceiverAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Image tokens ``[b, frames * queries, d]``, frame by frame, from the tokens of one picture."""
+    """Maps the tokens of one picture to image tokens ``[b, frames * queries, d]``, frame by frame."""
 
     config: ResamplerConfig
     policy: ComputePolicy
@@ -56,5 +56,5 @@ class Resampler(nn.Module):
         return layer_norm(policy, name="norm_out")(dense(config.output_width, policy, name="proj_out")(z))
 
     def dummy_call(self) -> Float[Array, "1 q d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         return self(jnp.zeros((1, 1, self.config.input_width)))

@@ -17,7 +17,7 @@ RULES: tuple[Rule, ...] = (
     Rule("image attention in", r"unet/.+/cross_attention/image_(key|value)/kernel", ("in", "heads")),
     Rule("image attention scale", r"unet/.+/cross_attention/alpha_image", ()),
     *convolution_rules("unet", "autoencoder"),
-    # Fused keys and values, and heads that do not fill the width: no cut by heads.
+    # Keys and values are fused, and heads do not fill the width, so the layer is not split by heads.
     Rule("resampler attention", r"resampler/attention_[0-9]+/(query|key_value|out)/kernel", ("in", "out")),
     Rule("resampler feed-forward in", r"resampler/dense_in_[0-9]+/kernel", ("in", "hidden")),
     Rule("resampler feed-forward out", r"resampler/dense_out_[0-9]+/kernel", ("hidden", "out")),

@@ -26,14 +26,14 @@ class DualTokens(NamedTuple):
 
 
 class DualContext(NamedTuple):
-    """Keys and values of the same tokens."""
+    """Keys and values of the tokens in `DualTokens`."""
 
     text: KeysValues
     image: KeysValues
 
 
 class DualCrossAttention(MultiHeadAttention):
-    """out(attend(q, text) + g attend(q, image)) with one query for both; g is 1, or 1 + tanh(alpha) where learned."""
+    """out(attend(q, text) + g attend(q, image)) with one query for both; g is 1, or 1 + tanh(alpha) if learned."""
 
     learned_scale: bool = False
 
@@ -51,7 +51,7 @@ class DualCrossAttention(MultiHeadAttention):
         return DualContext(super().keys_values(tokens.text), image)
 
     def __call__(self, x: Float[Array, "b n d"], context: DualContext) -> Float[Array, "b n d"]:
-        """Attends from the pixels of each frame to text and image."""
+        """Returns the pixels of each frame after they attend to text and image."""
         queries = self._heads(self.query(x))
         text, image = self._attend(queries, context.text), self._attend(queries, context.image)
         if self.learned_scale:
@@ -87,7 +87,8 @@ class DynamiCrafterUNet(UNet3D):
         Args:
             text: Output of the text tower.
             image: Output of the resampler. With exactly ``frames`` times ``image_tokens_per_frame`` tokens, each frame
-                attends to its own; with any other number, every frame attends to all, as in the reference.
+                attends to its own tokens; with any other number, every frame attends to all of them, as in the
+                reference.
             frames: Number of frames.
             adapter_tokens: Tokens of the gated adapters; None leaves them out.
         """
@@ -97,7 +98,7 @@ class DynamiCrafterUNet(UNet3D):
         return self.block_contexts(DualTokens(text, image), adapter_tokens)
 
     def dummy_call(self) -> Float[Array, "b f h w d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         config, zeros = self.config, jnp.zeros
         tokens = zeros((1, 1, config.context_dim))
         boxes = None

@@ -61,7 +61,7 @@ class BackgroundPredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FlowPredictorConfig:
-    """The network that composes a field of motion from the motions of regions and background.
+    """The network that composes a motion field from the motions of regions and background.
 
     Attributes:
         regions: Number of regions.
@@ -94,7 +94,7 @@ class FlowPredictorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RendererConfig:
-    """The network that renders a picture from another picture and a field of motion.
+    """The network that renders a picture from another picture and a motion field.
 
     Attributes:
         channels: Channels of the picture.

@@ -18,7 +18,7 @@ from smcd_jax.nn.config import AutoencoderConfig, TextEncoderConfig, VisionEncod
 
 @dataclasses.dataclass(frozen=True)
 class PairMotionConfig:
-    """The hourglass that reads two pictures and returns the field of motion between them.
+    """The hourglass that reads two pictures and returns the motion field between them.
 
     Attributes:
         channels: Channels of one picture.
@@ -75,13 +75,13 @@ class AppearanceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LVMMConfig:
-    """Config of each component, None where the model has none, and sizes of videos and fields.
+    """Config of each component (None if the model lacks it), and sizes of videos and fields.
 
     Attributes:
-        unet: The network that denoises latents of motion.
+        unet: The network that denoises motion latents.
         pair_motion: Hourglass that predicts the field between two pictures; None with ``region_motion``.
         region_motion: Published networks that predict this field from regions; None with ``pair_motion``.
-        renderer: Network that renders a picture through a field.
+        renderer: Network that renders a picture with a motion field.
         motion_vae: Autoencoder of fields: residual displacement in units of ``field_scale``, and 2 c - 1 of the
             confidence c.
         appearance: Projection of the renderer's features; None for a model that reads the picture from tokens only.

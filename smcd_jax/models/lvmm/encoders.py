@@ -31,12 +31,12 @@ class LVMMEncoders(VideoModel):
 
     @property
     def field_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a field."""
+        """Height, width and channels of a motion field."""
         return round(self.config.height * self.config.scale), round(self.config.width * self.config.scale), 3
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the latent of a field."""
+        """Height, width and channels of the latent of a motion field."""
         vae, (height, width, _) = self.config.motion_vae, self.field_shape
         return height // vae.downscale, width // vae.downscale, vae.latent_channels
 

@@ -1,6 +1,6 @@
 """Motion as the lowest frequencies of each pixel over time, the representation that LVMM's published code diffuses.
 
-No model of this package uses it; it serves comparison with that code. A clip rebuilt from these coefficients is
+No model of this package uses it; it is for comparison with that code. A clip rebuilt from these coefficients is
 periodic, so it loops exactly, and motion that is not periodic is distorted.
 """
 
@@ -23,7 +23,7 @@ def to_frequencies(motion: Float[Array, "b f h w c"], bins: int) -> Float[Array,
 
 
 def from_frequencies(coefficients: Float[Array, "b k h w d"], frames: int) -> Float[Array, "b f h w c"]:
-    """Returns the motion that has these lowest bins and no other.
+    """Returns the motion with these lowest bins and zeros in all others.
 
     Args:
         coefficients: Real parts, then imaginary parts, as `to_frequencies` returns them. The imaginary part of bin 0,

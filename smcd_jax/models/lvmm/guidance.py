@@ -31,7 +31,7 @@ def loop_energy(fields: Float[Array, "b f h w c"]) -> Float[Array, " b"]:
 def box_energy(
     displacement: Float[Array, "b f h w 2"], boxes: Float[Array, "b g n 4"], mask: Float[Array, "b g n"]
 ) -> Float[Array, " b"]:
-    """Returns how far the fields are from moving the first box onto each later box, inside the boxes.
+    """Returns how far the fields inside the boxes are from moving the first box onto each later box.
 
     Args:
         displacement: Displacement of frames 1 to f, in units in which the picture spans -1..1.
@@ -58,7 +58,7 @@ def box_energy(
 
 @dataclasses.dataclass(frozen=True)
 class MotionGuidance:
-    """Guidance of the sampled motion, as `VideoModel.x0_transform` returns it.
+    """Guidance of the sampled motion, the result of `VideoModel.x0_transform`.
 
     Attributes:
         decode: Function from parameters, latents and inputs to a `Motion`.

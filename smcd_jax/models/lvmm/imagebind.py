@@ -1,4 +1,4 @@
-"""Tokens of pictures and texts as ImageBind makes them (Girdhar et al. 2023, arXiv 2305.05665).
+"""Tokens of pictures and texts, computed as in ImageBind (Girdhar et al. 2023, arXiv 2305.05665).
 
 ImageBind's weights are licensed for non-commercial use only.
 """

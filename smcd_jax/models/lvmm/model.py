@@ -65,7 +65,7 @@ class LVMMModel(LVMMNetworks):
         return SamplingPlan(raw, shape, notes, shown_frames=_shown_frames(config.frames, options))
 
     def x0_transform(self, options: SamplingOptions) -> ModelX0Transform | None:
-        """Returns the guidance of loops and boxes, or None."""
+        """Returns the guidance towards loops and boxes, or None if neither is requested."""
         loop = options.loop == "guided"
         if not (loop or options.box_guidance_scale):
             return None
@@ -79,7 +79,7 @@ class LVMMModel(LVMMNetworks):
         )
 
     def playback(self, decoded: Motion | None, options: SamplingOptions) -> Motion:
-        """Returns the motion after the playback options: as a loop, scaled, slowed down, or from a file."""
+        """Returns the motion after the playback options: as a loop, scaled, slowed down, or read from a file."""
         if options.motion_from is not None:
             motion = load_motion(options.motion_from)
         elif options.loop == "guided":
@@ -126,7 +126,7 @@ def _unclosed_tracks(boxes: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
 
 
 def _shown_frames(frames: int, options: SamplingOptions) -> tuple[int, ...] | None:
-    """Returns the frame of the tracks that each frame of the video shows; None for one motion from a file."""
+    """Returns the frame of the tracks that each frame of the video shows; None if the motion comes from a file."""
     if options.motion_from is not None:
         return None
     order = Motion(np.arange(1.0, frames).reshape(1, -1, 1, 1, 1).repeat(2, axis=-1), np.ones((1, frames - 1, 1, 1)))

@@ -1,6 +1,6 @@
 """Attention layers of the motion UNet: temporal, spatial, linear spatial and cross-attention, each added to its input.
 
-Queries, keys, values and outputs have no bias, so that tokens of zeros leave the input of cross-attention as it is.
+Queries, keys, values and outputs have no bias, so that zero tokens leave the input of cross-attention unchanged.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class MotionLevel(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Creates the layers in the order of use."""
+        """Creates the layers in the order in which they run."""
         config, policy = self.config, self.policy
         self.residual = [MotionResidualBlock(self.channels, policy) for _ in range(2)]
         self.linear_attention = LinearAttention(config.heads, policy)
@@ -166,7 +166,7 @@ class MotionMiddle(nn.Module):
     policy: ComputePolicy
 
     def setup(self) -> None:
-        """Creates the layers in the order of use."""
+        """Creates the layers in the order in which they run."""
         config, policy = self.config, self.policy
         fused = config.condition == "vector"
         self.residual = [MotionResidualBlock(self.channels, policy) for _ in range(2)]

@@ -31,7 +31,7 @@ BUCKETS = 32  # number of buckets of relative positions, and the distance from w
 
 
 class MotionContext(NamedTuple):
-    """The condition as the network reads it, constant over the denoising steps.
+    """The condition in the form that the network uses, constant over the denoising steps.
 
     Attributes:
         cross: Keys and values of the condition's tokens by name of the block, such as "encoder_1"; empty without
@@ -76,7 +76,7 @@ class MotionUNet(nn.Module):
     def with_null(
         self, condition: Float[Array, "b *n d"], keep: Bool[Array, " b"] | Bool[Array, "b n"]
     ) -> Float[Array, "b *n d"]:
-        """Returns the condition, replaced by zeros or by the learned row where it is dropped.
+        """Returns the condition; where it is dropped, zeros or the learned row replace it.
 
         Args:
             condition: Tokens ``[b, n, d]`` or vectors ``[b, d]``.
@@ -118,8 +118,8 @@ class MotionUNet(nn.Module):
                 Height and width are divisible by ``config.downscale``.
             timesteps: Diffusion time of each example, 0..999; may be fractional.
             context: Result of `context`.
-            focus_present: True for examples whose frames attend to themselves alone in every temporal attention but
-                the first; None for none.
+            focus_present: True for examples whose frames attend only to themselves in every temporal attention except
+                the first; None if there are no such examples.
         """
         embedding = self.time_embedding(timesteps)
         if context.vector is not None:
@@ -147,7 +147,7 @@ class MotionUNet(nn.Module):
         return jnp.concatenate(outputs, axis=-1).astype(jnp.float32)
 
     def dummy_call(self) -> Float[Array, "b f h w d"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         config, zeros = self.config, jnp.zeros
         side = 2 * config.downscale  # reflection padding needs at least two pixels
         condition = zeros((1, 1, config.context_dim) if config.condition == "tokens" else (1, config.context_dim))

@@ -49,12 +49,12 @@ class Inputs(NamedTuple):
     """Conditions of a batch.
 
     Attributes:
-        still: Latent of no motion (z_0).
+        still: Latent of the zero motion field (z_0).
         appearance: Features of the picture from the renderer, pooled to the size of latents; None without them.
         image_token: Token of the picture; None for models without a vision tower.
         text_token: Token of the prompt; None for models without a text tower.
         null_text: Token that replaces dropped prompts; None for zeros.
-        picture: Picture, 0..255, which rendering and guidance read; None in training.
+        picture: Picture, 0..255, for rendering and guidance; None in training.
         boxes: Boxes that guide the motion, xyxy in 0..1; None without tracks.
         mask: 1 where an object is present.
     """
@@ -110,7 +110,7 @@ class LVMMNetworks(LVMMEncoders):
         }
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Returns features as the base does; in training the picture is the first frame of the video."""
+        """Returns features as the base class does; in training the picture is the first frame of the video."""
         if "video" in raw and "picture" not in raw and "latents" not in raw:
             raw = {**raw, "picture": raw["video"][:, 0]}
             if self.config.vision_encoder is not None:
@@ -134,14 +134,14 @@ class LVMMNetworks(LVMMEncoders):
         return shapes
 
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
-        """Returns the latent of no motion, the picture's features, and the tokens."""
+        """Returns the latent of the zero motion field, the picture's features, and the tokens."""
         del key
         names = ("appearance", "image_token", "text_token", "null_text", "boxes", "mask")
         given = {name: features[name] for name in names if name in features}
         if "prompted" in features:
             given["text_token"] = given["text_token"] * features["prompted"][:, None]
         still = features["latents"][:, 0].astype(jnp.float32)
-        if "guided_picture" not in features:  # boxes of training examples do not guide
+        if "guided_picture" not in features:  # boxes of training examples are not for guidance
             given |= dict.fromkeys(("boxes", "mask"))
         return Inputs(still, picture=features.get("guided_picture"), **given)
 
@@ -184,7 +184,7 @@ class LVMMNetworks(LVMMEncoders):
         dropout_key: PRNGKeyArray | None = None,
         temporal: bool = True,
     ) -> Float[Array, "b f h w c"]:
-        """Returns the UNet's output; without temporal layers every frame attends to itself alone."""
+        """Returns the UNet's output; without temporal layers every frame attends only to itself."""
         del dropout_key
         joined = jnp.repeat(context.joined[:, None], x.shape[1], axis=1).astype(x.dtype)
         focus = None if temporal else jnp.ones(len(x), bool)
@@ -201,7 +201,7 @@ class LVMMNetworks(LVMMEncoders):
     def render(
         self, params: Params, decoded: Motion, inputs: Inputs, frames: Int[Array, " k"]
     ) -> Float[Array, "b k H W 3"]:
-        """Renders the picture through the fields of the selected frames."""
+        """Renders the picture with the motion fields of the selected frames."""
         chosen = jax.tree.map(lambda x: x[:, frames].reshape(-1, *x.shape[2:]), decoded)
         source = inputs.picture.astype(jnp.float32) / 255
         levels = self._apply("renderer", params, source, method="levels")
@@ -223,7 +223,7 @@ class LVMMNetworks(LVMMEncoders):
         return jnp.square(127.5 * (last + 1) - video[:, -1].astype(jnp.float32)).mean(axis=(1, 2, 3))
 
     def _train(self, name: str, params: Params, *args: Any, train: bool) -> tuple[Any, Stats]:
-        """Applies a network with BatchNorm, and in training also returns its new running statistics."""
+        """Applies a network with BatchNorm; in training, also returns its new running statistics."""
         if not train:
             return self._apply(name, params, *args), {}
         out, new = self.networks[name].apply({"params": params[name]}, *args, train=True, mutable=[STATISTICS])

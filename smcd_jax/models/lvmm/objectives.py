@@ -43,7 +43,7 @@ def draw_pair(key: PRNGKeyArray, video: UInt8[Array, "b f h w 3"], fields: Float
 
 
 def random_visibility(key: PRNGKeyArray, b: int, side: tuple[int, int]) -> Float[Array, "b y x 1"]:
-    """Returns masks with random cells set to 0, so that the decoder learns to paint; half of the masks are all ones."""
+    """Returns masks with random cells set to 0, so that the decoder learns to fill them; half of them are all ones."""
     cells_key, share_key = jax.random.split(key)
     share = jnp.maximum(jax.random.uniform(share_key, (b, 1, 1, 1), minval=-_HIDDEN_SHARE, maxval=_HIDDEN_SHARE), 0)
     cells = jax.random.uniform(cells_key, (b, _HIDDEN_CELLS, _HIDDEN_CELLS, 1)) >= share
@@ -85,7 +85,7 @@ def autoencoder_loss(
         decoded: Decoded fields.
         fields: Fields: displacement in units of the field scale, and 2 c - 1 of the confidence c.
         mean: Mean of the posterior.
-        log_variance: Its log-variance.
+        log_variance: Log-variance of the posterior.
         kl_weight: Weight of the divergence from a unit Gaussian, summed over the latent.
     """
     error = decoded - fields
@@ -98,7 +98,7 @@ def autoencoder_loss(
 
 
 def no_buckets(loss: Float[Array, " b"]) -> Int[Array, " b"]:
-    """Returns the timestep bucket of examples whose loss has no timestep."""
+    """Returns the timestep bucket of examples whose loss does not depend on a timestep."""
     return jnp.zeros(len(loss), jnp.int32)
 
 

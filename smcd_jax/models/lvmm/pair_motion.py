@@ -19,7 +19,7 @@ from smcd_jax.nn.layers import ComputePolicy, conv, dense
 from smcd_jax.nn.warp import antialiased_downscale, corner_grid
 
 _REACH = 0.25  # displacement for a network output of 1, in units in which the picture spans -1..1
-_VISIBLE = 2.0  # initial logit of the confidence, which is 0.88
+_VISIBLE = 2.0  # initial logit of the confidence, for a confidence of 0.88
 
 
 class PairMotion(nn.Module):
@@ -46,7 +46,7 @@ class PairMotion(nn.Module):
         return Flow(grid, nn.sigmoid(out[..., 2:] + _VISIBLE))
 
     def dummy_call(self) -> Any:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = round(2**self.config.levels / self.config.scale)
         picture = jnp.zeros((1, side, side, self.config.channels))
         return self(picture, picture)
@@ -79,7 +79,7 @@ class RegionMotion(nn.Module):
         return Flow(flow.grid, visible)
 
     def dummy_call(self) -> Any:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         side = round(max(2**self.config.levels, 8) / self.config.scale)
         picture = jnp.zeros((1, side, side, self.config.region_predictor.channels))
         return self(picture, picture)
@@ -97,5 +97,5 @@ class Appearance(nn.Module):
         return dense(self.config.channels, self.policy, name="project")(features.astype(self.policy.compute))
 
     def dummy_call(self) -> Any:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         return self(jnp.zeros((1, 1, 1, self.config.features)))

@@ -41,10 +41,10 @@ class Regions(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A field of motion with its occlusion map.
+    """A motion field with its occlusion map.
 
     Attributes:
-        grid: Position in the source of each pixel, (x, y) in -1..1.
+        grid: Position of each pixel in the source picture, (x, y) in -1..1.
         occlusion: Occlusion map in 0..1, 1 where the source is visible; None for models without it.
     """
 
@@ -88,7 +88,7 @@ class RegionPredictor(nn.Module):
         return Regions(shift, covariance, affine, heatmap.reshape(b, h, w, k))
 
     def dummy_call(self) -> Regions:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         return self(_blank(self.config, self.config.channels))
 
 
@@ -114,7 +114,7 @@ class BackgroundPredictor(nn.Module):
         return rows.at[:, jnp.array(free)].set(entries).reshape(-1, 3, 3)
 
     def dummy_call(self) -> Float[Array, "1 3 3"]:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         image = _blank(self.config, self.config.channels)
         return self(image, image)
 
@@ -139,7 +139,7 @@ class FlowPredictor(nn.Module):
 
         Args:
             source: Source picture, 0..1.
-            source_regions: Its regions.
+            source_regions: Regions of the source picture.
             driving_regions: Regions of the driving picture.
             background: Motion of the background; None for a background that does not move.
             train: Whether BatchNorm uses the statistics of the batch.
@@ -162,7 +162,7 @@ class FlowPredictor(nn.Module):
         return Flow(flow, nn.sigmoid(_wide(conv(1, policy, kernel=7, name="occlusion")(hidden))))
 
     def dummy_call(self) -> Flow:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         one = jnp.broadcast_to(jnp.eye(2), (1, self.config.regions, 2, 2))
         regions = Regions(jnp.zeros(one.shape[:3]), one, one)
         return self(_blank(self.config, self.config.channels), regions, regions)

@@ -33,8 +33,8 @@ class ReconstructionLosses(NamedTuple):
 
     Attributes:
         perceptual: Difference of VGG19's features.
-        equivariance_shift: Distance of the centers of regions from where the warp moves them.
-        equivariance_affine: Difference of their affine maps.
+        equivariance_shift: Distance of the regions' centers from the points to which the warp moves them.
+        equivariance_affine: Difference of the regions' affine maps.
     """
 
     perceptual: Float[Array, " b"]
@@ -47,7 +47,7 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         losses: Losses of each example.
-        flow: Field of motion and occlusion map.
+        flow: Motion field and occlusion map.
         rendered: The rendered frame.
         statistics: New running statistics by component.
     """

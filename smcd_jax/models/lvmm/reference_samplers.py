@@ -104,8 +104,8 @@ def dynamic_threshold(x0: Float[Array, "b ..."], percentile: float = PERCENTILE)
 class DDIMThreshold:
     """The threshold for `reference_ddim_table`, as an ``x0_transform`` that does not change the predicted noise.
 
-    The sampling loop derives the noise from x and x_0. The result is therefore not the clipped x_0 itself, but the one
-    that gives the same next x as the clipped x_0 with the noise kept.
+    The sampling loop derives the noise from x and x_0. The result is therefore not the clipped x_0 itself, but the x_0
+    that leads to the same next x as the clipped one with unchanged noise.
 
     Attributes:
         percentile: Percentile as a fraction, 0..1.

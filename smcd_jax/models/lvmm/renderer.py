@@ -1,4 +1,4 @@
-"""The renderer: warps features of one picture by a field of motion and fills in what the occlusion map hides."""
+"""The renderer: warps features of one picture by a motion field and fills in what the occlusion map hides."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Renderer(nn.Module):
         self.final = conv(config.channels, policy, kernel=7)
 
     def levels(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Levels:
-        """Returns feature maps of a picture in 0..1, from full size to the smallest; LFDM's diffusion reads the last.
+        """Returns feature maps of a picture in 0..1, from full size to the smallest; LFDM's diffusion uses the last.
 
         Height and width must be multiples of 2^levels.
         """
@@ -69,9 +69,9 @@ class Renderer(nn.Module):
 
         Args:
             image: Source picture, 0..1.
-            levels: Its feature maps.
-            flow: Field of motion, of any size.
-            occlusion: Occlusion map of the size of the field, 0..1: 1 takes the warped source, 0 what the network
+            levels: Feature maps of the source picture.
+            flow: Motion field of any size.
+            occlusion: Occlusion map of the size of the field, 0..1: 1 selects the warped source, 0 what the network
                 paints. None for models without occlusion maps.
             train: Whether BatchNorm uses the statistics of the batch.
         """
@@ -101,7 +101,7 @@ class Renderer(nn.Module):
         return self.render(image, self.levels(image, train=train), flow, occlusion, train=train)
 
     def dummy_call(self) -> Rendered:
-        """Uses every parameter once."""
+        """Runs the smallest input, so that initialisation creates every parameter."""
         size = 2**self.config.levels
         return self(jnp.zeros((1, size, size, self.config.channels)), corner_grid(1, 1)[None], jnp.ones((1, 1, 1, 1)))
 
@@ -110,7 +110,7 @@ class Renderer(nn.Module):
         return grid_sample(x, grid, align_corners=self.config.align_corners)
 
     def _blend(self, warped: Array, painted: Array | None, occlusion: Array | None) -> Array:
-        """Returns warped values where the map is 1 and painted ones where it is 0; None stands for zeros."""
+        """Returns warped values where the map is 1 and painted ones where it is 0; None means zeros."""
         if occlusion is None:
             added = painted is not None and self.config.without_occlusion == "add"
             return warped + painted if added else warped

@@ -24,7 +24,7 @@ from smcd_jax.models.tables.schedule_tables import schedule_notes
 from smcd_jax.weights.tensor_files import LazyTensor, find_tensor_file, open_tensors
 
 LICENSE = "that of the source weights (DynamiCrafter: research use, see its repository)"
-CONFIG_FILE = "smcd_jax_config.json"  # written beside model.ckpt by `smcd convert --to_torch`
+CONFIG_FILE = "smcd_jax_config.json"  # written next to model.ckpt by `smcd convert --to_torch`
 DEEPSPEED_PREFIX = 16  # characters before each name in a file that DeepSpeed saved
 Tensors = Mapping[str, LazyTensor]
 
@@ -44,7 +44,7 @@ class DynamiCrafterConversion(FamilyConversion):
         if not parts["unet"] or not parts["resampler"]:
             absent = "unet" if not parts["unet"] else "resampler"
             raise SMCDError(
-                f"{file} is not DynamiCrafter's: it has no names under {PREFIXES[absent]}; for SMCD and ModelScope use "
+                f"{file} is not a DynamiCrafter file (no names under {PREFIXES[absent]}); for SMCD and ModelScope use "
                 "--smcd and --modelscope",
                 argument="dynamicrafter",
                 path=file,
@@ -96,7 +96,7 @@ class DynamiCrafterConversion(FamilyConversion):
         return config, (*notes, *_schedule_notes(config, tables))
 
     def text_files(self, config: ModelConfig) -> dict[str, str]:
-        """Returns the config, for sizes and settings that the arrays do not show."""
+        """Returns the config, for sizes and settings that the arrays do not determine."""
         return {CONFIG_FILE: json.dumps(to_dict(config), indent=2) + "\n"}
 
     def torch_files(self, config: ModelConfig) -> list[TorchFile]:

@@ -12,8 +12,8 @@ from smcd_jax.errors import SMCDError
 from smcd_jax.models.dynamicrafter.config import PRESETS, DynamiCrafterUNetConfig, ResamplerConfig
 from smcd_jax.models.tables.shapes import Tensors, TensorShapes
 
-HEAD_WIDTH = 64  # channels per attention head of the published networks, which cannot be inferred from shapes
-FRAMES = 16  # of the published resampler; its queries are stored for all frames together
+HEAD_WIDTH = 64  # channels per attention head of the published networks; cannot be inferred from shapes
+FRAMES = 16  # frames of the published resampler, which stores the queries of all frames together
 VARIANTS = tuple(name.removeprefix("dynamicrafter_") for name in PRESETS)
 _MIDDLE = "middle_block.1.transformer_blocks.0"
 
@@ -29,7 +29,7 @@ def unet_config(
         head_width: Channels per attention head; 64 by default.
 
     Raises:
-        SMCDError: The tensors are of another network.
+        SMCDError: The tensors belong to another network.
     """
     shapes, heads = TensorShapes(tensors, path=path, network="DynamiCrafter UNet"), head_width or HEAD_WIDTH
     latent, width = shapes["out.2.weight"][0], shapes["time_embed.0.weight"][1]
@@ -88,10 +88,11 @@ def variant(
     """Returns the preset of a file, and notes for the user.
 
     The 256 model has learned image scales, and the stored rescale identifies the 1024 model. The 512 model and that for
-    interpolation have the same names, shapes and tables: there the path of the file decides, unless it is stated.
+    interpolation have the same names, shapes and tables; between them, the path of the file decides, unless the user
+    states one.
 
     Args:
-        unet: Config of its UNet.
+        unet: Config of the file's UNet.
         tables: Stored tables of the noise schedule; pruned files have none.
         path: The file.
         stated: Variant that the user names, such as "512_interp".

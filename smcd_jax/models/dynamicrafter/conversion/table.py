@@ -1,4 +1,4 @@
-"""Names of DynamiCrafter's networks in ``model.ckpt``, by component; gates and position net are of our own layout."""
+"""Conversion tables of DynamiCrafter's ``model.ckpt``, by component; gates and position net have names of our own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
 
 
 def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
-    """Returns the rows of ``model.diffusion_model.``; the 256 file spells ``fps_embedding`` ``framestride_embed``."""
+    """Returns the rows of ``model.diffusion_model.``; the 256 file calls ``fps_embedding`` ``framestride_embed``."""
     rows = embedding_rows("time_embed", "time_embedding") + embedding_rows("fps_embedding", "fps_embedding")
     rows += under("init_attn.0", "encoder_0/temporal", transformer_rows(POINTWISE_1D))
     channels = config.base_channels
@@ -63,7 +63,7 @@ def unet_rows(config: DynamiCrafterUNetConfig) -> list[Row]:
 
 
 def resampler_rows(config: ResamplerConfig) -> list[Row]:
-    """Returns rows of all arrays under ``image_proj_model.``."""
+    """Returns the rows of all arrays under ``image_proj_model.``."""
     rows = array("latents", "latents") + weighted("proj_in", "proj_in", LINEAR)
     rows += weighted("proj_out", "proj_out", LINEAR) + norm("norm_out", "norm_out")
     for layer in range(config.layers):

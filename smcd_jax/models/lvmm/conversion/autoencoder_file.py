@@ -44,7 +44,7 @@ def autoencoder_configs(tensors: Tensors, *, padding: int, path: str | os.PathLi
     with covariance, reverted axis swaps, skips, and sampling without aligned corners.
 
     Args:
-        tensors: Tensors by name, with the dictionary's key and a dot before each.
+        tensors: Tensors by name; each name starts with the dictionary's key and a dot.
         padding: Padding of the convolution to heat maps.
         path: File, for error messages.
 

@@ -64,7 +64,7 @@ def read_unet_file(file: Path) -> UNetFile:
 
 
 def unet_file_rows(config: MotionUNetConfig, prefix: str | None = None) -> list[Row]:
-    """Returns the table of the network with the prefix of its file: LFDM's for a condition vector by default."""
+    """Returns the table of the network with the prefix of its file; LFDM's by default if the condition is a vector."""
     if prefix is None:
         prefix = LFDM_PREFIX if config.condition == "vector" else ""
     return [row._replace(torch=prefix + row.torch) for row in motion_unet_rows(config)]
@@ -73,7 +73,7 @@ def unet_file_rows(config: MotionUNetConfig, prefix: str | None = None) -> list[
 def motion_unet_config(tensors: Tensors, *, path: str | os.PathLike[str]) -> MotionUNetConfig:
     """Returns the config of a motion UNet, from the shapes of its tensors.
 
-    Shapes do not determine the number of groups of the norms and the padding of nearest-neighbour upsampling; they are
+    Shapes do not determine the number of groups of the norms and the padding of nearest-neighbour upsampling, which are
     those of the published networks.
 
     Args:

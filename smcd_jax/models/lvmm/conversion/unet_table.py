@@ -1,4 +1,4 @@
-"""Names of the motion UNet in LVMM's ``UNet3D.pth`` and, under ``denoise_fn.``, in LFDM's files."""
+"""Conversion table of the motion UNet in LVMM's ``UNet3D.pth`` and, under ``denoise_fn.``, in LFDM's files."""
 
 from __future__ import annotations
 
