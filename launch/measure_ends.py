@@ -4,7 +4,7 @@
 
 A loop starts from the first frame of a clip; its last-to-first step is compared with the mean of its other steps, both
 as mean absolute differences of pixels in 0..255. An interpolation gets the first and last frame of a clip, and PSNR
-compares its ends with them.
+compares its ends with them. An interpolation from the first frame to itself shows what a loop hides, its last frame.
 """
 
 from __future__ import annotations
@@ -44,8 +44,14 @@ def main() -> None:
         "output_type": "uint8",
     }
     loops = pipeline(list(clips[:, 0]), captions, loop=True, **options).frames
+    returning = pipeline(list(clips[:, 0]), captions, end_image=list(clips[:, 0]), **options).frames
     between = pipeline(list(clips[:, 0]), captions, end_image=list(clips[:, -1]), **options).frames
-    figures = {"clips": len(clips), **loop_figures(loops), **between_figures(between, clips)}
+    figures = {
+        "clips": len(clips),
+        **loop_figures(loops),
+        **return_figures(returning),
+        **between_figures(between, clips),
+    }
     print(json.dumps(figures, indent=1))
     if args.output:
         write_json(args.output, figures)
@@ -79,6 +85,20 @@ def loop_figures(loops: np.ndarray) -> dict[str, float]:
         "loop_last_to_first": float(closing.mean()),
         "loop_mean_step": float(steps.mean()),
         "loops_closed": int((closing <= steps).sum()),
+    }
+
+
+def return_figures(videos: np.ndarray) -> dict[str, Any]:
+    """Returns every step of interpolations from a picture to itself, and the difference of their ends.
+
+    Args:
+        videos: Interpolations, uint8 [n, f, h, w, 3].
+    """
+    videos = videos.astype(np.float64)
+    steps = np.abs(np.diff(videos, axis=1)).mean(axis=(0, 2, 3, 4))
+    return {
+        "return_steps": [round(float(step), 2) for step in steps],
+        "return_last_to_first": float(np.abs(videos[:, -1] - videos[:, 0]).mean()),
     }
 
 

@@ -54,7 +54,7 @@ def get_config(part: str = "image") -> ConfigDict:
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
     config.optimizer.ema_decay = 0.995
-    config.run.steps = 800
+    config.run.steps = 1500 if part == "boxes" else 800
     config.run.validate_every = 400
     config.run.sample_every = 0
     config.run.save_every = 200
