@@ -84,7 +84,7 @@ def tell_to_stop(files: Files, workdir: Path, steps: int) -> None:
 
 def test_a_run_that_was_killed_and_stopped_equals_an_uninterrupted_run(files, tmp_path):
     straight, workdir, chance = tmp_path / "straight", tmp_path / "run", random.Random(1)
-    uninterrupted = begin(files, straight, STEPS)
+    uninterrupted = begin(files, straight, STEPS, tensorflow=True)
     kill(files, workdir, STEPS, chance=chance, early=False)
     tell_to_stop(files, workdir, STEPS)
     said = log_of(workdir).read_text()

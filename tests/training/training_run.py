@@ -29,6 +29,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
+from data_pipeline import batches as batch_streams
 from data_pipeline.batches import HostBatch
 from smcd_jax.cli import main
 from smcd_jax.files.config_json import to_dict
@@ -242,7 +243,7 @@ def start_training(
         "JAX_COMPILATION_CACHE_DIR": str(files.programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        TOLD: json.dumps({"programs": True, **(told or {})}),
+        TOLD: json.dumps({"programs": True, "tensorflow": False, **(told or {})}),
     }
     command = [sys.executable, "-m", "smcd_jax", *train_arguments(files, workdir, *more)]
     with log.open("ab") as output:
@@ -252,6 +253,7 @@ def start_training(
 def do_as_told(
     *,
     programs: bool = False,
+    tensorflow: bool = True,
     hold_after: int | None = None,
     until: str = "",
     batches: str = "",
@@ -261,6 +263,7 @@ def do_as_told(
 
     Args:
         programs: Whether to call `share_programs`.
+        tensorflow: Whether to load data with TensorFlow, whose import takes seconds, instead of threads.
         hold_after: Number of batches after which the next one is held back until the file ``until`` exists. The run
             then waits between two steps while its background work continues.
         until: File whose existence ends the wait; empty to wait until the process is killed.
@@ -280,6 +283,8 @@ def do_as_told(
 
     if programs:
         share_programs(pytest.MonkeyPatch())
+    if not tensorflow:
+        pytest.MonkeyPatch().setattr(batch_streams, "_has_tensorflow", lambda: False)
     if hold_after is not None or batches:
         change_batches(pytest.MonkeyPatch(), change)
     if full_disk_at:
