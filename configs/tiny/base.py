@@ -1,4 +1,4 @@
-"""Stage 0 of the small model: text to video from scratch, with its text encoder, without boxes and image.
+"""Stage 0 of the small model: text to video and its text encoder, trained from scratch without boxes or a picture.
 
 Two runs: first single frames without temporal layers, then clips, on which only the temporal layers are trained.
 

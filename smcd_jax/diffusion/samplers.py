@@ -229,7 +229,7 @@ def _padded(column: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | None, *, undo_rescale: bool) -> _Levels:
-    """Returns levels of whole timesteps; a step lands ``stride`` lower, or on the next one listed, but not below 0."""
+    """Returns levels at integer timesteps; a step lands ``stride`` lower, or on the next listed one, not below 0."""
     here = timesteps.astype(np.int64)
     landing = np.append(here[1:], 0) if stride is None else np.maximum(here - stride, 0)
     next_scale = schedule.scale[landing]
@@ -245,7 +245,7 @@ def _ddim_levels(schedule: NoiseSchedule, timesteps: np.ndarray, stride: int | N
 def _levels_to_zero_noise(schedule: NoiseSchedule, timesteps: np.ndarray) -> _Levels:
     """Returns the levels of steps that land on the next timestep of the list, and finally on the clean sample.
 
-    Between whole timesteps sigma/alpha is interpolated linearly.
+    Between integer timesteps sigma/alpha is interpolated linearly.
     """
     a = np.maximum(schedule.alphas_cumprod, SMALLEST_ALPHA_CUMPROD)
     ratio = np.interp(timesteps, np.arange(len(a)), np.sqrt((1 - a) / a))

@@ -96,11 +96,11 @@ class NoiseSchedule:
         return scale
 
     def signal(self, t: Int[np.ndarray, " n"]) -> np.ndarray:
-        """Returns the factor of x_0 in x_t at whole timesteps, in float64."""
+        """Returns the coefficient of x_0 in x_t at integer timesteps, in float64."""
         return np.sqrt(self.alphas_cumprod[t]) * self.scale[t]
 
     def noise(self, t: Int[np.ndarray, " n"]) -> np.ndarray:
-        """Returns the factor of eps in x_t at whole timesteps, in float64."""
+        """Returns the coefficient of eps in x_t at integer timesteps, in float64."""
         return np.sqrt(1 - self.alphas_cumprod[t])
 
     def add_noise(

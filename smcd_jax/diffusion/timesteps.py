@@ -28,7 +28,7 @@ def inference_timesteps(
       the reference's list.
     - "trailing": round(T - i T/S) - 1, i = 0..S-1: always starts at T-1, as zero terminal SNR needs (arXiv 2305.08891,
       table 2).
-    - "linspace": S points from T-1 to 0, both included, rounded to whole timesteps.
+    - "linspace": S points from T-1 to 0, both included, rounded to integer timesteps.
     - "reference": clip(1 + arange(0, T, T // S), 0, T-1) reversed, with more than S entries when S does not divide T.
 
     With one step, "leading", "linspace" and "reference" visit only timestep 0 or 1, where a network sees next to no

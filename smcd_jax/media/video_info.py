@@ -9,7 +9,9 @@ from typing import NamedTuple, TypedDict
 
 from smcd_jax.errors import SMCDError
 
-MAX_VIDEO_BYTES = 8 * 2**30  # limit of decoded size; a larger video is probably the wrong file and would fill memory
+MAX_VIDEO_BYTES = (
+    8 * 2**30
+)  # limit on the decoded size; a larger video is probably the wrong file and would fill memory
 
 
 class VideoInfo(TypedDict):

@@ -345,6 +345,6 @@ class VideoModel(abc.ABC):
         """Checks the dropout rates of conditions.
 
         Raises:
-            SMCDError: The model does not have a switch, or a rate is outside 0..1.
+            SMCDError: A condition is unknown to the model, or a rate is outside 0..1.
         """
         checked_rates(self.switches, rates)

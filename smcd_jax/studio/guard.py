@@ -53,8 +53,8 @@ class Access:
 class Guard:
     """ASGI middleware that rejects requests for other hosts, from other sites, or of excessive size.
 
-    A web page of another site can send requests to a server on this machine: under a name that it points to 127.0.0.1
-    (the Host header shows the name), or with a form or script (the Origin header shows the site).
+    A page from another site can reach a server on this machine in two ways: through a domain name that resolves to
+    127.0.0.1 (DNS rebinding, visible in the Host header), or through a form or script (visible in the Origin header).
     """
 
     def __init__(self, app: ASGIApp, access: Access):

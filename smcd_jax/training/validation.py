@@ -48,7 +48,8 @@ class Validation:
         self._config = config = program.config
         self._batches: dict[str, list[dict[str, jax.Array]]] = {}
         self._sampler = None
-        if config.objective == "denoise" and not program.model.field_shape:  # motion needs a picture to render
+        # No samples of motion models: a motion field is visible only when it is applied to a picture.
+        if config.objective == "denoise" and not program.model.field_shape:
             sampler = make_sampler(
                 program.model,
                 null,

@@ -175,7 +175,7 @@ def test_other_files_named_pth_are_refused_in_whole_sentences(tmp_path, content)
     assert "Weights only load failed" not in str(record.value)
 
 
-# --- malicious files, refused within 400 MB --------------------------------------------------------------------------
+# --- malicious files, refused within 400 MB of memory -----------------------------------------------------------------
 
 
 def safetensors(header: dict | bytes, data: bytes, length: int | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Weight files of the feature networks: their names, usual sources, and where they are looked for."""
+"""Weight files of the feature networks: their names, usual sources, and where they are searched for."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _template(sprite: Sprite, size: Float[np.ndarray, " 2"], blur: float) -> Flo
 
 
 def _centers(room: int, length: int) -> Float[np.ndarray, " r"]:
-    """Returns the centre of a template at each place of a correlation; the last places lie before the picture."""
+    """Returns the template's centre at each offset of a circular correlation; the last offsets are negative."""
     starts = np.arange(room)
     return np.where(starts > room - length, starts - room, starts) + length / 2
 

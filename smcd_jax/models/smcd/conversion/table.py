@@ -20,7 +20,7 @@ from smcd_jax.weights.conversion_table import (
 
 
 def unet_rows(config: UNetConfig) -> list[Row]:
-    """Returns the table of the UNet, ``pytorch_model.bin``."""
+    """Returns the conversion table of the UNet, which is stored in ``pytorch_model.bin``."""
     rows = embedding_rows("time_embed", "time_embedding")
     if config.fps_embedding:
         rows += embedding_rows("fps_embedding", "fps_embedding")
