@@ -59,7 +59,7 @@ def batches(sequence: GlobalSequence, state: OrderState, *, size: int, count: in
     return loaded
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(sequences(), SEEDS, st.integers(0, 3), st.integers(1, 3), st.data())
 def test_any_number_of_hosts_loads_the_same_global_sequence(sequence, seed, epoch, quarter, data):
     position = data.draw(st.integers(0, sequence.epoch_length - 1))

@@ -29,6 +29,7 @@ SMALL = I3DConfig(classes=5, stem=(2, 3, 4), stages=(((2, 1, 2, 3, 1, 2),), ((1,
 BATCH_NORM = ("running_mean", "running_var", "weight", "bias")
 
 
+@pytest.mark.slow  # tests/golden/test_golden.py compares the same file
 def test_network_preprocessing_and_distance_are_the_references(shared):
     case = json.loads((shared / "golden" / "cases.json").read_text())["eval/i3d.npz"]
     results = list(i3d(Golden(shared / "golden", "eval/i3d.npz", case)))

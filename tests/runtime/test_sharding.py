@@ -327,7 +327,7 @@ class TestNetwork:
         whole = module.init(jax.random.key(0), method="dummy_call")["params"]["dense_1"]["kernel"]
         np.testing.assert_array_equal(kernel, whole)
 
-    @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+    @pytest.mark.parametrize("sizes", [(8, 1, 1), pytest.param((2, 4, 1), marks=pytest.mark.slow), (2, 2, 2)])
     def test_the_unet_is_the_same_function_on_every_mesh(self, sizes):
         mesh = make_mesh(MeshShape(*sizes))
         with jax.set_mesh(mesh):
