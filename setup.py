@@ -47,6 +47,11 @@ EVAL = ["opencv-contrib-python-headless>=4.10,<6", "scikit-image>=0.25,<1", "jin
 # The page and the HTTP API of `smcd studio`; python-multipart reads uploads.
 STUDIO = ["fastapi>=0.115,<1", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1"]
 
+# Tests that compare with PyTorch run on Python 3.11 and are skipped on others, where pip would install a CUDA build.
+TESTS_WITH_TORCH = [
+    f"{requirement}; python_version < '3.12'" for requirement in (*CONVERT, "diffusers>=0.35,<1", "transformers>=5,<6")
+]
+
 EXTRAS = {
     "cuda": [f"jax[cuda13]{JAX}"],  # NVIDIA driver 580 or newer
     "cuda12": [f"jax[cuda12]{JAX}"],  # older drivers, from 525
@@ -59,7 +64,7 @@ EXTRAS = {
     "beam": [*DATA, "apache-beam>=2.65,<3"],
     "eval": EVAL,
     "test": [
-        *CONVERT,
+        *TESTS_WITH_TORCH,
         *DATA,
         *EVAL,
         *STUDIO,
@@ -69,8 +74,6 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.100,<7",
         "beartype>=0.19,<0.24",
-        "diffusers>=0.35,<1",
-        "transformers>=5,<6",
         "playwright>=1.49,<2",  # the studio in a browser; uses the system's Chromium
         # checks of the job files: YAML is parsed, shell scripts are linted
         "pyyaml>=6,<7",

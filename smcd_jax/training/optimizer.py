@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.gate_names import is_gate
@@ -55,7 +59,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, timed: bool = False) 
         steps: Number of steps of the run.
         timed: Whether the learning rate decays by time, as for runs with ``run.minutes``.
     """
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     adamw = optax.adamw(
         learning_rate(config, steps, timed=timed),
         b1=config.b1,
@@ -69,6 +73,37 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, timed: bool = False) 
     if timed:
         parts.append(decay_by_time(config.end_lr_ratio if config.schedule == "cosine" else 1.0))
     return optax.chain(*parts)
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """Returns optax's transformation of this name, with `global_norm` as the norm."""
+
+    def update(
+        updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del params
+        norm = global_norm(updates)
+        factor = jnp.where(norm < largest, 1.0, largest / norm)
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def global_norm(tree: Any) -> Float[Array, ""]:
+    """Returns the Euclidean norm of all arrays together.
+
+    Vectors and scalars, which every device holds whole, are summed together. On a single device the other arrays are
+    summed over their last axis first, and the rest of all of them together. A GPU then needs one kernel per matrix
+    instead of two, and none per vector.
+    """
+    leaves = [jnp.square(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(tree)]
+    mesh = jax.sharding.get_abstract_mesh()
+    together = mesh.empty or mesh.size == 1
+    rows = [leaf.sum(axis=-1) if together else leaf.sum() for leaf in leaves if leaf.ndim > 1]
+    vectors = [leaf for leaf in leaves if leaf.ndim <= 1]
+    # Without the barrier, XLA sums each part of the concatenation in a kernel of its own.
+    parts = jax.lax.optimization_barrier(jnp.concatenate([part.ravel() for part in (*rows, *vectors)]))
+    return jnp.sqrt(parts.sum())
 
 
 def _gates_of(params: optax.Params) -> optax.Params:

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from smcd_jax.models.video_model import Params, Stats
+from smcd_jax.training.optimizer import global_norm
 from smcd_jax.training.state import NO_FAULT, TrainState, empty_window
 
 
@@ -51,7 +52,7 @@ def updated(
         ema_decay: Decay of the moving average, 0 for no average.
         log_every: Interval of log lines in steps.
     """
-    norm = optax.tree.norm(sums.gradient)
+    norm = global_norm(sums.gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax raises float decays to powers of integer step counts
         updates, optimizer_state = optimizer.update(sums.gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -36,8 +36,7 @@ def covariances(count=200):
 
 def test_principal_axes_are_lapacks_with_signs():
     """Axes and variances equal those of torch's SVD on the CPU, which calls LAPACK, including the signs."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     matrices = covariances()
     axes, variances = jax.jit(principal_axes)(matrices)
     u, s, _ = torch.svd(torch.tensor(matrices.astype(np.float64)))

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from smcd_jax.cli import main
 from smcd_jax.model_folder import ModelFolder
@@ -30,6 +29,8 @@ from smcd_jax.weights.tensor_files import LazyTensor
 from tests.cli.command_errors import failure
 from tests.conftest import SHARED
 from tests.errors import refused
+
+torch = pytest.importorskip("torch")
 
 KEYS = SHARED / "golden_lvmm" / "keys"
 needs_keys = pytest.mark.skipif(not KEYS.is_dir(), reason=f"needs {KEYS}")

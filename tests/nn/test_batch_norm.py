@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+import pytest
 
 from smcd_jax.nn.batch_norm import STATISTICS, BatchNorm, is_statistic, statistics_of, with_statistics
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import flatten
+
+torch = pytest.importorskip("torch")
 
 TOLERANCE = 2e-6  # allows a few float32 rounding errors
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.warp import antialiased_downscale, corner_grid, grid_sample, resize_bilinear
+
+torch = pytest.importorskip("torch")
 
 TOLERANCE = 1e-5  # rounding of float32 pixel coordinates times the slope of a random picture
 

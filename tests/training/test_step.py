@@ -22,7 +22,7 @@ from smcd_jax.nn.gate_names import is_gate
 from smcd_jax.nn.networks import flatten
 from smcd_jax.runtime.sharding import MeshShape, batch_sharding, make_mesh
 from smcd_jax.training.config import OptimizerConfig, RunConfig, TrainConfig
-from smcd_jax.training.optimizer import make_optimizer
+from smcd_jax.training.optimizer import clip_by_global_norm, global_norm, make_optimizer
 from smcd_jax.training.selection import split
 from smcd_jax.training.state import (
     NO_FAULT,
@@ -177,6 +177,36 @@ class TestUpdate:
         assert_close(fast.params["unet"]["a"], plain.params["unet"]["a"])
         moved = [float(state.params["unet"]["gates"]["alpha_ff"]) - 0.3 for state in (plain, fast)]
         assert moved[1] == pytest.approx(3 * moved[0], rel=1e-4)
+
+
+class TestNorm:
+    def gradient(self) -> dict:
+        rng = np.random.default_rng(0)
+        shapes = {"kernel": (16, 24), "conv": (3, 3, 8, 16), "bias": (24,), "gate": ()}
+        return {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()}
+
+    def test_the_norm_is_that_of_optax(self):
+        np.testing.assert_allclose(global_norm(self.gradient()), optax.tree.norm(self.gradient()), rtol=1e-6)
+
+    def test_the_norm_of_split_arrays_is_the_same(self):
+        mesh = make_mesh(MeshShape(fsdp=8))
+        axes = lambda x: (*(None,) * (x.ndim - 1), "fsdp") if x.ndim else ()  # noqa: E731
+        places = jax.tree.map(lambda x: NamedSharding(mesh, P(*axes(x))), self.gradient())
+        with jax.set_mesh(mesh):
+            norm = jax.jit(global_norm)(jax.device_put(self.gradient(), places))
+        np.testing.assert_allclose(norm, optax.tree.norm(self.gradient()), rtol=1e-6)
+
+    def test_vectors_are_summed_together(self):
+        text = jax.jit(global_norm).lower(self.gradient()).as_text()
+        assert text.count("stablehlo.reduce(") == 3  # kernel, convolution, and the rest of all arrays
+
+    @pytest.mark.parametrize("largest", [1.0, 1e3])
+    def test_clipping_is_that_of_optax(self, largest):
+        ours, theirs = (
+            clip.update(self.gradient(), clip.init(self.gradient()))[0]
+            for clip in (clip_by_global_norm(largest), optax.clip_by_global_norm(largest))
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
 class TestMovingAverage:

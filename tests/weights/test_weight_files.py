@@ -24,7 +24,7 @@ def arrays(prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def torch_file(path, content):
-    import torch
+    torch = pytest.importorskip("torch")
 
     def to_torch(value):
         if isinstance(value, dict):
