@@ -1,8 +1,9 @@
-"""Draws the animations in the README: videos of the small model with their boxes, from fixed seeds.
+"""Draws the animations of README and docs: videos of a small model from held-out pictures and fixed seeds.
 
-    python launch/make_strips.py --model tiny --output docs/strips
+    python launch/make_strips.py --model tiny --output docs/strips        # sprites, with their boxes
+    python launch/make_strips.py --model lvmm_tiny --output docs/strips   # loops and slow motion of winds
 
-All clips are held out (split "test" of the sprite world). Each file is one GIF with the target boxes drawn in it.
+Each file is one GIF. All pictures are of split "test" of the model's world.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.sprites import SpriteWorld, WorldConfig
+from data_pipeline.winds import WindConfig, WindWorld
 from smcd_jax import VideoPipeline
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import draw_boxes, write_video
+from smcd_jax.models.lvmm.config import LVMMConfig
 from smcd_jax.tracks import BoxTracks
 
 SIDE = 128  # width and height of a clip in a strip, in pixels
@@ -34,21 +37,53 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     pipe = VideoPipeline.from_pretrained(args.model)
+    if isinstance(pipe.config, LVMMConfig):
+        _winds(pipe, args.output)
+    else:
+        _sprites(pipe, args.output)
+
+
+def _sprites(pipe: VideoPipeline, output: Path) -> None:
     size = {"width": pipe.config.width, "height": pipe.config.height, "frames": pipe.config.frames}
     world = SpriteWorld(WorldConfig(max_objects=1, classes=CLASSES, **size))
     moving, growing, leaving = (_find(world, phrase) for phrase in ("moves to the right", "grows", "leaves"))
 
-    _write(args.output / "held_out.gif", [_clip(pipe, *_inputs(world, index)) for index in (moving, growing, leaving)])
+    _write(output / "held_out.gif", [_clip(pipe, *_inputs(world, index)) for index in (moving, growing, leaving)])
     picture, caption, tracks = _inputs(world, moving)
     moved = [_moved(tracks, step) for step in ((0.5, 0.0), (0.0, 0.5), (-0.5, -0.5))]
-    _write(args.output / "one_picture_three_tracks.gif", [_clip(pipe, picture, None, one) for one in moved])
+    _write(output / "one_picture_three_tracks.gif", [_clip(pipe, picture, None, one) for one in moved])
     scales = (1.0, 2.0, 4.0)
     _write(
-        args.output / "box_guidance_1_2_4.gif",
+        output / "box_guidance_1_2_4.gif",
         [_clip(pipe, picture, caption, tracks, box_guidance_scale=scale) for scale in scales],
     )
     both = SpriteWorld(WorldConfig(min_objects=2, max_objects=2, crossing_share=1.0, classes=CLASSES, **size))
-    _write(args.output / "two_crossing.gif", [_clip(pipe, *_inputs(both, index)) for index in (0, 1, 2)])
+    _write(output / "two_crossing.gif", [_clip(pipe, *_inputs(both, index)) for index in (0, 1, 2)])
+
+
+def _winds(pipe: VideoPipeline, output: Path) -> None:
+    world = WindWorld(WindConfig())
+    clips = [world.render(index, split="test") for index in range(4)]
+    pictures, prompts = [clip.video[0] for clip in clips], [clip.caption for clip in clips]
+    found = pipe(
+        pictures,
+        prompts,
+        loop="guided",
+        slow=3,
+        interpolation="cubic",
+        num_inference_steps=50,
+        seed=0,
+        output_type="uint8",
+    )
+    _write(output / "winds_loop.gif", [_enlarged(frames) for frames in found.frames], fps=12)
+    motion = pipe.sample_motion(pictures[0], prompts[0], num_inference_steps=50, seed=0)
+    played = [motion, motion.scaled(1.5), motion.slow(4, "cubic")]
+    shown = [pipe.render(pictures[0], one)[0] for one in played]
+    longest = max(map(len, shown))
+    _write(
+        output / "winds_strength_and_slow.gif",
+        [_enlarged(np.resize(frames, (longest, *frames.shape[1:]))) for frames in shown],
+    )
 
 
 def _find(world: SpriteWorld, phrase: str) -> int:
@@ -84,15 +119,18 @@ def _clip(
         seed=0,
         output_type="uint8",
     )
-    factor = max(1, SIDE // picture.shape[0])
-    large = output.frames[0].repeat(factor, axis=1).repeat(factor, axis=2)
-    return draw_boxes(large, tracks.boxes, tracks.mask, tracks.labels)
+    return draw_boxes(_enlarged(output.frames[0]), tracks.boxes, tracks.mask, tracks.labels)
 
 
-def _write(path: Path, clips: list[np.ndarray]) -> None:
+def _enlarged(frames: np.ndarray) -> np.ndarray:
+    factor = max(1, SIDE // frames.shape[1])
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _write(path: Path, clips: list[np.ndarray], *, fps: int = 6) -> None:
     gap = np.full((*clips[0].shape[:2], 4, 3), 255, np.uint8)
     row = [part for clip in clips for part in (clip, gap)][:-1]
-    write_video(np.concatenate(row, axis=2), path, fps=6)
+    write_video(np.concatenate(row, axis=2), path, fps=fps)
     if path.stat().st_size > LIMIT_BYTES:
         raise SMCDError(
             f"{path}: must have at most {LIMIT_BYTES} bytes, got {path.stat().st_size}; reduce SIDE",

@@ -9,6 +9,7 @@ Motion errors are in pixels of the picture; PSNR is computed on 8-bit pixels.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -22,15 +23,18 @@ import numpy as np
 from data_pipeline.builders.winds import world_of
 from data_pipeline.records.reader import RecordFolder, read_manifest
 from data_pipeline.transforms import decode_frame
-from data_pipeline.winds import parse_clip_id
+from data_pipeline.winds import parse_clip_id, true_fields
 from smcd_jax.files import write_json
+from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.lvmm.networks import Inputs
 from smcd_jax.motion import Motion
 from smcd_jax.nn.warp import corner_grid, grid_sample, resize_bilinear
 from smcd_jax.pipeline import VideoPipeline
+from smcd_jax.tracks import BoxTracks
 
 MOVING = 0.5  # motion in pixels below which a point counts as still
 BATCH = 8
+SHIFT = 0.08  # distance that boxes are moved, as a share of the width: 5 of 64 pixels
 
 
 def main() -> None:
@@ -49,9 +53,11 @@ def main() -> None:
         return
     clips = list(read_clips(args.records, "test", args.clips, pipe.config))
     figures = {
+        "model": ModelFolder(args.model).digest,
         "clips": len(clips),
         **renderer_figures(pipe, clips),
         **sampled_figures(pipe, args.records, clips, args.steps),
+        **box_figures(pipe, clips, args.steps),
     }
     print(json.dumps(figures, indent=2))
     if args.output:
@@ -59,7 +65,7 @@ def main() -> None:
 
 
 def read_clips(records: Path, split: str, count: int, config: Any) -> Iterator[dict[str, Any]]:
-    """Yields clip id, caption, video [f, H, W, 3] and true fields [f, y, x, 3] of the first clips of a split."""
+    """Yields clip id, caption, video [f, H, W, 3], true fields [f, y, x, 3] and a first box of clips of a split."""
     folder = RecordFolder(records, split)
     for position in range(min(count, len(folder))):
         clip = folder.window(position, 0, config.frames)
@@ -67,7 +73,14 @@ def read_clips(records: Path, split: str, count: int, config: Any) -> Iterator[d
             decode_frame(data, height=config.height, width=config.width, where=clip.clip_id) for data in clip.frames
         ]
         fields = np.asarray(clip.fields, np.float32)
-        yield {"id": clip.clip_id, "caption": clip.caption, "video": np.stack(frames), "fields": fields}
+        yield {
+            "id": clip.clip_id,
+            "caption": clip.caption,
+            "picture": frames[0],
+            "video": np.stack(frames),
+            "fields": fields,
+            "box": clip.boxes[0, 0] if clip.mask[0, 0] else None,
+        }
 
 
 def scales(pipe: VideoPipeline, records: Path, count: int) -> dict[str, float]:
@@ -152,27 +165,9 @@ def renderer_figures(pipe: VideoPipeline, clips: list[dict[str, Any]]) -> dict[s
 
 def sampled_figures(pipe: VideoPipeline, records: Path, clips: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     """Returns seams with and without guidance, diversity over seeds, and the error of slow motion."""
-    pictures, prompts = [clip["video"][0] for clip in clips], [clip["caption"] for clip in clips]
     size = np.array([pipe.config.width - 1, pipe.config.height - 1], np.float32) / 2
-
-    def sample(seed: int, loop: Any) -> tuple[Motion, np.ndarray]:
-        found = [
-            pipe(
-                [pictures[i] for i in rows],
-                [prompts[i] for i in rows],
-                seed=[seed + i for i in rows],
-                loop=loop,
-                num_inference_steps=steps,
-                output_type="latent",
-            ).latents
-            for rows in (range(start, min(start + BATCH, len(clips))) for start in range(0, len(clips), BATCH))
-        ]
-        latents = np.concatenate(found)
-        return pipe.decoded(latents), latents
-
-    free, _ = sample(0, None)
-    other, _ = sample(10_000, None)
-    guided, _ = sample(0, "guided")
+    free, other = (_sampled(pipe, clips, seed, num_inference_steps=steps) for seed in (0, 10_000))
+    guided = _sampled(pipe, clips, 0, num_inference_steps=steps, loop="guided")
     true = np.stack([clip["fields"] for clip in clips])[:, 1:]
     world = Motion(true[..., :2], true[..., 2])
     seams = {name: _seams(motion) for name, motion in (("free", free), ("guided", guided), ("world", world))}
@@ -184,6 +179,8 @@ def sampled_figures(pipe: VideoPipeline, records: Path, clips: list[dict[str, An
         f"mean_step_{name}": round(_mean_step(m, size), 3)
         for name, m in (("free", free), ("guided", guided), ("world", world))
     }
+    for name, motion in (("sampled", free), ("world", world)):
+        figures |= {f"slow_{how}_{name}": error for how, error in _between(motion.from_still(), size).items()}
     moving = np.linalg.norm(true[..., :2] * size, axis=-1).max(axis=1) > MOVING
     figures["diversity_sampled"] = round(_apart(free, other, size, moving), 3)
     figures |= _world_figures(records, clips, pipe.config, size, moving)
@@ -194,12 +191,86 @@ def sampled_figures(pipe: VideoPipeline, records: Path, clips: list[dict[str, An
     return figures
 
 
+def _sampled(
+    pipe: VideoPipeline,
+    clips: list[dict[str, Any]],
+    seed: int,
+    *,
+    tracks: list[BoxTracks] | None = None,
+    **options: Any,
+) -> Motion:
+    """Returns sampled motion of frames 1 to K, before playback options; clip i has the seed ``seed + i``."""
+    found = []
+    for start in range(0, len(clips), BATCH):
+        rows = range(start, min(start + BATCH, len(clips)))
+        pictures, prompts = ([clips[i][name] for i in rows] for name in ("picture", "caption"))
+        seeds = [seed + i for i in rows]
+        given = options if tracks is None else options | {"tracks": [tracks[i] for i in rows]}
+        found.append(pipe(pictures, prompts, seed=seeds, output_type="latent", **given).latents)
+    return pipe.decoded(np.concatenate(found))
+
+
+def _between(motion: Motion, size: np.ndarray) -> dict[str, float]:
+    """Returns the error in pixels of every second frame, interpolated from the others, and of the nearest frame."""
+    keys = dataclasses.replace(
+        motion, displacement=motion.displacement[:, ::2], confidence=np.asarray(motion.confidence)[:, ::2]
+    )
+    odd = motion.displacement[:, 1::2]
+    moved = np.linalg.norm(odd * size, axis=-1) > MOVING
+    found = {how: keys.slow(2, how).displacement[:, 1::2] for how in ("linear", "cubic")}
+    found["nearest"] = keys.displacement[:, :-1]
+    return {
+        how: round(float(np.linalg.norm((fields - odd) * size, axis=-1)[moved].mean()), 3)
+        for how, fields in found.items()
+    }
+
+
+def box_figures(pipe: VideoPipeline, clips: list[dict[str, Any]], steps: int) -> dict[str, float]:
+    """Returns how far the contents of a box follow its track, relative to the track, and the seam with a loop."""
+    clips = [clip for clip in clips if clip["box"] is not None]
+    frames = pipe.config.frames
+    paths = {
+        "away": np.arange(frames) / (frames - 1),
+        # in a loop, frames 1 and K coincide
+        "back": np.append(0, np.sin(np.pi * np.arange(frames - 1) / (frames - 2))),
+    }
+    signs = [1 if clip["box"][[0, 2]].mean() < 0.5 else -1 for clip in clips]  # towards the middle of the picture
+    figures = {}
+    for name, path, options in (
+        ("free", "away", {"box_guidance_scale": 0.0}),
+        ("guided", "away", {}),
+        ("with_loop", "back", {"loop": "guided"}),
+    ):
+        boxes = [
+            clip["box"] + SHIFT * sign * paths[path][:, None] * [1, 0, 1, 0]
+            for clip, sign in zip(clips, signs, strict=True)
+        ]
+        tracks = [BoxTracks(one[:, None], np.ones((frames, 1), bool), ("object",)) for one in boxes]
+        motion = _sampled(pipe, clips, 0, tracks=tracks, num_inference_steps=steps, **options)
+        farthest = int(np.argmax(paths[path]))
+        moved = [
+            _mean_in_box(motion.displacement[row, farthest - 1, ..., 0], one[farthest]) for row, one in enumerate(boxes)
+        ]
+        asked = 2 * SHIFT * paths[path][farthest] * np.array(signs)
+        figures[f"box_followed_{name}"] = round(float(np.mean(-np.array(moved) / asked)), 3)
+        if name == "with_loop":
+            figures["box_seam_with_loop"] = _seams(motion)[0]
+    return figures
+
+
+def _mean_in_box(values: np.ndarray, box: np.ndarray) -> float:
+    """Returns the mean over the points of the grid [y, x] in a box, xyxy in 0..1."""
+    at = [np.linspace(0, 1, side) for side in values.shape]
+    rows, columns = (
+        (line >= low) & (line <= high) for line, low, high in zip(at, box[[1, 0]], box[[3, 2]], strict=True)
+    )
+    return float(values[rows][:, columns].mean())
+
+
 def _world_figures(
     records: Path, clips: list[dict[str, Any]], config: Any, size: np.ndarray, moving: np.ndarray
 ) -> dict[str, float]:
     """Returns the diversity of the true motion (other winds in the same scene), and the error of slow motion by 4."""
-    import dataclasses
-
     world = world_of(read_manifest(records).get("plan", {}).get("options", {}))
     rng = np.random.default_rng(0)
     apart, linear, cubic, steps = [], [], [], []
@@ -213,8 +284,6 @@ def _world_figures(
             period=rng.uniform(world.config.min_period, world.config.max_period),
             phase=rng.uniform(0, 2 * np.pi),
         )
-        from data_pipeline.winds import true_fields
-
         side = clip["fields"].shape[1]
         changed = dataclasses.replace(
             scene, layers=tuple(dataclasses.replace(layer, wind=wind) for layer in scene.layers)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the small motion model from scratch on the world of winds: fields and renderer,
-# autoencoder of fields, cache of latents, and diffusion; then measures it on held-out clips. Takes about an hour on one
-# CPU core. Rerunning the command resumes it. Arguments are passed on to every `smcd train`.
+# autoencoder of fields, cache of latents, and diffusion; then measures it on held-out clips. Takes under two hours on one
+# CPU core, 57 minutes of them for diffusion. Rerunning the command resumes it. Arguments are passed on to every `smcd train`.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -41,7 +41,8 @@ scales+=(--config.model.motion_vae.scaling_factor="$factor")
 [[ -f $runs/motion_vae/model/model.json ]] ||
   "$smcd" export --workdir $runs/motion_vae --output $runs/motion_vae/model --license Apache-2.0 \
     --scaling_factor "$factor"
-"$smcd" prepare --features $runs/motion_vae/model --output $runs/records --splits train,val
+"$smcd" prepare --features $runs/motion_vae/model --output $runs/records --splits train,val \
+  --max_clip_error 300 # the renderer alone exceeds the paper's 50 for most moving clips
 stage diffusion model "${scales[@]}" "$@"
 "$python" launch/motion_measures.py measure $runs/diffusion/model $runs/records $runs/measures.json
 echo "The model is $ROOT/$runs/diffusion/model"

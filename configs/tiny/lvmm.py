@@ -20,6 +20,7 @@ def get_config(stage: str = "diffusion") -> ConfigDict:
     if stage not in STAGES:
         raise SMCDError(f"preset must be one of {', '.join(STAGES)}, got {stage!r}", argument="preset", value=stage)
     config = default_config("lvmm_tiny")
+    config.model.prediction_type = "v_prediction"
     config.name = f"lvmm_tiny_{stage}"
     config.data.records = (f"{RUNS}/records",)
     config.data.frames = config.model.frames
@@ -31,7 +32,7 @@ def get_config(stage: str = "diffusion") -> ConfigDict:
     config.run.save_every = 200
     config.run.max_to_keep = 2
     {"motion": _motion, "motion_vae": _motion_vae, "diffusion": _diffusion}[stage](config)
-    config.run.validate_every = config.run.steps // 4
+    config.run.validate_every = min(config.run.steps // 4, 400)
     return config
 
 
@@ -44,7 +45,7 @@ def _motion(config: ConfigDict) -> None:
     config.loss.field_weight = 20.0
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 50
-    config.run.steps = 1600
+    config.run.steps = 500
 
 
 def _motion_vae(config: ConfigDict) -> None:
@@ -57,7 +58,7 @@ def _motion_vae(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 50
     config.optimizer.ema_decay = 0.99
-    config.run.steps = 1000
+    config.run.steps = 500
 
 
 def _diffusion(config: ConfigDict) -> None:
@@ -71,4 +72,5 @@ def _diffusion(config: ConfigDict) -> None:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.ema_decay = 0.998
-    config.run.steps = 5000
+    config.run.steps = 20_000
+    config.run.minutes = 57.0  # ends the run, here after about STEPS steps, and sets the learning rate

@@ -122,8 +122,8 @@ def write_clip_features(
         if not len(errors):
             raise SMCDError(
                 f"{output}: none of the {len(records)} clips was kept ({dropped} have errors above "
-                f"{encoders.max_error:g}); train the encoders longer, or allow larger errors",
-                argument="max_error",
+                f"{encoders.max_error:g}); train the encoders longer, or pass a larger --max_clip_error",
+                argument="max_clip_error",
                 path=output,
             )
         write_json(output / MANIFEST, manifest | {"complete": True})

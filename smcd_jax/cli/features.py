@@ -18,6 +18,7 @@ from data_pipeline.features.clip_writer import ClipEncoders, ClipReport, write_c
 from data_pipeline.features.encoder_identity import encoder_identity
 from data_pipeline.features.writer import FeatureEncoders, FeatureReport, write_features
 from data_pipeline.records.reader import RecordFolder, read_manifest
+from smcd_jax.errors import SMCDError
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.models.registry import make_model
 from smcd_jax.nn.layers import ComputePolicy
@@ -36,6 +37,7 @@ def prepare_features(
     height: int | None = None,
     width: int | None = None,
     dtype: str | None = None,
+    max_clip_error: float | None = None,
     workers: int = 2,
     max_bad_share: float = 0.01,
     progress: bool = True,
@@ -50,20 +52,29 @@ def prepare_features(
         height: Frame height in pixels; None for that of the model.
         width: Frame width in pixels; None for that of the model.
         dtype: "float32" or "bfloat16"; None for bfloat16 on accelerators and float32 on CPU.
+        max_clip_error: Largest reconstruction error of a clip that is kept, as a mean squared error of pixels in
+            0..255, for models that encode whole clips; None for that of the model.
         workers: Number of threads that decode frames.
         max_bad_share: Largest share of unusable frames, 0..1.
         progress: Whether to show a progress bar.
 
     Raises:
-        SMCDError: The records or the model do not exist, or the cache cannot be written (`write_features`).
+        SMCDError: The records or the model do not exist, the cache cannot be written (`write_features`), or
+            ``max_clip_error`` is given for a model that encodes frames.
     """
     content = read_manifest(records)
     chosen = list(content["splits"]) if splits is None else splits
     folders = [RecordFolder(records, split) for split in chosen]
     if make_model(ModelFolder(model).config).max_clip_error is not None:
-        clips = clip_encoders(ModelFolder(model), dtype=dtype)
+        clips = clip_encoders(ModelFolder(model), dtype=dtype, max_error=max_clip_error)
         target = output or records / "features"
         return [write_clip_features(folder, target / folder.split, clips, progress=progress) for folder in folders]
+    if max_clip_error is not None:
+        raise SMCDError(
+            f"max_clip_error applies to models of motion, which {model} is not; omit it",
+            argument="max_clip_error",
+            value=max_clip_error,
+        )
     encoders = model_encoders(ModelFolder(model), height=height, width=width, dtype=dtype)
     return [
         write_features(
@@ -121,12 +132,14 @@ def model_encoders(
     )
 
 
-def clip_encoders(folder: ModelFolder, *, dtype: str | None = None) -> ClipEncoders:
+def clip_encoders(folder: ModelFolder, *, dtype: str | None = None, max_error: float | None = None) -> ClipEncoders:
     """Returns the frozen encoders of a model that encodes whole clips, on all local devices.
 
     Args:
         folder: Model folder.
         dtype: "float32" or "bfloat16"; None for bfloat16 on accelerators and float32 on CPU.
+        max_error: Largest reconstruction error of a clip that is kept, as a mean squared error of pixels in 0..255;
+            None for that of the model.
     """
     enable_compile_cache()
     config, policy = folder.config, ComputePolicy.for_device(dtype)
@@ -152,7 +165,7 @@ def clip_encoders(folder: ModelFolder, *, dtype: str | None = None) -> ClipEncod
         precision=jnp.dtype(policy.compute).name,
         **{name: getattr(config, name) for name in ("frames", "height", "width")},
         batch=program.batch,
-        max_error=model.max_clip_error,
+        max_error=model.max_clip_error if max_error is None else max_error,
         encode=encode_clips,
     )
 

@@ -90,6 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--height", type=int, metavar="N", help="frame height in pixels; default: the model's")
     features.add_argument("--width", type=int, metavar="N", help="frame width in pixels; default: the model's")
     features.add_argument(
+        "--max_clip_error",
+        type=float,
+        metavar="E",
+        help="for models of motion: drop clips that the model reproduces with a larger mean squared error, in 8-bit "
+        "units; default: the model's",
+    )
+    features.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         help="compute dtype; default: bfloat16 on accelerators, float32 on CPU",
@@ -147,6 +154,7 @@ def _prepare_features(args: argparse.Namespace) -> None:
         height=args.height,
         width=args.width,
         dtype=args.dtype,
+        max_clip_error=args.max_clip_error,
         workers=args.workers,
         max_bad_share=args.max_bad_share,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -98,9 +99,7 @@ def cached(motion, records, tmp_path_factory):
     config = config_of("motion_vae", records, steps=2, init=init)
     train(config, folder / "run")
     model, _ = exported(folder / "run", folder / "model", config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", 1e9)
-        reports = prepare_features(records, model.path, progress=False)
+    reports = prepare_features(records, model.path, max_clip_error=1e9, progress=False)
     return model, reports
 
 
@@ -112,15 +111,15 @@ def test_the_frozen_statistics_survive_a_later_stage(motion, cached):
 def test_the_cache_counts_clips_that_are_reproduced_badly(motion, cached, records, tmp_path):
     assert [(report.kept, report.dropped) for report in cached[1]] == [(6, 0), (2, 0)]
     errors = ClipCache(records / "features" / "train", encoders={}).errors
-    with pytest.MonkeyPatch.context() as patch:
-        bar = float(np.median(errors))
-        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", bar)
-        [report] = prepare_features(records, cached[0].path, output=tmp_path, splits=["train"], progress=False)
-        assert report.kept == (errors <= bar).sum()
-        assert report.dropped == 6 - report.kept
-        patch.setattr("smcd_jax.models.lvmm.networks.LVMMNetworks.max_clip_error", 0.0)
-        with refused(argument="max_error"):
-            prepare_features(records, cached[0].path, output=tmp_path / "none", splits=["train"], progress=False)
+    limit = float(np.median(errors))
+    encode = functools.partial(prepare_features, records, splits=["train"], progress=False)
+    [report] = encode(cached[0].path, output=tmp_path / "half", max_clip_error=limit)
+    assert report.kept == (errors <= limit).sum()
+    assert report.dropped == 6 - report.kept
+    with refused(argument="max_clip_error"):
+        encode(cached[0].path, output=tmp_path / "none", max_clip_error=0.0)
+    with refused(argument="max_clip_error"):
+        encode("tiny", output=tmp_path / "frames", max_clip_error=100.0)
 
 
 def test_diffusion_trains_on_the_cache_and_refuses_one_of_another_model(motion, cached, records, tmp_path):
