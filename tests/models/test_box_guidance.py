@@ -65,7 +65,7 @@ def sampled(boxes: np.ndarray, *, weight: float, loop: bool = False) -> np.ndarr
 
 
 def followed(fields: np.ndarray, boxes: np.ndarray, frame: int) -> float:
-    """Returns how far a frame shows the contents of the box to the right of the first box, over what was asked for."""
+    """Returns the motion to the right in the box of a frame, relative to the shift of its track."""
     center = 2 * boxes[0, frame, 0].reshape(2, 2) - 1
     at = np.linspace(-1, 1, SIDE)
     columns, rows = ((at >= low) & (at <= high) for low, high in center.T)
