@@ -5,10 +5,8 @@ Command   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
 Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
 Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps
 Hardware  a TPU slice v5e:2x4 with --config.mesh.fsdp=8; others in launch/README.md
-Memory    per chip 8.50 of 15.75 GiB on v5e:2x4 at batch 16, 28.85 of 95.74 GiB on v5p:2x2x2 at batch 64, as computed by
-          the TPU compiler (`smcd plan`) with mesh.frozen=sharded and mesh.gather=use; this config's values add 3.5 GiB by
-          arithmetic; not run on a TPU
-Time      0.42 s per step on v5e:2x4, estimated by that compiler (effort -1) with the same two values; not measured
+Memory    per chip 8.13 of 15.75 GiB on v5e:2x4 at batch 16, as computed by the TPU compiler (`smcd plan`); not run on a TPU
+Time      0.37 s per step on v5e:2x4, estimated by that compiler (effort -1); not measured
 """
 
 from ml_collections import ConfigDict
