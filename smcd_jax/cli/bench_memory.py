@@ -17,7 +17,7 @@ needed is that of the largest program. The encoders of text and picture need lit
 
 examples:
   smcd bench memory --preset tiny
-  smcd bench memory --preset dynamicrafter_512 --topology rtx4090:1
+  smcd bench memory --preset dynamicrafter_512 --topology h100:1
   smcd bench memory --preset dynamicrafter_1024 --topology v5e:1x1 --decode_chunk_size 1"""
 
 

@@ -24,10 +24,9 @@ _AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}  # number of axes of a slice's s
 _USABLE_GIBIBYTES = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 
 # GPU descriptions for the compiler, as XLA prints them for an installed card (``GpuTargetConfigProto`` in text form).
-# For the H200, memory and bandwidth come from its data sheet and from a card; the rest is that of the H100. The RTX
-# 4090, a card of 24 GB, has the figures of its data sheet and of compute capability 8.9.
+# For the H200, memory and bandwidth come from its data sheet and from a card; the rest is that of the H100.
 _TARGETS = Path(__file__).parent / "gpu_targets"
-_GPUS = ("h100", "h200", "rtx4090")
+_GPUS = ("h100", "h200")
 GPU_SHARE = 0.75  # share of a GPU's memory that JAX takes by default, and that a running program can use
 
 # Keeps libtpu from looking for a local TPU and for other processes that use it.
