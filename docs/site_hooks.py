@@ -17,6 +17,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "launch/README.md": "launch.md",
     "smcd_jax/assets/models/tiny/README.md": "model_card.md",
+    "smcd_jax/assets/models/lvmm_tiny/README.md": "model_card_lvmm_tiny.md",
 }
 _LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)")
 

@@ -19,8 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-CARD = ROOT / "smcd_jax" / "assets" / "models" / "tiny" / "README.md"
-DOCUMENTS = (ROOT / "README.md", CARD, ROOT / "docs" / "ablation.md")
+CARD, MOTION_CARD = (ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("tiny", "lvmm_tiny"))
+DOCUMENTS = (ROOT / "README.md", CARD, MOTION_CARD, ROOT / "docs" / "ablation.md", ROOT / "docs" / "lvmm.md")
 _BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Evaluations = Mapping[str, Any]
@@ -50,6 +50,68 @@ RUN_METRICS = {
     "displacement-sprite-detector-1": "displacement",
     "psnr-first": "first frame, dB",
 }
+# Quantity, value and reference of each row; braces hold the names of `launch/motion_measures.py`.
+WINDS = (
+    (
+        "motion error at moving points, from two frames, pixels",
+        "{motion_predicted:.2f}",
+        "{motion_none:.2f} for no motion",
+    ),
+    ("the same after the autoencoder of fields", "{motion_decoded:.2f}", ""),
+    (
+        "PSNR of later frames through predicted fields, dB",
+        "{psnr_predicted:.1f}",
+        "{psnr_copy:.1f} for copying the picture",
+    ),
+    ("PSNR after the autoencoder, dB", "{psnr_decoded:.1f}", "{psnr_true:.1f} through true fields"),
+    (
+        "mean step of sampled motion, pixels",
+        "{mean_step_free:.2f}; {mean_step_guided:.2f} in a guided loop",
+        "{mean_step_world:.2f} in the world",
+    ),
+    (
+        "length of sampled motion where the world moves, pixels",
+        "{motion_where_world_moves:.2f}",
+        "{true_motion_where_world_moves:.2f} in the world",
+    ),
+    ("the same where the world is still", "{motion_where_world_is_still:.2f}", "0"),
+    (
+        "diversity: distance between two seeds where the world moves, pixels",
+        "{diversity_sampled:.2f}",
+        "{diversity_world:.2f} for two winds of the world",
+    ),
+    (
+        "position seam of a guided loop, relative to the mean step",
+        "{seam_guided:.2f}",
+        "{seam_free:.2f} without guidance",
+    ),
+    (
+        "velocity seam of a guided loop",
+        "{velocity_seam_guided:.2f}",
+        "{velocity_seam_free:.2f} without guidance, {velocity_seam_pingpong:.2f} for ping-pong",
+    ),
+    (
+        "slow motion by 4 of true fields, error of frames in between, pixels",
+        "{slow_error_linear:.3f} linear, {slow_error_cubic:.3f} cubic",
+        "{slow_error_nearest_frame:.3f} for the nearest frame",
+    ),
+    (
+        "sampled motion: every second frame interpolated from the others, error in pixels",
+        "{slow_linear_sampled:.2f} linear, {slow_cubic_sampled:.2f} cubic",
+        "{slow_nearest_sampled:.2f} for the nearest frame",
+    ),
+    (
+        "true motion: the same",
+        "{slow_linear_world:.2f} linear, {slow_cubic_world:.2f} cubic",
+        "{slow_nearest_world:.2f} for the nearest frame",
+    ),
+    (
+        "motion in a box relative to its track, at the farthest frame",
+        "{box_followed_guided:.2f} guided",
+        "{box_followed_free:.2f} without guidance, 1 is exact",
+    ),
+    ("the same with a guided loop", "{box_followed_with_loop:.2f}", "position seam {box_seam_with_loop:.2f}"),
+)
 VARIANTS = {
     "object": "object gates alone (no picture)",
     "image": "image gates alone (no boxes)",
@@ -88,7 +150,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def table(name: str) -> str:
     """Returns a table of the docs as Markdown, from the JSON in docs/figures."""
-    file = "ablation" if name == "ablation" else "tiny"
+    file = {"ablation": "ablation", "winds": "lvmm_tiny"}.get(name, "tiny")
     return TABLES[name](json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8")))
 
 
@@ -155,6 +217,12 @@ def _ablation_table(evaluations: Evaluations) -> str:
     return _markdown(["variant", *VARIANT_METRICS], rows)
 
 
+def _winds_table(measures: Mapping[str, Any]) -> str:
+    """One row per quantity of the motion model."""
+    rows = [[label, value.format(**measures), reference.format(**measures)] for label, value, reference in WINDS]
+    return _markdown(["{clips} held-out clips, {steps} steps".format(**measures), "lvmm_tiny", "reference"], rows)
+
+
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -179,6 +247,7 @@ TABLES: Mapping[str, Callable[[Evaluations], str]] = {
     "runs": _runs_table,
     "limits": _limits_table,
     "ablation": _ablation_table,
+    "winds": _winds_table,
 }
 
 if __name__ == "__main__":

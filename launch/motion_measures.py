@@ -55,6 +55,7 @@ def main() -> None:
     figures = {
         "model": ModelFolder(args.model).digest,
         "clips": len(clips),
+        "steps": args.steps,
         **renderer_figures(pipe, clips),
         **sampled_figures(pipe, args.records, clips, args.steps),
         **box_figures(pipe, clips, args.steps),
