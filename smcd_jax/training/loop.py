@@ -95,7 +95,6 @@ def train(
         saved = config_to_dict(config) | {"base_sha256": base.digest if base else ""}
         checkpoints = Checkpoints(folder.checkpoints, max_to_keep=run.max_to_keep, keep_every=run.keep_every or None)
         closing.push(_closes(checkpoints))
-        # Before compiling, so that a config that does not match the checkpoint is refused at once.
         begun = None if compile_only else _begin(program, checkpoints, data, saved, say)
         if begun is None:
             _compiled(program, say)
@@ -132,9 +131,7 @@ def train(
             with rates.paused():
                 if _due(done, run.save_every) or last:
                     _stop_at_fault(program, state, done)
-                    where = {"order": batch.state.to_dict(), "clips": data.fingerprint}
-                    params, rest = _parts(state)
-                    checkpoints.save(done, params=params, train=rest, data=where, config=saved, wait=last)
+                    _save(checkpoints, state, done, order=batch.state, data=data, config=saved, wait=last)
                 if _due(done, run.validate_every) and reason is None:
                     _report_validation(validation.loss(state, frozen), done, of_all, writer, say)
                 if _due(done, run.sample_every) and run.samples and reason is None:
@@ -149,7 +146,10 @@ def train(
 def _begin(
     program: TrainProgram, checkpoints: Checkpoints, data: TrainingData, saved: dict[str, Any], say: Say
 ) -> tuple[TrainState, OrderState, int]:
-    """Returns the state, the data position and the number of completed steps, from the newest checkpoint if any."""
+    """Returns the state, the data position and the number of completed steps, from the newest checkpoint if any.
+
+    Called before the step is compiled, so that a config that does not match the checkpoint is refused at once.
+    """
     params, rest = _parts(program.state)
     restored: Restored | None = checkpoints.restore(params=params, train=rest, config=saved, ignore=FREE)
     if restored is None:
@@ -190,6 +190,21 @@ def _parts(state: TrainState) -> tuple[Params, dict[str, Any]]:
     """Returns a state as the two items of a checkpoint."""
     rest = state._asdict()
     return rest.pop("params"), rest
+
+
+def _save(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    step: int,
+    *,
+    order: OrderState,
+    data: TrainingData,
+    config: dict[str, Any],
+    wait: bool,
+) -> None:
+    params, rest = _parts(state)
+    position = {"order": order.to_dict(), "clips": data.fingerprint}
+    checkpoints.save(step, params=params, train=rest, data=position, config=config, wait=wait)
 
 
 def _closes(checkpoints: Checkpoints) -> Callable[..., None]:

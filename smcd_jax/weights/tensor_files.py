@@ -46,8 +46,7 @@ class LazyTensor:
 
     def __init__(self, shape: tuple[int, ...], read: Callable[[], np.ndarray]):
         """Creates a tensor whose values ``read`` returns."""
-        self.shape = tuple(shape)
-        self._read = read
+        self.shape, self._read = tuple(shape), read
 
     def numpy(self) -> np.ndarray:
         """Returns the values; for torch files a view of the mapped file, which copies nothing."""
@@ -85,8 +84,7 @@ def open_tensors(path: Path) -> dict[str, LazyTensor]:
 def open_groups(path: Path, groups: Sequence[str]) -> tuple[dict[str, LazyTensor], list[str]]:
     """Returns the tensors of several dictionaries of one file, and its other keys; raises the errors of `open_tensors`.
 
-    Names have the form KEY.NAME: the key of the dictionary and the name in it. In .safetensors, the stored names have
-    this form.
+    Names have the form KEY.NAME: the key of the dictionary and the name in it. Names in .safetensors have this form.
     """
     check_not_dangling(path)
     if not path.is_file():
@@ -205,9 +203,8 @@ def _parts(path: Path) -> list[Path]:
         files = sorted(set(names.values()))
         for name in files:
             if Path(name).name != name:  # an index must not name files outside its folder
-                raise SMCDError(
-                    f"{path}: names {name!r}, which is outside its folder; download it again", path=path, value=name
-                )
+                message = f"{path}: names {name!r}, which is outside its folder; download it again"
+                raise SMCDError(message, path=path, value=name)
         return [path.with_name(name) for name in files]
     match = _NUMBERED.fullmatch(path.name)
     if match is None:
