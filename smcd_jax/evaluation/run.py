@@ -139,6 +139,6 @@ def measure(
 def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """Returns name and both values of the first setting that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-        return key, before.get(key), now.get(key)
+        values = {key: (before.get(key, "absent"), now.get(key, "absent")) for key in {**before, **now}}
+        return next((key, *pair) for key, pair in values.items() if pair[0] != pair[1])
     return name, before, now

@@ -414,3 +414,11 @@ class TestVBench:
             assert len(video) == FRAMES
             picture = read_picture(tmp_path / "images" / f"{clip.caption}.jpg")
             assert np.abs(picture.astype(int) - clip.real(SIDE, SIDE)[0]).mean() < 4
+
+
+@pytest.mark.parametrize(("before", "now"), [({"eta": None}, {}), ({}, {"eta": None}), ({"eta": 0.0}, {"eta": 1.0})])
+def test_an_evaluation_with_other_settings_is_refused_by_the_option(tmp_path, before, now):
+    start_or_resume(tmp_path, {"options": {"seed": 1, **before}})
+    start_or_resume(tmp_path, {"options": {"seed": 1, **before}})
+    with refused("eta", path=tmp_path):
+        start_or_resume(tmp_path, {"options": {"seed": 1, **now}})

@@ -161,7 +161,9 @@ class TestDescriptions:
         assert warnings[-1]["object"] is None  # warns of five objects, one more than the model accepts
 
     def test_an_example_is_opened_as_if_sent(self, client):
-        assert {"sprite", "rocket", "winds"} == {item["name"] for item in client.get("/api/examples").json()["examples"]}
+        assert {"sprite", "rocket", "winds"} == {
+            item["name"] for item in client.get("/api/examples").json()["examples"]
+        }
         answer = client.post("/api/examples/sprite").json()
         assert answer["tracks"] == TRACKS
         assert client.get(f"/api/pictures/{answer['picture']['id']}").status_code == 200
