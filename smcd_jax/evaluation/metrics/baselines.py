@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.media.cut_and_move import move_boxes
 
 
 def still_first_frame(first_frame: UInt8[np.ndarray, "h w 3"], frames: int) -> UInt8[np.ndarray, "f h w 3"]:
@@ -30,16 +30,13 @@ def slid_crop(
     boxes: Float[np.ndarray, "f n 4"],
     mask: Shaped[np.ndarray, "f n"],
 ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Moves the crop of each object's first box along its boxes, resized to them, later objects on top.
+    """Moves the crop of each object's first box along its boxes over a filled background, as `move_boxes` does.
 
-    The place where an object was in the first frame is filled smoothly from the colours around it, so that the video
-    shows the object once. An object that is absent from the first frame has no crop and never appears. Frame 0 is the
-    first frame unchanged.
+    An object that is absent from the first frame has no crop and never appears. Frame 0 is the first frame unchanged.
 
     Args:
         first_frame: Picture, RGB.
-        boxes: Boxes, xyxy in 0..1 of the picture; parts outside are not drawn. Sides are rounded to whole pixels, at
-            least one.
+        boxes: Boxes, xyxy in 0..1 of the picture; parts outside are not drawn.
         mask: 1 or true where the object is present.
 
     Raises:
@@ -54,55 +51,9 @@ def slid_crop(
             argument="boxes",
             value=boxes.shape,
         )
-    height, width = first_frame.shape[:2]
-    pixels = np.clip(boxes, 0, 1) * [width, height, width, height]
-    items = np.flatnonzero(mask[0]).tolist()
-    crops = {item: Image.fromarray(first_frame).crop(_whole(pixels[0, item])) for item in items}
-    background = first_frame.copy()
-    for item in items:
-        _fill(background, _whole(pixels[0, item]))
-    video = np.repeat(background[None], len(mask), axis=0)
+    video = move_boxes(first_frame, boxes[:, mask[0]], mask[:, mask[0]])
     video[0] = first_frame
-    for frame in range(1, len(mask)):
-        for item in items:
-            if mask[frame, item]:
-                _paste(video[frame], crops[item], _whole(pixels[frame, item]))
     return video
-
-
-def _whole(box: np.ndarray) -> tuple[int, int, int, int]:
-    """Box in whole pixels, xyxy, with sides of at least one pixel; within the picture if the box is."""
-    low, high = np.floor(box[:2] + 0.5), np.floor(box[2:] + 0.5)
-    low = np.where(high > low, low, np.floor(box[:2]))
-    x1, y1, x2, y2 = np.concatenate([low, np.maximum(high, low + 1)]).astype(int).tolist()
-    return x1, y1, x2, y2
-
-
-def _paste(picture: UInt8[np.ndarray, "h w 3"], crop: Image.Image, box: tuple[int, int, int, int]) -> None:
-    x1, y1, x2, y2 = box
-    region = picture[y1:y2, x1:x2]  # smaller than the box where it reaches beyond the picture
-    resized = np.asarray(crop.resize((x2 - x1, y2 - y1), Image.Resampling.BICUBIC))
-    region[...] = resized[: region.shape[0], : region.shape[1]]
-
-
-def _fill(picture: UInt8[np.ndarray, "h w 3"], box: tuple[int, int, int, int]) -> None:
-    """Fills the box with the pixels along its four sides, weighted by 1 / distance; sides at the border are skipped."""
-    x1, y1, x2, y2 = box
-    height, width = picture.shape[:2]
-    columns, rows = np.arange(x1, x2), np.arange(y1, y2)
-    total, weights = np.zeros((len(rows), len(columns), 3)), np.zeros((len(rows), len(columns), 1))
-    for inside, colors, distance in (
-        (x1 > 0, picture[y1:y2, max(x1 - 1, 0)][:, None], (columns - x1 + 1)[None, :]),
-        (x2 < width, picture[y1:y2, min(x2, width - 1)][:, None], (x2 - columns)[None, :]),
-        (y1 > 0, picture[max(y1 - 1, 0), x1:x2][None], (rows - y1 + 1)[:, None]),
-        (y2 < height, picture[min(y2, height - 1), x1:x2][None], (y2 - rows)[:, None]),
-    ):
-        if inside:
-            weight = 1 / distance[..., None]
-            total += weight * colors
-            weights += weight
-    if weights.any():
-        picture[y1:y2, x1:x2] = np.rint(total / weights).astype(np.uint8)
 
 
 def _check_picture(picture: np.ndarray) -> None:
