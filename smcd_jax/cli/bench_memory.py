@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smcd_jax.cli import console
+from smcd_jax.cli.bench_flags import add_model_flags
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.conversion_flags import PRESETS
 
 _EPILOG = """\
 The programs are compiled and not run, so the device need not be present. Networks are read one at a time, so the memory
@@ -24,11 +24,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench memory`."""
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="tiny", metavar="NAME", help=f"{', '.join(PRESETS)} (default: tiny)"
-    )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
+    add_model_flags(parser)
     parser.add_argument(
         "--guidance_scale", type=float, default=7.5, metavar="S", help="1 disables guidance (default: 7.5)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smcd_jax.cli import console
-from smcd_jax.models.conversion_flags import PRESETS
+from smcd_jax.cli.bench_flags import add_model_flags
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
@@ -26,11 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="tiny", metavar="NAME", help=f"{', '.join(PRESETS)} (default: tiny)"
-    )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on accelerators")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="videos per call (default: 1)")
+    add_model_flags(parser)
     parser.add_argument(
         "--num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
