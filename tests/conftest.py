@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.xla_flags import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# Tests spend most of their time tracing and compiling small programs. These two settings reduce the processor time of
-# tests/models/test_models.py from 162 s to 110 s. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["XLA_FLAGS"] = xla_flags(8)
 gc.set_threshold(100_000, 20, 50)
 
 LONGEST = ("test_processes.py", "test_resume.py", "test_golden.py")

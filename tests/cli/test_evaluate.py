@@ -42,6 +42,7 @@ from tests.evaluation.evaluation_clips import (
     write_videos,
 )
 from tests.evaluation.onnx_tracker import write_red_tracker
+from tests.xla_flags import xla_flags
 
 STEPS = ["--num_inference_steps", "2"]
 # Largest allowed difference between devices, far above any rounding difference; all run the same program.
@@ -182,7 +183,7 @@ class TestSampling:
     def test_kill_9_and_the_same_command_give_the_same_bytes(self, first, model, records, tmp_path):
         output = tmp_path / "x"
         start = [sys.executable, "-m", "smcd_jax", *command(model, records, output, *METRICS, "--quiet")]
-        as_here = os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        as_here = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         process = subprocess.Popen(start, env=as_here)
         try:
             while not list(output.glob("clips/sprites-*/provenance.json")):

@@ -22,6 +22,9 @@ from tests.golden.case_unet import load_unet
 from tests.golden.comparison import Comparison, Golden, channels_first, compare, load_aux, picture, video
 
 LOOP_TOLERANCE = 1e-4  # fifty guided steps amplify float32 rounding; the reference's own error is about 2e-6
+# All branches of the reference's sampler. Every file uses them all, with weight 0 where its guidance needs fewer, so
+# that all files share one program.
+BRANCHES = reference_guidance(guidance_scale=7.5, img_free_guidance=1.5).branches
 
 
 def schedule(golden: Golden) -> Iterator[Comparison]:
@@ -61,7 +64,7 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
         image_latent=picture(arrays["in/first_frame_latent"]),
         hint=picture(arrays["in/first_frame_latent"]),
     )
-    programs = _programs(ModelConfig(**{"unet": config, **configs}), golden.policy, guidance.branches)
+    programs = _programs(ModelConfig(**{"unet": config, **configs}), golden.policy)
     yield compare(
         "image tokens", np.repeat(programs.image_tokens(params, inputs), frames, axis=0), arrays["in/visual_feat"]
     )
@@ -71,7 +74,10 @@ def ddim(golden: Golden) -> Iterator[Comparison]:
     )
     yield compare("times", table.timesteps[: table.num_steps], arrays["out/timesteps"], 0.0)
     context, rows = programs.context(params, inputs), on_device(table)
-    settings = {"weights": jnp.asarray(guidance.weights), "keys": jax.random.split(jax.random.key(0), batch)}
+    weights = dict(zip(guidance.branches, guidance.weights, strict=True))
+    assert weights.keys() <= set(BRANCHES)
+    weights = jnp.asarray([weights.get(branch, 0.0) for branch in BRANCHES])
+    settings = {"weights": weights, "keys": jax.random.split(jax.random.key(0), batch)}
     state, worst_x, worst_x0 = initial_state(noise), 0.0, 0.0
     for index in range(table.num_steps):
         state = programs.step(params, state, context, rows, settings, jnp.int32(index))
@@ -89,17 +95,17 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs(config: ModelConfig, policy: Any, branches: tuple) -> _Programs:
+def _programs(config: ModelConfig, policy: Any) -> _Programs:
     """Returns a model's compiled programs; values that differ between files are arguments, so files share programs."""
     model = SMCDModel(config, policy)
 
     @jax.jit
     def context(params: dict, inputs: Inputs) -> tuple:
-        return model.precompute(params, model.encode(params, branch_inputs(model, inputs, branches)))
+        return model.precompute(params, model.encode(params, branch_inputs(model, inputs, BRANCHES)))
 
     @jax.jit
     def step(params: dict, state: tuple, context: tuple, rows: tuple, settings: dict, start: jax.Array) -> tuple:
-        predict = branch_outputs(model, params, context, len(branches))
+        predict = branch_outputs(model, params, context, len(BRANCHES))
         return sample(predict, state, table=rows, start=start, stop=start + 1, **settings)
 
     return _Programs(jax.jit(lambda params, inputs: model.encode(params, inputs).image), context, step)

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from tests.xla_flags import xla_flags
+
 # Boxes of two objects by keyframe, in pixels of the rocket's photograph (640 x 427).
 ROCKET_BOXES = {0: (300, 125, 345, 405), 3: (300, 90, 345, 370), 7: (300, 10, 345, 290)}
 LAMP_BOXES = {0: (60, 400, 110, 420), 4: (130, 380, 180, 400), 7: (200, 330, 250, 350)}
@@ -41,7 +43,7 @@ def running_studio(output: Path, *flags: str) -> Iterator[str]:
     """Runs `smcd studio` on a free port and yields the address of its page."""
     command = [sys.executable, "-m", "smcd_jax", "studio", "--port", "0", "--no_browser", "--output", str(output)]
     # the tests' simulated devices would slow down the tiny model
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "XLA_FLAGS": xla_flags(), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     ) as run:

@@ -14,6 +14,7 @@ from PIL import Image
 from smcd_jax.media import read_video
 from smcd_jax.tracks import load_tracks
 from tests.studio.studio_page import LAMP_BOXES, ROCKET_BOXES
+from tests.xla_flags import xla_flags
 
 
 def frames_of(url, entry, index=0):
@@ -62,7 +63,7 @@ def test_two_objects_become_a_video_that_the_command_line_repeats(studio, url, o
     download.value.save_as(tracks)
     command = ["animate", "--model", "tiny", "--image", str(rocket / "img.png"), "--tracks", str(tracks)]
     command += ["--num_inference_steps", "3", "--output", str(tmp_path / "again")]
-    env = {**os.environ, "XLA_FLAGS": ""}
+    env = {**os.environ, "XLA_FLAGS": xla_flags()}
     subprocess.run([sys.executable, "-m", "smcd_jax", *command], check=True, env=env, capture_output=True)
     entry = studio.js("studio.player.entry")
     with urllib.request.urlopen(url.rstrip("/") + entry["videos"][0]["mp4"]) as answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -21,13 +22,36 @@ from smcd_jax.training.export import export_model
 from smcd_jax.training.loop import train
 from tests.errors import refused
 from tests.models.test_lvmm import SMALL
+from tests.training.training_run import made_once, of_all_workers, share_programs
 
 STATS = "stats/"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Lets runs of the same stage in this process share their compiled step."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_programs(patch)
+        yield
+
+
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    path = tmp_path_factory.mktemp("winds") / "records"
+def shared_folder(tmp_path_factory):
+    """A folder that all pytest workers share, so that each of the fixtures below trains only once."""
+    folder = of_all_workers(tmp_path_factory.getbasetemp()) / "lvmm_stages"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(shared_folder):
+    with made_once(shared_folder / "winds") as missing:
+        if missing:
+            write_records(shared_folder / "winds" / "records")
+    return shared_folder / "winds" / "records"
+
+
+def write_records(path):
     options = {
         "train_clips": 6,
         "val_clips": 2,
@@ -38,33 +62,35 @@ def records(tmp_path_factory):
         "field_size": 16,
     }
     prepare("winds", None, path, splits=["train", "val"], options=options, runner=Processes(1))
-    return path
 
 
 def config_of(stage: str, records, *, steps: int, **changes) -> TrainConfig:
     config = load_config(f"configs/tiny/lvmm.py:{stage}")
     run = dataclasses.replace(config.run, steps=steps, save_every=2, log_every=1, validate_every=0, tensorboard=False)
     data = dataclasses.replace(config.data, records=(str(records),), frames=5, batch_size=8, threads=1)
-    optimizer = dataclasses.replace(config.optimizer, warmup_steps=1)
+    optimizer = dataclasses.replace(config.optimizer, warmup_steps=1, schedule="constant")
     return dataclasses.replace(config, model=SMALL, run=run, data=data, optimizer=optimizer, **changes)
 
 
+def trained_leaves(workdir):
+    return read_checkpoint(workdir / "checkpoints")[1]
+
+
 def exported(workdir, path, config):
-    leaves = read_checkpoint(workdir / "checkpoints")[1]
-    return export_model(path, config, leaves, note="test"), leaves
+    return export_model(path, config, trained_leaves(workdir), note="test")
 
 
 @pytest.fixture(scope="module")
-def motion(records, tmp_path_factory):
+def motion(records, shared_folder):
     """Returns the folder, config and checkpoint of the motion stage after 4 steps, interrupted after step 2."""
-    folder = tmp_path_factory.mktemp("motion")
+    folder = shared_folder / "motion"
     config = config_of("motion", records, steps=4)
-    first = dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2))
-    for run in (first, config):
-        schedule = dataclasses.replace(run.optimizer, schedule="constant")
-        train(dataclasses.replace(run, optimizer=schedule), folder / "resumed")
-    model, leaves = exported(folder / "resumed", folder / "model", config)
-    return model, config, leaves
+    with made_once(folder) as missing:
+        if missing:
+            for run in (dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), config):
+                train(run, folder / "resumed")
+            exported(folder / "resumed", folder / "model", config)
+    return ModelFolder(folder / "model"), config, trained_leaves(folder / "resumed")
 
 
 def test_statistics_of_batch_norm_move_and_are_exported(motion):
@@ -83,50 +109,51 @@ def test_statistics_of_batch_norm_move_and_are_exported(motion):
 
 def test_resuming_gives_the_same_parameters_and_statistics_bit_for_bit(motion, records, tmp_path):
     _, config, resumed = motion
-    whole = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, schedule="constant"))
-    train(whole, tmp_path / "whole")
-    leaves = read_checkpoint(tmp_path / "whole" / "checkpoints")[1]
+    train(config, tmp_path / "whole")
+    leaves = trained_leaves(tmp_path / "whole")
     assert set(leaves) == set(resumed)
     for name, leaf in leaves.items():
         np.testing.assert_array_equal(leaf, resumed[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
-def cached(motion, records, tmp_path_factory):
-    """Returns the model folder after stage motion_vae and reports on caching its features, with all clips kept."""
-    folder = tmp_path_factory.mktemp("vae")
-    init = dataclasses.replace(load_config("configs/tiny/lvmm.py:motion_vae").init, model=str(motion[0].path))
-    config = config_of("motion_vae", records, steps=2, init=init)
-    train(config, folder / "run")
-    model, _ = exported(folder / "run", folder / "model", config)
-    reports = prepare_features(records, model.path, max_clip_error=1e9, progress=False)
-    return model, reports
+def cached(motion, records, shared_folder):
+    """Returns the model folder after stage motion_vae; the records have its features, with all clips kept."""
+    folder = shared_folder / "vae"
+    with made_once(folder) as missing:
+        if missing:
+            init = dataclasses.replace(load_config("configs/tiny/lvmm.py:motion_vae").init, model=str(motion[0].path))
+            config = config_of("motion_vae", records, steps=2, init=init)
+            train(config, folder / "run")
+            exported(folder / "run", folder / "model", config)
+            reports = prepare_features(records, folder / "model", max_clip_error=1e9, progress=False)
+            assert [(report.kept, report.dropped) for report in reports] == [(6, 0), (2, 0)]
+    return ModelFolder(folder / "model")
 
 
 def test_the_frozen_statistics_survive_a_later_stage(motion, cached):
     for name, leaf in motion[0].leaves("renderer").items():
-        np.testing.assert_array_equal(cached[0].leaves("renderer")[name], leaf)
+        np.testing.assert_array_equal(cached.leaves("renderer")[name], leaf)
 
 
 def test_the_cache_counts_clips_that_are_reproduced_badly(motion, cached, records, tmp_path):
-    assert [(report.kept, report.dropped) for report in cached[1]] == [(6, 0), (2, 0)]
     errors = ClipCache(records / "features" / "train", encoders={}).errors
     limit = float(np.median(errors))
     encode = functools.partial(prepare_features, records, splits=["train"], progress=False)
-    [report] = encode(cached[0].path, output=tmp_path / "half", max_clip_error=limit)
+    [report] = encode(cached.path, output=tmp_path / "half", max_clip_error=limit)
     assert report.kept == (errors <= limit).sum()
     assert report.dropped == 6 - report.kept
     with refused(argument="max_clip_error"):
-        encode(cached[0].path, output=tmp_path / "none", max_clip_error=0.0)
+        encode(cached.path, output=tmp_path / "none", max_clip_error=0.0)
     with refused(argument="max_clip_error"):
         encode("tiny", output=tmp_path / "frames", max_clip_error=100.0)
 
 
 def test_diffusion_trains_on_the_cache_and_refuses_one_of_another_model(motion, cached, records, tmp_path):
-    init = dataclasses.replace(load_config("configs/tiny/lvmm.py:diffusion").init, model=str(cached[0].path))
+    init = dataclasses.replace(load_config("configs/tiny/lvmm.py:diffusion").init, model=str(cached.path))
     config = config_of("diffusion", records, steps=2, init=init)
     assert train(config, tmp_path / "run").step == 2
-    model, _ = exported(tmp_path / "run", tmp_path / "model", config)
+    model = exported(tmp_path / "run", tmp_path / "model", config)
     assert set(ModelFolder(model.path).config.components()) == set(SMALL.components())
     other = dataclasses.replace(config, init=dataclasses.replace(init, model=str(motion[0].path)))
     with refused(argument="encoders"):
@@ -134,13 +161,14 @@ def test_diffusion_trains_on_the_cache_and_refuses_one_of_another_model(motion, 
 
 
 def test_a_changed_bit_in_the_cache_is_found(cached, records, tmp_path):
-    cache = ClipCache(records / "features" / "val", encoders={})
+    features = shutil.copytree(records / "features" / "val", tmp_path / "val")
+    cache = ClipCache(features, encoders={})
     assert cache.read(0, "latents").shape == (5, 4, 4, 4)
-    path = array_path(records / "features" / "val", 0, "latents")
+    path = array_path(features, 0, "latents")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    changed = ClipCache(records / "features" / "val", encoders={})
+    changed = ClipCache(features, encoders={})
     with pytest.raises(Exception, match="checksum"):
         changed.read(1, "latents")
     assert jax.tree.leaves(changed.read(0, "latents"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from smcd_jax.training.signals import ELSEWHERE, EXIT_RESTART, StopRequest
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = """
@@ -48,7 +49,7 @@ jax.distributed.shutdown()
 
 
 def start(program: str, *args: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", program, *args], env=environment, text=True, **pipes)
 

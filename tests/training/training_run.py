@@ -46,6 +46,7 @@ from smcd_jax.training.data import TrainingData
 from smcd_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from smcd_jax.training.state import component_params, components
 from smcd_jax.training.step import TrainProgram
+from tests.xla_flags import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILE = Path(__file__).resolve()
@@ -239,7 +240,7 @@ def start_training(
     """
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     environment |= {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "JAX_COMPILATION_CACHE_DIR": str(files.programs),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
