@@ -8,22 +8,26 @@ Examples:
   smcd plan --config configs/smcd/stage2_scene.py:tiny --topology cpu:8 --batch 8 --no_sampler
   smcd plan --config configs/smcd/stage2_scene.py --topology v5p:2x2x2 --config.mesh.fsdp=8 --list
   smcd plan --config configs/smcd/stage2_scene.py --topology h100:1 --batch 4
+  smcd plan --config configs/smcd/stage2_scene.py --topology v5e:2x4 --search --effort -1
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
 from smcd_jax.cli.parser import CommandParser
 
 if TYPE_CHECKING:
+    from smcd_jax.training.config import TrainConfig
     from smcd_jax.training.plan.compiled import ProgramPlan
     from smcd_jax.training.plan.plan import Planned, Planner
+    from smcd_jax.training.plan.search import Choice
 
 _KINDS = 22  # width of the first column
+_SHOWN = 8  # settings that a search lists
 
 
 _EPILOG = """\
@@ -57,6 +61,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="batch size over all devices; default: that of the config, and the largest that fits",
     )
     parser.add_argument("--no_sampler", action="store_true", help="plan only the training step")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="compare shardings, remat and batch sizes by arithmetic, then compile the best two",
+    )
     parser.add_argument("--list", action="store_true", help="only list every parameter with its sharding")
     parser.add_argument("--again", action="store_true", help="recompile even if a cached result exists")
 
@@ -82,9 +91,47 @@ def run(args: argparse.Namespace) -> None:
             console.result(line)
         return
     progress = Bars() if sys.stderr.isatty() else Lines(console.progress_line)
+    if args.search:
+        settings = {"effort": args.effort, "again": args.again, "progress": progress}
+        _say_search(config, args.topology, args.batch, settings)
+        return
     planner = Planner(config, args.topology, effort=args.effort, again=args.again, progress=progress)
     samples = config.objective == "denoise" and config.run.sample_every > 0 and config.run.samples > 0
     _say_plan(planner, args.batch, sampler=not args.no_sampler and samples)
+
+
+def _say_search(config: TrainConfig, topology: str, batch: int | None, settings: dict[str, Any]) -> None:
+    """Prints the best settings by arithmetic, then what the compiler says about the first ones."""
+    from smcd_jax.training.plan.search import COMPILED, compiled, search, seconds_of
+
+    found = search(config, topology, batch=batch, again=settings["again"])
+    _row(config.name, f"{topology}: {len(found.choices)} of {found.compared} settings fit by arithmetic")
+    _row("setting", f"{'memory':>10}{'arithmetic':>12}{'traffic':>10}{'links':>10}{'clips/s per device':>20}")
+    for choice in found.choices[:_SHOWN]:
+        console.result(_setting(choice))
+        times = "".join(
+            f"{choice.seconds[part]:>{width - 2}.4f} s"
+            for part, width in (("arithmetic", 12), ("memory", 10), ("links", 10))
+        )
+        _row("", f"{_gib(choice.memory_bytes):>10}{times}{choice.clips_per_second:>20.3f}")
+    _row("compiled", f"{'memory':>10}{'sent':>12}{'step':>10}{'clips/s per device':>30}")
+    for choice in found.choices[:COMPILED]:
+        plan = compiled(config, topology, choice, **settings).plan
+        console.result(_setting(choice))
+        if plan.memory is None:
+            _row("", f"{_gib(plan.needed_bytes):>10} does not fit")
+            continue
+        seconds = seconds_of(plan)
+        speed = choice.batch / choice.devices / seconds
+        verdict = "" if plan.fits else " DOES NOT FIT"
+        _row("", f"{_gib(plan.needed_bytes):>10}{_gib(plan.sent_bytes):>12}{seconds:>8.4f} s{speed:>30.3f}{verdict}")
+
+
+def _setting(choice: Choice) -> str:
+    return (
+        f"mesh.fsdp={choice.fsdp} mesh.frozen={choice.frozen} mesh.gather={choice.gather} remat={choice.remat} "
+        f"data.batch_size={choice.batch}"
+    )
 
 
 def _say_plan(planner: Planner, batch: int | None, *, sampler: bool) -> None:

@@ -20,10 +20,11 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
         function: Function that JAX can trace; it is not executed.
         *args: Arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: Jaxpr) -> int:
+def jaxpr_flops(jaxpr: Jaxpr) -> int:
+    """Returns the operations of one evaluation, counted as in `count_flops`."""
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -33,11 +34,12 @@ def _count(jaxpr: Jaxpr) -> int:
             total += _conv_flops(equation)
         else:
             repeats = equation.params.get("length", 1) if name == "scan" else 1
-            total += repeats * sum(_count(inner) for inner in _inner(equation.params))
+            total += repeats * sum(jaxpr_flops(inner) for inner in inner_jaxprs(equation.params))
     return total
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """Yields the jaxprs in the parameters of an equation, such as the body of a loop."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):

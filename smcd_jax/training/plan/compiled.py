@@ -174,7 +174,7 @@ def compile_program(
     if what == "sampler":
         batch = sample_rows(program.config.run.samples, program.mesh)
     function, args = _function(program, what)
-    held = _bytes_on_device((program.state, program.frozen, program.batch))
+    held = bytes_on_device((program.state, program.frozen, program.batch))
     seconds: dict[str, float] = {}
     with jax.set_mesh(program.mesh), _effort(effort):
         with _timed("tracing", what, seconds, progress), gc_paused():
@@ -185,7 +185,7 @@ def compile_program(
             with _timed("compiling", what, seconds, progress):
                 compiled = lowered.compile(compiler_options(topology.platform))
         except jax.errors.JaxRuntimeError as error:
-            resident = max(held - _bytes_on_device(args), 0)
+            resident = max(held - bytes_on_device(args), 0)
             needed = needed_by(str(error)) + resident
             return ProgramPlan(what, batch, setting, needed, resident, seconds=seconds)
     cost, sizes = compiled.cost_analysis() or {}, compiled.memory_analysis()
@@ -276,7 +276,8 @@ def _setting(program: TrainProgram, topology: Topology) -> Setting:
     )
 
 
-def _bytes_on_device(tree: Any) -> int:
+def bytes_on_device(tree: Any) -> int:
+    """Returns the bytes that each device holds of a tree of shapes with shardings."""
     size = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize  # noqa: E731
     return sum(map(size, jax.tree.leaves(tree)))
 
