@@ -16,6 +16,13 @@ DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 LVMM = SHARED / "golden_lvmm" / "cases.json"
 DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
 DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
+# SMCD's slow cases, and what else finds the same mistakes. check.py and the slow run compare them as well.
+SLOW = (
+    "ddim50",  # ten steps of the same program
+    "unet/base.npz",  # unet/base_fps.npz, whose second output is that without a frame rate
+    "unet/vanilla_cross_vision_parallel.npz",  # the gate's transformer block, and the network with another gate
+    "train/stage1_nodrop.npz",  # stage 2, still images of unet/vanilla.npz, and recorded losses
+)
 LEFT_OUT = {"weights", "unet_fullsize", "temporal_transformer_window", "obj_oriented_attention"}
 
 
@@ -25,8 +32,7 @@ def cases():
         return [pytest.param("none", {}, marks=skip)]
     listed = json.loads(CASES.read_text())
     return [
-        # ten steps already test this program; check.py and the slow run also compare fifty steps
-        pytest.param(file, case, id=file, marks=[pytest.mark.slow] if "ddim50" in file else [])
+        pytest.param(file, case, id=file, marks=[pytest.mark.slow] if any(name in file for name in SLOW) else [])
         for file, case in listed.items()
         if case["kind"] not in LEFT_OUT
     ]

@@ -1,4 +1,4 @@
-"""Requests to DynamiCrafter: options, modes, fitting and refusals without weights, and videos of an untrained model."""
+"""Requests to DynamiCrafter: options, modes, fitting and refusals without weights, and videos of random weights."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from smcd_jax.cli import main
-from smcd_jax.conversion.untrained import write_untrained
 from smcd_jax.diffusion.samplers import initial_state
 from smcd_jax.diffusion.sampling import on_device, sample
 from smcd_jax.media import read_video
@@ -25,6 +24,7 @@ from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.tracks import BoxTracks
 from tests.cli.command_errors import failure
 from tests.errors import refused
+from tests.training.training_run import write_stand_in
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -33,6 +33,12 @@ BOXED = dataclasses.replace(
     unet=dataclasses.replace(TINY.unet, gate="object"),
     position_net=PositionNetConfig(label_width=64, token_width=64, hidden_width=64),
     max_objects=4,
+)
+# The network of the sampled videos, whose one level compiles in half the time; no test looks at the frames.
+SMALL = dataclasses.replace(
+    TINY,
+    unet=dataclasses.replace(TINY.unet, channel_mult=(1,), attention_scales=(1.0,)),
+    autoencoder=dataclasses.replace(TINY.autoencoder, base_channels=8, channel_mult=(1, 1, 1)),
 )
 MODELS = {
     "plain": make_model(TINY),
@@ -194,7 +200,9 @@ def test_undoing_the_rescale_restores_the_contrast_at_ten_steps(undo, contrast):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_untrained(tmp_path_factory.mktemp("models") / "plain", TINY).path
+    path = tmp_path_factory.mktemp("models") / "plain"
+    write_stand_in(path, SMALL)
+    return path
 
 
 @pytest.fixture(scope="module")

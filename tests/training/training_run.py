@@ -175,7 +175,7 @@ def made_once(folder: Path) -> Iterator[bool]:
         (folder / "made").touch()
 
 
-def write_stand_in(path: Path, seed: int = 0) -> None:
+def write_stand_in(path: Path, config: Any = MODEL, seed: int = 0) -> None:
     """Writes a model folder to use in place of a trained one: no layer is zero and the gates are open.
 
     The values are random numbers from NumPy, because the networks' own initialisers take half a minute to compile.
@@ -190,9 +190,9 @@ def write_stand_in(path: Path, seed: int = 0) -> None:
 
     leaves = (
         (component, {name: made(name, leaf.shape) for name, leaf in flatten(abstract_params(part)).items()})
-        for component, part in MODEL.components().items()
+        for component, part in config.components().items()
     )
-    write_model_folder(path, MODEL, leaves, origin=Origin("untrained", note="random", license="CC0-1.0"))
+    write_model_folder(path, config, leaves, origin=Origin("untrained", note="random", license="CC0-1.0"))
 
 
 def train_arguments(files: Files, workdir: Path, *more: str, preset: str = "pictures") -> list[str]:
