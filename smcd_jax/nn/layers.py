@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.nn.attention import Implementation
-from smcd_jax.nn.normalization import Reduction, group_normalised, layer_normalised
+from smcd_jax.nn.normalization import STATISTICS, Reduction, group_normalised, layer_normalised
 from smcd_jax.runtime.devices import require_devices
 
 Initializer = Callable[..., Array]  # (key, shape, dtype), as in `flax.linen.initializers`
@@ -167,12 +167,10 @@ class Norm(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params).astype(jnp.float32)
         if self.groups:
-            normalised = group_normalised(x, self.groups, self.epsilon, self.policy.reduction)
-            if self.policy.reduction == "moments":
-                scale, bias = (jnp.broadcast_to(v, x.shape[-1:]).reshape(self.groups, -1) for v in (scale, bias))
+            weights = {"scale": scale, "bias": jnp.broadcast_to(bias, scale.shape)}
+            out = group_normalised(x, self.groups, self.epsilon, self.policy.reduction, **weights)
         else:
-            normalised = layer_normalised(x.astype(jnp.float32), self.epsilon)
-        out = normalised * scale + bias
+            out = layer_normalised(x.astype(jnp.float32), self.epsilon) * scale + bias
         return (nn.silu(out) if self.silu else out).reshape(x.shape)
 
 
@@ -184,6 +182,11 @@ def group_norm(policy: ComputePolicy, *, epsilon: float, silu: bool = False, nam
 def layer_norm(policy: ComputePolicy, *, use_bias: bool = True, name: str | None = None) -> Norm:
     """Returns a LayerNorm over channels."""
     return Norm(policy, 1e-5, use_bias=use_bias, name=name)
+
+
+def recomputed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of a module that stores only the statistics of its norms for the gradient."""
+    return nn.remat(call, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS))
 
 
 class Dropout(nn.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from smcd_jax.nn.config import UNetConfig
 from smcd_jax.nn.joined import COLLECTION, TIME
-from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames
+from smcd_jax.nn.layers import ComputePolicy, TimeEmbedding, conv, group_norm, on_frames, recomputed
 from smcd_jax.nn.transformers import TEXT_ONLY, BlockContext, SpatialParts
 from smcd_jax.nn.unet_blocks import (
     BlockPlan,
@@ -165,7 +165,7 @@ class UNet3D(nn.Module):
     def _run(self, block: nn.Module, x: Array, time: Time, context: BlockContext | None, switches: dict) -> Array:
         """Runs a block and keeps its batch sharded; with ``remat`` its activations are recomputed for gradients."""
         call = lambda module, *args: module(*args, **switches)  # noqa: E731
-        call = nn.remat(call) if self.policy.remat else call
+        call = recomputed(call) if self.policy.remat else call
         return constrain_batch(call(block, x, time, context))
 
     def _attended_blocks(self) -> dict[str, UNetBlock]:

@@ -1,4 +1,4 @@
-"""Parameters gathered once per step, and their gradients scattered once (ZeRO-2 in the forward and backward pass)."""
+"""Parameters cast and gathered once per step, and their gradients scattered once (as in ZeRO-2)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
@@ -13,7 +14,7 @@ from jaxtyping import Array
 def gather(params: Any, *, shards: Any, whole: Any, dtype: Any) -> Any:
     """Returns parameters gathered to other shardings; the gradient has the shardings of the parameters.
 
-    Leaves whose two shardings are equal are returned unchanged. The others are cast to ``dtype`` before they are
+    Vectors and scalars whose two shardings are equal stay as they are. The others are cast to ``dtype`` before they are
     gathered, and gradients are scattered in this dtype.
 
     Args:
@@ -24,7 +25,7 @@ def gather(params: Any, *, shards: Any, whole: Any, dtype: Any) -> Any:
     """
 
     def gathered(x: Array, shard: NamedSharding, target: NamedSharding) -> Array:
-        return x if shard.spec == target.spec else _gather(x, shard, target, dtype)
+        return x if x.ndim < 2 and shard.spec == target.spec else _gather(x, shard, target, dtype)
 
     return jax.tree.map(gathered, params, shards, whole)
 
@@ -40,7 +41,19 @@ def _forward(x: Array, shard: NamedSharding, target: NamedSharding, dtype: Any) 
 
 
 def _backward(shard: NamedSharding, target: NamedSharding, dtype: Any, example: Array, gradient: Array) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(gradient, shard).astype(example.dtype),)
+    return (jax.lax.with_sharding_constraint(_row_major(gradient), shard).astype(example.dtype),)
+
+
+def _row_major(gradient: Array) -> Array:
+    """Returns the gradient in the layout of its parameter on GPUs.
+
+    cuDNN returns gradients of convolutions in another layout. Without the constraint, the compiler brings the parameter
+    and its moments to that layout for the update, and back.
+    """
+    if gradient.ndim < 3:
+        return gradient
+    layout = Layout(major_to_minor=tuple(range(gradient.ndim)))
+    return jax.lax.platform_dependent(gradient, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x)
 
 
 _gather.defvjp(_forward, _backward)

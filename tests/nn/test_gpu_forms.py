@@ -1,5 +1,6 @@
 """Layer variants that only GPUs use, compared with the variants that golden cases check."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 
 from smcd_jax.models.registry import make_model, presets
 from smcd_jax.nn.joined import SELF, TIME, joined_weights, time_layers
-from smcd_jax.nn.layers import ComputePolicy
+from smcd_jax.nn.layers import ComputePolicy, group_norm, recomputed
 from smcd_jax.nn.networks import abstract_params, flatten
 from smcd_jax.nn.normalization import group_normalised
 from smcd_jax.nn.random_params import random_like, random_params
 
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 GPU = ComputePolicy(attention="cudnn", reduction="moments")  # float32 attention falls back to XLA
 
 
@@ -26,7 +28,9 @@ def in_float64(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
 def test_moments_lose_less_than_the_rounding_of_bfloat16_inputs(shape, ratio):
     exact = np.random.default_rng(0).standard_normal(shape) + ratio
     rounded = jnp.asarray(exact, jnp.bfloat16)
-    out = np.asarray(group_normalised(rounded, 8, 1e-5, "moments"), np.float64)
+    # optimized, because unoptimized CPU programs sum one number after the other
+    function = jax.jit(lambda x: group_normalised(x, 8, 1e-5, "moments")).lower(rounded).compile(OPTIMIZED)
+    out = np.asarray(function(rounded), np.float64)
     # relative errors are 2^-24 ratio^2 in the statistics, but 2^-9 ratio in the rounded inputs
     out = out.reshape(shape[0], -1, 8, shape[-1] // 8)
     limit = 2e-6 + 4e-7 * ratio**2
@@ -39,6 +43,42 @@ def test_the_gradient_of_moments_is_that_of_sums(shape):
     loss = lambda x, form: (group_normalised(x, 8, 1e-5, form).reshape(shape) * weight).sum()  # noqa: E731
     moments, sums = (jax.grad(loss)(x, form) for form in ("moments", "sum"))
     np.testing.assert_allclose(moments, sums, atol=2e-6)  # sums of 1000 float32 numbers near 1
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 64), (2, 4, 1, 128, 64), (2, 4, 8, 16, 32)])
+def test_gradients_of_scale_and_bias_are_those_of_sums(shape):
+    x, weight = (jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32) for seed in (0, 1))
+    scale, bias = (jnp.asarray(np.random.default_rng(seed).standard_normal(shape[-1]), jnp.float32) for seed in (2, 3))
+
+    def loss(x, scale, bias, form):
+        out = group_normalised(x, 8, 1e-5, form, scale=scale, bias=bias).reshape(shape)
+        return (jnp.tanh(out) * weight).sum()
+
+    moments, sums = (jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias, form) for form in ("moments", "sum"))
+    for name, got, want in zip(("x", "scale", "bias"), moments, sums, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6 * np.abs(want).max() + 1e-5, err_msg=name)
+
+
+def test_a_recomputed_block_does_not_sum_again_for_its_norms():
+    policy = ComputePolicy(reduction="moments")
+
+    class Block(nn.Module):
+        keep: bool
+
+        @nn.compact
+        def __call__(self, x):
+            call = lambda module, x: module(x)  # noqa: E731
+            run = recomputed(call) if self.keep else nn.remat(call)
+            return run(group_norm(policy, epsilon=1e-5), jnp.sin(x))
+
+    x = jnp.ones((2, 32, 32, 64))
+    params = Block(True).init(jax.random.key(0), x)
+    traces = {
+        keep: str(jax.make_jaxpr(jax.grad(lambda p, keep=keep: Block(keep).apply(p, x).sum()))(params))
+        for keep in (True, False)
+    }
+    sums = {keep: trace.count("reduce_sum") + trace.count("= reduce[") for keep, trace in traces.items()}
+    assert 0 < sums[True] < sums[False]
 
 
 def test_a_guided_step_in_the_forms_for_gpus_equals_the_plain_one():

@@ -24,7 +24,7 @@ from smcd_jax.models.lvmm.motion_blocks import (
 from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
 from smcd_jax.nn.attention import KeysValues
 from smcd_jax.nn.frame_positions import relative_bias
-from smcd_jax.nn.layers import ComputePolicy, conv, on_frames
+from smcd_jax.nn.layers import ComputePolicy, conv, on_frames, recomputed
 from smcd_jax.runtime.sharding import constrain_batch
 
 BUCKETS = 32  # number of buckets of relative positions, and the distance from which all pairs share the last bucket
@@ -164,7 +164,7 @@ class MotionUNet(nn.Module):
     ) -> Float[Array, "b f h w c"]:
         """Runs a block with a sharded batch; with ``remat`` its activations are recomputed for gradients."""
         call = lambda module, *args: module(*args)  # noqa: E731
-        call = nn.remat(call) if self.policy.remat else call
+        call = recomputed(call) if self.policy.remat else call
         return constrain_batch(call(block, x, embedding, context, bias))
 
 
