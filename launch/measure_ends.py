@@ -1,10 +1,11 @@
 """Measures loops and interpolations of a DynamiCrafter interpolation model on held-out clips of records.
 
-    python launch/measure_ends.py MODEL RECORDS --count 32 --output ends.json
+    python launch/measure_ends.py MODEL RECORDS --output ends.json
 
-A loop starts from the first frame of a clip; its last-to-first step is compared with the mean of its other steps, both
-as mean absolute differences of pixels in 0..255. An interpolation gets the first and last frame of a clip, and PSNR
-compares its ends with them. An interpolation from the first frame to itself shows what a loop hides, its last frame.
+Loops start from clips whose object moves and returns, so that their captions describe a motion that a loop can show.
+The last-to-first step of a loop is compared with the mean of its other steps, both as mean absolute differences of
+pixels in 0..255. An interpolation gets the first and last frame of a clip, and PSNR compares its ends with them. An
+interpolation from the first frame to itself shows what a loop hides, its last frame.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("records", type=Path)
     parser.add_argument("--split", default="test")
-    parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--count", type=int, default=64, help="number of clips of the split")
     parser.add_argument("--num_inference_steps", type=int, default=10)
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--output", type=Path)
@@ -40,17 +41,23 @@ def main() -> None:
     options = {
         "num_inference_steps": args.num_inference_steps,
         "guidance_scale": args.guidance_scale,
-        "seed": list(range(len(clips))),
         "output_type": "uint8",
     }
-    loops = pipeline(list(clips[:, 0]), captions, loop=True, **options).frames
-    returning = pipeline(list(clips[:, 0]), captions, end_image=list(clips[:, 0]), **options).frames
-    between = pipeline(list(clips[:, 0]), captions, end_image=list(clips[:, -1]), **options).frames
-    figures = {
-        "clips": len(clips),
+    between = pipeline(
+        list(clips[:, 0]), captions, end_image=list(clips[:, -1]), seed=list(range(len(clips))), **options
+    ).frames
+    figures = {"clips": len(clips), **between_figures(between, clips)}
+    chosen = returning(clips)
+    pictures, captions = list(clips[chosen, 0]), [captions[index] for index in chosen]
+    options["seed"] = chosen
+    loops = pipeline(pictures, captions, loop=True, **options).frames
+    closed = pipeline(pictures, captions, end_image=pictures, **options).frames
+    figures |= {
+        "loops": len(chosen),
+        "real_last_to_first": loop_figures(clips[chosen, :-1])["loop_last_to_first"],
+        "real_mean_step": loop_figures(clips[chosen, :-1])["loop_mean_step"],
         **loop_figures(loops),
-        **return_figures(returning),
-        **between_figures(between, clips),
+        **return_figures(closed),
     }
     print(json.dumps(figures, indent=1))
     if args.output:
@@ -70,6 +77,24 @@ def held_out(config: Any, records: Path, split: str, count: int) -> tuple[np.nda
         captions.append(folder.annotations(index)["caption"].decode())
     folder.close()
     return np.stack(clips), captions
+
+
+def returning(clips: np.ndarray) -> list[int]:
+    """Returns the indices of clips that move and end where they begin.
+
+    Args:
+        clips: Clips, uint8 [n, f, h, w, 3].
+
+    Raises:
+        SystemExit: No clip does.
+    """
+    clips = clips.astype(np.float64)
+    steps = np.abs(np.diff(clips, axis=1)).mean(axis=(1, 2, 3, 4))
+    ends = np.abs(clips[:, -1] - clips[:, 0]).mean(axis=(1, 2, 3))
+    indices = np.flatnonzero(ends < 0.1 * steps).tolist()
+    if not indices:
+        raise SystemExit("no clip ends where it begins; prepare sprites with swing among their motions")
+    return indices
 
 
 def loop_figures(loops: np.ndarray) -> dict[str, float]:

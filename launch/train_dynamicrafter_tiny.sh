@@ -12,8 +12,8 @@ install_package eval
 cd "$ROOT"
 smcd=$VENV/bin/smcd
 runs=runs/dynamicrafter_tiny
-# More closed paths than in the shipped model's world, so that training includes loops.
-motions='[["slide",0.25],["approach",0.05],["recede",0.05],["grow",0.08],["shrink",0.07],["leave",0.05],["bounce",0.1],["circle",0.3],["stay",0.05]]'
+# Unlike the clips of the shipped model's world, many of these end where they begin, so that training includes loops.
+motions='[["slide",0.2],["approach",0.05],["recede",0.05],["grow",0.05],["shrink",0.05],["leave",0.05],["bounce",0.05],["circle",0.05],["swing",0.4],["stay",0.05]]'
 
 "$smcd" prepare sprites --output $runs/records --option train_clips=4000 --option val_clips=32 \
   --option test_clips=64 "${TINY_WORLD[@]}" --option "motions=$motions"

@@ -29,7 +29,7 @@ def get_config(part: str = "image") -> ConfigDict:
     config.name = f"tiny_{part}"
     config.data.records = ("runs/dynamicrafter_tiny/records",)
     config.data.inputs = "video"
-    config.data.batch_size = 8
+    config.data.batch_size = 8 if part == "boxes" else 4
     config.init.model = "tiny"
     config.init.from_scratch = SCRATCH
     config.trainable = ("unet/.*", "resampler/.*")
@@ -48,14 +48,14 @@ def get_config(part: str = "image") -> ConfigDict:
         rates["boxes"] = 0.1
     config.condition_dropout = ConfigDict(rates)
     config.dropout = False
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.learning_rate = 1e-3 if part == "boxes" else 7e-4
     config.optimizer.schedule = "cosine"
     config.optimizer.end_lr_ratio = 0.05
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 1e-3
     config.optimizer.ema_decay = 0.995
-    config.run.steps = 1500 if part == "boxes" else 800
-    config.run.validate_every = 400
+    config.run.steps = 1500 if part == "boxes" else 4000
+    config.run.validate_every = 500
     config.run.sample_every = 0
     config.run.save_every = 200
     return config

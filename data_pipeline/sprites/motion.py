@@ -166,6 +166,13 @@ def _circle(setting: Setting, rng: ClipRng) -> Path:
     return Path(centers, np.full(len(centers), size), "moves in a circle")
 
 
+def _swing(setting: Setting, rng: ClipRng) -> Path:
+    size = setting.size(rng, fit=_FIT)
+    there_and_back = replace(setting, times=0.5 - 0.5 * np.cos(2 * math.pi * setting.times))
+    centers, phrase = _travel(there_and_back, rng, (size, size))
+    return Path(centers, np.full(len(centers), size), f"swings {phrase} and back")
+
+
 def _stay(setting: Setting, rng: ClipRng) -> Path:
     size = setting.size(rng)
     center = _inside(rng, size * setting.reach)
@@ -195,6 +202,7 @@ MOTIONS: dict[str, Motion] = {
     "pass": Motion(_pass, starts_inside=False),
     "bounce": Motion(_bounce),
     "circle": Motion(_circle),
+    "swing": Motion(_swing),
     "stay": Motion(_stay),
 }
 

@@ -437,6 +437,16 @@ class TestMotion:
             overlaps.append(_iou(drawn.boxes[both], start[both])[drawn.mask[0].sum() :])
         assert np.concatenate(overlaps).mean() < 0.3
 
+    def test_a_swing_ends_where_it_begins(self):
+        world = SpriteWorld(WorldConfig(frames=9, motions=(("swing", 1.0),), crossing_share=0))
+        for index in range(10):
+            for item in world.scene(index).objects:
+                path = _travel(item)
+                np.testing.assert_allclose(path[-1], path[0], atol=1e-9)
+                assert np.linalg.norm(path[4] - path[0]) > 0.2
+                assert item.phrase.startswith("swings ")
+                assert item.phrase.endswith(" and back")
+
     @pytest.mark.parametrize("name", MOTIONS)
     def test_every_motion_is_smooth(self, name):
         # Every clip needs a motion that starts inside the picture, so others are combined with one.
