@@ -115,16 +115,17 @@ def test_recomputed_activations_give_the_same_gradients():
 
 
 def test_bfloat16_stays_near_float32():
-    params = init_params(LFDM_TINY, jax.random.key(0))
+    config = dataclasses.replace(LFDM_TINY, channel_mult=(1,))
+    params = init_params(config, jax.random.key(0))
     half = ComputePolicy(jnp.bfloat16, jnp.bfloat16, precision=None, reduction="moments")
-    want = _output(LFDM_TINY, params, ComputePolicy())
-    got = _output(LFDM_TINY, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), half)
+    want = _output(config, params, ComputePolicy())
+    got = _output(config, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params), half)
     assert got.dtype == jnp.float32
     assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
 
 
 def test_tokens_are_dropped_one_by_one():
-    config = dataclasses.replace(TINY, learned_null=True)
+    config = dataclasses.replace(TINY, learned_null=True, channel_mult=(1,))
     params = {"params": init_params(config, jax.random.key(0))}
     tokens = jax.random.normal(jax.random.key(1), (2, 3, config.context_dim))
     keep = jnp.array([[True, False, True], [False, False, True]])
