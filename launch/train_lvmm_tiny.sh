@@ -44,5 +44,5 @@ scales+=(--config.model.motion_vae.scaling_factor="$factor")
 "$smcd" prepare --features $runs/motion_vae/model --output $runs/records --splits train,val \
   --max_clip_error 300 # the renderer alone exceeds the paper's 50 for most moving clips
 stage diffusion model "${scales[@]}" "$@"
-"$python" launch/motion_measures.py measure $runs/diffusion/model $runs/records $runs/measures.json
+"$python" launch/motion_measures.py measure $runs/diffusion/model $runs/records $runs/measures.json --clips 48 --steps 25
 echo "The model is $ROOT/$runs/diffusion/model"

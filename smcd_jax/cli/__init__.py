@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from smcd_jax.cli.huge_pages import restart_with_huge_pages
 from smcd_jax.errors import SMCDError
 
 # Each command is the module of that name in this package, with `add_arguments(parser)` and `run(args) -> int | None`.
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program name; by default those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        restart_with_huge_pages(next((word for word in arguments if not word.startswith("-")), ""))
     debug = "--debug" in arguments
     try:
         status = _run(arguments)
