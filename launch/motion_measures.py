@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from data_pipeline.builders.winds import world_of
 from data_pipeline.records.reader import RecordFolder, read_manifest
@@ -134,7 +135,7 @@ def renderer_figures(pipe: VideoPipeline, clips: list[dict[str, Any]]) -> dict[s
         return 127.5 * (model.render(params, motion, inputs, jnp.arange(motion.displacement.shape[1])) + 1)
 
     decode = jax.jit(lambda params, latents: model.decode(params, latents, None))
-    for features in _features(pipe, clips):
+    for features in tqdm(_features(pipe, clips), desc="render", unit="batch", total=-(-len(clips) // BATCH)):
         batch = features["clips"]
         videos = np.stack([clip["video"] for clip in batch]).astype(np.float32)[:, 1:]
         pictures = np.stack([clip["video"][0] for clip in batch])
@@ -202,7 +203,7 @@ def _sampled(
 ) -> Motion:
     """Returns sampled motion of frames 1 to K, before playback options; clip i has the seed ``seed + i``."""
     found = []
-    for start in range(0, len(clips), BATCH):
+    for start in tqdm(range(0, len(clips), BATCH), desc="sample", unit="batch"):
         rows = range(start, min(start + BATCH, len(clips)))
         pictures, prompts = ([clips[i][name] for i in rows] for name in ("picture", "caption"))
         seeds = [seed + i for i in rows]
