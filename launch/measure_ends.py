@@ -54,8 +54,7 @@ def main() -> None:
     closed = pipeline(pictures, captions, end_image=pictures, **options).frames
     figures |= {
         "loops": len(chosen),
-        "real_last_to_first": loop_figures(clips[chosen, :-1])["loop_last_to_first"],
-        "real_mean_step": loop_figures(clips[chosen, :-1])["loop_mean_step"],
+        **{f"real_{name}": value for name, value in loop_figures(clips[chosen, :-1]).items()},
         **loop_figures(loops),
         **return_figures(closed),
     }
