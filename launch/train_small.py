@@ -25,6 +25,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from launch.measure_seams import measure as measure_seams  # noqa: E402
+from smcd_jax.files import write_json  # noqa: E402
+
 CLASSES = (
     *("cat", "dog", "panda", "fox", "frog", "pig", "owl", "penguin", "bee", "turtle", "crab", "elephant"),
     *("rocket", "airplane", "sailboat", "soccer ball", "strawberry", "donut", "tree", "pumpkin"),
@@ -40,6 +43,8 @@ WORLD: dict[str, Any] = {
 }
 STARTS = {"empty_start_share": 0.1, "other_start_share": 0.15}
 HELD_OUT_SEED = 1
+FRAMES, LONG_FRAMES = 8, 32
+FEW_STEPS = "model_4step"  # folder of the distilled model
 CLIPS = {64: 4000, 128: 12_000}
 RESTART = 42  # exit status of `smcd train` after it was stopped and has saved a checkpoint
 _BEAT, _LONGEST = 5.0, 60.0  # seconds between updates of the used time; a longer gap is a pause of the process
@@ -61,14 +66,22 @@ class Stage:
 
 
 STAGES = (
-    Stage("autoencoder", "autoencoder.py", 0.25),
-    Stage("base_pictures", "base_pictures.py", 0.08),
+    Stage("autoencoder", "autoencoder.py", 0.15),
+    Stage("base_pictures", "base_pictures.py", 0.06),
     Stage("base_clips", "base_clips.py", 0.04),
-    Stage("object", "stage1_object.py", 0.25),
-    Stage("scene", "stage2_scene.py", 0.38),
+    Stage("object", "stage1_object.py", 0.20),
+    Stage("scene", "stage2_scene.py", 0.40),
+    Stage("distill", "distill.py", 0.15),
 )
 # Share of the total time that is reserved for exports, latents and evaluation after each stage.
-RESERVE = {"autoencoder": 0.16, "base_pictures": 0.1, "base_clips": 0.1, "object": 0.1, "scene": 0.08}
+RESERVE = {
+    "autoencoder": 0.19,
+    "base_pictures": 0.14,
+    "base_clips": 0.14,
+    "object": 0.13,
+    "scene": 0.12,
+    "distill": 0.11,
+}
 
 
 class Progress:
@@ -216,17 +229,32 @@ def train_stage(
 
 
 def evaluate(run: Runner, folder: Path, size: int, clips: int) -> None:
-    """Measures the model on clips of a seed that no stage has seen, with correct and with swapped labels."""
-    records, model = folder / "held_out", folder / "model"
-    options = world_options(size, seed=HELD_OUT_SEED, test_clips=clips)
-    run.smcd("prepare", "sprites", "--output", records, "--splits", "test", *options)
-    common = ["evaluate", "--data", records, "--list", folder / "list.json", "--make_list", clips, "--model", model]
-    common += ["--num_inference_steps", "10", "--guidance_scale", "2", "--box_guidance_scale", "2", "--batch_size", "8"]
-    common += ["--metrics", "grounding,psnr-first,psnr-autoencoder", "--trackers", "sprites"]
-    as_recorded = folder / "evaluation" / "as_recorded"
-    run.smcd(*common, "--output", as_recorded)
-    swapped = ["--intervention", "swapped_labels", "--difference_from", as_recorded / "clips"]
-    run.smcd(*common, "--output", folder / "evaluation" / "swapped_labels", *swapped)
+    """Measures both models on clips of a seed that no stage has seen; the long clips show the same scenes."""
+    options = [*world_options(size, seed=HELD_OUT_SEED), "--option", f"test_clips={clips}"]
+    for name, frames in (("held_out", FRAMES), ("long", LONG_FRAMES)):
+        output = ("--output", folder / name, "--splits", "test", "--option", f"frames={frames}")
+        run.smcd("prepare", "sprites", *output, *options)
+
+    def measure(
+        name: str, *arguments: str | Path | int, data: str = "held_out", metrics: str = "grounding,labels,psnr-first"
+    ) -> Path:
+        output = folder / "evaluation" / name
+        run.smcd(
+            *("evaluate", "--data", folder / data, "--list", folder / f"{data}.json", "--output", output),
+            *("--make_list", clips, "--batch_size", 8, "--trackers", "sprites", "--metrics", metrics, *arguments),
+        )
+        return output / "clips"
+
+    few, subset = ("--model", folder / FEW_STEPS), ("--count", min(clips, 64))
+    everything = measure("few_steps", *few, metrics="grounding,labels,psnr-first,psnr-autoencoder")
+    measure("swapped_labels", *few, "--intervention", "swapped_labels", "--difference_from", everything)
+    measure("few_steps_subset", "--videos", everything, *subset)
+    guidance = ("--guidance_scale", 2, "--box_guidance_scale", 2)
+    measure("all_steps_subset", "--model", folder / "model", "--num_inference_steps", 50, *guidance, *subset)
+    long = measure("long_subset", *few, *subset, "--num_frames", LONG_FRAMES, data="long")
+    seams = measure_seams(long, window=FRAMES, overlap=FRAMES // 2)
+    write_json(folder / "evaluation" / "long_subset" / "seams.json", seams)
+    say(f"difference of neighbouring frames at window borders: {seams['ratio']:.2f} times the rest")
 
 
 def main() -> None:
@@ -236,7 +264,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="width and height (default: 64)")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/small_SIZE)")
     parser.add_argument("--clips", type=int, help="clips to train on (default: 4000, or 12000 at 128)")
-    parser.add_argument("--held_out", type=int, default=64, help="clips of the evaluation (default: 64)")
+    parser.add_argument("--held_out", type=int, default=200, help="clips of each evaluation (default: 200)")
     arguments, overrides = parser.parse_known_args()
     size, folder = arguments.size, (arguments.output or ROOT / "runs" / f"small_{arguments.size}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -251,11 +279,13 @@ def main() -> None:
         train_stage(run, progress, stage, folder, size, overrides)
         if stage.name == "autoencoder":
             run.smcd("prepare", "--features", folder / "autoencoder" / "model", "--output", records)
-    if not (folder / "model" / "model.json").is_file():
-        export = ["export", "--workdir", folder / "scene", "--output", folder / "model", "--license", "Apache-2.0"]
-        run.smcd(*export, "--dtype", "bfloat16")
+    for stage, name in (("scene", "model"), ("distill", FEW_STEPS)):
+        if not (folder / name / "model.json").is_file():
+            export = ["export", "--workdir", folder / stage, "--output", folder / name, "--license", "Apache-2.0"]
+            run.smcd(*export, "--dtype", "bfloat16")
     evaluate(run, folder, size, arguments.held_out)
-    say(f"{progress.values['used_seconds'] / 60:.1f} minutes; the model is {folder / 'model'}")
+    spent = f"{progress.values['used_seconds'] / 60:.1f} minutes"
+    say(f"{spent}; the models are {folder / 'model'} and, for 4 steps, {folder / FEW_STEPS}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the small model from scratch within a given time: sprites, autoencoder, base, both stages of SMCD, evaluation.
+# Trains the small model from scratch within a given time: sprites, autoencoder, base, both stages of SMCD,
+# distillation to 4 steps, evaluation.
 #   bash launch/train_small.sh --minutes 600             64 x 64, for 2 CPU cores
 #   bash launch/train_small.sh --minutes 30 --size 128   128 x 128, for a GPU
 # Rerunning the command resumes it. The first run creates .venv and installs the project there; with PYTHON set to a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -21,10 +21,14 @@ from smcd_jax.evaluation.metrics.metric_rows import CONFIDENCE, MAX_NAMED, RESAM
 from smcd_jax.evaluation.trackers import sprite_detector
 from smcd_jax.evaluation.trackers.learned_tracker import VIT, VitTracker
 from smcd_jax.evaluation.trackers.object_trackers import OpenCVTracker, Tracker, track_objects
+from smcd_jax.evaluation.trackers.sprite_labels import recognized_labels
 from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
 from smcd_jax.evaluation.video_store import GENERATED, EvalClip, Video, VideoStore
 from smcd_jax.media import resize_picture
 from smcd_jax.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from data_pipeline.sprites import Scene
 
 SPRITES = "sprites"  # tracker name that selects the exact sprite detector
 COUNTED_FRAMES = "every frame of an object except its first, boxes cut to the picture"
@@ -53,6 +57,8 @@ class ObjectTracker(NamedTuple):
         frame_rule: Preparation of the frames.
         find: Function that finds the objects of a clip in each of its versions.
         weights_sha256: Hash of the weights of a learned tracker, else None.
+        recognize: Function that returns the label recognized in each frame of each object of a clip; None if the method
+            does not recognize labels.
     """
 
     name: str
@@ -60,6 +66,7 @@ class ObjectTracker(NamedTuple):
     frame_rule: str
     find: Callable[[EvalClip, Mapping[str, Video]], TrackedBoxes]
     weights_sha256: str | None = None
+    recognize: Callable[[EvalClip, Video], Mapping[int, list[str]]] | None = None
 
 
 class GroundingResult(NamedTuple):
@@ -91,6 +98,7 @@ def open_tracker(name: str, scenes: Callable[[], SpriteScenes]) -> ObjectTracker
             f"the known sprites on the known background, found at a score of at least {sprite_detector.THRESHOLD:g}",
             "each frame by itself, resized to the size of the scene (bilinear)",
             lambda clip, videos: _detect(known_scenes, clip, videos),
+            recognize=lambda clip, video: _recognize(known_scenes, clip, video),
         )
     method, colon, file = name.partition(":")
     return from_tracker(VitTracker(file) if (method, colon) == (VIT, ":") else OpenCVTracker(name))
@@ -234,12 +242,24 @@ def _track(tracker: Tracker, clip: EvalClip, videos: Mapping[str, Video]) -> Tra
 
 def _detect(scenes: SpriteScenes, clip: EvalClip, videos: Mapping[str, Video]) -> TrackedBoxes:
     scene = scenes.scene(clip.recorded or clip)
-    height, width = scene.background.shape[:2]
-    found = {}
-    for version, frames in videos.items():
-        resized = np.stack([resize_picture(frame, height=height, width=width) for frame in frames])
-        found[version] = sprite_detector.detect_sprites(resized, scene).boxes[:, list(clip.objects)]
+    found = {
+        version: sprite_detector.detect_sprites(_resized(frames, scene), scene).boxes[:, list(clip.objects)]
+        for version, frames in videos.items()
+    }
     return TrackedBoxes(found, {})
+
+
+def _recognize(scenes: SpriteScenes, clip: EvalClip, video: Video) -> dict[int, list[str]]:
+    scene = scenes.scene(clip.recorded or clip)
+    mask = np.zeros((len(video), len(scene.objects)), bool)
+    mask[:, list(clip.objects)] = clip.mask
+    found = recognized_labels(_resized(video, scene), scene, mask, scenes.labels)
+    return {index: found[item] for index, item in enumerate(clip.objects) if item in found}
+
+
+def _resized(video: Video, scene: Scene) -> Video:
+    height, width = scene.background.shape[:2]
+    return np.stack([resize_picture(frame, height=height, width=width) for frame in video])
 
 
 def _describe_lost(lost: Mapping[str, str]) -> str:

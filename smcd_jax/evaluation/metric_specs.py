@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.grounding_run import measure_grounding
+from smcd_jax.evaluation.grounding_run import COUNTED_FRAMES, SPRITES, ObjectTracker, measure_grounding
 from smcd_jax.evaluation.metrics import fidelity, motion
 from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
 from smcd_jax.evaluation.metrics.fvd import fvd
@@ -172,6 +172,41 @@ def _grounding(run: MetricRun, tracker: str | None) -> ByVersion:
     return result.metrics
 
 
+def _labels(run: MetricRun, _: str | None) -> ByVersion:
+    """Returns the share of an object's frames in which the label given to the model is recognized at its box.
+
+    In the real clip, the recorded labels count.
+    """
+    tracker = run.open_tracker(SPRITES)
+    recognize = tracker.recognize
+
+    def share(clip: EvalClip, video: Video, labels: Sequence[str]) -> float:
+        found = recognize(clip, video)
+        frames = [label == labels[item] for item, seen in found.items() for label in seen]
+        return float(np.mean(frames)) if frames else np.nan
+
+    values = run.over_clips(
+        f"labels by {tracker.name}",
+        lambda clip, videos: {
+            GENERATED: share(clip, videos[GENERATED], clip.tracks.labels),
+            REAL: share(clip, videos[REAL], clip.labels),
+        },
+    )
+    return {version: [_label_metric(per_clip, tracker, version == GENERATED)] for version, per_clip in values.items()}
+
+
+def _label_metric(per_clip: Mapping[str, float], tracker: ObjectTracker, noted: bool) -> Metric:
+    known = {clip: value for clip, value in per_clip.items() if np.isfinite(value)}
+    omitted = describe_omitted(set(per_clip) - set(known), len(per_clip), "other objects cover the boxes")
+    return Metric.mean_of_clips(
+        f"label-{tracker.name}",
+        known,
+        implementation="the label of the world whose sprite explains most of the picture at the object's box",
+        frame_rule=COUNTED_FRAMES,
+        note=omitted if noted else "",
+    )
+
+
 # Metrics by their names on the command line, in the order of the results.
 METRICS: Mapping[str, MetricSpec] = {
     "grounding": MetricSpec(_grounding),
@@ -191,6 +226,7 @@ METRICS: Mapping[str, MetricSpec] = {
     "fff-dino-b16": MetricSpec(_fff, "dino-b16", default=False),
     "fvd-torchscript": MetricSpec(_fvd, "i3d-torchscript", "lower", default=False),
     "psnr-autoencoder": MetricSpec(_psnr_autoencoder, "autoencoder", default=False),
+    "labels": MetricSpec(_labels, default=False),
     "pixel-difference": MetricSpec(_pixel_difference, better="lower", default=False),
 }
 DEFAULT_METRICS = tuple(name for name, spec in METRICS.items() if spec.default)

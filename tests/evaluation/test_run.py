@@ -202,6 +202,19 @@ class TestPixelDifference:
             assert row.metric.value is None
 
 
+class TestLabels:
+    def test_the_labels_of_real_clips_are_recognized(self, records, clips, videos):
+        (row,) = run_of(store_of(videos, clips), records).rows(["labels"])
+        assert row.metric.value > 0.9
+        assert row.references == {REAL: 1.0}
+
+    def test_videos_that_ignore_swapped_labels_score_zero(self, records, clips, videos):
+        swapped = apply_intervention(clips, "swapped_labels")
+        (row,) = run_of(store_of(videos, swapped), records).rows(["labels"])
+        assert row.metric.value < 0.1
+        assert row.references == {REAL: 1.0}
+
+
 class TestScenes:
     def test_scenes_are_those_of_the_records(self, records, clips):
         scenes = SpriteScenes(records.folder)

@@ -26,7 +26,7 @@ class TestTimes:
         for stage in STAGES:
             minutes.append(progress.minutes_of(stage))
             progress.values["used_seconds"] += 60 * minutes[-1]
-        assert 80 < sum(minutes) <= 100 * (1 - RESERVE["scene"]) + 0.1
+        assert 80 < sum(minutes) <= 100 * (1 - RESERVE["distill"]) + 0.1
         assert progress.left == pytest.approx(100 - sum(minutes), abs=0.1)
         assert minutes[4] > minutes[0] > minutes[1] > minutes[2]
 
@@ -35,7 +35,8 @@ class TestTimes:
         first = progress.minutes_of(STAGES[0])
         progress.values["used_seconds"] = 60 * (first + 30)  # half an hour more than the stage's time
         late = [progress.minutes_of(STAGES[1])]
-        assert late[0] == pytest.approx((100 - first - 30 - 10) * 0.08 / 0.75, abs=0.1)
+        share = STAGES[1].share / (1 - STAGES[0].share)
+        assert late[0] == pytest.approx((70 - first - 100 * RESERVE["base_pictures"]) * share, abs=0.1)
         progress.values["used_seconds"] = 60 * 200
         assert progress.minutes_of(STAGES[2]) == 1.0  # no time is left, so the stage gets 1 % of the total
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.trackers.sprite_places import SMALLEST, CoarseSearch, Pose, blurred, explained, rgba
+from smcd_jax.evaluation.trackers.sprite_places import SMALLEST, CoarseSearch, Pose, blurred, compare_sprite, rgba
 
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene, SceneObject
@@ -32,9 +32,6 @@ _BLUR = 1.0  # blur of frames and sprites in pixels of the coarse picture; reduc
 _PLACES = 4  # number of candidates per frame to refine
 _STEPS = ((0.5, 1.08), (0.25, 1.03))  # refinement steps: pixels of the coarse picture, factor of size
 _ROUNDS = 3  # maximum number of rounds per step
-# Minimum share of a sprite's power |d|^2 on free pixels: a smaller visible part under another sprite matches anything.
-_LEAST = 0.03
-_TINY = 1e-6
 
 
 class Detection(NamedTuple):
@@ -168,23 +165,11 @@ class _Search:
         return best
 
     def _fit(self, pose: Pose, difference: np.ndarray, free: np.ndarray) -> _Fit:
-        height, width = free.shape
-        patch = self._sprite.draw(self._box(pose), width, height) if min(self._size) * pose.scale >= SMALLEST else None
-        if patch is None:
+        if min(self._size) * pose.scale < SMALLEST:
             return _Fit(0.0, -1.0, pose)
-        margin = 2 * int(np.ceil(_BLUR * self._factor))
-        rows, columns = patch.pixels.shape[:2]
-        y1, x1 = max(patch.top - margin, 0), max(patch.left - margin, 0)
-        y2, x2 = min(patch.top + rows + margin, height), min(patch.left + columns + margin, width)
-        around = (slice(y1, y2), slice(x1, x2))
-        drawn = rgba(patch.pixels, above=patch.top - y1, left=patch.left - x1, shape=(y2 - y1, x2 - x1))
-        drawn = blurred(drawn, _BLUR * self._factor)
-        added = drawn[..., :3] - drawn[..., 3:] * self._background[around]
-        whole = float((added * added).sum())
-        added *= free[around][..., None]
-        seen = difference[around] * free[around][..., None]
-        shared, power = float((added * seen).sum()), float((added * added).sum())
-        if power < _LEAST * whole:
-            return _Fit(0.0, -1.0, pose)
-        score = shared / float(np.sqrt(power * float((seen * seen).sum()) + _TINY))
-        return _Fit(float(explained(shared, power)), score, pose)
+        found = compare_sprite(
+            *(self._sprite, self._box(pose), difference, free),
+            background=self._background,
+            blur=_BLUR * self._factor,
+        )
+        return _Fit(*found, pose)

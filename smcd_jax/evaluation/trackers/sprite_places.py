@@ -27,6 +27,8 @@ CONTRASTS = (0.4, 1.25)
 # The centre may lie outside the picture by this share of the sprite; scenes mask out sprites further outside.
 _BEYOND = 0.35
 _PEAKS = 2  # number of candidates per size
+# Minimum share of a sprite's power |d|^2 on free pixels: a smaller visible part under another sprite matches anything.
+_LEAST = 0.03
 _TINY = 1e-6
 
 
@@ -127,6 +129,47 @@ class CoarseSearch:
         near = 0.25 * self._size * min(one.scale, other.scale)
         close = abs(one.x - other.x) < near[0] and abs(one.y - other.y) < near[1]
         return close and max(one.scale / other.scale, other.scale / one.scale) < 1.3
+
+
+def compare_sprite(
+    sprite: Sprite,
+    box: tuple[float, float, float, float],
+    difference: Float32[np.ndarray, "h w 3"],
+    free: Float32[np.ndarray, "h w"],
+    *,
+    background: Float32[np.ndarray, "h w 3"],
+    blur: float,
+) -> tuple[float, float]:
+    """Returns the part of |r|^2 that a sprite in a box explains, and the cosine of r and d around the box.
+
+    Args:
+        sprite: Sprite to compare with.
+        box: Box of the sprite, xyxy in pixels.
+        difference: Blurred frame minus the background, r.
+        free: Weight of each pixel, 0..1.
+        background: Blurred background, 0..1.
+        blur: Standard deviation of the blur, in pixels.
+    """
+    height, width = free.shape
+    patch = sprite.draw(box, width, height)
+    if patch is None:
+        return 0.0, -1.0
+    margin = 2 * int(np.ceil(blur))
+    rows, columns = patch.pixels.shape[:2]
+    y1, x1 = max(patch.top - margin, 0), max(patch.left - margin, 0)
+    y2, x2 = min(patch.top + rows + margin, height), min(patch.left + columns + margin, width)
+    around = (slice(y1, y2), slice(x1, x2))
+    drawn = rgba(patch.pixels, above=patch.top - y1, left=patch.left - x1, shape=(y2 - y1, x2 - x1))
+    drawn = blurred(drawn, blur)
+    added = drawn[..., :3] - drawn[..., 3:] * background[around]
+    whole = float((added * added).sum())
+    added *= free[around][..., None]
+    seen = difference[around] * free[around][..., None]
+    shared, power = float((added * seen).sum()), float((added * added).sum())
+    if power < _LEAST * whole:
+        return 0.0, -1.0
+    score = shared / float(np.sqrt(power * float((seen * seen).sum()) + _TINY))
+    return float(explained(shared, power)), score
 
 
 def explained(shared: Float[np.ndarray, "*p"], power: Float[np.ndarray, "*p"]) -> Float[np.ndarray, "*p"]:

@@ -56,6 +56,11 @@ class SpriteScenes:
             )
         self._world = SpriteWorld(WorldConfig(**world))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of the sprite world."""
+        return self._world.config.labels
+
     def scene(self, clip: EvalClip) -> Scene:
         """Returns the scene of the clip's window, with all its objects in the order of the record.
 
