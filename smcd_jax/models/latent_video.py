@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from smcd_jax.models.config import VideoConfig
 from smcd_jax.models.video_model import Inputs, Params, VideoModel
 from smcd_jax.nn.autoencoder_kl import sampled_latents
 from smcd_jax.nn.joined import COLLECTION, joined_weights
-from smcd_jax.nn.networks import Network
+from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.tokenizer import Tokenizer
 
 
 class LatentVideoModel(VideoModel):
-    """A model with the components "text_encoder" and "autoencoder".
+    """A model with the components "unet", "text_encoder" and "autoencoder"."""
 
-    Attributes:
-        networks: Network of each component, by name.
-    """
-
-    networks: Mapping[str, Network]
+    def __init__(self, config: VideoConfig, policy: ComputePolicy | None = None):
+        super().__init__(config, policy)
+        self.sharding = dataclasses.replace(self.sharding, head_dim=config.unet.head_dim)
 
     def render(
         self, params: Params, decoded: Float[Array, "b f h w c"], inputs: Inputs, frames: Int[Array, " k"]
@@ -42,10 +41,6 @@ class LatentVideoModel(VideoModel):
         if self.networks["unet"].policy.attention != "cudnn":
             return params
         return {**params, COLLECTION: {"unet": joined_weights(params["unet"])}}
-
-    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        variables = {"params": params[name], COLLECTION: params.get(COLLECTION, {}).get(name, {})}
-        return self.networks[name].apply(variables, *args, **kwargs)
 
     def _embed_text(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m l d"]:
         del keys

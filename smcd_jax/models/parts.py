@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray, UInt8
 
@@ -59,6 +60,25 @@ class FeatureStep(NamedTuple):
     shape: tuple[int, ...]
     random: bool = False
     of_video: bool = False
+
+
+def drop_fields(inputs: Inputs, fields: Mapping[str, tuple[str, ...]], keep: Keep) -> Inputs:
+    """Returns the inputs with fields replaced where a switch is False, as `VideoModel.drop` does by default.
+
+    Args:
+        inputs: Inputs of the family.
+        fields: Names of the fields that each switch drops; fields whose value is None stay None.
+        keep: Switches; missing ones are True.
+    """
+    given = inputs._asdict()
+    dropped = {name: None for name in given if name.startswith("null_")}
+    for switch, names in fields.items():
+        for name in names if switch in keep else ():
+            value, null = given[name], given.get(f"null_{name}")
+            if value is not None:
+                where = keep[switch].reshape(-1, *(1,) * (value.ndim - 1))
+                dropped[name] = jnp.where(where, value, jnp.asarray(0 if null is None else null, value.dtype))
+    return inputs._replace(**dropped)
 
 
 class FittedPicture(NamedTuple):

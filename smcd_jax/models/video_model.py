@@ -25,6 +25,7 @@ from smcd_jax.diffusion.guidance import Condition, Guidance, composed_guidance
 from smcd_jax.diffusion.samplers import SolverTable, make_solver_table
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.media import resize_picture
+from smcd_jax.models.model_networks import ModelNetworks
 from smcd_jax.models.parts import (
     Component,
     Context,
@@ -37,11 +38,10 @@ from smcd_jax.models.parts import (
     Params,
     Request,
     SamplingPlan,
-    Stage,
     Stats,
+    drop_fields,
 )
 from smcd_jax.models.resolved_options import checked_rates, resolved_options
-from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.sampling_options import SamplingOptions
 from smcd_jax.tokenizer import Tokenizer
 
@@ -59,22 +59,18 @@ __all__ = [  # the names that a family module uses
     "Params",
     "Request",
     "SamplingPlan",
-    "Stage",
     "Stats",
     "VideoModel",
 ]
 
 
-class VideoModel(abc.ABC):
+class VideoModel(ModelNetworks, abc.ABC):
     """A model family with one config and compute policy.
 
     Attributes:
-        config: Config of the family, with at least ``frames``, ``height``, ``width``, ``fps``, ``max_objects`` and
-            ``text_length``.
-        components: Components by name.
         conditions: Conditions in guidance order.
+        dropped_fields: Fields of the inputs that each switch drops; by default the field with the name of the switch.
         schedule: Noise schedule that the network was trained with.
-        sharding: How parameters are split over a mesh.
         feature_steps: Outputs of the frozen encoders.
         objectives: Training objectives by name, besides "denoise".
         target: Name of the feature that is denoised, ``[b, f, h, w, c]``.
@@ -93,11 +89,10 @@ class VideoModel(abc.ABC):
             conditions, sizes those of the config, and zero terminal SNR that of the schedule.
     """
 
-    components: Mapping[str, Component]
     conditions: tuple[Condition, ...]
+    dropped_fields: Mapping[str, tuple[str, ...]] = {}
     schedule: NoiseSchedule
-    sharding: ShardingTable
-    feature_steps: tuple[FeatureStep, ...]
+    feature_steps: tuple[FeatureStep, ...] = ()
     objectives: Mapping[str, Objective] = {}
     target: ClassVar[str] = "latents"
     null_prompt: ClassVar[str] = ""
@@ -121,10 +116,6 @@ class VideoModel(abc.ABC):
     def switches(self) -> tuple[str, ...]:
         """Every switch of the conditions, in guidance order."""
         return tuple(switch for condition in self.conditions for switch in condition.switches)
-
-    def in_stage(self, *stages: Stage) -> tuple[str, ...]:
-        """Returns the names of the components that any of these stages needs."""
-        return tuple(name for name, part in self.components.items() if set(stages) & set(part.stages))
 
     def features(self, params: Params, raw: Mapping[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Returns ``raw`` with every missing feature added, without gradient through the encoders' inputs.
@@ -206,13 +197,20 @@ class VideoModel(abc.ABC):
                 None in sampling.
         """
 
-    @abc.abstractmethod
     def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """Returns the inputs with conditions dropped where ``keep`` is False; missing switches are kept."""
+        """Returns the inputs with conditions dropped where ``keep`` is False; missing switches are kept.
 
-    @abc.abstractmethod
+        A dropped field takes the value of the field with the prefix ``null_``, or zeros. The result has no null fields.
+        """
+        return drop_fields(inputs, {name: self.dropped_fields.get(name, (name,)) for name in self.switches}, keep)
+
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Context:
-        """Returns the tokens of the trained conditioners, for the frames of one window (None: all frames)."""
+        """Returns the tokens of the trained conditioners, for the frames of one window (None: all frames).
+
+        By default the inputs unchanged, for families whose inputs are the same for all frames.
+        """
+        del params, frames
+        return inputs
 
     def precompute(self, params: Params, context: Context) -> Context:
         """Returns values for `denoise` that are the same at every step, such as keys and values of attention."""

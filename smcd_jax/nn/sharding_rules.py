@@ -14,6 +14,8 @@ SMALL: tuple[Rule, ...] = (
     Rule("vector", r".+/(bias|scale|null_box|null_label|class_embedding)", (None,)),
     Rule("scalar", r".+/(alpha_attention|alpha_ff|beta_object|beta_image|logit_scale)", ()),
 )
+# Dense layers and convolutions under any name, split over ``fsdp`` but not by attention head.
+GENERIC: tuple[Rule, ...] = (Rule("kernel", r".+/kernel", (..., "in", "out")), *SMALL)
 
 
 def unet_rules(*components: str) -> tuple[Rule, ...]:

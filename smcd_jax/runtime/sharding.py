@@ -11,6 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import EllipsisType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -113,12 +114,20 @@ class Rule(NamedTuple):
 
     Axes with the roles "heads" and "hidden" may be split over ``tensor`` ("heads" only between heads). One axis with a
     role is split over ``fsdp``: the largest divisible axis that is not split yet, or the axis that is split already if
-    it is divisible by both sizes. Axes without a role, and axes that are not divisible, are not split.
+    it is divisible by both sizes. Axes without a role, and axes that are not divisible, are not split. An ellipsis as
+    the first role stands for any number of axes without a role.
     """
 
     name: str
     pattern: str
-    roles: tuple[Role, ...]
+    roles: tuple[Role | EllipsisType, ...]
+
+    def axis_roles(self, count: int) -> tuple[Role, ...] | None:
+        """Returns the role of each axis of an array with ``count`` axes; None if the rule is for another number."""
+        roles = self.roles
+        if roles and roles[0] is ...:
+            roles = (*(None,) * (count + 1 - len(roles)), *roles[1:])
+        return roles if len(roles) == count else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +160,8 @@ def partition_specs(shapes: Tree, mesh: Mesh, table: ShardingTable, *, over: Seq
     matched = _match(_named_leaves(shapes, table), table)
 
     def spec(path: KeyPath, leaf: Any) -> PartitionSpec:
-        return _spec(leaf.shape, matched[_dict_path(path)].roles, mesh, head_dim=table.head_dim, over=over)
+        roles = matched[_dict_path(path)].axis_roles(len(leaf.shape))
+        return _spec(leaf.shape, roles, mesh, head_dim=table.head_dim, over=over)
 
     return tree_map_with_path(spec, shapes)
 
@@ -178,9 +188,10 @@ def state_shardings(state: Any, mesh: Mesh, table: ShardingTable) -> Any:
     def place(keys: KeyPath, leaf: Any) -> NamedSharding:
         name = _parameter_path(keys, table)
         shape = np.shape(leaf)
-        if name is None or len(matched[name].roles) != len(shape):
+        roles = None if name is None else matched[name].axis_roles(len(shape))
+        if roles is None:
             return NamedSharding(mesh, PartitionSpec())
-        return NamedSharding(mesh, _spec(shape, matched[name].roles, mesh, head_dim=table.head_dim))
+        return NamedSharding(mesh, _spec(shape, roles, mesh, head_dim=table.head_dim))
 
     return tree_map_with_path(place, state)
 
@@ -238,8 +249,8 @@ def _match(leaves: Iterable[tuple[str, Any]], table: ShardingTable) -> dict[str,
         found = [rule for pattern, rule in patterns if pattern.fullmatch(name)]
         if len(found) != 1:
             faults.append(f"{name} ({' and '.join(rule.name for rule in found) or 'no rule'})")
-        elif leaf is not None and len(found[0].roles) != len(leaf.shape):
-            faults.append(f"{name} (shape {tuple(leaf.shape)}, {found[0].name!r} is for {len(found[0].roles)} axes)")
+        elif leaf is not None and found[0].axis_roles(len(leaf.shape)) is None:
+            faults.append(f"{name} (shape {tuple(leaf.shape)}, {found[0].name!r} is for another number of axes)")
         else:
             matched[name] = found[0]
     if faults:

@@ -1,7 +1,9 @@
 """Without changes, the code trains, resumes, samples, exports and evaluates a family from outside this package."""
 
+import collections
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from smcd_jax.cli import main
 from smcd_jax.conversion.untrained import write_untrained
 from smcd_jax.media import read_video
 from smcd_jax.model_folder import ModelFolder
+from smcd_jax.models.parts import drop_fields
 from smcd_jax.models.registry import make_model
 from smcd_jax.pipeline.request import make_request
 from smcd_jax.sampling_options import SamplingOptions
@@ -47,10 +50,10 @@ def test_a_toy_family_goes_through_the_command_line(files, tmp_path, capsys):
     assert ModelFolder(model).family.name == "toy"
     picture = tmp_path / "picture.png"
     Image.fromarray(np.full((16, 16, 3), 128, np.uint8)).save(picture)
-    animate = ["animate", "--model", str(model), "--image", str(picture), "--prompt", "a cat", "--quiet"]
+    animate = ["animate", "--model", str(model), "--image", str(picture), "--quiet"]
     assert main([*animate, "--num_inference_steps", "2", "--output", str(tmp_path / "video")]) == 0
     assert len(read_video(tmp_path / "video.mp4")[0]) == 2
-    assert json.loads((tmp_path / "video.json").read_text())["options"]["guidance_scale"] == 2.0
+    assert json.loads((tmp_path / "video.json").read_text())["options"]["image_guidance_scale"] == 2.0
     assert not (tmp_path / "video_boxes.mp4").exists()
 
     assert failure([*animate, "--track", "cat: 1,1,8,8"]).argument == "tracks"
@@ -77,7 +80,7 @@ def test_options_of_a_family_go_through_the_command_line(tmp_path):
 def test_an_option_of_another_family_is_refused_by_name():
     """The toy family has no boxes."""
     with refused("box_guidance_scale", value=0.0):
-        MODEL.resolve(SamplingOptions(guidance_scale=3.0, box_guidance_scale=0.0))
+        MODEL.resolve(SamplingOptions(image_guidance_scale=3.0, box_guidance_scale=0.0))
 
 
 def test_the_family_defines_the_modes_of_an_option():
@@ -100,10 +103,21 @@ def test_options_and_the_last_picture_reach_the_plan():
         make_request(MODEL, image=first, prompt="a cat", tracks="tracks.json", options=SamplingOptions())
 
 
+def test_a_dropped_field_takes_its_null_value_or_zeros():
+    Given = collections.namedtuple("Given", ["text", "null_text", "mask", "tokens"])
+    given = Given(jnp.ones((2, 3, 4)), jnp.full((1, 3, 4), 5.0), jnp.ones((2, 6), jnp.int32), None)
+    fields = {"text": ("text",), "boxes": ("mask", "tokens")}
+    found = drop_fields(given, fields, {name: jnp.array([True, False]) for name in fields})
+    assert (found.null_text, found.tokens, found.mask.dtype) == (None, None, jnp.int32)
+    np.testing.assert_array_equal(found.text[:, 0, 0], [1, 5])
+    np.testing.assert_array_equal(found.mask[:, 0], [1, 0])
+    assert drop_fields(given, fields, {}).text is given.text
+
+
 def test_missing_options_take_the_defaults_of_the_model():
     resolved = MODEL.resolve(SamplingOptions(num_inference_steps=4))
     assert (resolved.num_inference_steps, resolved.timestep_spacing, resolved.eta) == (4, "trailing", 1.0)
-    assert (resolved.height, resolved.num_frames, resolved.guidance_scale) == (16, 2, 2.0)
+    assert (resolved.height, resolved.num_frames, resolved.image_guidance_scale) == (16, 2, 2.0)
     assert MODEL.resolve(resolved) == resolved
     assert MODEL.solver_table(resolved).timesteps[:4].tolist() == [999, 749, 499, 249]
     assert MODEL.solver_table(resolved).noise[0] > 0

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.trainable = ("net/.*",)
     config.data.inputs = "video"
     config.data.frames, config.data.batch_size, config.data.threads = 2, 8, 1
-    config.condition_dropout.text = 0.1
+    config.condition_dropout.picture = 0.1
     config.run.steps, config.run.log_every, config.run.save_every = 4, 1, 2
     config.run.validate_every, config.run.validation_examples = 2, 8
     config.run.sample_every, config.run.samples, config.run.sample_steps = 4, 1, 2

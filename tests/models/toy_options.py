@@ -7,7 +7,8 @@ import numpy as np
 
 from smcd_jax.models.registry import Family, register_family
 from smcd_jax.models.video_model import VideoModel
-from tests.models.toy_family import ToyConfig, ToyModel
+from smcd_jax.nn.autoencoder_kl import to_model_range
+from tests.models.toy_family import ToyConfig, ToyInputs, ToyModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ def in_range(x, estimate_x0, row, **arrays):
 
 
 class ToyOptionsModel(ToyModel):
+    null_prompt = "nothing"
     own_options = {"loop": ("ends", "pingpong"), "end_image": (), "frame_stride": ()}  # noqa: RUF012
     sampling_defaults = {  # noqa: RUF012
         **VideoModel.sampling_defaults,
@@ -36,9 +38,8 @@ class ToyOptionsModel(ToyModel):
         return plan._replace(latent_shape=(frames + 1, *plan.latent_shape[1:]), keep_frames=tuple(range(frames)))
 
     def inputs(self, features, key=None):
-        inputs = super().inputs(features, key)
-        latents = features["latents"] if "latents" in features else self.features({}, features, key)["latents"]
-        return inputs._replace(picture=(latents[:, 0] + latents[:, -1]) / 2)
+        ends = to_model_range(features["video"])
+        return ToyInputs((ends[:, 0] + ends[:, -1]) / 2)
 
     def x0_transform(self, options):
         return in_range if options.loop else None

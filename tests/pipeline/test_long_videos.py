@@ -59,7 +59,7 @@ def toy(tmp_path_factory):
     "options",
     [
         {"eta": 1.0, "num_videos_per_prompt": 2},
-        {"eta": 0.0, "guidance_scale": 1.0, "window": 4, "window_overlap": 3},
+        {"eta": 0.0, "image_guidance_scale": 1.0, "window": 4, "window_overlap": 3},
         {"scheduler": "dpmsolver++", "window": 3, "window_overlap": 0},
         {"scheduler": "unipc", "window": 1},
     ],

@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from smcd_jax.models.registry import make_model
 from smcd_jax.models.smcd.config import PRESETS, TINY, ControlNetConfig
 from smcd_jax.models.smcd.sharding import RULES
 from smcd_jax.nn.config import UNetConfig, VisionEncoderConfig
@@ -21,6 +22,7 @@ from smcd_jax.nn.networks import abstract_params, flatten, network
 from smcd_jax.runtime import sharding
 from smcd_jax.runtime.sharding import MeshShape, ShardingTable, make_mesh
 from tests.errors import refused
+from tests.models.toy_family import ToyConfig
 
 TINY_VISION = VisionEncoderConfig(picture_size=28, patch=14, width=64, heads=2, layers=1, embed_width=64)
 COMPONENTS = frozenset(
@@ -136,6 +138,16 @@ class TestTable:
         with refused("sharding") as caught:
             specs_of(tree, MeshShape())
         assert len(caught.value.value) == 1
+
+    def test_a_family_without_rules_splits_the_kernels_of_every_layer(self):
+        model = make_model(ToyConfig())
+        tree = {"net": abstract_params(model.config.net)}
+        assert specs_of(tree, MeshShape(fsdp=4), model.sharding) == {
+            "net/Conv_0/kernel": P(None, None, None, None, "fsdp"),
+            "net/Conv_1/kernel": P(None, None, None, "fsdp"),
+            "net/Dense_0/kernel": P(None, "fsdp"),
+            **dict.fromkeys(("net/Conv_0/bias", "net/Conv_1/bias", "net/Dense_0/bias"), P()),
+        }
 
     def test_a_tree_without_its_component_is_refused(self):
         with refused("shapes"):

@@ -31,8 +31,7 @@ from tests.training.training_run import training_files
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MODEL = make_model(ToyConfig())
 VIDEO = np.random.default_rng(1).integers(0, 256, (4, 2, 16, 16, 3), np.uint8)
-BATCH = {"video": jnp.asarray(VIDEO), "token_ids": jnp.arange(32, dtype=jnp.int32).reshape(4, 8)}
-NULL = {"null_ids": np.full((1, 8), 7, np.int32)}
+BATCH = {"video": jnp.asarray(VIDEO)}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +41,13 @@ def params():
 
 
 def config_of(scale: float, *, steps: int = 4, teacher_steps: int = 1, rescale: float = 0.0) -> TrainConfig:
-    guidance = {"guidance_scale": scale, "guidance_rescale": rescale}
+    guidance = {"image_guidance_scale": scale, "guidance_rescale": rescale}
     distill = DistillConfig(steps, teacher_steps, guidance)
     return TrainConfig(family="toy", model=ToyConfig(), objective="distill", distill=distill)
 
 
 def loss_of(config, params):
-    objective = jax.jit(distillation_objective(config, MODEL, NULL), static_argnames="train")
+    objective = jax.jit(distillation_objective(config, MODEL, {}), static_argnames="train")
     return objective(params, {}, BATCH, jax.random.key(0), train=False)[0]
 
 
@@ -62,9 +61,9 @@ def test_a_student_that_already_makes_the_step_of_its_teacher_has_no_loss(params
 
 def test_the_loss_of_an_untrained_student_is_the_effect_of_guidance(params):
     """At scale 3, guided minus conditional output is twice the difference between conditional and unconditional."""
-    noise = jax.random.normal(jax.random.split(jax.random.split(jax.random.key(0), 3)[1])[0], (4, 2, 4, 4, 3))
-    features = MODEL.features(params, {**BATCH, **NULL}, jax.random.key(0))
-    branches = (frozenset(), frozenset({"text"}))
+    noise = jax.random.normal(jax.random.split(jax.random.split(jax.random.key(0), 3)[1])[0], VIDEO.shape)
+    features = MODEL.features(params, BATCH, jax.random.key(0))
+    branches = (frozenset(), frozenset({"picture"}))
     inputs = branch_inputs(MODEL, MODEL.inputs(features), branches)
     without, given = branch_outputs(MODEL, params, inputs, 2)(noise, jnp.float32(999))
     expected = jnp.square(2 * (given - without)).mean(axis=(1, 2, 3, 4))
@@ -76,8 +75,8 @@ def test_the_teacher_makes_the_steps_of_the_sampling_loop(params, row):
     config = config_of(2.0, teacher_steps=3, rescale=0.7)
     options = MODEL.resolve(distilled_of(config).teacher_options(3))
     table, guidance = MODEL.solver_table(options), MODEL.guidance(options.as_dict())
-    inputs = MODEL.inputs(MODEL.features(params, {**BATCH, **NULL}, jax.random.key(0)))
-    x = jax.random.normal(jax.random.key(5), (4, 2, 4, 4, 3))
+    inputs = MODEL.inputs(MODEL.features(params, BATCH, jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(5), VIDEO.shape)
     predict = branch_outputs(MODEL, params, branch_inputs(MODEL, inputs, guidance.branches), len(guidance.branches))
     settings = {"weights": jnp.asarray(guidance.weights), "keys": jax.random.split(jax.random.key(0), 4)}
     settings |= {"table": on_device(table), "guidance_rescale": options.guidance_rescale}
@@ -114,13 +113,13 @@ def test_the_command_writes_a_model_with_fixed_guidance_and_resumes(files, tmp_p
     assert main(["export", "--workdir", str(tmp_path / "run"), "--output", str(base)]) == 0
 
     distill = ["distill", "--config", toy_config.__file__, "--workdir", str(work), "--output", str(output), records]
-    distill += [f"--config.init.model={base}", "--config.distill.guidance.guidance_scale=3.0"]
+    distill += [f"--config.init.model={base}", "--config.distill.guidance.image_guidance_scale=3.0"]
     assert failure(distill).argument == "objective"
     distill.append("--config.objective=distill")
     assert main([*distill, "--config.run.steps=2"]) == 0
     assert failure(distill).argument == "output"
     assert main([*distill, "--overwrite"]) == 0  # resumes from the checkpoint of step 2 and ends at step 4
-    assert json.loads((output / "model.json").read_text())["distilled"]["guidance"] == {"guidance_scale": 3.0}
+    assert json.loads((output / "model.json").read_text())["distilled"]["guidance"] == {"image_guidance_scale": 3.0}
     assert "step 4" in ModelFolder(output).origin.note
     assert flatten(ModelFolder(output).params("net")).keys() == flatten(ModelFolder(base).params("net")).keys()
 
@@ -129,6 +128,6 @@ def test_the_command_writes_a_model_with_fixed_guidance_and_resumes(files, tmp_p
     options = video.request.options
     assert (options.num_inference_steps, options.timestep_spacing, options.eta) == (4, "trailing", 0.0)
     assert len(pipeline.model.guidance(options.as_dict()).branches) == 1
-    for name, value in (("guidance_scale", 2.0), ("guidance_rescale", 0.5), ("negative_prompt", "fog")):
+    for name, value in (("image_guidance_scale", 2.0), ("guidance_rescale", 0.5), ("negative_prompt", "fog")):
         with refused(name, value=value):
             pipeline.model.resolve(SamplingOptions(**{name: value}))

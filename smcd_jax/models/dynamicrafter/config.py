@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from smcd_jax.diffusion.prediction import PredictionType
 from smcd_jax.models import leftovers
+from smcd_jax.models.config import VideoConfig
 from smcd_jax.nn.config import (
     AutoencoderConfig,
     PositionNetConfig,
@@ -72,7 +73,7 @@ class LeftoversConfig(leftovers.LeftoversConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(VideoConfig):
     """One config per component, the noise schedule, and the defaults of sampling and training.
 
     Attributes:
@@ -120,16 +121,6 @@ class ModelConfig:
     max_objects: int = 1
     fps: int = 8
     decode_chunk_size: int = 4
-
-    def components(self) -> dict[str, Any]:
-        """Config of each component, by its name in the model folder."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
-
-    @property
-    def text_length(self) -> int:
-        """Number of tokens per text."""
-        return self.text_encoder.length
 
     @property
     def size_multiple(self) -> int:

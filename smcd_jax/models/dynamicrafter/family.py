@@ -6,11 +6,6 @@ from smcd_jax.models.dynamicrafter.config import PRESETS, ModelConfig
 from smcd_jax.models.dynamicrafter.requests import DynamiCrafterModel
 from smcd_jax.models.registry import Family, register_family
 
-FAMILY = Family(
-    "dynamicrafter",
-    ModelConfig,
-    PRESETS,
-    DynamiCrafterModel,
-    conversion="smcd_jax.models.dynamicrafter.conversion",
+register_family(
+    Family("dynamicrafter", ModelConfig, PRESETS, DynamiCrafterModel, "smcd_jax.models.dynamicrafter.conversion")
 )
-register_family(FAMILY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,11 @@ from smcd_jax.models.dynamicrafter.config import ModelConfig
 from smcd_jax.models.dynamicrafter.preprocess import preprocess
 from smcd_jax.models.dynamicrafter.sharding import RULES
 from smcd_jax.models.latent_video import LatentVideoModel
-from smcd_jax.models.video_model import Component, FeatureStep, Keep, Params
+from smcd_jax.models.video_model import FeatureStep, Params
 from smcd_jax.nn.autoencoder_kl import to_model_range
 from smcd_jax.nn.gated_attention import AdapterTokens
 from smcd_jax.nn.layers import ComputePolicy, dropout_seed
-from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
-from smcd_jax.runtime.sharding import ShardingTable
 
 IMAGE = Condition("image", "image_guidance_scale", ("image_tokens",), "text")
 BOXES = Condition("boxes", "box_guidance_scale", ("boxes",), "text")
@@ -94,24 +92,21 @@ class Context(NamedTuple):
 class DynamiCrafterNetworks(LatentVideoModel):
     """The model's interface for training and the sampling loop; `DynamiCrafterModel` adds requests."""
 
-    target: ClassVar[str] = "latents"
-    null_prompt: ClassVar[str] = ""
+    stages = STAGES
+    rules = RULES
+    dropped_fields: Mapping[str, tuple[str, ...]] = {"boxes": ("mask",), "image_tokens": ("picture",)}
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
         _check_gates(config)
-        self.config = config
+        super().__init__(config, policy)
         self.schedule = NoiseSchedule(
             prediction_type=config.prediction_type,
             rescale_zero_terminal_snr=config.zero_terminal_snr,
             dynamic_rescale=config.dynamic_rescale,
         )
-        self.components = {name: Component(part, STAGES[name]) for name, part in config.components().items()}
-        self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         self.has_boxes = config.unet.uses_objects
         self.reads_frame_rate = not config.reads_stride
         self.conditions = (IMAGE, BOXES, TEXT) if self.has_boxes else (IMAGE, TEXT)
-        used = frozenset(name for name, part in self.components.items() if part.stages)
-        self.sharding = ShardingTable(RULES, components=used, head_dim=config.unet.head_dim)
         self.feature_steps = self._feature_steps()
 
     def _feature_steps(self) -> tuple[FeatureStep, ...]:
@@ -164,25 +159,6 @@ class DynamiCrafterNetworks(LatentVideoModel):
             image_latents=jnp.where((source >= 0)[:, :, None, None, None], chosen, 0),
             frame_rate=jnp.full(b, self.config.frame_rate, jnp.float32) if rate is None else rate.astype(jnp.float32),
             **boxes,
-        )
-
-    def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """Replaces dropped conditions by the null text, the tokens of the zero picture and absent objects.
-
-        The picture's latents are always kept.
-        """
-
-        def kept(switch: str, given: Array | None, dropped: Array | None) -> Array | None:
-            if switch not in keep or dropped is None:
-                return given
-            return jnp.where(keep[switch].reshape(-1, 1, 1), given, dropped.astype(given.dtype))
-
-        return inputs._replace(
-            text=kept("text", inputs.text, inputs.null_text),
-            null_text=None,
-            picture=kept("image_tokens", inputs.picture, inputs.null_picture),
-            null_picture=None,
-            mask=kept("boxes", inputs.mask, None if inputs.mask is None else jnp.zeros_like(inputs.mask)),
         )
 
     def draw_keep(
@@ -261,10 +237,6 @@ class DynamiCrafterNetworks(LatentVideoModel):
         pictures = to_model_range(pictures) if pictures.dtype == jnp.uint8 else pictures
         seen = preprocess(pictures, self.config.image_tower.picture_size)
         return self.networks["image_tower"].apply({"params": params}, seen, method="raw_tokens")
-
-    def _embed_label(self, params: Any, ids: Int[Array, "m l"], keys: None) -> Float[Array, "m e"]:
-        del keys
-        return self.networks["text_encoder"].apply({"params": params}, ids, method="label_embedding")
 
 
 def _check_gates(config: ModelConfig) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+from smcd_jax.models.config import VideoConfig
 from smcd_jax.models.leftovers import LeftoversConfig
 from smcd_jax.models.lvmm.autoencoder_config import (
     BackgroundPredictorConfig,
@@ -16,7 +16,7 @@ from smcd_jax.models.lvmm.unet_config import MotionUNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class LFDMConfig:
+class LFDMConfig(VideoConfig):
     """Config of each component (None if the folder lacks it), and the size of videos.
 
     The renderer and the flow predictor sample with ``align_corners=False``, as the weights were trained.
@@ -48,16 +48,6 @@ class LFDMConfig:
     width: int = 128
     max_objects: int = 1
     fps: int = 10
-
-    def components(self) -> dict[str, Any]:
-        """Config of each component that is present, by its name in the model folder."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
-
-    @property
-    def text_length(self) -> int:
-        """Number of tokens per text; the folder has no text encoder."""
-        return 77
 
     @property
     def size_multiple(self) -> int:

@@ -6,5 +6,4 @@ from smcd_jax.models.lfdm.config import LFDMConfig
 from smcd_jax.models.lfdm.model import LFDMModel
 from smcd_jax.models.registry import Family, register_family
 
-FAMILY = Family("lfdm", LFDMConfig, {}, LFDMModel, conversion="smcd_jax.models.lfdm.conversion")
-register_family(FAMILY)
+register_family(Family("lfdm", LFDMConfig, {}, LFDMModel, conversion="smcd_jax.models.lfdm.conversion"))

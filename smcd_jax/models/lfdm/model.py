@@ -15,14 +15,19 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from smcd_jax.diffusion.guidance import Condition
 from smcd_jax.diffusion.schedule import NoiseSchedule
 from smcd_jax.errors import SMCDError
-from smcd_jax.models.lfdm.config import LFDMConfig
 from smcd_jax.models.lvmm.sharding import flow_autoencoder_rules, motion_unet_rules
-from smcd_jax.models.video_model import Component, Params, Request, VideoModel
-from smcd_jax.nn.layers import ComputePolicy
-from smcd_jax.nn.networks import network
+from smcd_jax.models.video_model import Params, Request, VideoModel
 from smcd_jax.nn.sharding_rules import SMALL
-from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.tokenizer import Tokenizer
+
+_PREDICTORS = ("region_predictor", "background_predictor", "flow_predictor")
+STAGES = {
+    "unet": ("denoise",),
+    "renderer": ("encode", "decode"),
+    **dict.fromkeys(_PREDICTORS, ("features",)),
+    **dict.fromkeys(("autoencoder_leftovers", "unet_leftovers"), ()),
+}
+RULES = (*motion_unet_rules("unet"), *flow_autoencoder_rules("renderer", *_PREDICTORS), *SMALL)
 
 
 class Inputs(NamedTuple):
@@ -42,25 +47,12 @@ class Inputs(NamedTuple):
 class LFDMModel(VideoModel):
     """LFDM: denoises a field (x, y, 2 c - 1) for each frame, and renders the frames from one picture."""
 
+    stages = STAGES
+    rules = RULES
     conditions = (Condition("text", "guidance_scale", ("text",), 1.0),)
-    feature_steps = ()
+    schedule = NoiseSchedule(kind="cosine")
     target: ClassVar[str] = "motion"
     takes_tracks = False
-
-    def __init__(self, config: LFDMConfig, policy: ComputePolicy):
-        """Creates the networks of the components that the config has."""
-        self.config = config
-        stages = {
-            "unet": ("denoise",),
-            "renderer": ("encode", "decode"),
-            **dict.fromkeys(("region_predictor", "background_predictor", "flow_predictor"), ("features",)),
-        }
-        self.components = {name: Component(part, stages.get(name, ())) for name, part in config.components().items()}
-        self.networks = {name: network(part, policy) for name, part in config.components().items() if name in stages}
-        self.schedule = NoiseSchedule(kind="cosine")
-        predictors = [name for name in self.networks if name != "unet"]
-        rules = (*motion_unet_rules("unet"), *flow_autoencoder_rules(*predictors), *SMALL)
-        self.sharding = ShardingTable(rules, components=frozenset(self.networks))
 
     def plan(self, request: Request, tokenizer: Tokenizer) -> NoReturn:
         """Raises an error for every request, because the model folder does not contain the text encoder, BERT.
@@ -147,6 +139,3 @@ class LFDMModel(VideoModel):
         grid, occlusion = field[..., :2], (field[..., 2:] + 1) / 2
         out = self._apply("renderer", params, source, levels, grid, occlusion, method="render").prediction
         return (2 * out.astype(jnp.float32) - 1).reshape(*chosen.shape[:2], *out.shape[1:])
-
-    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from smcd_jax.models.config import VideoConfig
 from smcd_jax.models.lvmm.autoencoder_config import (
     BackgroundPredictorConfig,
     FlowPredictorConfig,
@@ -74,7 +75,7 @@ class AppearanceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LVMMConfig:
+class LVMMConfig(VideoConfig):
     """Config of each component (None if the model lacks it), and sizes of videos and fields.
 
     Attributes:
@@ -113,11 +114,6 @@ class LVMMConfig:
     max_objects: int = 8
     fps: int = 8
 
-    def components(self) -> dict[str, Any]:
-        """Config of each component that is present, by its name in the model folder."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
-
     @property
     def motion_part(self) -> str:
         """Name of the component that predicts the field between two pictures."""
@@ -127,11 +123,6 @@ class LVMMConfig:
     def scale(self) -> float:
         """Scale of fields relative to the picture."""
         return getattr(self, self.motion_part).scale
-
-    @property
-    def text_length(self) -> int:
-        """Number of tokens per text."""
-        return self.text_encoder.length if self.text_encoder else 77
 
     @property
     def size_multiple(self) -> int:

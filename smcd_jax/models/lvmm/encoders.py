@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ from jaxtyping import Array, Float, Int, UInt8
 from smcd_jax.models.lvmm.config import LVMMConfig
 from smcd_jax.models.lvmm.predictors import Flow
 from smcd_jax.models.video_model import FeatureStep, Params, VideoModel
-from smcd_jax.nn.networks import Network
 from smcd_jax.nn.warp import corner_grid
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -20,14 +18,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class LVMMEncoders(VideoModel):
-    """Base class with LVMM's encoders; `model.LVMMModel` is the complete model.
-
-    Attributes:
-        networks: Network of each component, by name.
-    """
+    """Base class with LVMM's encoders; `model.LVMMModel` is the complete model."""
 
     config: LVMMConfig
-    networks: Mapping[str, Network]
 
     @property
     def field_shape(self) -> tuple[int, int, int]:
@@ -61,7 +54,7 @@ class LVMMEncoders(VideoModel):
         if config.text_encoder is not None:
             width = (config.text_encoder.embed_width,)
             steps.append(FeatureStep("text_token", "token_ids", "text_encoder", 1, self._embed_text, width))
-            steps.append(FeatureStep("null_text", "null_ids", "text_encoder", 1, self._embed_text, width))
+            steps.append(FeatureStep("null_text_token", "null_ids", "text_encoder", 1, self._embed_text, width))
         return tuple(steps)
 
     def estimate(
@@ -71,9 +64,6 @@ class LVMMEncoders(VideoModel):
         flow: Flow = self._apply(self.config.motion_part, params, source, driving)
         displacement = flow.grid - corner_grid(*flow.grid.shape[1:3])
         return jax.lax.stop_gradient(jnp.concatenate([displacement, flow.occlusion], axis=-1).astype(jnp.float32))
-
-    def _apply(self, name: str, params: Params, *args: Any, **kwargs: Any) -> Any:
-        return self.networks[name].apply({"params": params[name]}, *args, **kwargs)
 
     def _predict_fields(self, params: Any, videos: UInt8[Array, "m f h w 3"], keys: None) -> Array:
         del keys

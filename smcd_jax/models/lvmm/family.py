@@ -17,5 +17,4 @@ from smcd_jax.nn.networks import register_network
 register_network(PairMotionConfig, PairMotion)
 register_network(RegionMotionConfig, RegionMotion)
 register_network(AppearanceConfig, Appearance)
-FAMILY = Family("lvmm", LVMMConfig, PRESETS, LVMMModel)
-register_family(FAMILY)
+register_family(Family("lvmm", LVMMConfig, PRESETS, LVMMModel))

@@ -22,18 +22,17 @@ from smcd_jax.models.lvmm.objectives import (
     random_visibility,
     reconstruction_loss,
 )
-from smcd_jax.models.lvmm.rules import RULES
-from smcd_jax.models.video_model import Component, FeatureStep, Keep, Losses, Objective, Params, Stats
+from smcd_jax.models.lvmm.sharding import RULES
+from smcd_jax.models.video_model import FeatureStep, Losses, Objective, Params, Stats
 from smcd_jax.motion import Motion
 from smcd_jax.nn.batch_norm import STATISTICS, is_statistic, with_statistics
 from smcd_jax.nn.layers import ComputePolicy
-from smcd_jax.nn.networks import abstract_params, flatten, network, unflatten
+from smcd_jax.nn.networks import abstract_params, flatten, unflatten
 from smcd_jax.nn.warp import corner_grid
-from smcd_jax.runtime.sharding import ShardingTable
 
 IMAGE = Condition("image", "image_guidance_scale", ("image",), 1.0)
 TEXT = Condition("text", "guidance_scale", ("text",), 1.0)
-_STAGES = {
+STAGES = {
     "unet": ("denoise",),
     "pair_motion": ("features",),
     "region_motion": ("features",),
@@ -53,7 +52,7 @@ class Inputs(NamedTuple):
         appearance: Features of the picture from the renderer, pooled to the size of latents; None without them.
         image_token: Token of the picture; None for models without a vision tower.
         text_token: Token of the prompt; None for models without a text tower.
-        null_text: Token that replaces dropped prompts; None for zeros.
+        null_text_token: Token that replaces dropped prompts; None for zeros.
         picture: Picture, 0..255, for rendering and guidance; None in training.
         boxes: Boxes that guide the motion, xyxy in 0..1; None without tracks.
         mask: 1 where an object is present.
@@ -63,7 +62,7 @@ class Inputs(NamedTuple):
     appearance: Float[Array, "b h w d"] | None = None
     image_token: Float[Array, "b e"] | None = None
     text_token: Float[Array, "b e"] | None = None
-    null_text: Float[Array, "b e"] | None = None
+    null_text_token: Float[Array, "b e"] | None = None
     picture: Array | None = None
     boxes: Float[Array, "b f n 4"] | None = None
     mask: Float[Array, "b f n"] | None = None
@@ -90,18 +89,21 @@ class Context(NamedTuple):
 class LVMMNetworks(LVMMEncoders):
     """LVMM (CVPR 2024): motion fields, sampled in the latent space of an autoencoder, animate a picture."""
 
+    stages = STAGES
+    rules = RULES
     target: ClassVar[str] = "motion_latents"
     conditions = (IMAGE, TEXT)
+    dropped_fields: Mapping[str, tuple[str, ...]] = {
+        "image": ("still", "appearance", "image_token"),
+        "text": ("text_token",),
+    }
     max_clip_error = 50.0  # 31.1 dB; the paper drops clips above 50 but does not state the unit
 
     def __init__(self, config: LVMMConfig, policy: ComputePolicy | None = None):
-        self.config = config
+        super().__init__(config, policy)
         self.schedule = NoiseSchedule(kind="cosine", prediction_type=config.prediction_type)
-        self.components = {name: Component(part, _STAGES[name]) for name, part in config.components().items()}
-        self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         if "text_encoder" not in self.components:
             self.conditions = (IMAGE,)
-        self.sharding = ShardingTable(RULES, components=frozenset(self.components))
         self.feature_steps = self._feature_steps()
         trained = (config.motion_part, "renderer")
         self.objectives = {
@@ -136,7 +138,7 @@ class LVMMNetworks(LVMMEncoders):
     def inputs(self, features: Mapping[str, Array], key: PRNGKeyArray | None = None) -> Inputs:
         """Returns the latent of the zero motion field, the picture's features, and the tokens."""
         del key
-        names = ("appearance", "image_token", "text_token", "null_text", "boxes", "mask")
+        names = ("appearance", "image_token", "text_token", "null_text_token", "boxes", "mask")
         given = {name: features[name] for name in names if name in features}
         if "prompted" in features:
             given["text_token"] = given["text_token"] * features["prompted"][:, None]
@@ -144,19 +146,6 @@ class LVMMNetworks(LVMMEncoders):
         if "guided_picture" not in features:  # boxes of training examples are not for guidance
             given |= dict.fromkeys(("boxes", "mask"))
         return Inputs(still, picture=features.get("guided_picture"), **given)
-
-    def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """Replaces dropped conditions by zeros, and a dropped prompt by the negative prompt if there is one."""
-
-        def kept(switch: str, value: Array | None, dropped: Array | float = 0.0) -> Array | None:
-            if switch not in keep or value is None:
-                return value
-            where = keep[switch].reshape(-1, *(1,) * (value.ndim - 1))
-            return jnp.where(where, value, jnp.asarray(dropped, value.dtype))
-
-        null = 0.0 if inputs.null_text is None else inputs.null_text
-        image = {name: kept("image", getattr(inputs, name)) for name in ("still", "appearance", "image_token")}
-        return inputs._replace(**image, text_token=kept("text", inputs.text_token, null), null_text=None)
 
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
         """Returns channels to concatenate to the latents, and tokens; a model without towers has one zero token."""

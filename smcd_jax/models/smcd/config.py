@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from smcd_jax.models.config import VideoConfig
 from smcd_jax.nn.config import (
     AutoencoderConfig,
     PositionNetConfig,
@@ -43,7 +44,7 @@ class ControlNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(VideoConfig):
     """Config of each component (None if the model lacks it), and the size of videos.
 
     Attributes:
@@ -75,16 +76,6 @@ class ModelConfig:
     width: int = 256
     max_objects: int = 8
     fps: int = 8
-
-    def components(self) -> dict[str, Any]:
-        """Config of each component that is present, by its name in the model folder."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in named.items() if dataclasses.is_dataclass(value)}
-
-    @property
-    def text_length(self) -> int:
-        """Number of tokens per text."""
-        return self.text_encoder.length
 
     @property
     def size_multiple(self) -> int:

@@ -6,5 +6,4 @@ from smcd_jax.models.registry import Family, register_family
 from smcd_jax.models.smcd.config import PRESETS, ModelConfig
 from smcd_jax.models.smcd.model import SMCDModel
 
-FAMILY = Family("smcd", ModelConfig, PRESETS, SMCDModel, conversion="smcd_jax.models.smcd.conversion")
-register_family(FAMILY)
+register_family(Family("smcd", ModelConfig, PRESETS, SMCDModel, conversion="smcd_jax.models.smcd.conversion"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,9 +18,7 @@ from smcd_jax.models.smcd.config import ModelConfig
 from smcd_jax.models.smcd.guidance import BOXES, IMAGE, TEXT, reference_guidance
 from smcd_jax.models.smcd.sharding import RULES
 from smcd_jax.models.video_model import (
-    Component,
     FeatureStep,
-    Keep,
     Losses,
     Objective,
     Params,
@@ -28,14 +27,22 @@ from smcd_jax.models.video_model import (
 )
 from smcd_jax.nn.autoencoder_kl import autoencoder_losses
 from smcd_jax.nn.layers import ComputePolicy, dropout_seed
-from smcd_jax.nn.networks import network
 from smcd_jax.nn.unet3d import UNetContext
-from smcd_jax.runtime.sharding import ShardingTable
 from smcd_jax.sampling_options import SamplingOptions, refuse
 from smcd_jax.tokenizer import Tokenizer
 
 ADDITIVE = ("img_free_guidance", "ti_free_guidance")  # weights of the published guidance
 STEM = "encoder_0/conv/kernel"  # its input channels include the latent of the first frame
+STARTS = {"unet": {"widened": (STEM,)}, "controlnet": {"copied_from": "unet"}}  # fields of `Component`
+STAGES = {
+    "unet": ("denoise",),
+    "controlnet": ("denoise",),
+    "position_net": ("encode",),
+    "image_encoder": ("encode",),
+    "text_encoder": ("features",),
+    "autoencoder": ("features", "decode"),
+    "vision_encoder": (),
+}
 
 
 class Inputs(NamedTuple):
@@ -99,21 +106,23 @@ class Context(NamedTuple):
 class SMCDModel(LatentVideoModel):
     """SMCD (ECCV 2024), and the ModelScope text-to-video model that it extends, as the config selects."""
 
-    target: ClassVar[str] = "latents"
+    stages = STAGES
+    rules = RULES
+    conditions = (IMAGE, BOXES, TEXT)
+    dropped_fields: Mapping[str, tuple[str, ...]] = {"boxes": ("mask",), "image_tokens": ("hint",)}
     null_prompt: ClassVar[str] = " "  # the published model was trained with a single space as the null prompt
 
     def __init__(self, config: ModelConfig, policy: ComputePolicy | None = None):
         _check_complete(config)
-        self.config = config
+        super().__init__(config, policy)
+        self.components = {
+            name: dataclasses.replace(part, **STARTS.get(name, {})) for name, part in self.components.items()
+        }
         self.schedule = NoiseSchedule(prediction_type=config.prediction_type)
-        self.components = _components(config)
-        self.networks = {name: network(part.config, policy) for name, part in self.components.items()}
         unet = config.unet
         self.takes_tracks = unet.uses_objects
         self.required = ("image", "prompt", "tracks") if unet.uses_objects else ("image", "prompt")
         self.own_options = dict.fromkeys(("reference_guidance", *ADDITIVE), ())
-        self.conditions = (IMAGE, BOXES, TEXT)
-        self.sharding = ShardingTable(RULES, components=frozenset(self.components), head_dim=unet.head_dim)
         self.feature_steps = self._feature_steps()
         self.objectives = {"autoencoder": Objective(("autoencoder",), self._autoencoder_losses)}
 
@@ -194,24 +203,6 @@ class SMCDModel(LatentVideoModel):
             hint=first,
         )
 
-    def drop(self, inputs: Inputs, keep: Keep) -> Inputs:
-        """Replaces dropped conditions by the null text, absent objects and zero latents."""
-
-        def kept(switch: str, value: Array, dropped: Array | float = 0.0) -> Array:
-            if switch not in keep:
-                return value
-            where = keep[switch].reshape(-1, *(1,) * (value.ndim - 1))
-            return jnp.where(where, value, jnp.asarray(dropped, value.dtype))
-
-        text = inputs.text if inputs.null_text is None else kept("text", inputs.text, inputs.null_text)
-        return inputs._replace(
-            text=text,
-            null_text=None,
-            mask=kept("boxes", inputs.mask),
-            image_latent=kept("image_latent", inputs.image_latent),
-            hint=kept("image_tokens", inputs.hint),
-        )
-
     def encode(self, params: Params, inputs: Inputs, frames: Int[Array, " f"] | None = None) -> Tokens:
         """Returns box tokens and image tokens."""
         boxes, mask, labels = inputs.boxes, inputs.mask, inputs.labels
@@ -277,20 +268,6 @@ class SMCDModel(LatentVideoModel):
         network, kinds = self.networks["autoencoder"], {"kl": weights.kl_weight, "edge": weights.edge_weight}
         loss = autoencoder_losses(network, params["autoencoder"], batch["video"], key, weights=kinds)
         return Losses(loss, jnp.zeros(len(loss), jnp.int32)), stats
-
-
-def _components(config: ModelConfig) -> dict[str, Component]:
-    stages = {
-        "unet": ("denoise",),
-        "controlnet": ("denoise",),
-        "position_net": ("encode",),
-        "image_encoder": ("encode",),
-        "text_encoder": ("features",),
-        "autoencoder": ("features", "decode"),
-        "vision_encoder": (),
-    }
-    extra = {"unet": {"widened": (STEM,)}, "controlnet": {"copied_from": "unet"}}
-    return {name: Component(part, stages[name], **extra.get(name, {})) for name, part in config.components().items()}
 
 
 def _check_complete(config: ModelConfig) -> None:
