@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Measures sampling on a machine with a GPU in at most 9 minutes: launch/gpu.sh --run A --output DIR
+# Measures training at full size and settings of the sampler in at most 9 minutes: launch/gpu.sh --run B --output DIR
 # Trains and evaluates the small model of 128 x 128 pixels in at most 9 minutes: launch/gpu.sh --run C --output DIR
 # Rehearsal without a GPU: launch/gpu.sh --run A --device cpu --preset tiny --output DIR
 # Uses the Python in $PYTHON (default: python3), which needs jax and flax. Wheels in .wheels/ are installed into a

@@ -14,7 +14,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-FILES = ("environment", "parity_float32", "parity_bfloat16", "sample_1", "sample_8", "torch", "profile")
+# Files of run A and, last, of run B.
+FILES = ("environment", "parity_float32", "parity_bfloat16", "sample_1", "sample_8", "torch", "profile", "run_b")
+# Training steps of run B, by remat and batch, and its settings of the sampler.
+TRAIN = (("none", 4), ("blocks", 4), ("none", 16), ("blocks", 16), ("none", 32), ("blocks", 32))
+SAMPLE = {
+    "sample_cudnn_1": "sampler, attention cudnn, batch 1",
+    "sample_xla_1": "sampler, attention xla, batch 1",
+    "sample_no_command_buffers_1": "sampler, no command buffers, batch 1",
+    "sample_cudnn_8": "sampler, attention cudnn, batch 8",
+    "sample_xla_8": "sampler, attention xla, batch 8",
+}
 NOT_MEASURED = "not measured yet"
 KINDS = ("convolution", "matmul", "attention", "norm/reduction", "transpose/copy", "elementwise", "other")
 
@@ -39,7 +49,12 @@ def rows(results: Results) -> list[tuple[str, str, str]]:
     found += [row for dtype in ("float32", "bfloat16") for row in _parity_rows(results, dtype)]
     found += [row for batch in (1, 8) for row in _sample_rows(results, batch)]
     found += [row for mode in ("eager", "compile") for batch in (1, 8) for row in _torch_rows(results, mode, batch)]
-    return found + _profile_rows(results)
+    found += _profile_rows("profile, batch 1", (results.get("profile") or {}).get("profile"))
+    attempts = results.get("run_b") or {}
+    found += [row for remat, batch in TRAIN for row in _train_rows(attempts, remat, batch)]
+    found += [_largest_batch(attempts, remat) for remat in ("none", "blocks")]
+    found += _profile_rows("profile, train step, batch 4", attempts.get("train_none_4", {}).get("profile"))
+    return found + [row for name, part in SAMPLE.items() for row in _setting_rows(attempts, name, part)]
 
 
 def _value(read: Callable[[], str]) -> str:
@@ -112,10 +127,49 @@ def _torch_rows(results: Results, mode: str, batch: int) -> list[tuple[str, str,
     ]
 
 
-def _profile_rows(results: Results) -> list[tuple[str, str, str]]:
-    found = (results.get("profile") or {}).get("profile")
-    part = "profile, batch 1"
+def _train_rows(attempts: Results, remat: str, batch: int) -> list[tuple[str, str, str]]:
+    found, part = attempts.get(f"train_{remat}_{batch}", {}), f"train, remat {remat}, batch {batch}"
+    if "out_of_memory" in found:
+        return [
+            (part, "compile", _value(lambda: f"{found['compile_seconds']:.1f} s")),
+            *[(part, figure, "out of memory") for figure in ("one step", "share of the peak", "peak memory")],
+        ]
+    rate = lambda: (  # noqa: E731
+        f"{found['tflop_per_second']:.4g} TFLOP/s, {found['share_of_peak']:.1%} of"
+        f" {found['peak_tflop_per_second']:.4g} ({found['peak_source']})"
+    )
+    return [
+        (part, "compile", _value(lambda: f"{found['compile_seconds']:.1f} s")),
+        (part, "one step", _value(lambda: _milliseconds(found["median_step_seconds"]))),
+        (part, "share of the peak", _value(rate)),
+        (part, "peak memory", _value(lambda: _gigabytes(found["peak_memory_bytes"]))),
+    ]
 
+
+def _largest_batch(attempts: Results, remat: str) -> tuple[str, str, str]:
+    """Returns the largest batch that was timed, and the smallest one above it that did not fit."""
+    tried = {batch: attempts.get(f"train_{name}_{batch}", {}) for name, batch in TRAIN if name == remat}
+    fits = [batch for batch, found in tried.items() if "step_seconds" in found]
+    large = [batch for batch, found in tried.items() if "out_of_memory" in found]
+    value = f"{max(fits)} fits" if fits else NOT_MEASURED
+    limit = f"{min(large)} runs out of memory" if large else ""
+    return ("train, largest batch", f"remat {remat}", ", ".join(text for text in (value, limit) if text))
+
+
+def _setting_rows(attempts: Results, name: str, part: str) -> list[tuple[str, str, str]]:
+    found = attempts.get(name, {})
+    rows = [
+        (part, "compile", _value(lambda: f"{found['compile_seconds']:.1f} s")),
+        (part, "one guided step", _value(lambda: _milliseconds(found["median_step_seconds"]))),
+        (part, "peak memory", _value(lambda: _gigabytes(found["peak_memory_bytes"]))),
+    ]
+    if name.endswith("_1"):
+        rows.append((part, "50 steps in one call", _value(lambda: _seconds(found["clip_loop_seconds"], 1))))
+        rows.append((part, "50 steps in a call each", _value(lambda: _seconds(found["clip_calls_seconds"], 1))))
+    return rows
+
+
+def _profile_rows(part: str, found: Results | None) -> list[tuple[str, str, str]]:
     def kind(name: str) -> str:
         total, steps = found["kinds"][name], found["steps"]
         of = sum(other["milliseconds"] for other in found["kinds"].values())

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +26,10 @@ from typing import IO
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from launch.gpu.results import read_results, table
-from launch.gpu.runs import ROOT, RUNS, Options, Step
+from launch.gpu.runs import PARTS, ROOT, RUN_B, RUNS, Options, Step
+from smcd_jax.files import write_json
 
+FINE = ("done", "out of memory")  # endings of a command that are results
 LAST_LINES = 12  # number of output lines printed for a failed step
 
 
@@ -77,7 +81,26 @@ class Command:
             return output.read()
 
 
-def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO[str]) -> str:
+def collect(output: Path, name: str, ending: str) -> str:
+    """Moves the figures of a command from DIR/parts into run_b.json, and returns how the command ended.
+
+    A training step that does not fit in memory is a result: its ending is "out of memory".
+
+    Args:
+        output: Folder of the results.
+        name: Name of the command.
+        ending: How the command ended.
+    """
+    collected, part = output / RUN_B, output / PARTS / f"{name}.json"
+    found = json.loads(collected.read_text(encoding="utf-8")) if collected.is_file() else {}
+    figures = json.loads(part.read_text(encoding="utf-8")) if part.is_file() else {}
+    ending = "out of memory" if "out_of_memory" in figures else ending
+    write_json(collected, found | {name: {"ending": ending, **figures}})
+    part.unlink(missing_ok=True)
+    return ending
+
+
+def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO[str], output: Path) -> str:
     """Runs the commands of a step side by side, and returns how it ended: "done", "failed (...)" or "cut off ...".
 
     Args:
@@ -85,8 +108,11 @@ def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO
         seconds: Time after which commands that still run are killed, with the processes they started.
         environment: Environment of all steps.
         log: File that the output of the commands is appended to.
+        output: Folder of the results.
     """
     end = time.monotonic() + seconds
+    if step.parts:
+        (output / PARTS).mkdir(exist_ok=True)
     commands = [Command(command, environment | step.environment) for command in step.commands]
     endings: list[str] = []
     try:
@@ -96,12 +122,16 @@ def run_step(step: Step, seconds: float, *, environment: dict[str, str], log: IO
             text = command.close()
             log.write(f"\n$ {' '.join(command.command)}\n{text}")
             log.flush()
-            if endings[index : index + 1] != ["done"]:
+            ending = endings[index] if index < len(endings) else "interrupted"
+            if step.parts:
+                ending = collect(output, step.parts[index], ending)
+                endings[index : index + 1] = [ending]
+            if ending not in FINE:
                 print("\n".join(f"    {line[:200]}" for line in text.splitlines()[-LAST_LINES:]), flush=True)
-    return next((ending for ending in endings if ending != "done"), "done")
+    return next((ending for ending in endings if ending not in FINE), "done")
 
 
-def run_all(steps: Sequence[Step], *, environment: dict[str, str], log: IO[str]) -> dict[str, str]:
+def run_all(steps: Sequence[Step], *, environment: dict[str, str], log: IO[str], output: Path) -> dict[str, str]:
     """Runs all steps, prints a line for each, and returns how each ended.
 
     A step may run until the sum of its own and all earlier limits has passed since the start. Time that one step does
@@ -111,7 +141,7 @@ def run_all(steps: Sequence[Step], *, environment: dict[str, str], log: IO[str])
     for number, step in enumerate(steps, 1):
         limit += step.seconds
         begun = time.monotonic()
-        ending = run_step(step, start + limit - begun, environment=environment, log=log)
+        ending = run_step(step, start + limit - begun, environment=environment, log=log, output=output)
         line = f"[{number}/{len(steps)}] {step.name}: {ending} after {time.monotonic() - begun:.1f} s"
         print(line, flush=True)
         log.write(f"{line}\n")
@@ -135,8 +165,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="smcd-gpu-") as caches, (output / "log.txt").open("w") as log:
         try:
             environment = base_environment(arguments.device, Path(caches))
-            endings = run_all(steps, environment=environment, log=log)
+            endings = run_all(steps, environment=environment, log=log, output=output)
         finally:
+            shutil.rmtree(output / PARTS, ignore_errors=True)  # the figures have been collected
             last = f"run {arguments.run}: {time.monotonic() - start:.0f} s\n\n{table(read_results(output))}"
             print(last, flush=True)
             log.write(f"{last}\n")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smcd_jax.cli import console
-from smcd_jax.cli.bench_flags import add_model_flags
+from smcd_jax.cli.bench_flags import add_model_flags, add_run_flags
 
 if TYPE_CHECKING:
     from smcd_jax.pipeline.benchmark import SamplingMeasures
@@ -22,11 +21,19 @@ examples:
   smcd bench sample --preset tiny
   smcd bench sample --preset tiny --batch 2 --num_inference_steps 10 --profile_steps 2 --output bench.json"""
 
+_COMMON = ("preset", "dtype", "batch", "attention", "steps_timed", "whole_clip", "profile_steps", "output")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `smcd bench sample`."""
     parser.epilog = _EPILOG
+    parser.common = _COMMON
     add_model_flags(parser)
+    parser.add_argument(
+        "--attention",
+        choices=("xla", "cudnn", "mapped"),
+        help="attention kernels; default: cudnn on GPUs, mapped on CPUs, xla elsewhere",
+    )
     parser.add_argument(
         "--num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
     )
@@ -35,15 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps_timed", type=int, default=3, metavar="N", help="number of timed steps (default: 3)")
     parser.add_argument("--whole_clip", action="store_true", help="also run all steps in one call")
-    parser.add_argument("--profile_steps", type=int, default=0, metavar="N", help="also profile N steps (default: 0)")
+    parser.add_argument("--step_calls", action="store_true", help="also run all steps in a call each")
     parser.add_argument("--no_decode", dest="decode", action="store_false", help="do not time decoding")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures as JSON, after each part")
+    add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints a table, and writes the JSON."""
     from smcd_jax.files import write_json
     from smcd_jax.pipeline.benchmark import SamplingBenchmark, measure_sampling
+    from smcd_jax.runtime.device_turns import DeviceTurns
 
     def write(measures: SamplingMeasures) -> None:
         if args.output is not None:
@@ -51,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
 
     names = (field.name for field in dataclasses.fields(SamplingBenchmark))
     settings = SamplingBenchmark(**{name: getattr(args, name) for name in names})
-    console.result(table(measure_sampling(settings, on_measured=write, on_stage=console.progress_line)))
+    turns = DeviceTurns(args.turns)
+    console.result(table(measure_sampling(settings, on_measured=write, on_stage=console.progress_line, turns=turns)))
 
 
 def table(measures: SamplingMeasures) -> str:
@@ -60,13 +69,17 @@ def table(measures: SamplingMeasures) -> str:
     from smcd_jax.runtime.kernel_profile import table as profile_table
 
     lines = {
-        "model": f"{measures.preset}, {measures.dtype}, batch {measures.batch}, {measures.branches} guidance branches",
+        "model": f"{measures.preset}, {measures.dtype}, batch {measures.batch}, {measures.branches} guidance branches, "
+        f"attention {measures.attention}",
         "device": f"{measures.device['device']} ({measures.device['platform']})",
         "compile": f"{measures.compile_seconds:.1f} s",
         "denoising step": f"{measures.step_seconds:.4g} s (fastest of {measures.steps_timed}, "
         f"median {measures.median_step_seconds:.4g} s)",
         "denoising, per clip": f"{measures.clip_seconds:.4g} s at {measures.num_inference_steps} steps"
         + (" (estimated)" if measures.clip_loop_seconds is None else ""),
+        "one call per step": "not measured"
+        if measures.clip_calls_seconds is None
+        else f"{measures.clip_calls_seconds / measures.batch:.4g} s per clip",
         "arithmetic": f"{measures.tflop_per_step:.4g} TFLOP per step, {measures.tflop_per_second:.4g} TFLOP/s",
         "matrix product": f"{measures.matmul_tflop_per_second:.4g} TFLOP/s on this device in this run",
         "share of this rate": f"{measures.share_of_matmul:.1%}",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smcd_jax.cli import console
+from smcd_jax.cli.bench_flags import add_run_flags
 from smcd_jax.errors import SMCDError
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Weights and batch are random, so no records are needed. TFLOP counts the matrix products and convolutions of
-the step, from their shapes; operations that rematerialization repeats are counted once.
+the step, from their shapes; operations that rematerialization repeats are counted once. If memory is not enough,
+the JSON file has the key "out_of_memory".
 
 examples:
   smcd bench train --preset tiny
@@ -37,25 +39,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_cache", action="store_true", help="encode videos and texts in the step instead of reading cached features"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result to this JSON file")
+    add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures the step, prints a table, and writes the JSON file."""
     from smcd_jax.cli.train import SMALLER
     from smcd_jax.files import write_json
-    from smcd_jax.runtime.memory import oom_as_user_error
+    from smcd_jax.runtime.device_turns import DeviceTurns
+    from smcd_jax.runtime.memory import OutOfMemoryError, oom_as_user_error
     from smcd_jax.training.benchmark import measure_training
 
-    with oom_as_user_error(SMALLER):
-        measures = measure_training(_config(args), steps_timed=args.steps_timed, say=console.progress_line)
+    known: dict[str, Any] = {}
+
+    def write(figures: dict[str, Any]) -> None:
+        known.update(figures)
+        if args.output is not None:
+            write_json(args.output, known)
+
+    settings = {"steps_timed": args.steps_timed, "profile_steps": args.profile_steps, "turns": DeviceTurns(args.turns)}
+    try:
+        with oom_as_user_error(SMALLER):
+            measures = measure_training(_config(args), **settings, say=console.progress_line, on_measured=write)
+    except OutOfMemoryError as error:
+        write({"out_of_memory": str(error)})
+        raise
     console.result(table(measures))
-    if args.output is not None:
-        write_json(args.output, measures.as_dict())
 
 
 def table(measures: TrainingMeasures) -> str:
     """Formats the result as a table."""
+    from smcd_jax.runtime.kernel_profile import ProfileSummary
+    from smcd_jax.runtime.kernel_profile import table as profile_table
+
     mesh = " x ".join(f"{name} {size}" for name, size in measures.mesh.items())
     inputs = {"features": "cached features", "latents": "cached latents, texts encoded in the step"}
     lines = {
@@ -71,7 +87,10 @@ def table(measures: TrainingMeasures) -> str:
         "share of peak": f"{measures.share_of_peak:.1%}",
         "peak memory": f"{measures.peak_memory_bytes / 1e9:.2f} GB",
     }
-    return "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+    text = "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+    if measures.profile is None:
+        return text
+    return f"{text}\n{profile_table(ProfileSummary.from_dict(measures.profile))}"
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

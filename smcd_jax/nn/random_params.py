@@ -25,8 +25,13 @@ def random_params(config: Any, policy: ComputePolicy) -> Params:
         config: Config of the component, such as `UNetConfig`.
         policy: Dtypes; the parameters have ``policy.params``.
     """
-    shapes = flatten(abstract_params(config, policy))
-    return unflatten({path: _leaf(path, shape) for path, shape in shapes.items()})
+    return random_of(abstract_params(config, policy))
+
+
+def random_of(shapes: Params) -> Params:
+    """Returns parameters with the shapes, dtypes and, if given, shardings of `ShapeDtypeStruct`, as `random_params`."""
+    made = {path: (_leaf(path, shape), shape.sharding) for path, shape in flatten(shapes).items()}
+    return unflatten({path: leaf if to is None else jax.device_put(leaf, to) for path, (leaf, to) in made.items()})
 
 
 def random_like(tree: Any) -> Any:

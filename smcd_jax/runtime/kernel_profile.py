@@ -6,8 +6,9 @@ import collections
 import dataclasses
 import os
 import re
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,6 +119,22 @@ def fusion_kinds(hlo: str) -> dict[str, str]:
             if kind is not None:
                 holds.setdefault(computation, kind)
     return {name: holds[called] for name, called in fusions if called in holds}
+
+
+def record(run: Callable[[], Any], steps: int, *, hlo: str) -> ProfileSummary:
+    """Records and summarizes a profile of a function that runs a compiled program.
+
+    Args:
+        run: Function to profile; returns the arrays to wait for.
+        steps: Number of steps that it runs.
+        hlo: Text of the compiled program, from `compiled.as_text()`.
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # Python's events would fill most of the file and slow the host down
+    with tempfile.TemporaryDirectory(prefix="smcd-profile-") as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            jax.block_until_ready(run())
+        return summarize(read_kernels(folder), steps, fusions=fusion_kinds(hlo))
 
 
 def read_kernels(folder: str | os.PathLike[str]) -> list[Kernel]:

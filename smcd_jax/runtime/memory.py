@@ -38,9 +38,13 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+class OutOfMemoryError(SMCDError):
+    """The device or this machine has less memory than a program needs."""
+
+
 @contextlib.contextmanager
 def oom_as_user_error(advice: str) -> Iterator[None]:
-    """Turns an out-of-memory error raised in the block into an `SMCDError` of one line.
+    """Turns an out-of-memory error raised in the block into an `OutOfMemoryError` of one line.
 
     Args:
         advice: Advice on how to use less memory, appended to the message.
@@ -48,11 +52,11 @@ def oom_as_user_error(advice: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise SMCDError(f"out of memory on this machine; {advice}") from error
+        raise OutOfMemoryError(f"out of memory on this machine; {advice}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise SMCDError(f"out of memory on the device; {advice}") from error
+        raise OutOfMemoryError(f"out of memory on the device; {advice}") from error
 
 
 @contextlib.contextmanager

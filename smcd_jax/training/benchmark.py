@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.random_params import random_of
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops, peak_flops
+from smcd_jax.runtime.device_turns import DeviceTurns
 from smcd_jax.runtime.devices import device_summary
+from smcd_jax.runtime.kernel_profile import record
 from smcd_jax.runtime.memory import peak_memory_bytes
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training.config import TrainConfig
@@ -42,7 +45,10 @@ class TrainingMeasures:
         peak_tflop_per_second: Peak TFLOP/s of the devices.
         peak_source: Source of the peak: "stated by its vendor" or "a matrix product in this run".
         peak_memory_bytes: Peak memory of one device, or of the process if devices do not report theirs.
+        program_bytes: Memory of the compiled step on one device: arguments, outputs and temporaries. The step updates
+            the state in place, so most of the outputs are part of the arguments.
         device: Devices and versions (`device_summary`).
+        profile: Summary of a profile as JSON values; None if no profile was recorded.
     """
 
     config: str
@@ -59,7 +65,9 @@ class TrainingMeasures:
     peak_tflop_per_second: float
     peak_source: str
     peak_memory_bytes: int
+    program_bytes: dict[str, int]
     device: dict[str, Any]
+    profile: dict[str, Any] | None = None
 
     @property
     def clips_per_second(self) -> float:
@@ -83,61 +91,111 @@ class TrainingMeasures:
 
 
 def measure_training(
-    config: TrainConfig, *, steps_timed: int = 5, say: Callable[[str], object] = lambda _: None
+    config: TrainConfig,
+    *,
+    steps_timed: int = 5,
+    profile_steps: int = 0,
+    say: Callable[[str], object] = lambda _: None,
+    on_measured: Callable[[dict[str, Any]], object] = lambda _: None,
+    turns: DeviceTurns | None = None,
 ) -> TrainingMeasures:
     """Times the training step of a config on all devices of this machine.
 
     Args:
         config: Config of a run; the folders that it names are not read.
         steps_timed: Number of timed steps after one warm-up step, at least 1.
+        profile_steps: Number of steps to profile; 0 for no profile.
         say: Function that prints one line of progress.
+        on_measured: Function called with the figures so far by name, after compilation, timed steps and profile.
+        turns: Turns on the devices, if other processes use them too.
 
     Raises:
-        SMCDError: `steps_timed` is out of range, or the mesh does not match the devices or divide the batch.
+        SMCDError: A number of steps is out of range, or the mesh does not match the devices or divide the batch.
     """
-    if steps_timed < 1:
-        raise SMCDError(f"steps_timed must be at least 1, got {steps_timed}", argument="steps_timed", value=steps_timed)
+    for name, number, least in (("steps_timed", steps_timed, 1), ("profile_steps", profile_steps, 0)):
+        if number < least:
+            raise SMCDError(f"{name} must be at least {least}, got {number}", argument=name, value=number)
     enable_compile_cache()
-    mesh = make_mesh(config.mesh)
+    turns, mesh = turns or DeviceTurns(), make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        program = TrainProgram(config, mesh)
-        say("compiling the train step")
+        with turns.compiling():
+            program = TrainProgram(config, mesh)
+            step, compiled = _compiled(program, say)
+        on_measured(compiled)
+        with turns.measuring():
+            measures = _timed(program, step, compiled | {"steps_timed": steps_timed}, profile_steps, say, on_measured)
+    return measures
+
+
+def _compiled(program: TrainProgram, say: Callable[[str], object]) -> tuple[Any, dict[str, Any]]:
+    """Returns the compiled step and the figures that are known without running it."""
+    say("compiling the train step")
+    start = time.perf_counter()
+    step = program.compile()
+    compile_seconds = time.perf_counter() - start
+    sizes, config = step.memory_analysis(), program.config
+    return step, {
+        "config": config.name,
+        "inputs": config.data.inputs,
+        "dtype": policy(config, program.platform).compute.name,
+        "remat": config.remat,
+        "batch": config.data.batch_size,
+        "mesh": dict(program.mesh.shape),
+        "compile_seconds": compile_seconds,
+        "tflop_per_step": program.flops() / 1e12,
+        "program_bytes": {
+            "arguments": sizes.argument_size_in_bytes,
+            "outputs": sizes.output_size_in_bytes,
+            "temporaries": sizes.temp_size_in_bytes,
+        },
+        "device": device_summary(),
+    }
+
+
+def _timed(
+    program: TrainProgram,
+    step: Any,
+    compiled: dict[str, Any],
+    profile_steps: int,
+    say: Callable[[str], object],
+    on_measured: Callable[[dict[str, Any]], object],
+) -> TrainingMeasures:
+    peak, source = _peak(program, say)
+    say("creating random weights and a random batch")
+    state, frozen, batch = random_state(program), random_of(program.frozen), random_batch(program)
+    say(f"timing {compiled['steps_timed']} steps")
+    times = []
+    for _ in range(1 + compiled["steps_timed"]):
         start = time.perf_counter()
-        step = program.compile()
-        compile_seconds = time.perf_counter() - start
-        say("creating random weights and a random batch")
-        state, frozen, batch = random_state(program), _random_weights(program.frozen), random_batch(program)
-        say(f"timing {steps_timed} steps")
-        times = []
-        for _ in range(1 + steps_timed):
-            start = time.perf_counter()
-            state = jax.block_until_ready(step(state, frozen, batch))
-            times.append(time.perf_counter() - start)
-        memory = peak_memory_bytes()
-        del state, frozen, batch
-        peak, source = _peak(program, say)
-    return TrainingMeasures(
-        config=config.name,
-        inputs=config.data.inputs,
-        dtype=policy(config, program.platform).compute.name,
-        remat=config.remat,
-        batch=config.data.batch_size,
-        mesh=dict(mesh.shape),
-        steps_timed=steps_timed,
-        compile_seconds=compile_seconds,
+        state = jax.block_until_ready(step(state, frozen, batch))
+        times.append(time.perf_counter() - start)
+    measures = TrainingMeasures(
+        **compiled,
         step_seconds=min(times[1:]),
         median_step_seconds=statistics.median(times[1:]),
-        tflop_per_step=program.flops() / 1e12,
         peak_tflop_per_second=peak / 1e12,
         peak_source=source,
-        peak_memory_bytes=memory,
-        device=device_summary(),
+        peak_memory_bytes=peak_memory_bytes(),
     )
+    on_measured(measures.as_dict())
+    if not profile_steps:
+        return measures
+
+    def run() -> TrainState:
+        nonlocal state
+        for _ in range(profile_steps):
+            state = step(state, frozen, batch)
+        return state
+
+    say(f"recording a profile of {profile_steps} steps")
+    measures = dataclasses.replace(measures, profile=record(run, profile_steps, hlo=step.as_text()).as_dict())
+    on_measured(measures.as_dict())
+    return measures
 
 
 def random_state(program: TrainProgram) -> TrainState:
     """Returns the state before the first step, with random parameters."""
-    return program.state_from(_random_weights(program.state.params))
+    return program.state_from(random_of(program.state.params))
 
 
 def random_batch(program: TrainProgram) -> dict[str, jax.Array]:
@@ -156,18 +214,6 @@ def random_batch(program: TrainProgram) -> dict[str, jax.Array]:
         return _place(made, shape.sharding)
 
     return {name: leaf(name, shape) for name, shape in program.batch.items()}
-
-
-def _random_weights(shapes: Any) -> Any:
-    rng = np.random.default_rng(0)
-
-    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        spread = np.float32(1 / np.sqrt(max(1, np.prod(shape.shape[:-1]))))
-        # NumPy turns an array without axes into a scalar.
-        made = np.asarray(rng.standard_normal(shape.shape, np.float32) * spread)
-        return _place(made.astype(shape.dtype), shape.sharding)
-
-    return jax.tree.map(leaf, shapes)
 
 
 def _place(made: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

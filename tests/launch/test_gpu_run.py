@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from launch.gpu import runs
-from launch.gpu.results import FILES, NOT_MEASURED, read_results, rows, table
+from launch.gpu.results import FILES, NOT_MEASURED, SAMPLE, TRAIN, read_results, rows, table
 from launch.gpu.run import run_all
 from launch.gpu.runs import RUNS, SELECTION, Options, Step
 from launch.gpu.torch_unet import unet_arguments
@@ -133,6 +133,8 @@ def example_results() -> dict:
     sample = {**step, "compile_seconds": 61.25, "share_of_matmul": 0.41, "matmul_tflop_per_second": 790.0}
     torch = {**step, "first_call_seconds": 9.0}
     kernels = [Kernel("dot.1", 0, 6e6), Kernel("loop_add_fusion", 8e6, 2e6)]
+    rate = {"tflop_per_second": 400.0, "share_of_peak": 0.404, "peak_tflop_per_second": 989.5}
+    train = sample | rate | {"peak_source": "stated by its vendor", "profile": summarize(kernels, 2).as_dict()}
     versions = {"python": "3.12.1", "jax": "0.11.2", "torch": None}
     parity = lambda dtype: report(dtype, [("unet/a.npz", Comparison("eps", 1.5e-6, 2e-5))], complete=True)  # noqa: E731
     return {
@@ -154,6 +156,10 @@ def example_results() -> dict:
             "tflop_per_step": {"1": 6.0, "8": 48.0},
         },
         "profile": {"profile": summarize(kernels, 10).as_dict()},
+        "run_b": {
+            **{f"train_{remat}_{batch}": train for remat, batch in TRAIN},
+            **dict.fromkeys(SAMPLE, sample | {"clip_calls_seconds": 1.75}),
+        },
     }
 
 
@@ -170,6 +176,11 @@ class TestResults:
         assert found["smcd_jax, batch 1", "share of the matrix rate"] == "41.0% of 790 TFLOP/s"
         assert found["smcd_jax, batch 8", "50 steps"] == "1.5 s, 0.188 s a clip"
         assert found["diffusers, eager, batch 1", "share of the matrix rate"] == "38.1% of 788 TFLOP/s"
+        assert found["train, remat none, batch 4", "share of the peak"].startswith(
+            "400 TFLOP/s, 40.4% of 989.5 (stated"
+        )
+        assert found["sampler, no command buffers, batch 1", "50 steps in a call each"] == "1.75 s"
+        assert found["profile, train step, batch 4", "gaps between kernels"] == "0 gaps, 1.00 ms, 20.0%"
         assert found["profile, batch 1", "gaps between kernels"] == "0 gaps, 0.20 ms, 20.0%"
 
     @pytest.mark.parametrize("absent", FILES)
@@ -213,8 +224,9 @@ class TestRun:
         """The limit includes log.txt."""
         steps = RUNS["A"](self.options(tmp_path))
         written = {Path(part).name for step in steps for command in step.commands for part in command}
-        assert sorted(f"{name}.json" for name in FILES) == sorted(name for name in written if name.endswith(".json"))
-        assert len(FILES) + 1 <= 8
+        files = [name for name in FILES if name != "run_b"]
+        assert sorted(f"{name}.json" for name in files) == sorted(name for name in written if name.endswith(".json"))
+        assert len(files) + 1 <= 8
 
     def test_a_step_that_fails_or_hangs_does_not_stop_the_others(self, tmp_path, capsys):
         python = lambda code: [sys.executable, "-c", code]  # noqa: E731
@@ -225,7 +237,7 @@ class TestRun:
             Step("good", 20, [python("print('fine')"), python("import os; print(os.environ['KEY'])")], {"KEY": "set"}),
         ]
         log, start = io.StringIO(), time.monotonic()
-        endings = run_all(steps, environment={}, log=log)
+        endings = run_all(steps, environment={}, log=log, output=tmp_path)
         assert time.monotonic() - start < 15
         assert endings == {"bad": "failed (exit status 1)", "slow": "cut off at its time limit", "good": "done"}
         assert file.read_text() == "1", "the file that a step wrote before its time limit is kept"

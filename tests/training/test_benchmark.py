@@ -15,6 +15,7 @@ from smcd_jax.training.step import TrainProgram
 from tests.errors import refused
 
 CONFIG = "tests/training/training_run.py:pictures"
+STAGES: list[dict] = []  # what the measurement reports on its way
 
 
 def small_config(*overrides: str):
@@ -33,7 +34,7 @@ def measures() -> TrainingMeasures:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMCD_CACHE_DIR", "")
         patch.setattr(benchmark, "measured_flops", lambda *_, **__: 2e9)
-        return measure_training(small_config(), steps_timed=2)
+        return measure_training(small_config(), steps_timed=2, profile_steps=1, on_measured=STAGES.append)
 
 
 class TestMeasures:
@@ -51,6 +52,18 @@ class TestMeasures:
         assert measures.tflop_per_step == program.flops() / 1e12
         assert (measures.batch, measures.inputs, measures.dtype, measures.mesh["fsdp"]) == (8, "features", "float32", 8)
 
+    def test_the_profile_holds_the_step(self, measures):
+        kinds = measures.profile["kinds"]
+        assert (measures.profile["steps"], kinds["matmul"]["launches"] > 0) == (1, True)
+        assert json.loads(json.dumps(measures.as_dict())) == measures.as_dict()
+
+    def test_figures_are_reported_as_soon_as_they_are_known(self, measures):
+        compiled, timed, profiled = STAGES
+        assert compiled["program_bytes"]["arguments"] > 0
+        assert compiled.items() <= timed.items()
+        assert (timed["profile"], timed["step_seconds"]) == (None, measures.step_seconds)
+        assert profiled == measures.as_dict()
+
     @pytest.mark.parametrize(
         ("overrides", "multiple"),
         [(("data.batch_size=12",), "8"), (("data.batch_size=24", "optimizer.grad_accum_steps=2"), "16")],
@@ -60,9 +73,10 @@ class TestMeasures:
             measure_training(small_config(*overrides))
         assert f"multiple of {multiple} " in str(record.value)
 
-    def test_zero_timed_steps_are_refused(self):
-        with refused("steps_timed", value=0):
-            measure_training(small_config(), steps_timed=0)
+    @pytest.mark.parametrize(("name", "value"), [("steps_timed", 0), ("profile_steps", -1)])
+    def test_numbers_of_steps_out_of_range_are_refused(self, name, value):
+        with refused(name, value=value):
+            measure_training(small_config(), **{name: value})
 
 
 class TestInputs:
@@ -88,22 +102,47 @@ class TestInputs:
         assert int(state.step) == 0
 
 
+def measured(measures: TrainingMeasures, asked: list):
+    """Returns a mock of `measure_training` that keeps the configs it is called with."""
+
+    def measure(config, *, on_measured, **_):
+        asked.append(config)
+        on_measured(measures.as_dict())
+        return measures
+
+    return measure
+
+
 class TestCommand:
     def test_the_command_prints_a_table_and_writes_json(self, measures, monkeypatch, tmp_path, capsys):
         asked = []
-        monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
+        monkeypatch.setattr(benchmark, "measure_training", measured(measures, asked))
         flags = ["--config", CONFIG, "--no_cache", "--batch", "16", "--config.optimizer.learning_rate=0.5"]
         assert main(["bench", "train", *flags, "--output", str(tmp_path / "out.json")]) == 0
         (config,) = asked
         assert (config.data.inputs, config.data.batch_size, config.optimizer.learning_rate) == ("video", 16, 0.5)
-        assert "clips" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "clips" in printed
+        assert "norm/reduction" in printed
         written = json.loads((tmp_path / "out.json").read_text())
         assert written["clips_per_second"] == measures.clips_per_second
+
+    def test_too_little_memory_is_recorded(self, monkeypatch, tmp_path, capsys):
+        def measure(config, *, on_measured, **_):
+            on_measured({"compile_seconds": 2.0})
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+        monkeypatch.setattr(benchmark, "measure_training", measure)
+        assert main(["bench", "train", "--preset", "tiny", "--output", str(tmp_path / "out.json")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        written = json.loads((tmp_path / "out.json").read_text())
+        assert written.keys() == {"compile_seconds", "out_of_memory"}
+        assert written["out_of_memory"] in line
 
     @pytest.mark.parametrize("preset", ["tiny", "smcd"])
     def test_a_preset_measures_stage_2(self, preset, measures, monkeypatch):
         asked = []
-        monkeypatch.setattr(benchmark, "measure_training", lambda config, **_: asked.append(config) or measures)
+        monkeypatch.setattr(benchmark, "measure_training", measured(measures, asked))
         assert main(["bench", "train", "--preset", preset]) == 0
         assert asked[0].name == "stage2_scene"
         assert asked[0].model.unet.base_channels == {"tiny": 32, "smcd": 320}[preset]
