@@ -3,7 +3,8 @@
     python launch/gpu/pack.py DIR --output PACKED
     cat PACKED/small.tar.* | tar x
 
-Evaluation and logs come first, then the models. A model that would exceed the limit is left out.
+Figures and logs come first, then the model of few steps, the clips of the evaluation, and the other model. What would
+exceed the limit is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from launch.train_small import FEW_STEPS
 MIB = 2**20
 PART, MOST = 15 * MIB, 60 * MIB  # bytes of a file, and of all files
 # Files and folders of a run, the most useful first. Each match is packed as a whole or left out.
-PATTERNS = ("progress.json", "evaluation/*/*.json", "*/metrics.jsonl", "evaluation/*", FEW_STEPS, "model")
+PATTERNS = ("progress.json", "evaluation/*/*.json", "*/metrics.jsonl", FEW_STEPS, "evaluation/*", "model")
 _BLOCK = 512  # a tar file consists of blocks
 
 

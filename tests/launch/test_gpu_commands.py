@@ -7,16 +7,23 @@ import dataclasses
 import importlib
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+from launch.gpu.pack import MOST
 from launch.gpu.results import NOT_MEASURED, SAMPLE, TRAIN, rows
 from launch.gpu.run import run_all
-from launch.gpu.runs import ATTENTION, LIMITS_B, PARTS, ROOT, RUN_B, RUNS, Options, Step, run_b
+from launch.gpu.runs import ATTENTION, LIMITS_B, NETWORKS_C, PARTS, ROOT, RUN_B, RUNS, Options, Step, run_b
+from launch.train_small import STAGES
 from smcd_jax.cli.bench_train import _config
+from smcd_jax.models.registry import make_model
+from smcd_jax.nn.networks import abstract_params
 from smcd_jax.pipeline.benchmark import SamplingBenchmark
+from smcd_jax.training.config import load_config
 from tests.snapshots.adapters import command_parsers
 
 DEVICES = {"gpu": "smcd", "cpu": "tiny"}
@@ -56,7 +63,9 @@ def test_every_command_parses(run, device, monkeypatch):
         assert python == sys.executable
         if words[:2] != ["-m", "smcd_jax"]:
             with monkeypatch.context() as patch:
-                assert parse_script(words[0], words[1:], patch) == []
+                unknown = parse_script(words[0], words[1:], patch)
+            networks = (run, device) == ("C", "gpu") and words[0].endswith("train_small.py")
+            assert unknown == ([f"--config.model.{setting}" for setting in NETWORKS_C] if networks else [])
             continue
         args = PARSERS[words[2]].parse_args(words[3:])
         if args.benchmark == "train":
@@ -67,6 +76,15 @@ def test_every_command_parses(run, device, monkeypatch):
         else:
             names = (field.name for field in dataclasses.fields(SamplingBenchmark))
             assert SamplingBenchmark(**{name: getattr(args, name) for name in names}).preset == DEVICES[device]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_the_model_of_run_c_can_be_packed(stage):
+    """The exported weights are bfloat16; the tokenizer has 3 MB."""
+    config = load_config(f"configs/small/{stage.config}:128", [f"model.{setting}" for setting in NETWORKS_C])
+    shapes = [abstract_params(part.config) for part in make_model(config.model).components.values()]
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert 20e6 < numbers < (MOST - 5e6) / 2
 
 
 class TestRunB:
