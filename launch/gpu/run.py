@@ -30,6 +30,7 @@ from launch.gpu.runs import PARTS, ROOT, RUN_B, RUNS, Options, Step
 from smcd_jax.files import write_json
 
 FINE = ("done", "out of memory")  # endings of a command that are results
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 LAST_LINES = 12  # number of output lines printed for a failed step
 
 
@@ -72,8 +73,14 @@ class Command:
         return "done" if status == 0 else f"failed (exit status {status})"
 
     def close(self) -> str:
-        """Kills the command and the processes it started, and returns what it printed."""
-        with contextlib.suppress(ProcessLookupError):  # all processes have ended
+        """Ends the command and the processes it started, and returns what it printed.
+
+        SIGTERM comes first, because launch/train_small.py passes it on to a process that is not in its group.
+        """
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):  # all processes have ended
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(timeout=GRACE)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._output.seek(0)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -249,6 +250,23 @@ class TestRun:
             "[2/3] slow: cut off at its time limit",
             "[3/3] good: done",
         ]
+
+    def test_a_process_in_another_session_ends_with_its_step(self, tmp_path):
+        """The processes of launch/train_small.py are in sessions of their own."""
+        child = "import pathlib, time; time.sleep(8); pathlib.Path('late').write_text('')"
+        parent = f"""
+import pathlib, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {child!r}], cwd={str(tmp_path)!r}, start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+sys.exit(child.wait())
+"""
+        run_all(
+            [Step("train", 5, [[sys.executable, "-c", parent]])], environment={}, log=io.StringIO(), output=tmp_path
+        )
+        pid = int((tmp_path / "pid").read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
     def test_the_script_reports_what_a_run_needs(self, tmp_path):
         done = subprocess.run(
