@@ -17,7 +17,7 @@ from typing import Any
 # Files of run A and, last, of run B.
 FILES = ("environment", "parity_float32", "parity_bfloat16", "sample_1", "sample_8", "torch", "profile", "run_b")
 # Training steps of run B, by remat and batch, and its settings of the sampler.
-TRAIN = (("none", 4), ("blocks", 4), ("none", 16), ("blocks", 16), ("none", 32), ("blocks", 32))
+TRAIN = (("none", 4), ("none", 16), ("blocks", 16), ("none", 32), ("blocks", 32))
 SAMPLE = {
     "sample_cudnn_1": "sampler, attention cudnn, batch 1",
     "sample_xla_1": "sampler, attention xla, batch 1",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.nn.networks import flatten
 from smcd_jax.nn.random_params import random_of
 from smcd_jax.runtime.compilation import enable_compile_cache
 from smcd_jax.runtime.device_specs import measured_flops, peak_flops
@@ -133,6 +134,7 @@ def _compiled(program: TrainProgram, say: Callable[[str], object]) -> tuple[Any,
     start = time.perf_counter()
     step = program.compile()
     compile_seconds = time.perf_counter() - start
+    _compile_random(program)
     sizes, config = step.memory_analysis(), program.config
     return step, {
         "config": config.name,
@@ -150,6 +152,13 @@ def _compiled(program: TrainProgram, say: Callable[[str], object]) -> tuple[Any,
         },
         "device": device_summary(),
     }
+
+
+def _compile_random(program: TrainProgram) -> None:
+    """Makes one array of each shape, so that the programs for random parameters are compiled before the turn begins."""
+    leaves = flatten(program.state.params) | flatten(program.frozen)
+    for path, leaf in {(leaf.shape, leaf.dtype): (path, leaf) for path, leaf in leaves.items()}.values():
+        random_of({path: leaf})
 
 
 def _timed(
