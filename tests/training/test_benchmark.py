@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from smcd_jax.cli import main
+from smcd_jax.nn.random_params import random_of, uniform
 from smcd_jax.runtime.sharding import make_mesh
 from smcd_jax.training import benchmark
 from smcd_jax.training.benchmark import TrainingMeasures, measure_training, random_batch, random_state
@@ -100,6 +101,18 @@ class TestInputs:
         assert len({str(shard.index) for shard in kernel.addressable_shards}) == 8
         assert 0.1 < float(kernel.std()) < 0.5  # expected: 1 / sqrt(16)
         assert int(state.step) == 0
+
+
+def test_random_parameters_are_compiled_before_the_turn():
+    config = small_config()
+    mesh = make_mesh(config.mesh)
+    program = TrainProgram(config, mesh)
+    with jax.set_mesh(mesh):
+        uniform.clear_cache()
+        benchmark._compile_random(program)
+        compiled = uniform._cache_size()
+        random_state(program), random_of(program.frozen)
+    assert 1 < uniform._cache_size() == compiled
 
 
 def measured(measures: TrainingMeasures, asked: list):
