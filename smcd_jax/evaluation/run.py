@@ -4,7 +4,7 @@
 OUTPUT/
   list.json            the evaluation list (`data_pipeline.evaluation_lists`)
   run.json             model and options of its videos; the same command resumes, other options are rejected
-  clips/CLIP_ID/       frames as 0000.png, video.mp4, provenance.json; appears complete or not at all
+  clips/CLIP_ID/       frames as 0000.png, provenance.json, video.mp4 with PyAV; appears complete or not at all
   strips/CLIP_ID/      pictures for the HTML pages
   metrics.json  clips.csv  report.html
 ```

@@ -8,6 +8,7 @@ device or on eight, in one run or in two.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import queue
 import threading
@@ -154,7 +155,8 @@ class SamplingRun:
         with write_folder_atomically(target, may_replace=lambda path: path.is_file()) as folder:
             for index, frame in enumerate(video):
                 Image.fromarray(frame).save(folder / f"{index:04d}.png")
-            write_video(video, folder / VIDEO, fps=self.fps)
+            if importlib.util.find_spec("av"):  # the frames are enough on a machine without PyAV
+                write_video(video, folder / VIDEO, fps=self.fps)
             text = json.dumps(content, indent=1, ensure_ascii=False, default=_plain)
             (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
 

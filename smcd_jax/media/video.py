@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,7 +16,7 @@ from PIL import Image
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.atomic import write_atomically, write_folder_atomically
-from smcd_jax.media import animations, decoder, encoder
+from smcd_jax.media import animations
 from smcd_jax.media.pictures import PICTURE_SUFFIXES, read_picture, unreadable
 from smcd_jax.media.video_info import VideoInfo, timing_note
 
@@ -65,6 +66,8 @@ def write_video(frames: Iterable[np.ndarray], path: str | os.PathLike[str], *, f
             path=path,
             value=suffix,
         )
+    from smcd_jax.media import encoder  # needs PyAV, which folders of pictures do not
+
     with write_atomically(path) as temporary:
         checked = _checked_frames(frames)
         if suffix == ".gif":
@@ -116,7 +119,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[UInt8[np.ndarray, "f h w 3
     path = _existing(path)
     if path.is_dir():
         return _read_folder(path), FOLDER_FPS
-    frames, info = animations.read_animation(path) if _is_animation(path) else decoder.decode(path)
+    frames, info = animations.read_animation(path) if _is_animation(path) else _decoder().decode(path)
     note = timing_note(info)
     if note is not None:
         logger.warning("%s: %s", path, note)
@@ -132,7 +135,14 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
     path = _existing(path)
     if path.is_dir():
         raise SMCDError(f"{path}: a folder, not a video file; pass a file", path=path)
-    return animations.read_animation(path)[1] if _is_animation(path) else decoder.probe(path)
+    return animations.read_animation(path)[1] if _is_animation(path) else _decoder().probe(path)
+
+
+def _decoder() -> ModuleType:
+    """Returns the module that needs PyAV, which folders of pictures do not."""
+    from smcd_jax.media import decoder
+
+    return decoder
 
 
 def _is_animation(path: Path) -> bool:
