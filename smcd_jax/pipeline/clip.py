@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.files.examples import example_file
-from smcd_jax.media import check_encoder, read_picture
+from smcd_jax.media import read_picture
 from smcd_jax.models.video_model import Request
 from smcd_jax.motion import load_motion
 from smcd_jax.pipeline import VideoPipeline
@@ -82,6 +82,8 @@ def check_clip(
     fps = float(values.get("fps", config.fps))
     check_fps(fps, formats)
     _check_memory(options)
+    from smcd_jax.media import check_encoder  # needs PyAV
+
     check_encoder()
     files = clip_files(_output(values, base), formats=formats, count=options.num_videos_per_prompt)
     files = dataclasses.replace(files, motion=motion_file)

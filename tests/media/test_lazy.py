@@ -19,7 +19,7 @@ def test_the_small_models_recipe_runs_without_pyav(tmp_path):
 import sys
 sys.modules["av"] = None  # importing it fails
 import numpy as np
-import launch.train_small, smcd_jax.cli.evaluate, smcd_jax.cli.prepare, smcd_jax.evaluation.run
+import launch.train_small, smcd_jax.cli.evaluate, smcd_jax.cli.prepare, smcd_jax.evaluation.run, smcd_jax.pipeline.clip
 from smcd_jax.media import read_video, write_frames
 frames = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
 write_frames(frames, sys.argv[1])
