@@ -11,6 +11,7 @@ between `<!-- table NAME -->` and `<!-- end of table -->`.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -48,6 +49,34 @@ RUN_METRICS = {
     "sr50-sprite-detector-1": "SR50",
     "sr75-sprite-detector-1": "SR75",
     "displacement-sprite-detector-1": "displacement",
+    "psnr-first": "first frame, dB",
+}
+_SPRITE = "sprite-detector-1"
+SMALL_METRICS = {
+    f"ao-{_SPRITE}": "AO, exact sprite detector",
+    f"ao-of-1-{_SPRITE}": "AO of clips with one object",
+    f"ao-of-2-{_SPRITE}": "AO of clips with two objects",
+    f"ao-of-3-{_SPRITE}": "AO of clips with three objects",
+    f"sr50-{_SPRITE}": "SR50",
+    f"displacement-{_SPRITE}": "displacement, rank correlation",
+    f"label-{_SPRITE}": "share of frames in which the label is recognized",
+    "psnr-first": "PSNR of the first frame, dB",
+    "psnr-autoencoder": "PSNR of the picture through the autoencoder alone, dB",
+}
+SMALL_RUNS = {
+    "few_steps": "4 steps",
+    "swapped_labels": "4 steps, swapped labels",
+    "few_steps_subset": "4 steps",
+    "all_steps_subset": "50 steps of the teacher, guidance 2, box guidance 2",
+    "long_subset": "4 steps, 32 frames",
+}
+SMALL_RUN_METRICS = {
+    f"ao-{_SPRITE}": "AO",
+    f"ao-of-1-{_SPRITE}": "one object",
+    f"ao-of-2-{_SPRITE}": "two",
+    f"ao-of-3-{_SPRITE}": "three",
+    f"displacement-{_SPRITE}": "displacement",
+    f"label-{_SPRITE}": "label recognized",
     "psnr-first": "first frame, dB",
 }
 # Quantity, value and reference of each row; braces hold the names of `launch/motion_measures.py`.
@@ -150,7 +179,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def table(name: str) -> str:
     """Returns a table of the docs as Markdown, from the JSON in docs/figures."""
-    file = {"ablation": "ablation", "winds": "lvmm_tiny"}.get(name, "tiny")
+    file = {"ablation": "ablation", "winds": "lvmm_tiny", "small": "small", "small_runs": "small"}.get(name, "tiny")
     return TABLES[name](json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8")))
 
 
@@ -167,29 +196,37 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results_table(evaluations: Evaluations) -> str:
+def _results_table(
+    evaluations: Evaluations, *, run: str = "all", model: str = "tiny", metrics: Mapping[str, str] = METRICS
+) -> str:
     """Returns one row per metric: the model with its interval, the real clip and the baselines."""
     rows = []
-    for name, label in METRICS.items():
-        metric = evaluations["all"]["metrics"][name]
+    for name, label in metrics.items():
+        metric = evaluations[run]["metrics"][name]
         value = f"**{_format(name, metric['value'])}**"
         if metric["interval"]:
             value += f" ({' to '.join(_format(name, end) for end in metric['interval'])})"
         references = [metric["references"].get(version) for version in ("real", "still", "slid")]
         rows.append([label, value, *(_format(name, reference) for reference in references)])
-    clips = evaluations["all"]["list"]["clips"]
-    header = [f"{clips} held-out clips", "tiny (95 % interval)", "real clip", "still first frame", "slid crop"]
+    clips = evaluations[run]["list"]["clips"]
+    header = [f"{clips} held-out clips", f"{model} (95 % interval)", "real clip", "still first frame", "slid crop"]
     return _markdown(header, rows)
 
 
-def _runs_table(evaluations: Evaluations) -> str:
-    """Returns one row per evaluation of the same clips."""
-    clips = evaluations["first_64"]["list"]["clips"]
+def _runs_table(
+    evaluations: Evaluations, *, runs: Mapping[str, str] = RUNS, metrics: Mapping[str, str] = RUN_METRICS
+) -> str:
+    """Returns one row per evaluation, with its number of clips if not all have the same."""
+    counts = {run: evaluations[run]["list"]["clips"] for run in runs}
+    same = len(set(counts.values())) == 1
     rows = [
-        [label, *(_format(name, evaluations[run]["metrics"][name]["value"]) for name in RUN_METRICS)]
-        for run, label in RUNS.items()
+        [
+            label if same else f"{label}, {counts[run]} clips",
+            *(_format(name, evaluations[run]["metrics"].get(name, {}).get("value")) for name in metrics),
+        ]
+        for run, label in runs.items()
     ]
-    return _markdown([f"{clips} held-out clips", *RUN_METRICS.values()], rows)
+    return _markdown([f"{next(iter(counts.values()))} held-out clips" if same else "", *metrics.values()], rows)
 
 
 def _limits_table(evaluations: Evaluations) -> str:
@@ -243,6 +280,8 @@ def _mean_and_each(values: list[float]) -> str:
 
 
 TABLES: Mapping[str, Callable[[Evaluations], str]] = {
+    "small": functools.partial(_results_table, run="few_steps", model="small", metrics=SMALL_METRICS),
+    "small_runs": functools.partial(_runs_table, runs=SMALL_RUNS, metrics=SMALL_RUN_METRICS),
     "results": _results_table,
     "runs": _runs_table,
     "limits": _limits_table,

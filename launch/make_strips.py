@@ -2,19 +2,26 @@
 
     python launch/make_strips.py --model tiny --output docs/strips        # sprites, with their boxes
     python launch/make_strips.py --model lvmm_tiny --output docs/strips   # loops and slow motion of winds
+    python launch/make_strips.py --model runs/small_64/model_4step --teacher runs/small_64/model --output docs/strips
 
+The last command draws the richer world of the small model, with its 4-step model and, beside it, its teacher.
 Each file is one GIF. All pictures are of split "test" of the model's world.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data_pipeline.sprites import SpriteWorld, WorldConfig
 from data_pipeline.winds import WindConfig, WindWorld
+from launch.train_small import HELD_OUT_SEED, LONG_FRAMES, WORLD
 from smcd_jax import VideoPipeline
 from smcd_jax.errors import SMCDError
 from smcd_jax.media import draw_boxes, write_video
@@ -26,6 +33,7 @@ SIDE = 128  # width and height of a clip in a strip, in pixels
 CLASSES = (
     *("cat", "dog", "panda", "fox", "rocket", "soccer ball", "car", "fish", "balloon", "star", "apple", "butterfly"),
 )
+LABELS = ("panda", "soccer ball", "red balloon")  # drawn in the same boxes
 LIMIT_BYTES = 3_000_000
 
 
@@ -33,12 +41,15 @@ def main() -> None:
     """Writes all strips."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--teacher", help="teacher of a 4-step model of the richer world")
     parser.add_argument("--output", type=Path, default=Path("docs/strips"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     pipe = VideoPipeline.from_pretrained(args.model)
     if isinstance(pipe.config, LVMMConfig):
         _winds(pipe, args.output)
+    elif args.teacher:
+        _rich_sprites(pipe, VideoPipeline.from_pretrained(args.teacher), args.output)
     else:
         _sprites(pipe, args.output)
 
@@ -59,6 +70,35 @@ def _sprites(pipe: VideoPipeline, output: Path) -> None:
     )
     both = SpriteWorld(WorldConfig(min_objects=2, max_objects=2, crossing_share=1.0, classes=CLASSES, **size))
     _write(output / "two_crossing.gif", [_clip(pipe, *_inputs(both, index)) for index in (0, 1, 2)])
+
+
+def _rich_sprites(pipe: VideoPipeline, teacher: VideoPipeline, output: Path) -> None:
+    side, frames = pipe.config.width, pipe.config.frames
+    options = WORLD | {"width": side, "height": side, "frames": frames, "seed": HELD_OUT_SEED}
+    pairs = SpriteWorld(WorldConfig(**options | {"min_objects": 2, "max_objects": 2, "crossing_share": 1.0}))
+    alone = SpriteWorld(WorldConfig(**options | {"max_objects": 1}))
+    growing, leaving, moving = (_find(alone, phrase) for phrase in ("grows", "leaves", "moves to the right"))
+    chosen = [_inputs(pairs, 0), _inputs(alone, growing), _inputs(alone, leaving)]
+    _write(output / "small_held_out.gif", [_clip(pipe, *inputs, guided=False) for inputs in chosen])
+
+    picture, _, tracks = _inputs(alone, moving)
+    moved = [_moved(tracks, step) for step in ((0.5, 0.0), (0.0, 0.5), (-0.5, -0.5))]
+    _write(output / "small_three_tracks.gif", [_clip(pipe, picture, None, one, guided=False) for one in moved])
+
+    empty = alone.scene(moving, split="test").background
+    named = [dataclasses.replace(moved[0], labels=(label,), prompt=f"a {label} moves to the right") for label in LABELS]
+    _write(output / "small_three_labels.gif", [_clip(pipe, empty, None, one, guided=False) for one in named])
+
+    drawn = pairs.render(1, split="test").video
+    steps = [_clip(model, *_inputs(pairs, 1), guided=model is teacher, steps=50) for model in (pipe, teacher)]
+    _write(output / "small_4_and_50_steps.gif", [*steps, _enlarged(drawn)])
+
+    longer = SpriteWorld(WorldConfig(**options | {"max_objects": 2, "frames": LONG_FRAMES}))
+    _write(
+        output / "small_32_frames.gif",
+        [_clip(pipe, *_inputs(longer, index), guided=False, num_frames=LONG_FRAMES) for index in (0, 1, 2)],
+        fps=12,
+    )
 
 
 def _winds(pipe: VideoPipeline, output: Path) -> None:
@@ -107,17 +147,26 @@ def _moved(tracks: BoxTracks, step: tuple[float, float]) -> BoxTracks:
 
 
 def _clip(
-    pipe: VideoPipeline, picture: np.ndarray, prompt: str | None, tracks: BoxTracks, *, box_guidance_scale: float = 2.0
+    pipe: VideoPipeline,
+    picture: np.ndarray,
+    prompt: str | None,
+    tracks: BoxTracks,
+    *,
+    box_guidance_scale: float = 2.0,
+    guided: bool = True,
+    steps: int = 25,
+    num_frames: int | None = None,
 ) -> np.ndarray:
+    """Returns an enlarged video with its boxes; a distilled model is not ``guided`` and has its own number of steps."""
+    options = {"num_inference_steps": steps, "guidance_scale": 2.0, "box_guidance_scale": box_guidance_scale}
     output = pipe(
         picture,
         prompt,
         tracks=tracks,
-        num_inference_steps=25,
-        guidance_scale=2.0,
-        box_guidance_scale=box_guidance_scale,
+        num_frames=num_frames,
         seed=0,
         output_type="uint8",
+        **(options if guided else {}),
     )
     return draw_boxes(_enlarged(output.frames[0]), tracks.boxes, tracks.mask, tracks.labels)
 

@@ -51,14 +51,8 @@ class ComputePolicy:
             compute=chosen,
             precision="highest" if chosen == jnp.float32 else None,
             attention={"gpu": "cudnn", "cuda": "cudnn", "cpu": "mapped"}.get(platform, "xla"),
-            reduction=_reduction(platform, chosen),
+            reduction="moments" if platform in ("gpu", "cuda") and chosen == jnp.bfloat16 else "sum",
         )
-
-
-def _reduction(platform: str, dtype: Any) -> Reduction:
-    if platform == "cpu":
-        return "dot"
-    return "moments" if platform in ("gpu", "cuda") and dtype == jnp.bfloat16 else "sum"
 
 
 def dense(

@@ -13,7 +13,7 @@ from tests.launch.test_figures import ROOT
 
 FIGURES = json.loads((ROOT / "docs" / "figures" / "lvmm_tiny.json").read_text())
 SCENES = 2
-STEPS = {"num_inference_steps": 10, "output_type": "latent"}
+STEPS = {"num_inference_steps": 5, "output_type": "latent"}
 
 
 @pytest.fixture(scope="module")
