@@ -64,7 +64,7 @@ def _set_model(model: ConfigDict, *, large: bool) -> None:
     model.autoencoder.channel_mult = (1, 2)
     model.autoencoder.num_res_blocks = 2 if large else 1
     model.unet.latent_channels = 24
-    model.unet.base_channels = 128 if large else 48
+    model.unet.base_channels = 128 if large else 64
     model.unet.channel_mult = (1, 2, 2) if large else (1, 2)
     model.unet.num_res_blocks = 2 if large else 1
     model.unet.attention_scales = (1.0, 0.5, 0.25) if large else (1.0, 0.5)

@@ -23,8 +23,9 @@ def cosine_code(side: int, channels: int) -> tuple[Float32[np.ndarray, "p c"], F
         channels: Number of coefficients, at most 3 * side^2; the typically largest ones are kept.
 
     Returns:
-        Matrix from a patch `[side, side, 3]`, flattened, to coefficients of about unit variance, and the inverse
-        mapping.
+        Matrix from a patch `[side, side, 3]`, flattened, to coefficients divided by the square root of their typical
+        size, and the inverse mapping. The coarse shape of a picture thus has more variance than its details, and more
+        weight in the loss of a diffusion model.
     """
     place = np.arange(side)
     waves = np.cos(np.pi * (place + 0.5) * place[:, None] / side) * np.sqrt(np.where(place == 0, 1, 2) / side)[:, None]
@@ -36,5 +37,5 @@ def cosine_code(side: int, channels: int) -> tuple[Float32[np.ndarray, "p c"], F
     }
     kept = sorted(sizes, key=lambda key: -sizes[key])[:channels]
     basis = np.stack([np.einsum("y,x,c->yxc", waves[u], waves[v], _COLOR_AXES[color]).ravel() for u, v, color in kept])
-    scale = np.array([sizes[key] for key in kept])
+    scale = np.sqrt([sizes[key] for key in kept])
     return (basis.T / scale).astype(np.float32), (basis * scale[:, None]).astype(np.float32)

@@ -19,6 +19,9 @@ DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
 # SMCD's slow cases, and what else finds the same mistakes. check.py and the slow run compare them as well.
 SLOW = (
     "ddim50",  # ten steps of the same program
+    "ddim10_gs1",  # the same program with other scales: img0 and img1.5_ti1.5
+    "ddim10_img1.5.npz",
+    "ddim10_ti1.5",
     "unet/base.npz",  # unet/base_fps.npz, whose second output is that without a frame rate
     "unet/vanilla_cross_vision_parallel.npz",  # the gate's transformer block, and the network with another gate
     "train/stage1_nodrop.npz",  # stage 2, still images of unet/vanilla.npz, and recorded losses

@@ -147,7 +147,7 @@ class TestCollected:
             ),
             Step(
                 "slow",
-                -22,
+                -25,
                 [writer(tmp_path, "sample_xla_1", fits, "import time; time.sleep(60)")],
                 {},
                 ("sample_xla_1",),

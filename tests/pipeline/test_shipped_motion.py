@@ -12,7 +12,7 @@ from smcd_jax.tracks import BoxTracks
 from tests.launch.test_figures import ROOT
 
 FIGURES = json.loads((ROOT / "docs" / "figures" / "lvmm_tiny.json").read_text())
-SCENES = 2
+SCENES = 1
 STEPS = {"num_inference_steps": 5, "output_type": "latent"}
 
 
