@@ -1,4 +1,4 @@
-"""Trains, exports and evaluates the small model from scratch within a given time; can be resumed.
+"""Trains, exports and evaluates the small model within a given time; can be resumed.
 
     python launch/train_small.py --minutes 75 [--size 64|128] [--output DIR]
 
@@ -65,14 +65,22 @@ class Stage:
     share: float
 
 
-STAGES = (
-    Stage("autoencoder", "autoencoder.py", 0.15),
-    Stage("base_pictures", "base_pictures.py", 0.06),
-    Stage("base_clips", "base_clips.py", 0.04),
-    Stage("object", "stage1_object.py", 0.20),
-    Stage("scene", "stage2_scene.py", 0.40),
-    Stage("distill", "distill.py", 0.15),
-)
+# At 64, training continues from `tiny`, whose networks fit; at 128, larger networks are trained from scratch.
+STAGES = {
+    64: (
+        Stage("autoencoder", "autoencoder.py", 0.14),
+        Stage("scene", "stage2_scene.py", 0.74),
+        Stage("distill", "distill.py", 0.12),
+    ),
+    128: (
+        Stage("autoencoder", "autoencoder.py", 0.15),
+        Stage("base_pictures", "base_pictures.py", 0.06),
+        Stage("base_clips", "base_clips.py", 0.04),
+        Stage("object", "stage1_object.py", 0.20),
+        Stage("scene", "stage2_scene.py", 0.40),
+        Stage("distill", "distill.py", 0.15),
+    ),
+}
 # Share of the total time that is reserved for exports, latents and evaluation after each stage.
 RESERVE = {
     "autoencoder": 0.19,
@@ -121,7 +129,8 @@ class Progress:
     def minutes_of(self, stage: Stage) -> float:
         """Returns the time of a stage in minutes: set when the stage begins, and at least 1 % of the total."""
         if stage.name not in self.values["stages"]:
-            later = [other.share for other in STAGES[STAGES.index(stage) :]]
+            stages = STAGES[self.values["size"]]
+            later = [other.share for other in stages[stages.index(stage) :]]
             free = self.left - RESERVE[stage.name] * self.values["minutes"]
             minutes = max(free * stage.share / sum(later), 0.01 * self.values["minutes"])
             self.values["stages"][stage.name] = round(minutes, 3)
@@ -207,15 +216,16 @@ def train_stage(
     model = folder / stage.name / "model"
     if (model / "model.json").is_file():
         return
-    minutes, number = progress.minutes_of(stage), STAGES.index(stage) + 1
-    say(f"stage {number} of {len(STAGES)}, {stage.name}: {minutes:.1f} minutes; {progress.left:.1f} left in all")
+    stages = STAGES[size]
+    minutes, number = progress.minutes_of(stage), stages.index(stage) + 1
+    say(f"stage {number} of {len(stages)}, {stage.name}: {minutes:.1f} minutes; {progress.left:.1f} left in all")
     config = [f"configs/small/{stage.config}:{size}", "--workdir", folder / stage.name]
     places = [f"--config.data.records={folder / 'records'}"]
     if number > 1:
         described = json.loads((folder / "autoencoder" / "model" / "model.json").read_text(encoding="utf-8"))
         factor = described["components"]["autoencoder"]["scaling_factor"]
         places.append(f"--config.model.autoencoder.scaling_factor={factor}")
-        places.append(f"--config.init.model={folder / STAGES[number - 2].name / 'model'}")
+        places.append(f"--config.init.model={folder / stages[number - 2].name / 'model'}")
     run.smcd("train", "--config", *config, *places, f"--config.run.minutes={minutes}", *overrides)
     export = ["export", "--workdir", folder / stage.name, "--license", "Apache-2.0"]
     if stage.name != "autoencoder":
@@ -275,7 +285,7 @@ def main() -> None:
         *("prepare", "sprites", "--output", records, "--splits", "train,val"),
         *world_options(size, **STARTS, **counts),
     )
-    for stage in STAGES:
+    for stage in STAGES[size]:
         train_stage(run, progress, stage, folder, size, overrides)
         if stage.name == "autoencoder":
             run.smcd("prepare", "--features", folder / "autoencoder" / "model", "--output", records)

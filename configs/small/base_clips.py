@@ -1,7 +1,7 @@
-"""Stage 0 of the small model, second part: its temporal layers, on clips. SIZE is 64 or 128.
+"""Stage 0 of the small model, second part: its temporal layers, on clips.
 
-Command   smcd train --config configs/small/base_clips.py:SIZE --workdir runs/small_SIZE/base_clips
-Hardware  64: 2 CPU cores; 128: one GPU. `bash launch/train_small.sh` runs all stages in order.
+Command   smcd train --config configs/small/base_clips.py:128 --workdir runs/small_128/base_clips
+Hardware  One GPU. `bash launch/train_small.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict
@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from configs.small.common import folder, small_config
 
 
-def get_config(size: str = "64") -> ConfigDict:
-    config = small_config("base_clips", size)
+def get_config(size: str = "128") -> ConfigDict:
+    config = small_config("base_clips", size, ("128",))
     config.model.unet.gate = "none"
     config.model.unet.image_latent = False
     config.model.position_net = None
@@ -18,5 +18,5 @@ def get_config(size: str = "64") -> ConfigDict:
     config.init.model = f"{folder(size)}/base_pictures/model"
     config.trainable = (r"unet/.*/temporal(_conv)?/.*",)
     config.condition_dropout.text = 0.1
-    config.data.batch_size = 32 if size == "128" else 8
+    config.data.batch_size = 32
     return config

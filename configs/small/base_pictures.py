@@ -1,7 +1,7 @@
-"""Stage 0 of the small model, first part: text to single frames, with the text encoder. SIZE is 64 or 128.
+"""Stage 0 of the small model, first part: text to single frames, with the text encoder.
 
-Command   smcd train --config configs/small/base_pictures.py:SIZE --workdir runs/small_SIZE/base_pictures
-Hardware  64: 2 CPU cores; 128: one GPU. `bash launch/train_small.sh` runs all stages in order.
+Command   smcd train --config configs/small/base_pictures.py:128 --workdir runs/small_128/base_pictures
+Hardware  One GPU. `bash launch/train_small.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict
@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from configs.small.common import folder, small_config
 
 
-def get_config(size: str = "64") -> ConfigDict:
-    config = small_config("base_pictures", size)
+def get_config(size: str = "128") -> ConfigDict:
+    config = small_config("base_pictures", size, ("128",))
     config.model.unet.gate = "none"
     config.model.unet.image_latent = False
     config.model.position_net = None
@@ -23,5 +23,5 @@ def get_config(size: str = "64") -> ConfigDict:
     config.condition_dropout.text = 0.1
     config.optimizer.ema_decay = 0.0  # in a short stage, the average would lag behind the weights
     config.data.frames = 1
-    config.data.batch_size = 128 if size == "128" else 64
+    config.data.batch_size = 128
     return config

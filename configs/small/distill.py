@@ -21,7 +21,7 @@ def get_config(size: str = "64") -> ConfigDict:
     config.distill.teacher_steps = 3
     config.distill.guidance.guidance_scale = 2.0
     config.distill.guidance.box_guidance_scale = 2.0
-    config.data.batch_size = 32 if size == "128" else 8
+    config.data.batch_size = 32 if size == "128" else 4
     config.optimizer.learning_rate = 3e-4
     config.optimizer.ema_decay = 0.99
     config.optimizer.warmup_steps = 20

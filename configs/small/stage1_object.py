@@ -1,9 +1,9 @@
-"""Stage 1 of the small model: object gates, position net and spatial layers on single frames. SIZE is 64 or 128.
+"""Stage 1 of the small model: object gates, position net and spatial layers on single frames.
 
 As in `configs/tiny/stage1_object.py`, spatial layers are trained too and gates start at 0.2.
 
-Command   smcd train --config configs/small/stage1_object.py:SIZE --workdir runs/small_SIZE/object
-Hardware  64: 2 CPU cores; 128: one GPU. `bash launch/train_small.sh` runs all stages in order.
+Command   smcd train --config configs/small/stage1_object.py:128 --workdir runs/small_128/object
+Hardware  One GPU. `bash launch/train_small.sh` runs all stages in order.
 """
 
 from ml_collections import ConfigDict
@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs.small.common import folder, small_config
 
 
-def get_config(size: str = "64") -> ConfigDict:
-    config = small_config("object", size)
+def get_config(size: str = "128") -> ConfigDict:
+    config = small_config("object", size, ("128",))
     config.model.unet.gate = "object"
     config.model.unet.image_latent = False
     config.model.image_encoder = None
@@ -25,5 +25,5 @@ def get_config(size: str = "64") -> ConfigDict:
     config.condition_dropout.text = 0.1
     config.condition_dropout.boxes = 0.1
     config.data.frames = 1
-    config.data.batch_size = 128 if size == "128" else 64
+    config.data.batch_size = 128
     return config

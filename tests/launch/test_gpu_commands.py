@@ -78,7 +78,7 @@ def test_every_command_parses(run, device, monkeypatch):
             assert SamplingBenchmark(**{name: getattr(args, name) for name in names}).preset == DEVICES[device]
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", STAGES[128], ids=lambda stage: stage.name)
 def test_the_model_of_run_c_can_be_packed(stage):
     """The exported weights are bfloat16; the tokenizer has 3 MB."""
     config = load_config(f"configs/small/{stage.config}:128", [f"model.{setting}" for setting in NETWORKS_C])

@@ -13,6 +13,7 @@ import pytest
 
 from data_pipeline.sprites import WorldConfig
 from launch.train_small import CLASSES, RESERVE, STAGES, STARTS, WORLD, Progress, world_options
+from smcd_jax.model_folder import ModelFolder
 from smcd_jax.training.config import load_config
 from tests.errors import refused
 
@@ -20,33 +21,34 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class TestTimes:
-    def test_stages_and_reserves_use_the_whole_time(self, tmp_path):
-        progress = Progress(tmp_path, 100.0, 64)
-        minutes = []
-        for stage in STAGES:
-            minutes.append(progress.minutes_of(stage))
-            progress.values["used_seconds"] += 60 * minutes[-1]
-        assert 80 < sum(minutes) <= 100 * (1 - RESERVE["distill"]) + 0.1
-        assert progress.left == pytest.approx(100 - sum(minutes), abs=0.1)
-        assert minutes[4] > minutes[0] > minutes[1] > minutes[2]
+    @pytest.mark.parametrize("size", STAGES)
+    def test_stages_and_reserves_use_the_whole_time(self, tmp_path, size):
+        progress = Progress(tmp_path, 100.0, size)
+        minutes = {}
+        for stage in STAGES[size]:
+            minutes[stage.name] = progress.minutes_of(stage)
+            progress.values["used_seconds"] += 60 * minutes[stage.name]
+        assert 80 < sum(minutes.values()) <= 100 * (1 - RESERVE["distill"]) + 0.1
+        assert progress.left == pytest.approx(100 - sum(minutes.values()), abs=0.1)
+        assert max(minutes, key=minutes.get) == "scene"
 
     def test_a_late_stage_gets_its_share_of_what_is_left(self, tmp_path):
-        progress = Progress(tmp_path, 100.0, 64)
-        first = progress.minutes_of(STAGES[0])
+        progress, stages = Progress(tmp_path, 100.0, 128), STAGES[128]
+        first = progress.minutes_of(stages[0])
         progress.values["used_seconds"] = 60 * (first + 30)  # half an hour more than the stage's time
-        late = [progress.minutes_of(STAGES[1])]
-        share = STAGES[1].share / (1 - STAGES[0].share)
+        late = [progress.minutes_of(stages[1])]
+        share = stages[1].share / (1 - stages[0].share)
         assert late[0] == pytest.approx((70 - first - 100 * RESERVE["base_pictures"]) * share, abs=0.1)
         progress.values["used_seconds"] = 60 * 200
-        assert progress.minutes_of(STAGES[2]) == 1.0  # no time is left, so the stage gets 1 % of the total
+        assert progress.minutes_of(stages[2]) == 1.0  # no time is left, so the stage gets 1 % of the total
 
     def test_a_resumed_run_keeps_its_time_and_the_minutes_of_stages(self, tmp_path):
         progress = Progress(tmp_path, 100.0, 64)
         progress.values["used_seconds"] = 600.0
-        minutes = progress.minutes_of(STAGES[0])
+        minutes = progress.minutes_of(STAGES[64][0])
         again = Progress(tmp_path, None, 64)
         assert again.left == pytest.approx(90, abs=0.1)
-        assert again.minutes_of(STAGES[0]) == minutes
+        assert again.minutes_of(STAGES[64][0]) == minutes
         assert json.loads((tmp_path / "progress.json").read_text())["stages"] == {"autoencoder": minutes}
 
     def test_a_new_run_needs_minutes(self, tmp_path):
@@ -55,19 +57,27 @@ class TestTimes:
 
 
 class TestConfigs:
-    @pytest.mark.parametrize("size", ["64", "128"])
-    @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+    @pytest.mark.parametrize(
+        ("size", "stage"),
+        [pytest.param(size, stage, id=f"{stage.name}-{size}") for size, stages in STAGES.items() for stage in stages],
+    )
     def test_the_config_of_a_stage_follows_the_time(self, stage, size):
         config = load_config(f"configs/small/{stage.config}:{size}")
         assert config.run.minutes > 0
         assert config.optimizer.schedule == "cosine"
-        assert config.model.height == config.model.width == int(size)
-        assert config.model.autoencoder.downscale == 8
+        assert config.model.height == config.model.width == size
+        assert config.model.autoencoder.downscale == size // 16  # both have latents of 16 x 16 pixels
         assert config.data.records == (f"runs/small_{size}/records",)
 
     def test_other_sizes_are_refused(self):
         with refused("preset", value="96"):
             load_config("configs/small/autoencoder.py:96")
+        with refused("preset", value="64"):
+            load_config("configs/small/stage1_object.py:64")
+
+    def test_a_model_of_64_pixels_has_the_networks_of_tiny(self):
+        config = load_config("configs/small/stage2_scene.py:64").model
+        assert config.components() == ModelFolder("tiny").config.components()
 
     def test_options_of_prepare_are_those_of_the_world(self):
         pairs = world_options(128, **STARTS)[1::2]
