@@ -68,8 +68,9 @@ class Stage:
 # At 64, training continues from `tiny`, whose networks fit; at 128, larger networks are trained from scratch.
 STAGES = {
     64: (
-        Stage("autoencoder", "autoencoder.py", 0.14),
-        Stage("scene", "stage2_scene.py", 0.74),
+        Stage("autoencoder", "autoencoder.py", 0.08),
+        Stage("object", "stage1_object.py", 0.35),
+        Stage("scene", "stage2_scene.py", 0.45),
         Stage("distill", "distill.py", 0.12),
     ),
     128: (

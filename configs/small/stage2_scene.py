@@ -15,10 +15,8 @@ from configs.small.common import folder, small_config
 
 def get_config(size: str = "64") -> ConfigDict:
     config = small_config("scene", size)
-    if size == "64":
-        config.init.model = f"{folder(size)}/autoencoder/model"
-    else:
-        config.init.model = f"{folder(size)}/object/model"
+    config.init.model = f"{folder(size)}/object/model"
+    if size == "128":
         config.init.from_scratch = ("image_encoder/.*", "unet/.*/gates/(image_gate|project_image)/.*")
         config.init.gates = 0.2
         config.loss.min_snr_gamma = 5.0

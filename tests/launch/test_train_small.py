@@ -73,7 +73,7 @@ class TestConfigs:
         with refused("preset", value="96"):
             load_config("configs/small/autoencoder.py:96")
         with refused("preset", value="64"):
-            load_config("configs/small/stage1_object.py:64")
+            load_config("configs/small/base_clips.py:64")
 
     def test_a_model_of_64_pixels_has_the_networks_of_tiny(self):
         config = load_config("configs/small/stage2_scene.py:64").model
