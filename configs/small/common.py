@@ -1,6 +1,6 @@
 """Settings that the stages of the small model share: sizes of its networks, data, schedule and moving average.
 
-SIZE is 64 or 128. At 64, sized for about two hours on 2 CPU cores, training continues from the shipped model `tiny`,
+SIZE is 64 or 128. At 64, sized for a few hours on 2 CPU cores, training continues from the shipped model `tiny`,
 which has the same networks and was trained on 32 x 32 pixels. At 128, sized for minutes on one GPU, larger networks are
 trained from scratch, with base and object stage. Every stage runs for ``run.minutes``, which
 `bash launch/train_small.sh` sets; the learning rate follows the time.

@@ -1,6 +1,6 @@
 """Stage 1 of the small model: object gates, position net, text encoder and spatial layers on single frames.
 
-SIZE is 64 or 128. At 64, the networks continue from those of `tiny`, without picture; they learn the size and twelve
+SIZE is 64 or 128. At 64, the networks continue from those of `tiny`, without picture; they learn the size and fourteen
 further classes. At 128, gates and position net start here; as in `configs/tiny/stage1_object.py`, gates start at 0.2.
 
 Command   smcd train --config configs/small/stage1_object.py:SIZE --workdir runs/small_SIZE/object
