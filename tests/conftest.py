@@ -18,13 +18,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = xla_flags(8)
 gc.set_threshold(100_000, 20, 50)
 
-# Files with tests of 10 seconds and more, roughly the longest tests first.
-LONGEST = (
-    *("test_processes.py", "test_resume.py", "test_browser.py", "test_lvmm_stages.py", "test_toy_family.py"),
-    *("test_batches.py", "test_shipped_model.py", "test_shipped_motion.py", "test_gpu_forms.py", "test_folders.py"),
-    *("test_checkpoint.py", "test_faults.py", "test_partial_sample.py", "test_animate.py", "test_benchmark.py"),
-    *("test_evaluate.py", "test_snapshots.py", "test_golden.py"),
-)
+LONGEST = ("test_processes.py", "test_resume.py", "test_golden.py")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -40,8 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Moves the longest tests to the start, so that no worker is still running one of them when the others are done."""
-    order = {name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @contextlib.contextmanager
