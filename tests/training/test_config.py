@@ -29,6 +29,8 @@ FORMS = {
     "preset": ("smcd", "tiny"),
     "size": ("64", "128"),
     "tiny/base": ("pictures", "clips"),
+    "small/base_pictures": ("128",),
+    "small/base_clips": ("128",),
     "dynamicrafter/finetune": ("dynamicrafter_512", "dynamicrafter_256+still_time"),
     "dynamicrafter/low_rank": ("dynamicrafter_512",),
     "dynamicrafter/boxes": ("dynamicrafter_512", "dynamicrafter_512+unet"),
