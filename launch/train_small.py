@@ -1,6 +1,6 @@
 """Trains, exports and evaluates the small model within a given time; can be resumed.
 
-    python launch/train_small.py --minutes 75 [--size 64|128] [--output DIR]
+    python launch/train_small.py --minutes 200 [--size 64|128] [--output DIR]
 
 launch/train_small.sh calls it. The time of each training stage is a share of what is left when the stage begins, so
 that a slow step before it shortens the stage and does not delay the end. ``progress.json`` in the folder of the run
@@ -108,6 +108,11 @@ class Progress:
         if self._file.is_file():
             saved = json.loads(self._file.read_text(encoding="utf-8"))
             self.values = saved | ({"minutes": minutes} if minutes else {})
+        if self.values["size"] != size:
+            raise SystemExit(
+                f"train_small: {folder} holds a run of size {self.values['size']}; "
+                f"add --size {self.values['size']}, or use another --output"
+            )
         if not self.values["minutes"]:
             raise SystemExit("train_small: --minutes is missing; it must be a number above 0")
         self._last = time.monotonic()

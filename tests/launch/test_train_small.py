@@ -55,6 +55,11 @@ class TestTimes:
         with pytest.raises(SystemExit, match="minutes"):
             Progress(tmp_path, None, 64)
 
+    def test_a_run_of_another_size_is_not_continued(self, tmp_path):
+        Progress(tmp_path, 100.0, 64)
+        with pytest.raises(SystemExit, match="add --size 64"):
+            Progress(tmp_path, 100.0, 128)
+
 
 class TestConfigs:
     @pytest.mark.parametrize(
