@@ -11,14 +11,8 @@ from ml_collections import ConfigDict
 from smcd_jax.errors import SMCDError
 from smcd_jax.training.config import default_config
 
+SIZES = ("64", "128")
 NO_LIMIT = 10_000_000  # number of steps; the time limit ends a stage first
-
-
-def check_size(size: str, sizes: tuple[str, ...] = ("64", "128")) -> int:
-    """Returns the size in pixels, which must be one of ``sizes``."""
-    if size not in sizes:
-        raise SMCDError(f"preset must be {' or '.join(sizes)}, got {size!r}", argument="preset", value=size)
-    return int(size)
 
 
 def folder(size: str) -> str:
@@ -26,15 +20,17 @@ def folder(size: str) -> str:
     return f"runs/small_{size}"
 
 
-def small_config(name: str, size: str, sizes: tuple[str, ...] = ("64", "128")) -> ConfigDict:
+def small_config(name: str, size: str, sizes: tuple[str, ...] = SIZES) -> ConfigDict:
     """Returns the defaults of a stage on cached latents; the text encoder runs in the step.
 
     Args:
         name: Name of the stage.
         size: Width and height in pixels.
-        sizes: Sizes at which the stage is trained.
+        sizes: Sizes at which the stage is trained; others are refused.
     """
-    large = check_size(size, sizes) == 128
+    if size not in sizes:
+        raise SMCDError(f"preset must be {' or '.join(sizes)}, got {size!r}", argument="preset", value=size)
+    large = size == "128"
     config = default_config("tiny")
     config.name = f"small_{size}_{name}"
     config.data.records = (f"{folder(size)}/records",)

@@ -179,7 +179,7 @@ def _part(options: Options, name: str) -> list[str]:
 
 
 def run_c(options: Options) -> list[Step]:
-    """Returns the steps of run C: training from scratch and evaluation in DIR/small; at most 9 minutes (6 on a CPU).
+    """Returns the steps of run C: training and evaluation in DIR/small; at most 9 minutes (6 on a CPU).
 
     On a GPU the model has 128 x 128 pixels and `NETWORKS_C`; the rehearsal uses 64 x 64 pixels and few clips. The
     second step packs models and evaluation into few files in DIR/packed, also if the first is cut off.
