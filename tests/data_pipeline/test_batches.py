@@ -415,7 +415,7 @@ _PROCESS = """
 import os, sys
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 import jax
-port, process, folder = sys.argv[1:]
+port, process, folder, backend = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
 from itertools import islice
 import numpy as np
@@ -427,7 +427,8 @@ devices = mesh(4)
 rows = local_rows(devices, 8)
 assert (rows.start, rows.stop) == (4 * int(process), 4 * int(process) + 4), rows
 # More threads than cores and an open stream: the program must end although threads are still running.
-batches = Batches([video_source(RecordFolder(folder, "train"))], 8, rows=rows, threads=8).iterate(OrderState(6))
+sources = [video_source(RecordFolder(folder, "train"))]
+batches = Batches(sources, 8, rows=rows, threads=8, backend=backend).iterate(OrderState(6))
 for step, batch in enumerate(islice(prefetch_to_device(batches, devices, 8), 2)):
     for name, array in batch.arrays.items():
         assert array.shape[0] == 8
@@ -443,8 +444,8 @@ def test_two_processes_hold_the_batch_of_one_process(records, tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     processes = [
-        subprocess.Popen([sys.executable, "-c", _PROCESS, port, str(process), str(folder)], cwd=REPOSITORY)
-        for process in range(2)
+        subprocess.Popen([sys.executable, "-c", _PROCESS, port, str(process), str(folder), backend], cwd=REPOSITORY)
+        for process, backend in enumerate(("tensorflow", "threads"))
     ]
     try:
         assert [process.wait(timeout=120) for process in processes] == [0, 0]

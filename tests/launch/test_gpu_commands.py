@@ -129,35 +129,37 @@ def writer(output: Path, name: str, figures: dict, then: str) -> list[str]:
     return [sys.executable, "-c", f"{write}; {then}"]
 
 
-class TestCollected:
-    @pytest.fixture
-    def collected(self, tmp_path):
-        """Returns the endings of steps and the content of run_b.json."""
-        fits = {"step_seconds": 0.5, "median_step_seconds": 0.6, "compile_seconds": 60.0}
-        no_room = {"compile_seconds": 70.0, "out_of_memory": "out of memory on the device"}
-        steps = [
-            Step(
-                "train",
-                30,
-                [
-                    writer(tmp_path, "train_none_4", fits, "pass"),
-                    writer(tmp_path, "train_none_16", no_room, "raise SystemExit(2)"),
-                ],
-                parts=("train_none_4", "train_none_16"),
-            ),
-            Step(
-                "slow",
-                -25,
-                [writer(tmp_path, "sample_xla_1", fits, "import time; time.sleep(60)")],
-                {},
-                ("sample_xla_1",),
-            ),
-            Step("bad", 30, [[sys.executable, "-c", "raise SystemExit(3)"]], {}, ("sample_cudnn_1",)),
-        ]
-        endings = run_all(steps, environment={}, log=io.StringIO(), output=tmp_path)
-        assert not list((tmp_path / PARTS).iterdir())
-        return endings, json.loads((tmp_path / RUN_B).read_text())
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Returns the endings of steps and the content of run_b.json."""
+    tmp_path = tmp_path_factory.mktemp("results")
+    fits = {"step_seconds": 0.5, "median_step_seconds": 0.6, "compile_seconds": 60.0}
+    no_room = {"compile_seconds": 70.0, "out_of_memory": "out of memory on the device"}
+    steps = [
+        Step(
+            "train",
+            30,
+            [
+                writer(tmp_path, "train_none_4", fits, "pass"),
+                writer(tmp_path, "train_none_16", no_room, "raise SystemExit(2)"),
+            ],
+            parts=("train_none_4", "train_none_16"),
+        ),
+        Step(
+            "slow",
+            -27,
+            [writer(tmp_path, "sample_xla_1", fits, "import time; time.sleep(60)")],
+            {},
+            ("sample_xla_1",),
+        ),
+        Step("bad", 30, [[sys.executable, "-c", "raise SystemExit(3)"]], {}, ("sample_cudnn_1",)),
+    ]
+    endings = run_all(steps, environment={}, log=io.StringIO(), output=tmp_path)
+    assert not list((tmp_path / PARTS).iterdir())
+    return endings, json.loads((tmp_path / RUN_B).read_text())
 
+
+class TestCollected:
     def test_no_memory_is_a_result_and_other_failures_are_not(self, collected):
         endings, found = collected
         assert endings == {"train": "done", "slow": "cut off at its time limit", "bad": "failed (exit status 3)"}

@@ -234,7 +234,7 @@ class TestRun:
         file = tmp_path / "figures.json"
         steps = [
             Step("bad", 20, [python("raise SystemExit('no such device')")]),
-            Step("slow", -16, [python(f"import time; open({str(file)!r}, 'w').write('1'); time.sleep(60)")]),
+            Step("slow", -17, [python(f"import time; open({str(file)!r}, 'w').write('1'); time.sleep(60)")]),
             Step("good", 20, [python("print('fine')"), python("import os; print(os.environ['KEY'])")], {"KEY": "set"}),
         ]
         log, start = io.StringIO(), time.monotonic()
@@ -262,7 +262,7 @@ pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
 sys.exit(child.wait())
 """
         run_all(
-            [Step("train", 5, [[sys.executable, "-c", parent]])], environment={}, log=io.StringIO(), output=tmp_path
+            [Step("train", 3, [[sys.executable, "-c", parent]])], environment={}, log=io.StringIO(), output=tmp_path
         )
         pid = int((tmp_path / "pid").read_text())
         with pytest.raises(ProcessLookupError):

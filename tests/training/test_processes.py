@@ -121,8 +121,11 @@ def test_all_processes_take_part_in_validation_and_samples(together):
 def test_a_workdir_that_processes_do_not_share_is_refused(files, tmp_path):
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     logs = [tmp_path / f"{index}.log" for index in (0, 1)]
+    told = {"visible_within": 0.5}
     both = [
-        start_training(files, tmp_path / f"run_{index}", *EVERY, *flags, f"--process_id={index}", devices=4, log=log)
+        start_training(
+            files, tmp_path / f"run_{index}", *EVERY, *flags, f"--process_id={index}", devices=4, log=log, told=told
+        )
         for index, log in enumerate(logs)
     ]
     assert [process.wait(timeout=300) for process in both] == [2, 2], "\n".join(log.read_text() for log in logs)

@@ -259,6 +259,7 @@ def do_as_told(
     until: str = "",
     batches: str = "",
     full_disk_at: int = 0,
+    visible_within: float = 0.0,
 ) -> None:
     """Changes this process so that a test can interrupt it at a known step; without arguments it changes nothing.
 
@@ -270,6 +271,7 @@ def do_as_told(
         until: File whose existence ends the wait; empty to wait until the process is killed.
         batches: File to which the clips and first frames of every batch are appended, for `seen_batches`.
         full_disk_at: Step whose checkpoint cannot be written; 0 for none.
+        visible_within: Seconds that processes wait for a file of another process to appear; 0 for the usual time.
     """
 
     def change(number: int, batch: HostBatch) -> HostBatch:
@@ -290,6 +292,8 @@ def do_as_told(
         change_batches(pytest.MonkeyPatch(), change)
     if full_disk_at:
         fail_saves(pytest.MonkeyPatch(), full_disk_at)
+    if visible_within:
+        pytest.MonkeyPatch().setattr("smcd_jax.training.workdir._VISIBLE_WITHIN_SECONDS", visible_within)
 
 
 def seen_batches(file: Path) -> dict[str, list[list]]:
