@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -258,9 +259,8 @@ def see(model: DynamiCrafterModel, params: Any, pictures: jax.Array) -> jax.Arra
 
 def scaled_latents(model: DynamiCrafterModel, params: Any, pictures: jax.Array, noise: np.ndarray) -> jax.Array:
     """Returns latents of pictures in -1..1, sampled from the posterior with the stored noise."""
-    return model.networks["autoencoder"].apply(
-        {"params": params["autoencoder"]}, pictures, picture(noise), method="encode"
-    )
+    encode = jax.jit(functools.partial(model.networks["autoencoder"].apply, method="encode"))
+    return encode({"params": params["autoencoder"]}, pictures, picture(noise))
 
 
 class _Video(NamedTuple):
@@ -293,7 +293,10 @@ def _sampled(
     for x, _ in run_loop(model, params, tokens, guidance=guidance, golden=golden):
         latents = x
     yield compare("latents", channels_first(latents), arrays["out/latents"], LOOP_TOLERANCE)
-    frames = model.render(params, model.decode(params, latents, inputs), inputs, jnp.arange(keep))
+    decode = lambda params, latents: model.render(  # noqa: E731
+        params, model.decode(params, latents, inputs), inputs, jnp.arange(keep)
+    )
+    frames = jax.jit(decode)(params, latents)
     yield compare("video", channels_first(frames), arrays["out/video"], LOOP_TOLERANCE)
 
 

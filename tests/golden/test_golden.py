@@ -14,7 +14,7 @@ CASES = SHARED / "golden" / "cases.json"
 # DynamiCrafter's quick cases, and one case of each slower kind; check.py runs all of them
 DYNAMICRAFTER = SHARED / "golden_dynamicrafter" / "cases.json"
 LVMM = SHARED / "golden_lvmm" / "cases.json"
-DYNAMICRAFTER_LONG = ("pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
+DYNAMICRAFTER_LONG = ("pipeline/cli_loop_512.npz", "pipeline/gui_loop_512.npz", "train/v_512_style_interp.npz")
 DYNAMICRAFTER_SHORT = ("modules/", "data/", "diffusion/schedules")
 # SMCD's slow cases, and what else finds the same mistakes. check.py and the slow run compare them as well.
 SLOW = (
@@ -57,9 +57,9 @@ def test_agrees_with_the_reference(file, case):
 def dynamicrafter_files():
     listed = json.loads(DYNAMICRAFTER.read_text()) if DYNAMICRAFTER.is_file() else {}
     short = [file for file, case in listed.items() if file.startswith(DYNAMICRAFTER_SHORT) and not case.get("optional")]
-    pipeline, train = DYNAMICRAFTER_LONG
-    # the gradient takes longest to compile; its loss is SMCD's, and its network is also tested by the pipeline
-    return [*short, pipeline, pytest.param(train, marks=pytest.mark.slow)]
+    pipeline, *slow = DYNAMICRAFTER_LONG
+    # The web demo samples with the same network and scales. The gradient takes longest to compile; its loss is SMCD's.
+    return [*short, pipeline, *(pytest.param(file, marks=pytest.mark.slow) for file in slow)]
 
 
 @pytest.mark.skipif(not DYNAMICRAFTER.is_file(), reason=f"needs the golden folder beside the project: {DYNAMICRAFTER}")
