@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = xla_flags(8)
 gc.set_threshold(100_000, 20, 50)
 
-LONGEST = ("test_processes.py", "test_resume.py", "test_golden.py")
+FIRST = ("training", "golden")  # folders of tests
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -33,8 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the longest tests to the start, so that no worker is still running one of them when the others are done."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Moves the tests that take long or share files between workers to the start.
+
+    A worker without tests takes over the last tests of another. Of these, none should take long, and none should wait
+    for files that the other worker is making.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in FIRST)
 
 
 @contextlib.contextmanager
