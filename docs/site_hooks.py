@@ -16,6 +16,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "launch/README.md": "launch.md",
+    "smcd_jax/assets/models/small/README.md": "model_card_small.md",
     "smcd_jax/assets/models/tiny/README.md": "model_card.md",
     "smcd_jax/assets/models/lvmm_tiny/README.md": "model_card_lvmm_tiny.md",
 }

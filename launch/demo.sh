@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Animates an example with the small model. The first run creates .venv and installs the project there.
+# Animates an example with `small`, a model of 64 x 64 pixels that makes a video in 4 steps. The first run creates .venv and installs the project there.
 # Arguments are passed on to `smcd animate`, as in launch/demo.sh --seed 7
 # With --studio as the first argument it opens the studio instead and passes further arguments to `smcd studio`.
 set -euo pipefail
@@ -14,6 +14,6 @@ if [[ ${1:-} == --studio ]]; then
 fi
 install_package core
 cd "$ROOT"
-example=smcd_jax/assets/examples/sprite
-"$VENV/bin/smcd" animate --model tiny --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo --overwrite \
-  --num_inference_steps 25 --guidance_scale 2 --box_guidance_scale 2 "$@"
+example=smcd_jax/assets/examples/crossing
+"$VENV/bin/smcd" animate --model small --image "$example/img.png" --tracks "$example/tracks.json" --output outputs/demo \
+  --overwrite "$@"

@@ -20,8 +20,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-CARD, MOTION_CARD = (ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("tiny", "lvmm_tiny"))
-DOCUMENTS = (ROOT / "README.md", CARD, MOTION_CARD, ROOT / "docs" / "ablation.md", ROOT / "docs" / "lvmm.md")
+CARDS = (ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("small", "tiny", "lvmm_tiny"))
+DOCUMENTS = (ROOT / "README.md", *CARDS, ROOT / "docs" / "ablation.md", ROOT / "docs" / "lvmm.md")
 _BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Evaluations = Mapping[str, Any]

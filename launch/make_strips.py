@@ -61,15 +61,11 @@ def _sprites(pipe: VideoPipeline, output: Path) -> None:
 
     _write(output / "held_out.gif", [_clip(pipe, *_inputs(world, index)) for index in (moving, growing, leaving)])
     picture, caption, tracks = _inputs(world, moving)
-    moved = [_moved(tracks, step) for step in ((0.5, 0.0), (0.0, 0.5), (-0.5, -0.5))]
-    _write(output / "one_picture_three_tracks.gif", [_clip(pipe, picture, None, one) for one in moved])
     scales = (1.0, 2.0, 4.0)
     _write(
         output / "box_guidance_1_2_4.gif",
         [_clip(pipe, picture, caption, tracks, box_guidance_scale=scale) for scale in scales],
     )
-    both = SpriteWorld(WorldConfig(min_objects=2, max_objects=2, crossing_share=1.0, classes=CLASSES, **size))
-    _write(output / "two_crossing.gif", [_clip(pipe, *_inputs(both, index)) for index in (0, 1, 2)])
 
 
 def _rich_sprites(pipe: VideoPipeline, teacher: VideoPipeline, output: Path) -> None:

@@ -36,7 +36,7 @@ from smcd_jax.tokenizer import Tokenizer
 from smcd_jax.weights.parameter_store import checksums, restore_leaves, save_leaves
 
 FORMAT, VERSION = "smcd-model", 2
-SHIPPED = ("tiny", "lvmm_tiny")  # names of the models shipped with the package
+SHIPPED = ("small", "tiny", "lvmm_tiny")  # names of the models shipped with the package
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="FOLDER",
-        help="model folder, or name of a shipped model; may be repeated (default: tiny)",
+        help="model folder, or name of a shipped model; may be repeated (default: small and tiny)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port; 0 for a free one (default: 7860)")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         message = f"{error.name} is not installed; run: pip install 'smcd_jax[studio]'"
         raise SMCDError(message, argument="studio", value=error.name) from error
     serve(
-        args.model or ["tiny"],
+        args.model or ["small", "tiny"],
         host=args.host,
         port=args.port,
         output=Path(args.output),

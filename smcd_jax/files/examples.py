@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-EXAMPLES = ("rocket", "sprite", "winds")
+EXAMPLES = ("crossing", "rocket", "sprite", "winds")
 
 
 def example_file(path: Path, file: str) -> Path:

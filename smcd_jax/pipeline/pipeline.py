@@ -125,7 +125,7 @@ class VideoPipeline(Rendering):
         """Opens a model folder.
 
         Args:
-            path: Model folder, or the name of one that comes with the package ("tiny" or "lvmm_tiny").
+            path: Model folder, or the name of one that comes with the package ("small", "tiny" or "lvmm_tiny").
             dtype: "float32" or "bfloat16"; by default bfloat16 on accelerators and float32 on CPU.
             verify: Whether to compare every array with its checksum while reading.
             keep_loaded: Whether components stay in memory between uses and calls.

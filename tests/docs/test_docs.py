@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(
     [
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")),
-        ROOT / "smcd_jax" / "assets" / "models" / "tiny" / "README.md",
+        *(ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("small", "tiny")),
         *DOCS.glob("*.md"),
     ]
 )
@@ -146,9 +146,9 @@ def test_the_quickstart_runs_as_it_stands(tmp_path, monkeypatch):
     (tmp_path / "outputs").mkdir()
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code.replace('steps": 25', 'steps": 2'), "README.md", "exec"), names)
-    assert names["output"].frames.shape == (1, 8, 32, 32, 3)
-    assert (tmp_path / "outputs" / "rocket.gif").stat().st_size > 0
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["output"].frames.shape == (1, 8, 64, 64, 3)
+    assert (tmp_path / "outputs" / "crossing.gif").stat().st_size > 0
 
 
 @pytest.mark.slow
