@@ -13,6 +13,7 @@ import pytest
 
 from smcd_jax.cli import main
 from smcd_jax.errors import SMCDError
+from smcd_jax.model_folder import SHIPPED
 from tests.cli.command_errors import failure
 
 ASSETS = Path(str(resources.files("smcd_jax") / "assets"))
@@ -68,7 +69,7 @@ OPTIONS = [
     ({"--img_free_guidance": "1"}, {"argument": "img_free_guidance", "value": 1.0}),
     ({"--loop": ()}, {"argument": "loop", "value": True}),
     ({"--end_image": "cut.png"}, {"argument": "end_image"}),
-    ({"--model": "nope"}, {"words": "no model at nope: give a model folder (made by `smcd convert`), or one of: tiny"}),
+    ({"--model": "nope"}, {"words": ", ".join(SHIPPED)}),
     ({"--model": ""}, {"words": "is not a model folder"}),
     ({"--model": str(TRACKS)}, {"words": "is not a model folder: it has no model.json"}),
     ({"--output": "out/x.avi"}, {"argument": "output", "value": "out/x.avi"}),
