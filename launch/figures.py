@@ -20,8 +20,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-CARDS = (ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("small", "tiny", "lvmm_tiny"))
-DOCUMENTS = (ROOT / "README.md", *CARDS, ROOT / "docs" / "ablation.md", ROOT / "docs" / "lvmm.md")
+DOCUMENTS = (
+    *(ROOT / "smcd_jax" / "assets" / "models" / name / "README.md" for name in ("small", "tiny", "lvmm_tiny")),
+    *(ROOT / name for name in ("README.md", "docs/ablation.md", "docs/lvmm.md")),
+)
 _BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Evaluations = Mapping[str, Any]

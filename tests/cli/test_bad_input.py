@@ -69,7 +69,10 @@ OPTIONS = [
     ({"--img_free_guidance": "1"}, {"argument": "img_free_guidance", "value": 1.0}),
     ({"--loop": ()}, {"argument": "loop", "value": True}),
     ({"--end_image": "cut.png"}, {"argument": "end_image"}),
-    ({"--model": "nope"}, {"words": ", ".join(SHIPPED)}),
+    (
+        {"--model": "nope"},
+        {"words": "no model at nope: give a model folder (made by `smcd convert`), or one of: " + ", ".join(SHIPPED)},
+    ),
     ({"--model": ""}, {"words": "is not a model folder"}),
     ({"--model": str(TRACKS)}, {"words": "is not a model folder: it has no model.json"}),
     ({"--output": "out/x.avi"}, {"argument": "output", "value": "out/x.avi"}),
