@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +14,7 @@ from data_pipeline.builders import Source
 from data_pipeline.checks import require
 from data_pipeline.records.shards import ShardTask, finished_shard, write_shard
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.worker_processes import open_pool
 
 # Short names of Beam runners, for the command line.
 _BEAM_RUNNERS = {"direct": "DirectRunner", "dataflow": "DataflowRunner", "flink": "FlinkRunner", "spark": "SparkRunner"}
@@ -69,9 +66,7 @@ class Processes:
                 done(write_shard(source, task, counter))
                 counter.fill(task.stop - task.start)
             return
-        # Spawned, not forked: threads of JAX or TensorFlow in the caller do not survive a fork.
-        context, processes = multiprocessing.get_context("spawn"), min(self.workers, len(tasks))
-        pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(source,))
+        pool = open_pool(min(self.workers, len(tasks)), _start_worker, (source,))
         try:
             waiting = {pool.submit(_write, task): task for task in tasks}
             while waiting:
@@ -150,14 +145,6 @@ class _Counter:
 def _start_worker(source: Source) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers at once, without a traceback from each
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when its parent ends; otherwise a worker whose parent was killed waits forever for a task."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _write(task: ShardTask) -> dict[str, Any]:

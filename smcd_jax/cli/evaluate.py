@@ -251,6 +251,7 @@ def _measure(args: argparse.Namespace, setup: _Setup, made_with: dict[str, Any] 
         open_tracker=lambda name: open_tracker(name, lambda: SpriteScenes(args.data)),
         trackers=args.trackers or (("sprites", "csrt") if setup.records.name == NAME else ("csrt",)),
         difference_from=args.difference_from,
+        workers=args.workers,
         progress=progress,
     )
     difference = ("pixel-difference",) if args.difference_from else ()

@@ -8,6 +8,7 @@ from typing import Any
 
 from smcd_jax.cli.clip_options import SAMPLING
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.worker_processes import available_cores
 
 SET_BY_LIST = ("seed", "num_videos_per_prompt", "truncate_prompt")  # sampling options that the list determines
 # Names in smcd_jax.evaluation.interventions, repeated here because importing it is slow.
@@ -78,6 +79,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "sprites); default: csrt, and sprites for records of sprites",
     )
     metrics.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        default=available_cores(),
+        help="number of processes of the tracker sprites and the metric labels; default: the CPU cores (%(default)s)",
+    )
+    metrics.add_argument(
         "--difference_from",
         type=Path,
         metavar="DIR",
@@ -137,7 +145,7 @@ def check_flags(args: argparse.Namespace) -> None:
         folder = getattr(args, name)
         if folder is not None and not folder.is_dir():
             raise SMCDError(f"--{name} must be an existing folder, got {folder}", argument=name, path=folder)
-    for name in ("batch_size", "max_objects"):
+    for name in ("batch_size", "max_objects", "workers"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise SMCDError(f"--{name} must be at least 1, got {value}", argument=name, value=value)

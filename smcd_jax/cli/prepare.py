@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from smcd_jax.cli.console import note, result
 from smcd_jax.cli.parser import width_and_height
 from smcd_jax.errors import SMCDError
+from smcd_jax.runtime.worker_processes import available_cores
 
 COMMON = (
     *("name", "source", "output", "splits", "workers", "short_side", "frame_size", "option", "features"),
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder of the records")
     parser.add_argument("--splits", metavar="A,B", help="splits to prepare, separated by commas; default: all")
     parser.add_argument(
-        "--workers", type=int, metavar="N", default=_cores(), help="number of processes; default: %(default)s"
+        "--workers", type=int, metavar="N", default=available_cores(), help="number of processes; default: %(default)s"
     )
     parser.add_argument(
         "--max_bad_share",
@@ -166,10 +166,6 @@ def _prepare_features(args: argparse.Namespace) -> None:
 
 def _splits(args: argparse.Namespace) -> list[str] | None:
     return args.splits.split(",") if args.splits else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pair(text: str) -> tuple[str, str]:

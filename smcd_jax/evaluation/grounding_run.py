@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.clip_calls import ClipCalls
 from smcd_jax.evaluation.metrics.grounding import (
     ClipOverlap,
     GroundingScores,
@@ -23,9 +25,8 @@ from smcd_jax.evaluation.trackers.learned_tracker import VIT, VitTracker
 from smcd_jax.evaluation.trackers.object_trackers import OpenCVTracker, Tracker, track_objects
 from smcd_jax.evaluation.trackers.sprite_labels import recognized_labels
 from smcd_jax.evaluation.trackers.sprite_scenes import SpriteScenes
-from smcd_jax.evaluation.video_store import GENERATED, EvalClip, Video, VideoStore
+from smcd_jax.evaluation.video_store import GENERATED, EvalClip, Video
 from smcd_jax.media import resize_picture
-from smcd_jax.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from data_pipeline.sprites import Scene
@@ -34,6 +35,7 @@ SPRITES = "sprites"  # tracker name that selects the exact sprite detector
 COUNTED_FRAMES = "every frame of an object except its first, boxes cut to the picture"
 
 Boxes = Float32[np.ndarray, "f n 4"]
+RecognizeLabels = Callable[[EvalClip, Video], Mapping[int, list[str]]]
 
 
 class TrackedBoxes(NamedTuple):
@@ -59,6 +61,7 @@ class ObjectTracker(NamedTuple):
         weights_sha256: Hash of the weights of a learned tracker, else None.
         recognize: Function that returns the label recognized in each frame of each object of a clip; None if the method
             does not recognize labels.
+        picklable: Whether `find` and `recognize` can be pickled, so that worker processes can call them.
     """
 
     name: str
@@ -66,7 +69,8 @@ class ObjectTracker(NamedTuple):
     frame_rule: str
     find: Callable[[EvalClip, Mapping[str, Video]], TrackedBoxes]
     weights_sha256: str | None = None
-    recognize: Callable[[EvalClip, Video], Mapping[int, list[str]]] | None = None
+    recognize: RecognizeLabels | None = None
+    picklable: bool = False
 
 
 class GroundingResult(NamedTuple):
@@ -97,8 +101,9 @@ def open_tracker(name: str, scenes: Callable[[], SpriteScenes]) -> ObjectTracker
             sprite_detector.NAME,
             f"the known sprites on the known background, found at a score of at least {sprite_detector.THRESHOLD:g}",
             "each frame by itself, resized to the size of the scene (bilinear)",
-            lambda clip, videos: _detect(known_scenes, clip, videos),
-            recognize=lambda clip, video: _recognize(known_scenes, clip, video),
+            functools.partial(_detect, known_scenes),
+            recognize=functools.partial(_recognize, known_scenes),
+            picklable=True,
         )
     method, colon, file = name.partition(":")
     return from_tracker(VitTracker(file) if (method, colon) == (VIT, ":") else OpenCVTracker(name))
@@ -115,7 +120,7 @@ def from_tracker(tracker: Tracker) -> ObjectTracker:
     )
 
 
-def measure_grounding(store: VideoStore, tracker: ObjectTracker, progress: Progress) -> GroundingResult:
+def measure_grounding(calls: ClipCalls, tracker: ObjectTracker) -> GroundingResult:
     """Computes AO, SR50 and SR75, overall, by class and by number of objects, and the correlation of displacements.
 
     Raises:
@@ -124,21 +129,19 @@ def measure_grounding(store: VideoStore, tracker: ObjectTracker, progress: Progr
     overlaps: dict[str, dict[str, ClipOverlap]] = {}
     found_boxes: dict[str, list[Boxes]] = {}
     true_boxes, masks, lost, generated_boxes = [], [], {}, {}
-    with progress.stage(f"track with {tracker.name}", len(store), "clip") as advance:
-        for clip, videos in store.pairs():
-            if clip.objects:
-                tracked = tracker.find(clip, videos)
-                lost |= {f"{clip.clip_id} ({clip.labels[item]})": reason for item, reason in tracked.lost.items()}
-                mask = clip.mask.copy()
-                mask[:, list(tracked.lost)] = False
-                true_boxes.append(clip.boxes)
-                masks.append(mask)
-                generated_boxes[clip.clip_id] = tracked.boxes[GENERATED]
-                for version, boxes in tracked.boxes.items():
-                    overlap = clip_overlap(boxes, clip.boxes, mask, labels=clip.labels)
-                    overlaps.setdefault(version, {})[clip.clip_id] = overlap
-                    found_boxes.setdefault(version, []).append(boxes)
-            advance()
+    for clip, tracked in calls.each(f"track with {tracker.name}", tracker.find, picklable=tracker.picklable):
+        if not clip.objects:
+            continue
+        lost |= {f"{clip.clip_id} ({clip.labels[item]})": reason for item, reason in tracked.lost.items()}
+        mask = clip.mask.copy()
+        mask[:, list(tracked.lost)] = False
+        true_boxes.append(clip.boxes)
+        masks.append(mask)
+        generated_boxes[clip.clip_id] = tracked.boxes[GENERATED]
+        for version, boxes in tracked.boxes.items():
+            overlap = clip_overlap(boxes, clip.boxes, mask, labels=clip.labels)
+            overlaps.setdefault(version, {})[clip.clip_id] = overlap
+            found_boxes.setdefault(version, []).append(boxes)
     if not overlaps:
         raise SMCDError("grounding needs at least one clip with an object", argument="metrics", value="grounding")
     source = {

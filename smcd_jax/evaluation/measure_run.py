@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from smcd_jax.errors import SMCDError
+from smcd_jax.evaluation.clip_calls import ClipCalls
 from smcd_jax.evaluation.grounding_run import Boxes, ObjectTracker
 from smcd_jax.evaluation.metric_specs import METRICS, ByVersion, MetricSpec, check_names
 from smcd_jax.evaluation.metrics.metric_rows import Metric, MetricRow
@@ -56,6 +57,7 @@ class MetricRun:
         open_tracker: OpenTracker,
         trackers: Sequence[str] = (),
         difference_from: Path | None = None,
+        workers: int = 1,
         progress: Progress | None = None,
     ):
         """Stores the inputs; `rows` computes the metrics.
@@ -66,11 +68,13 @@ class MetricRun:
             open_tracker: Function that opens a tracker by name, or raises SMCDError.
             trackers: Names of the trackers for the metric "grounding".
             difference_from: Folder of other videos of the same clips, for the metric "pixel-difference".
+            workers: Maximum number of processes that detect or recognize sprites.
             progress: Progress reporting, advanced once per clip.
         """
         self.store, self.trackers, self.difference_from = store, tuple(trackers), difference_from
         self.open_extractor, self.open_tracker = open_extractor, open_tracker
         self.progress = progress or Progress()
+        self.calls = ClipCalls(store, self.progress, workers=workers)
         self.boxes: Mapping[str, Boxes] = {}
         self._features: dict[str, _ClipFeatures | SMCDError] = {}
 
@@ -108,20 +112,23 @@ class MetricRun:
         return features
 
     def over_clips(
-        self, name: str, function: Callable[[EvalClip, Mapping[str, Video]], Mapping[str, Any]]
+        self,
+        name: str,
+        function: Callable[[EvalClip, Mapping[str, Video]], Mapping[str, Any]],
+        *,
+        picklable: bool = False,
     ) -> dict[str, dict]:
         """Returns the values of ``function(clip, videos)`` by version, then by clip id.
 
         Args:
             name: Name of the stage in progress reports.
             function: Function that returns a value for each version.
+            picklable: Whether function and values can be pickled, so that worker processes can compute them.
         """
         values: dict[str, dict[str, Any]] = {}
-        with self.progress.stage(name, len(self.store), "clip") as advance:
-            for clip, videos in self.store.pairs():
-                for version, value in function(clip, videos).items():
-                    values.setdefault(version, {})[clip.clip_id] = value
-                advance()
+        for clip, by_version in self.calls.each(name, function, picklable=picklable):
+            for version, value in by_version.items():
+                values.setdefault(version, {})[clip.clip_id] = value
         return values
 
     def _try(self, name: str, spec: MetricSpec, argument: str | None) -> list[MetricRow]:

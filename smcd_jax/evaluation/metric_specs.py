@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from data_pipeline.records.schema import BadClip
 from smcd_jax.errors import SMCDError
-from smcd_jax.evaluation.grounding_run import COUNTED_FRAMES, SPRITES, ObjectTracker, measure_grounding
+from smcd_jax.evaluation.grounding_run import COUNTED_FRAMES, SPRITES, ObjectTracker, RecognizeLabels, measure_grounding
 from smcd_jax.evaluation.metrics import fidelity, motion
 from smcd_jax.evaluation.metrics.clip_score import caption_similarity, frame_consistency
 from smcd_jax.evaluation.metrics.fvd import fvd
@@ -167,7 +168,7 @@ def _mean_motion(
 
 
 def _grounding(run: MetricRun, tracker: str | None) -> ByVersion:
-    result = measure_grounding(run.store, run.open_tracker(tracker), run.progress)
+    result = measure_grounding(run.calls, run.open_tracker(tracker))
     run.boxes = run.boxes or result.boxes
     return result.metrics
 
@@ -178,21 +179,19 @@ def _labels(run: MetricRun, _: str | None) -> ByVersion:
     In the real clip, the recorded labels count.
     """
     tracker = run.open_tracker(SPRITES)
-    recognize = tracker.recognize
-
-    def share(clip: EvalClip, video: Video, labels: Sequence[str]) -> float:
-        found = recognize(clip, video)
-        frames = [label == labels[item] for item, seen in found.items() for label in seen]
-        return float(np.mean(frames)) if frames else np.nan
-
-    values = run.over_clips(
-        f"labels by {tracker.name}",
-        lambda clip, videos: {
-            GENERATED: share(clip, videos[GENERATED], clip.tracks.labels),
-            REAL: share(clip, videos[REAL], clip.labels),
-        },
-    )
+    shares = functools.partial(_label_shares, tracker.recognize)
+    values = run.over_clips(f"labels by {tracker.name}", shares, picklable=tracker.picklable)
     return {version: [_label_metric(per_clip, tracker, version == GENERATED)] for version, per_clip in values.items()}
+
+
+def _label_shares(recognize: RecognizeLabels, clip: EvalClip, videos: Mapping[str, Video]) -> dict[str, float]:
+    """Returns the share of the frames with the expected label, by version; NaN if no frame can be judged."""
+    shares = {}
+    for version, labels in ((GENERATED, clip.tracks.labels), (REAL, clip.labels)):
+        found = recognize(clip, videos[version])
+        frames = [label == labels[item] for item, seen in found.items() for label in seen]
+        shares[version] = float(np.mean(frames)) if frames else np.nan
+    return shares
 
 
 def _label_metric(per_clip: Mapping[str, float], tracker: ObjectTracker, noted: bool) -> Metric:

@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.snapshots import adapters
 
+_PER_MACHINE = ("workers",)  # options whose default is the number of cores
+
 
 def tables() -> dict[str, dict[str, dict[str, Any]]]:
     """Returns options by command, such as "smcd tracks draw", and by flag, or by name for positional arguments."""
@@ -48,7 +50,8 @@ def _read(command: str, parser: argparse.ArgumentParser, found: dict[str, Any]) 
 
 
 def _describe(action: argparse.Action) -> dict[str, Any]:
-    described = {"default": action.default, "choices": action.choices, "nargs": action.nargs}
+    default = action.default if action.dest not in _PER_MACHINE else None
+    described = {"default": default, "choices": action.choices, "nargs": action.nargs}
     described = {name: _plain(value) for name, value in described.items() if value not in (None, argparse.SUPPRESS)}
     if action.required:
         described["required"] = True

@@ -89,6 +89,9 @@ def detect_sprites(frames: UInt8[np.ndarray, "f h w 3"], scene: Scene, *, thresh
     boxes = np.full((len(frames), len(searches), 4), np.nan, np.float32)
     scores = np.full((len(frames), len(searches)), -1, np.float32)
     for frame, picture in enumerate(frames):
+        if frame and np.array_equal(picture, frames[frame - 1]):
+            boxes[frame], scores[frame] = boxes[frame - 1], scores[frame - 1]
+            continue
         difference = blurred(picture.astype(np.float32) / 255, _BLUR * factor) - background
         difference -= np.median(difference, axis=(0, 1))  # decoders may shift all colours a little
         for item, fit in _compete(searches, difference, threshold).items():
