@@ -45,10 +45,10 @@ class ClipCalls:
         Raises:
             SMCDError: A worker process died.
         """
-        several = picklable and self._workers > 1
-        calls = (
-            self._in_workers(function) if several else ((clip, function(clip, v)) for clip, v in self._store.pairs())
-        )
+        if picklable and self._workers > 1:
+            calls = self._in_workers(function)
+        else:
+            calls = ((clip, function(clip, videos)) for clip, videos in self._store.pairs())
         with self._progress.stage(name, len(self._store), "clip") as advance:
             for clip, value in calls:
                 yield clip, value
