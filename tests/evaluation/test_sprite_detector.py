@@ -99,6 +99,10 @@ class TestWhereSpritesAre:
         forth, back = detect_sprites(video, scene), detect_sprites(video[::-1], scene)
         np.testing.assert_array_equal(forth.boxes, back.boxes[::-1])
         np.testing.assert_array_equal(forth.scores, back.scores[::-1])
+        frames = [0, 0, 1, 0]  # a frame equal to the one before it is not searched again
+        repeated = detect_sprites(video[frames], scene)
+        np.testing.assert_array_equal(repeated.boxes, forth.boxes[frames])
+        np.testing.assert_array_equal(repeated.scores, forth.scores[frames])
 
     def test_boxes_are_exact_to_a_fraction_of_a_pixel(self):
         scene = ALONE.scene(0, split="test")
