@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.sprites import WorldConfig
-from launch.train_small import CLASSES, RESERVE, STAGES, STARTS, WORLD, Progress, world_options
+from launch.train_small import (
+    CLASSES,
+    RESERVE,
+    STAGES,
+    STARTS,
+    WORLD,
+    Progress,
+    held_out_clips,
+    world_options,
+)
 from smcd_jax.model_folder import ModelFolder
 from smcd_jax.training.config import load_config
 from tests.errors import refused
@@ -59,6 +68,13 @@ class TestTimes:
         Progress(tmp_path, 100.0, 64)
         with pytest.raises(SystemExit, match="add --size 64"):
             Progress(tmp_path, 100.0, 128)
+
+    @pytest.mark.parametrize(
+        ("size", "minutes", "clips"),
+        [(64, 400.0, 200), (64, 200.0, 200), (64, 60.0, 60), (64, 1.0, 8), (128, 30.0, 200)],
+    )
+    def test_a_short_run_on_cpus_evaluates_fewer_clips(self, size, minutes, clips):
+        assert held_out_clips(size, minutes) == clips
 
 
 class TestConfigs:
