@@ -2,7 +2,7 @@
 
     python launch/figures.py                                             # rewrites the tables
     python launch/figures.py --collect tiny outputs/evaluate_tiny/HASH   # reads the evaluations in that folder first
-    python launch/figures.py --collect ablation runs/ablation/evaluations
+    python launch/figures.py --collect ablation_tiny runs/ablation_tiny/evaluations
 
 Each subfolder of a collected folder is the --output of an `smcd evaluate`. The JSON is in docs/figures. A table lies
 between `<!-- table NAME -->` and `<!-- end of table -->`.
@@ -151,6 +151,14 @@ VARIANTS = {
     "zc_gca": "object gates + ZC + GCA, two stages",
     "joint": "the same, jointly",
 }
+SMALL_VARIANTS = {
+    "object": "object gates alone (no picture)",
+    "image": "image gates alone (no boxes)",
+    "controlnet": "object gates + ControlNet",
+    "zc": "object gates + ZC",
+    "gca": "object gates + GCA",
+    "zc_gca": "object gates + ZC + GCA",
+}
 VARIANT_METRICS = {
     "AO": ("{}", "ao-sprite-detector-1"),
     "AO, box guidance off": ("{}_guidance_off", "ao-sprite-detector-1"),
@@ -181,7 +189,8 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def table(name: str) -> str:
     """Returns a table of the docs as Markdown, from the JSON in docs/figures."""
-    file = {"ablation": "ablation", "winds": "lvmm_tiny", "small": "small", "small_runs": "small"}.get(name, "tiny")
+    files = {"winds": "lvmm_tiny", "small_runs": "small", **dict.fromkeys(("results", "runs", "limits"), "tiny")}
+    file = files.get(name, name)
     return TABLES[name](json.loads((FIGURES / f"{file}.json").read_text(encoding="utf-8")))
 
 
@@ -243,10 +252,10 @@ def _limits_table(evaluations: Evaluations) -> str:
     return _markdown(["", "value"], rows)
 
 
-def _ablation_table(evaluations: Evaluations) -> str:
+def _ablation_table(evaluations: Evaluations, *, variants: Mapping[str, str]) -> str:
     """Returns one row per variant: the mean over its seeds, and the value of each."""
     rows = []
-    for variant, label in VARIANTS.items():
+    for variant, label in variants.items():
         runs = [run for run in evaluations if re.fullmatch(rf"{variant}_\d+", run)]
         cells = [
             _mean_and_each([evaluations[pattern.format(run)]["metrics"][name]["value"] for run in runs])
@@ -287,7 +296,8 @@ TABLES: Mapping[str, Callable[[Evaluations], str]] = {
     "results": _results_table,
     "runs": _runs_table,
     "limits": _limits_table,
-    "ablation": _ablation_table,
+    "ablation_tiny": functools.partial(_ablation_table, variants=VARIANTS),
+    "ablation_small": functools.partial(_ablation_table, variants=SMALL_VARIANTS),
     "winds": _winds_table,
 }
 

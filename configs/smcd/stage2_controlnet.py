@@ -20,6 +20,15 @@ NEW = "controlnet/(hint_conv|zero_conv_[0-9]+)/.*"
 def get_config(preset: str = "smcd") -> ConfigDict:
     config = scene(preset)
     config.name = "stage2_controlnet"
+    add_controlnet(config)
+    config.init.from_scratch = (NEW, WIDER)
+    config.trainable = (NEW, WIDER, TEMPORAL_BLOCKS)
+    config.condition_dropout.image_latent = 0.0
+    return config
+
+
+def add_controlnet(config: ConfigDict) -> None:
+    """Changes the model of a config of stage 2: the first frame enters through a ControlNet alone."""
     config.model.unet.gate = "object"
     config.model.unet.image_latent = False
     config.model.image_encoder = None
@@ -28,7 +37,3 @@ def get_config(preset: str = "smcd") -> ConfigDict:
     unet = {**config.model.unet.to_dict(), "gate": "none", "image_latent": False, "control": False}
     with config.ignore_type():
         config.model.controlnet = ConfigDict({"unet": unet})
-    config.init.from_scratch = (NEW, WIDER)
-    config.trainable = (NEW, WIDER, TEMPORAL_BLOCKS)
-    config.condition_dropout.image_latent = 0.0
-    return config

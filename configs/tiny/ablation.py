@@ -4,8 +4,8 @@ VARIANT is object (object gates only: boxes, no image), image (image gates only:
 or zc_gca (object gates, with the image through the input convolution, the image gates, or both), or joint (as zc_gca,
 but in one stage from the base). All but joint start from stage 1; joint sees as many frames as both stages together.
 
-Command   smcd train --config configs/tiny/ablation.py:VARIANT --workdir runs/ablation/VARIANT --config.seed=0
-Hardware  2 CPU cores are enough. `bash launch/ablation_tiny.sh` runs all variants and writes the table.
+Command   smcd train --config configs/tiny/ablation.py:VARIANT --workdir runs/ablation_tiny/VARIANT --config.seed=0
+Hardware  2 CPU cores are enough. `bash launch/ablation.sh tiny` runs all variants and writes the table.
 Expected  AO and other metrics of every variant in docs/ablation.md
 """
 

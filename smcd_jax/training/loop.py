@@ -30,7 +30,7 @@ from smcd_jax.training.logging.gates import gate_values
 from smcd_jax.training.logging.metrics import MetricWriter, summary_line
 from smcd_jax.training.logging.throughput import Throughput
 from smcd_jax.training.signals import StopRequest
-from smcd_jax.training.state import NO_FAULT, TrainState, policy, window_means
+from smcd_jax.training.state import NO_FAULT, TrainState, check_start, policy, window_means
 from smcd_jax.training.step import TrainProgram
 from smcd_jax.training.time_box import TimeBox
 from smcd_jax.training.validation import Validation
@@ -153,6 +153,7 @@ def _begin(
     params, rest = _parts(program.state)
     restored: Restored | None = checkpoints.restore(params=params, train=rest, config=saved, ignore=FREE)
     if restored is None:
+        check_start(program.config)
         return program.initial_state(), OrderState(seed=program.config.seed), 0
     if restored.data["clips"] != data.fingerprint:
         raise SMCDError(

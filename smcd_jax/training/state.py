@@ -123,6 +123,34 @@ def trained_paths(config: TrainConfig) -> frozenset[str]:
     return select(flatten(abstract(config)), config.trainable, what="config: trainable")
 
 
+def check_start(config: TrainConfig) -> None:
+    """Checks that the config describes components that the run does not train as the model folder does.
+
+    Shapes do not show all differences: another scaling factor of the latents only makes the result wrong.
+
+    Raises:
+        SMCDError: A setting of such a component differs.
+    """
+    if not config.init.model:
+        return
+    folder = ModelFolder(config.init.model)
+    trained = {path.split("/", 1)[0] for path in trained_paths(config)}
+    theirs = folder.config.components()
+    for name, part in config.model.components().items():
+        if name in trained or not isinstance(theirs.get(name), type(part)):
+            continue
+        for field in dataclasses.fields(part):
+            ours, wanted = getattr(part, field.name), getattr(theirs[name], field.name)
+            if ours != wanted:
+                argument = f"model.{name}.{field.name}"
+                raise SMCDError(
+                    f"config: {argument} must be {wanted} as in {folder.path}, because the run does not train {name}, "
+                    f"got {ours}; pass --config.{argument}={wanted!r}",
+                    argument=argument,
+                    value=ours,
+                )
+
+
 def policy(config: TrainConfig, platform: str | None = None) -> ComputePolicy:
     """Returns the dtypes of the computation; parameters are cast where they are used.
 

@@ -36,6 +36,7 @@ FORMS = {
     "dynamicrafter/boxes": ("dynamicrafter_512", "dynamicrafter_512+unet"),
     "dynamicrafter/tiny": ("image", "interp", "boxes"),
     "stage": ("motion", "motion_vae", "diffusion"),
+    "small/ablation": ("start", "object", "image", "zc", "gca", "zc_gca", "controlnet"),
     "tiny/ablation": ("object", "image", "zc", "gca", "zc_gca", "joint"),
 }
 
