@@ -1,9 +1,9 @@
 """Ways to condition on the first frame at 64 x 64 pixels, with ControlNet, after the same number of steps.
 
-VARIANT is start, which trains the networks of stage 1 without the parts that read the picture, or a form of stage 2 from
-there: object (object gates alone: boxes, no picture), image (image gates alone: picture, boxes always dropped), zc, gca
-or zc_gca (object gates, with the picture through the input convolution, the image gates, or both), or controlnet (object
-gates, with the picture through a ControlNet). What reads the picture starts from scratch in all of them.
+VARIANT is start, which trains the networks of stage 1 without the parts that read the picture, or a form of stage 2
+from there: object (object gates alone: boxes, no picture), image (image gates alone: picture, boxes always dropped),
+zc, gca or zc_gca (object gates, with the picture through the input convolution, the image gates, or both), or
+controlnet (object gates, with the picture through a ControlNet). What reads the picture starts from scratch in all.
 
 Command   smcd train --config configs/small/ablation.py:VARIANT --workdir runs/ablation_small/VARIANT
 Hardware  2 CPU cores are enough. `bash launch/ablation.sh small` runs all variants and writes the table.
@@ -12,7 +12,6 @@ Expected  AO and other metrics of every variant in docs/ablation.md
 
 from ml_collections import ConfigDict
 
-from configs.small.common import folder
 from configs.small.stage1_object import get_config as stage_1
 from configs.small.stage2_scene import get_config as scene
 from configs.smcd.stage2_controlnet import NEW, WIDER, add_controlnet

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     parser.add_argument(
         "--attention",
-        choices=("xla", "cudnn", "mapped"),
-        help="attention kernels; default: cudnn on GPUs, mapped on CPUs, xla elsewhere",
+        choices=("xla", "cudnn", "flash", "mapped"),
+        help="attention kernels; default: cudnn on GPUs, flash on TPUs, mapped on CPUs",
     )
     parser.add_argument(
         "--num_inference_steps", type=int, metavar="N", help="denoising steps (default: the model's own)"

@@ -50,7 +50,7 @@ class ComputePolicy:
             params=chosen,
             compute=chosen,
             precision="highest" if chosen == jnp.float32 else None,
-            attention={"gpu": "cudnn", "cuda": "cudnn", "cpu": "mapped"}.get(platform, "xla"),
+            attention={"gpu": "cudnn", "cuda": "cudnn", "tpu": "flash", "cpu": "mapped"}.get(platform, "xla"),
             reduction="moments" if platform in ("gpu", "cuda") and chosen == jnp.bfloat16 else "sum",
         )
 

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function, counted over its matrix products and convolutions."""
+"""Floating-point operations of a traced function, counted over its matrix products, convolutions and fused kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
     """Returns the number of operations of one call; a multiply-add counts as two.
 
     As is usual, elementwise operations and softmax are not counted. The body of a ``scan`` counts once per iteration,
-    that of a ``while`` loop once.
+    that of a ``while`` loop once. cuDNN's attention counts as its two matrix products, a Pallas kernel as it states; their
+    gradients do not count, so trace them with XLA's attention.
 
     Args:
         function: Function that JAX can trace; it is not executed.
@@ -32,6 +33,11 @@ def jaxpr_flops(jaxpr: Jaxpr) -> int:
             total += _dot_flops(equation)
         elif name == "conv_general_dilated":
             total += _conv_flops(equation)
+        elif name.startswith("dot_product_attention_fwd"):
+            queries, keys = (operand.aval.shape for operand in equation.invars[:2])  # [b, tokens, heads, width]
+            total += 4 * math.prod(queries) * keys[1]
+        elif name == "pallas_call":
+            total += getattr(equation.params["cost_estimate"], "flops", 0)
         else:
             repeats = equation.params.get("length", 1) if name == "scan" else 1
             total += repeats * sum(jaxpr_flops(inner) for inner in inner_jaxprs(equation.params))

@@ -309,9 +309,9 @@ class TrainProgram:
             return lowered.compile()
 
     def flops(self) -> int:
-        """Returns the operations of a step over all devices, without recomputation by rematerialization."""
+        """Returns the operations of a step over all devices, without recomputation, and with XLA's attention."""
         plain = dataclasses.replace(self.config, remat="none")
-        model = make_model(plain.model, policy(plain, self.platform))
+        model = make_model(plain.model, dataclasses.replace(policy(plain, self.platform), attention="xla"))
         objective = make_objective(plain, model, null=placeholder_null(plain, model))
         bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.state, self.frozen, self.batch))
         return count_flops(make_train_step(plain, objective, self.optimizer), *bare)

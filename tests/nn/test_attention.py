@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from smcd_jax.nn.attention import KeysValues, _cudnn_takes, attend, attend_frames
+from smcd_jax.nn import attention
+from smcd_jax.nn.attention import KeysValues, _cudnn_takes, _flash_takes, attend, attend_frames
+from smcd_jax.runtime.sharding import MeshShape, make_mesh
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of up to 16 products of numbers near 1
 
@@ -107,6 +110,80 @@ def test_the_fused_kernel_takes_half_precision_up_to_width_128(dtype, width, key
 def test_inputs_that_the_fused_kernel_does_not_take_go_to_xla():
     q, context = inputs()
     np.testing.assert_array_equal(attend(q, context, implementation="cudnn"), attend(q, context))
+
+
+class TestFlash:
+    """The TPU's kernel, interpreted on the CPU."""
+
+    @pytest.fixture(autouse=True)
+    def interpreted(self):
+        with pltpu.force_tpu_interpret_mode(), jax.numpy_dtype_promotion("standard"):
+            yield
+
+    @staticmethod
+    def drawn(*, rows: int, context: int, queries: int, keys: int, heads: int = 2) -> list[jax.Array]:
+        shapes = (
+            (rows, queries, heads, 16),
+            (context, keys, heads, 16),
+            (context, keys, heads, 16),
+            (rows, queries, 1, 1),
+        )
+        return [jnp.asarray(random(seed, *shape), jnp.bfloat16) for seed, shape in enumerate(shapes)]
+
+    @staticmethod
+    def with_gradients(implementation: str, q: jax.Array, k: jax.Array, v: jax.Array, weights: jax.Array) -> list:
+        def total(q, k, v):
+            out = attend(q, KeysValues(k, v), implementation=implementation)
+            return (out * weights).astype(jnp.float32).sum(), out
+
+        gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+        return [np.asarray(array, np.float64) for array in (out, *gradients)]
+
+    def check(self, *arrays: jax.Array) -> None:
+        queries, keys = arrays[0], arrays[1]
+        assert _flash_takes(queries.reshape(keys.shape[0], -1, *queries.shape[2:]), keys)
+        kernel, plain = self.with_gradients("flash", *arrays), self.with_gradients("xla", *arrays)
+        for ours, theirs in zip(kernel, plain, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2**-6 * np.abs(theirs).max())
+
+    @pytest.mark.parametrize(
+        ("rows", "context", "queries", "keys"),
+        [(1, 1, 512, 512), (1, 1, 512, 520), (4, 2, 512, 264)],  # whole blocks, padded keys, frames merged into queries
+    )
+    def test_output_and_gradients_are_those_of_xla(self, rows, context, queries, keys):
+        self.check(*self.drawn(rows=rows, context=context, queries=queries, keys=keys))
+
+    def test_each_device_of_a_mesh_computes_its_rows_and_heads(self, monkeypatch):
+        shapes = []
+
+        def by_xla(queries, keys, values):  # the interpreter cannot run on several devices with few cores
+            shapes.append((queries.shape, keys.shape))
+            return attend(queries, KeysValues(keys, values))
+
+        monkeypatch.setattr(attention, "_flash", by_xla)
+        arrays = self.drawn(rows=4, context=4, queries=512, keys=520)
+        with jax.set_mesh(make_mesh(MeshShape(data=2, fsdp=2, tensor=2))):
+            self.check(*arrays)
+        assert shapes == [((1, 512, 1, 16), (1, 520, 1, 16))]
+
+    @pytest.mark.parametrize(
+        ("queries", "keys", "changes", "takes"),
+        [
+            (1024, 1032, {}, True),
+            (8192, 77, {}, False),
+            (256, 264, {}, False),
+            (1032, 1032, {}, False),
+            (1024, 1024, {"dtype": "float32"}, False),
+            (1024, 1024, {"width": 512}, False),
+            (1024, 1024, {"rows": 3}, False),
+            (1024, 1024, {"heads": 3}, False),
+        ],
+    )
+    def test_other_inputs_go_to_xla(self, queries, keys, changes, takes):
+        given = {"dtype": "bfloat16", "rows": 4, "heads": 2, "width": 64} | changes
+        made = lambda n: jnp.zeros((given["rows"], n, given["heads"], given["width"]), given["dtype"])  # noqa: E731
+        with jax.set_mesh(make_mesh(MeshShape(data=2, fsdp=2, tensor=2))):
+            assert _flash_takes(made(queries), made(keys)) is takes
 
 
 @pytest.mark.parametrize("implementation", ["xla", "cudnn"])

@@ -1,13 +1,16 @@
 """Floating-point operations counted in traced programs, compared with counts by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from smcd_jax.models.smcd.config import SMCD
+from smcd_jax.nn.attention import KeysValues, attend
 from smcd_jax.nn.layers import ComputePolicy
 from smcd_jax.nn.networks import abstract_params, network
-from smcd_jax.runtime.flops import count_flops
+from smcd_jax.runtime.flops import count_flops, jaxpr_flops
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
@@ -44,6 +47,17 @@ def test_inner_functions_count_and_elementwise_work_does_not():
     inner = jax.jit(lambda x: jnp.tanh(x @ x))
     assert count_flops(lambda x: jax.nn.softmax(inner(x) + x), floats(4, 4)) == 2 * 4**3
     assert count_flops(lambda x: jnp.exp(x) * x, floats(100)) == 0
+
+
+def test_fused_attention_counts_its_two_matrix_products():
+    products = 2 * (2 * 2 * 3 * 512 * 1024 * 64)
+    half = lambda n: jax.ShapeDtypeStruct((2, n, 3, 64), jnp.bfloat16)  # noqa: E731
+    flash = lambda q, *context: attend(q, KeysValues(*context), implementation="flash")  # noqa: E731
+    with jax.numpy_dtype_promotion("standard"):
+        assert count_flops(flash, half(512), half(1024), half(1024)) == pytest.approx(products, rel=0.02)  # and softmax
+    operands = [SimpleNamespace(aval=half(n)) for n in (512, 1024, 1024)]
+    cudnn = SimpleNamespace(primitive=SimpleNamespace(name="dot_product_attention_fwd_wrapper"), invars=operands)
+    assert jaxpr_flops(SimpleNamespace(eqns=[cudnn])) == products
 
 
 def test_the_published_network_takes_three_and_a_quarter_tera_operations():

@@ -258,6 +258,18 @@ class TestOtherConfig:
         assert re.search(rf"\n  {row}$", said)
         assert content(half) == before
 
+    @pytest.mark.parametrize(
+        ("change", "wanted"), [("autoencoder.scaling_factor=0.5", "0.18215"), ("text_encoder.heads=1", "2")]
+    )
+    def test_a_frozen_component_that_differs_from_the_model_folder_is_refused(
+        self, files, tmp_path, monkeypatch, capfd, change, wanted
+    ):
+        monkeypatch.setattr(TrainProgram, "compile", lambda self: pytest.fail("compiled"))
+        assert train(files, tmp_path / "run", f"model.{change}") == 2
+        said, argument = refusal(capfd), f"model.{change.split('=')[0]}"
+        assert f"{argument} must be {wanted} as in {files.model}" in said
+        assert said.endswith(f"pass --config.{argument}={wanted}")
+
     def test_an_unknown_key_is_refused_before_the_workdir_is_created(self, files, tmp_path, capfd):
         assert train(files, tmp_path / "run", "optimizer.learning_rat=1") == 2
         said = refusal(capfd)
