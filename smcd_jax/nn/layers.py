@@ -51,8 +51,14 @@ class ComputePolicy:
             compute=chosen,
             precision="highest" if chosen == jnp.float32 else None,
             attention={"gpu": "cudnn", "cuda": "cudnn", "tpu": "flash", "cpu": "mapped"}.get(platform, "xla"),
-            reduction="moments" if platform in ("gpu", "cuda") and chosen == jnp.bfloat16 else "sum",
+            reduction=_reduction(platform, chosen),
         )
+
+
+def _reduction(platform: str, dtype: Any) -> Reduction:
+    if platform == "tpu":
+        return "recomputed"
+    return "moments" if platform in ("gpu", "cuda") and dtype == jnp.bfloat16 else "sum"
 
 
 def dense(
@@ -162,10 +168,10 @@ class Norm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params).astype(jnp.float32)
         if self.groups:
             weights = {"scale": scale, "bias": jnp.broadcast_to(bias, scale.shape)}
-            out = group_normalised(x, self.groups, self.epsilon, self.policy.reduction, **weights)
-        else:
-            out = layer_normalised(x.astype(jnp.float32), self.epsilon) * scale + bias
-        return (nn.silu(out) if self.silu else out).reshape(x.shape)
+            out = group_normalised(x, self.groups, self.epsilon, self.policy.reduction, silu=self.silu, **weights)
+            return out.reshape(x.shape)
+        out = layer_normalised(x.astype(jnp.float32), self.epsilon) * scale + bias
+        return nn.silu(out) if self.silu else out
 
 
 def group_norm(policy: ComputePolicy, *, epsilon: float, silu: bool = False, name: str | None = None) -> Norm:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-Reduction = Literal["sum", "moments"]
+Reduction = Literal["sum", "recomputed", "moments"]
 STATISTICS = "norm_statistics"  # name of mean and 1 / deviation, for `jax.checkpoint_policies.save_only_these_names`
 _PARTS = {True: 64, False: 8}  # parts of a clip or frame whose pixels GPUs sum in parallel for a gradient
 
@@ -31,21 +31,24 @@ def group_normalised(
     *,
     scale: Float[Array, " c"] | None = None,
     bias: Float[Array, " c"] | None = None,
+    silu: bool = False,
 ) -> Float[Array, "b ..."]:
     """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias in float32, normalised by group.
 
     Mean and variance are taken over all axes except the first and the group. The gradient is explicit: it keeps one
-    array of the size of x instead of three. With "moments", mean and 1 / deviation are named `STATISTICS`, so that a
+    array of the size of x instead of three. Except with "sum", mean and 1 / deviation are named `STATISTICS`, so that a
     rematerialized block can store them.
 
     Args:
         x: Array of any floating dtype.
         groups: Number of groups, a divisor of c.
         epsilon: Constant added to the variance.
-        reduction: How the statistics are computed. "sum" takes the mean first and then the variance; "moments" reads x
-            once, which takes fewer kernels on GPUs.
+        reduction: How statistics and gradient are computed. "sum" takes the mean first and then the variance; so does
+            "recomputed", whose gradient normalises x again instead of reading results in float32, which TPUs would have
+            to store; "moments" reads x once, which takes fewer kernels on GPUs.
         scale: Factor of each channel, float32; None for 1.
         bias: Term of each channel, float32; None for 0.
+        silu: Whether the result passes through SiLU.
 
     Returns:
         An array of the shape of x; with "moments" of shape ``[b, pixels, groups, c / groups]``, because XLA fuses
@@ -54,8 +57,12 @@ def group_normalised(
     scale = jnp.ones(x.shape[-1], jnp.float32) if scale is None else scale
     bias = jnp.zeros(x.shape[-1], jnp.float32) if bias is None else bias
     if reduction == "moments":
-        return _by_moments(x, scale, bias, groups, epsilon)
-    return _by_centring(x, groups, epsilon) * scale + bias
+        out = _by_moments(x, scale, bias, groups, epsilon)
+        return nn.silu(out) if silu else out
+    if reduction == "recomputed":
+        return _recomputed(x, scale, bias, groups, epsilon, silu)
+    out = _by_centring(x, groups, epsilon) * scale + bias
+    return nn.silu(out) if silu else out
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -82,6 +89,50 @@ def _centred_gradient(groups: int, epsilon: float, kept: tuple[Array, Array, Arr
 
 
 _by_centring.defvjp(_centred, _centred_gradient)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _recomputed(x: Array, scale: Array, bias: Array, groups: int, epsilon: float, silu: bool) -> Array:
+    return _with_statistics(x, scale, bias, groups, epsilon, silu)[0]
+
+
+def _with_statistics(
+    x: Float[Array, "b *axes c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    groups: int,
+    epsilon: float,
+    silu: bool,
+) -> tuple[Float[Array, "b *axes c"], tuple[Array, ...]]:
+    """Returns the output, and what the gradient needs: x itself, scale and bias, and the statistics."""
+    pixels = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+    mean = _group_mean(pixels, groups=groups)
+    centred = pixels - mean
+    inverse = jax.lax.rsqrt(_group_mean(jnp.square(centred), groups=groups) + epsilon)
+    mean, inverse = (checkpoint_name(v, STATISTICS) for v in (mean, inverse))
+    out = (pixels - mean) * inverse * scale + bias
+    return (nn.silu(out) if silu else out).reshape(x.shape), (x, scale, bias, mean, inverse)
+
+
+def _recomputed_gradient(
+    groups: int, epsilon: float, silu: bool, kept: tuple[Array, ...], gradient: Float[Array, "b *axes c"]
+) -> tuple[Array, Array, Array]:
+    # The barrier makes XLA compute the normalised values again instead of storing them, and the sigmoid, in float32.
+    x, scale, bias, mean, inverse = jax.lax.optimization_barrier(kept)
+    given = gradient.reshape(x.shape[0], -1, x.shape[-1])
+    normalised = (x.astype(jnp.float32).reshape(given.shape) - mean) * inverse
+    if silu:
+        out = normalised * scale + bias
+        sigmoid = jax.nn.sigmoid(out)
+        given = given * sigmoid * (1 + out * (1 - sigmoid))
+    of_bias, of_scale = given.sum(axis=(0, 1)), (given * normalised).sum(axis=(0, 1))
+    given = given * scale
+    group_mean = functools.partial(_group_mean, groups=groups)
+    out = inverse * (given - group_mean(given) - normalised * group_mean(given * normalised))
+    return out.reshape(x.shape).astype(x.dtype), of_scale, of_bias
+
+
+_recomputed.defvjp(_with_statistics, _recomputed_gradient)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

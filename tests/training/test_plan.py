@@ -344,6 +344,18 @@ class TestStore:
         monkeypatch.setattr(plan_cache, "versions", lambda: other)
         assert plan_cache.key({}) != before
 
+    def test_a_change_of_the_source_code_changes_the_key(self, monkeypatch, tmp_path):
+        package = tmp_path / "smcd_jax"
+        (package / "nn").mkdir(parents=True)
+        monkeypatch.setattr(plan_cache.smcd_jax, "__file__", str(package / "__init__.py"))
+        keys = []
+        for text in ("a = 1", "a = 2", "a = 1"):
+            (package / "nn" / "layers.py").write_text(text)
+            plan_cache._source_hash.cache_clear()
+            keys.append(plan_cache.key({}))
+        plan_cache._source_hash.cache_clear()
+        assert keys[0] == keys[2] != keys[1]
+
     @pytest.mark.parametrize("override", ["data.batch_size=16", "mesh.fsdp=4", "optimizer.ema_decay=0.0"])
     def test_another_config_is_compiled(self, kept, override):
         with pytest.raises(pytest.fail.Exception, match="compiled again"):

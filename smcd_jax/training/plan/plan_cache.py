@@ -1,8 +1,9 @@
-"""Cache of plans on disk, by a hash of everything they depend on: config, topology, effort and versions."""
+"""Cache of plans on disk, by a hash of all that they depend on: config, topology, effort, versions and source code."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -10,6 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import smcd_jax
 from smcd_jax import __version__
 from smcd_jax.files.atomic import write_json
 from smcd_jax.runtime.cache_folder import cache_folder
@@ -32,8 +34,9 @@ def folder() -> Path | None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the compilers and of this package."""
-    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": __version__}
+    """Returns the versions of the compilers and of this package, with a hash of its source code."""
+    own = f"{__version__} {_source_hash()}"
+    return {name: _version(name) for name in ("jax", "jaxlib", "libtpu", *PLUGINS)} | {"smcd_jax": own}
 
 
 def key(request: dict[str, Any]) -> str:
@@ -67,6 +70,15 @@ def write(request: dict[str, Any], plan: dict[str, Any]) -> None:
         write_json(where / f"{key(request)}.json", {**content, "plan": plan})
     except OSError as error:
         logger.warning("the plan is not cached: %s cannot be written (%s)", where, error)
+
+
+@functools.cache
+def _source_hash() -> str:
+    """Returns a hash of this package's modules: a changed model compiles to another program."""
+    root, content = Path(smcd_jax.__file__).parent, hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        content.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
 
 
 def _version(name: str) -> str:

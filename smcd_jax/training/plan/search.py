@@ -12,7 +12,7 @@ from jax.extend.core import Jaxpr
 
 from smcd_jax.errors import SMCDError
 from smcd_jax.runtime.device_specs import link_bandwidth, memory_bandwidth, peak_flops
-from smcd_jax.runtime.flops import inner_jaxprs, jaxpr_flops
+from smcd_jax.runtime.flops import inner_jaxprs, is_product, jaxpr_flops
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
 from smcd_jax.runtime.topology import Topology, find_topology, topology_id
 from smcd_jax.training.config import TrainConfig, config_to_dict
@@ -220,7 +220,8 @@ def _work(config: TrainConfig, topology: Topology) -> _Work:
 def _stored(jaxpr: Jaxpr) -> tuple[int, int, int, int]:
     """Returns operations in blocks, and bytes of results: all, those outside of blocks, those in the largest block.
 
-    Results are those of matrix products and convolutions, into which the compiler fuses the rest, and of blocks.
+    Results are those of matrix products, convolutions and fused kernels, into which the compiler fuses the rest, and of
+    blocks.
     """
     again = everything = outside = largest = 0
     for equation in jaxpr.eqns:
@@ -228,8 +229,9 @@ def _stored(jaxpr: Jaxpr) -> tuple[int, int, int, int]:
             math.prod(x.aval.shape) * x.aval.dtype.itemsize for x in equation.outvars if hasattr(x.aval, "shape")
         )
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+        if is_product(equation):
             everything, outside = everything + size, outside + size
+            continue
         for inner in inner_jaxprs(equation.params):
             parts = _stored(inner)
             everything += times * parts[1]
