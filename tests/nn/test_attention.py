@@ -1,5 +1,6 @@
 """Attention, compared with its formula in float64, and the inputs that the fused kernel accepts."""
 
+import importlib.util
 import logging
 
 import jax
@@ -7,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import SingleDeviceSharding
 
 from smcd_jax.nn import attention
 from smcd_jax.nn.attention import KeysValues, _cudnn_takes, _flash_takes, attend, attend_frames
 from smcd_jax.runtime.sharding import MeshShape, make_mesh
+from smcd_jax.runtime.topology import find_topology
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}  # sums of up to 16 products of numbers near 1
 
@@ -184,6 +187,21 @@ class TestFlash:
         made = lambda n: jnp.zeros((given["rows"], n, given["heads"], given["width"]), given["dtype"])  # noqa: E731
         with jax.set_mesh(make_mesh(MeshShape(data=2, fsdp=2, tensor=2))):
             assert _flash_takes(made(queries), made(keys)) is takes
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (extra tpu)")
+@pytest.mark.parametrize("keys", [1024, 1032])
+def test_the_compiler_of_a_tpu_takes_the_kernel_and_stores_no_scores(keys):
+    place = SingleDeviceSharding(find_topology("v5e:2x2").devices[0])
+    shapes = [jax.ShapeDtypeStruct((4, n, 5, 64), jnp.bfloat16, sharding=place) for n in (1024, keys, keys)]
+
+    def total(q, k, v):
+        return attend(q, KeysValues(k, v), implementation="flash").astype(jnp.float32).sum()
+
+    compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*shapes).compile()
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 3  # forward, keys and values, queries
+    scores = 4 * 5 * 1024 * keys
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * scores
 
 
 @pytest.mark.parametrize("implementation", ["xla", "cudnn"])
