@@ -42,14 +42,14 @@ evaluate() {
 }
 
 if [[ $size == tiny ]]; then
-  clips=(--data $runs/records --list $runs/list.json --make_list 64)
-  "$smcd" prepare sprites --output $runs/records --splits test --workers 1 --option test_clips=64 "${TINY_WORLD[@]}"
+  clips=(--data "$runs/records" --list "$runs/list.json" --make_list 64)
+  "$smcd" prepare sprites --output "$runs/records" --splits test --workers 1 --option test_clips=64 "${TINY_WORLD[@]}"
 else
   clips=(--data runs/small_64/held_out --list runs/small_64/held_out.json --count 48)
   factor=$("$VENV/bin/python" -c 'import json, sys
 print(json.load(open(sys.argv[1]))["components"]["autoencoder"]["scaling_factor"])' $start/model.json)
   set -- "--config.model.autoencoder.scaling_factor=$factor" "$@"
-  train start 0 $runs/start "$@"
+  train start 0 "$runs/start" "$@"
 fi
 for seed in "${seeds[@]}"; do
   for variant in "${variants[@]}"; do
