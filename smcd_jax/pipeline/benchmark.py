@@ -28,6 +28,8 @@ from smcd_jax.runtime.kernel_profile import record
 from smcd_jax.runtime.memory import peak_memory_bytes
 from smcd_jax.sampling_options import refuse, whole
 
+_PLATFORMS = {"cudnn": "gpu", "flash": "tpu"}  # attention kernels that only one kind of device has
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingBenchmark:
@@ -145,12 +147,16 @@ def measure_sampling(
         turns: Turns on the device, if other processes use it too.
 
     Raises:
-        SMCDError: The preset is unknown, or ``profile_steps`` is more than the number of steps.
+        SMCDError: The preset is unknown, the attention kernels are for another kind of device, or ``profile_steps`` is
+            more than the number of steps.
     """
     enable_compile_cache()
     turns = turns or DeviceTurns()
     policy = ComputePolicy.for_device(settings.dtype)
     if settings.attention is not None:
+        needed = _PLATFORMS.get(settings.attention, jax.default_backend())
+        if needed != jax.default_backend() and policy.compute == jnp.bfloat16:  # float32 goes to XLA everywhere
+            refuse("attention", settings.attention, f"be xla or mapped on {jax.default_backend().upper()}")
         policy = dataclasses.replace(policy, attention=settings.attention)
     with turns.compiling():
         sampling, program, compiled = _compiled(settings, policy, on_stage)

@@ -74,6 +74,12 @@ def test_attention_can_be_chosen(flags, kernels, calls, tmp_path, capsys):
     assert f"attention {kernels}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kernels", ["cudnn", "flash"])
+def test_kernels_of_other_devices_are_refused(kernels, capsys):
+    assert main(["bench", "sample", "--no_decode", "--dtype", "bfloat16", "--attention", kernels]) == 2
+    assert f"attention must be xla or mapped on CPU, got '{kernels}'" in capsys.readouterr().err
+
+
 def test_measurements_have_the_device_to_themselves(monkeypatch, tmp_path):
     entered = []
 
