@@ -29,6 +29,7 @@ from smcd_jax.files import write_folder_atomically
 from smcd_jax.media import write_video
 from smcd_jax.runtime.devices import device_summary
 from smcd_jax.runtime.progress import Progress
+from smcd_jax.tracks import BoxTracks
 from smcd_jax.tracks.track_file import track_file_text
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class SamplingRun:
         for clip, video, given in zip(
             sound, output.frames, tracks, strict=False
         ):  # the other entries only fill the batch
-            details = {"tracks": json.loads(track_file_text(given)), **device_summary(), "seconds": output.seconds}
+            details = {"tracks": _content(given), **device_summary(), "seconds": output.seconds}
             self._write(clip, video, details)
         return faults
 
@@ -195,3 +196,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _content(tracks: BoxTracks) -> dict[str, Any] | None:
+    """Returns the objects that the model saw, as in a track file; None if there are none."""
+    return json.loads(track_file_text(tracks.without_absent()[0])) if tracks.mask.any() else None

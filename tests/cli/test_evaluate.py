@@ -251,6 +251,12 @@ class TestSampling:
             provenance = json.loads((tmp_path / "x" / "clips" / clip.clip_id / "provenance.json").read_text())
             assert not {item["label"] for item in provenance["tracks"]["objects"]} & set(clip.labels)
 
+    def test_without_boxes_no_object_is_recorded(self, model, records, tmp_path):
+        assert main(command(model, records, tmp_path / "x", *METRICS, "--intervention", "no_boxes", "--quiet")) == 0
+        for clip in read_results(tmp_path / "x").clips:
+            provenance = json.loads((tmp_path / "x" / "clips" / clip.clip_id / "provenance.json").read_text())
+            assert provenance["tracks"] is None
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory, records) -> Path:
