@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.small import ablation as small_ablation
 from configs.tiny import ablation, stage1_object
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,7 @@ def test_a_cell_shows_the_mean_and_each_seed_and_a_missing_variant_is_marked():
     assert rows["zc_gca"][:2] == ["0.6 (0.5, 0.7)"] * 2
     assert set(rows["zc"]) == {"not run"}
     assert set(rows) == set(ablation.VARIANTS)
+    assert set(figures.SMALL_VARIANTS) == set(small_ablation.VARIANTS)
 
 
 def test_joint_training_sees_as_many_frames_as_both_stages():
