@@ -4,8 +4,8 @@ Command   smcd distill --config configs/smcd/distill.py --workdir runs/distill -
           --config.init.model=models/smcd --config.data.records=records/got10k,records/youtube_vis
 Starts    from a model folder of stage 2, with features cached by its encoders; the teacher is the same model
 Trains    the UNet; each student step replaces 4 guided steps of the teacher (16 in total), with 2 guidance branches
-Hardware  a TPU slice v5e:4x4 with --config.mesh.fsdp=16: 11.40 of 15.75 GiB per chip at batch 16, as computed by the TPU
-          compiler (`smcd plan`); not run
+Hardware  a TPU slice v5e:4x4 with --config.mesh.fsdp=16
+Memory    11.40 of 15.75 GiB per chip of v5e:4x4 at batch 16, computed by the TPU compiler (`smcd plan`); not measured
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Command   smcd train --config configs/smcd/stage2_scene.py --workdir runs/stage2
 Starts    from a model folder of stage 1 (`smcd export`), with features cached by the same encoders
 Trains    662 of 2,391 million parameters, 8 frames of 256 x 256, up to 8 boxes; the published weights took 60,000 steps
 Hardware  a TPU slice v5e:2x4 with --config.mesh.fsdp=8 --config.remat=none; others in launch/README.md
-Memory    14.24 of 15.75 GiB per chip of v5e:2x4 at batch 16, as computed by the TPU compiler (`smcd plan`); not measured
+Memory    14.24 of 15.75 GiB per chip of v5e:2x4 at batch 16, computed by the TPU compiler (`smcd plan`); not measured
 Time      0.24 s per step on v5e:2x4, estimated by that compiler (effort -1); not measured
 """
 
